@@ -1,0 +1,99 @@
+package preauth
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+)
+
+// The codes of an [Error].
+const (
+	// CodeBadRequest: the request breaks the contract; the message says what to change.
+	CodeBadRequest = 400
+	// CodeNotFound: no valid token event ever named the component.
+	CodeNotFound = 404
+	// CodeTooMany: more requests at once than the service takes on; try again a little later.
+	CodeTooMany = 429
+	// CodeInternal: a fault of the service.
+	CodeInternal = 500
+	// CodeUnavailable: there is no valid code now. Class and RetryAt say why and when the service
+	// tries again.
+	CodeUnavailable = 503
+)
+
+// Error is the answer to a request that cannot be served. It travels in the headers of NATS micro
+// services (Nats-Service-Error-Code, Nats-Service-Error) and, whole, in the body.
+type Error struct {
+	// Code is one of the Code constants.
+	Code int
+	// Message says what is wrong, for a person.
+	Message string
+	// Class, ErrCode, ErrMsg, RID and RequestIP are those of the component's last [Failure], where
+	// that is the reason.
+	Class     Class
+	ErrCode   int
+	ErrMsg    string
+	RID       string
+	RequestIP string
+	// RetryAt is when the service tries again, in UTC; the zero time where it does not, or does not
+	// know.
+	RetryAt time.Time
+}
+
+// Error returns the message with what is known of the reason.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("preauth: %d: %s", e.Code, e.Message)
+	if e.Class != "" {
+		text += fmt.Sprintf(" (%s", e.Class)
+		if e.ErrCode != 0 {
+			text += fmt.Sprintf(", errcode %d", e.ErrCode)
+		}
+		text += ")"
+	}
+	return text
+}
+
+type wireError struct {
+	Error wireErrorDetail `json:"error"`
+}
+
+type wireErrorDetail struct {
+	Code      int     `json:"code"`
+	Message   string  `json:"message"`
+	Class     Class   `json:"class,omitempty"`
+	ErrCode   int     `json:"errcode,omitempty"`
+	ErrMsg    string  `json:"errmsg,omitempty"`
+	RID       string  `json:"rid,omitempty"`
+	RequestIP string  `json:"request_ip,omitempty"`
+	RetryAt   instant `json:"retry_at,omitzero"`
+}
+
+// Encode returns the body.
+func (e *Error) Encode() []byte {
+	return encode(wireError{wireErrorDetail{
+		Code: e.Code, Message: e.Message, Class: e.Class, ErrCode: e.ErrCode, ErrMsg: e.ErrMsg, RID: e.RID,
+		RequestIP: e.RequestIP, RetryAt: instant{e.RetryAt},
+	}})
+}
+
+// ParseError returns the error that a reply carries, and nil if the reply is an answer. header gives
+// the value of a header of the reply.
+func ParseError(header func(string) string, body []byte) *Error {
+	code := header(micro.ErrorCodeHeader)
+	if code == "" {
+		return nil
+	}
+	number, err := strconv.Atoi(code)
+	if err != nil {
+		number = CodeInternal
+	}
+	var wire wireErrorDetail
+	_ = decodeObject(body, false, map[string]any{"error": &wire}) // the headers say enough
+	return &Error{
+		Code: number, Message: cmp.Or(wire.Message, header(micro.ErrorHeader)), Class: wire.Class, ErrCode: wire.ErrCode,
+		ErrMsg: wire.ErrMsg, RID: wire.RID, RequestIP: wire.RequestIP, RetryAt: wire.RetryAt.Time,
+	}
+}

@@ -1,0 +1,196 @@
+package preauth
+
+import (
+	"net/url"
+	"slices"
+	"time"
+	"unicode"
+)
+
+// MaxRedirectURI is the length in characters of the longest redirect_uri taken.
+const MaxRedirectURI = 1024
+
+// authTypes are WeChat's values of auth_type: 1 official account, 2 mini program, 3 both, 4 and 5
+// the two Channels roles, 6 all, 8 the sales assistant.
+var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
+
+// LinkOptions ask for the authorization links ready to use. They are ignored, though checked, as
+// long as RedirectURI is empty.
+type LinkOptions struct {
+	// RedirectURI is where WeChat sends the account's owner afterwards: an absolute http or https
+	// address of at most [MaxRedirectURI] characters.
+	RedirectURI string
+	// AuthType is WeChat's auth_type, 1 to 6 or 8; 0 leaves it out.
+	AuthType int
+	// BizAppID is the one account that may be authorized; it wins over AuthType.
+	BizAppID string
+}
+
+// Links are the addresses of WeChat's authorization pages. Both carry the code.
+type Links struct {
+	// PC is to be opened in a browser, which shows a QR code.
+	PC Secret
+	// Mobile is to be opened inside WeChat.
+	Mobile Secret
+}
+
+// LookupRequest asks for the current code of a component.
+type LookupRequest struct {
+	// AppID is the component_appid.
+	AppID string
+	// MinTTL is the life that the code must have left, in whole seconds; 0 means that it has not
+	// expired.
+	MinTTL time.Duration
+	// MinRevision is the smallest revision that is good enough, 0 for any. A subscriber that saw a
+	// revision passes it to never read an older one.
+	MinRevision uint64
+	// LinkOptions ask for the links.
+	LinkOptions
+}
+
+// wireLookupRequest is the body of a look-up.
+type wireLookupRequest struct {
+	AppID       string `json:"component_appid"`
+	MinTTL      int64  `json:"min_ttl,omitempty"`
+	MinRevision uint64 `json:"min_revision,omitempty"`
+	RedirectURI string `json:"redirect_uri,omitempty"`
+	AuthType    int    `json:"auth_type,omitempty"`
+	BizAppID    string `json:"biz_appid,omitempty"`
+}
+
+// Encode returns the body.
+func (r LookupRequest) Encode() []byte {
+	return encode(wireLookupRequest{
+		AppID: r.AppID, MinTTL: wholeSeconds(r.MinTTL), MinRevision: r.MinRevision,
+		RedirectURI: r.RedirectURI, AuthType: r.AuthType, BizAppID: r.BizAppID,
+	})
+}
+
+// ParseLookupRequest reads a look-up. appid is the component that the subject names, "" if it names
+// none; then the body has to, and otherwise the body may be empty. An error wraps [ErrInvalid].
+func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
+	var (
+		r      LookupRequest
+		inBody string
+		minTTL int64
+	)
+	if len(body) > 0 {
+		err := decodeObject(body, false, map[string]any{
+			"component_appid": &inBody,
+			"min_ttl":         &minTTL,
+			"min_revision":    &r.MinRevision,
+			"redirect_uri":    &r.RedirectURI,
+			"auth_type":       &r.AuthType,
+			"biz_appid":       &r.BizAppID,
+		})
+		if err != nil {
+			return LookupRequest{}, err
+		}
+	}
+	var err error
+	if r.AppID, err = sameAppID(appid, inBody); err != nil {
+		return LookupRequest{}, err
+	}
+	if minTTL < 0 || minTTL > int64(MaxTokenLife/time.Second) {
+		return LookupRequest{}, invalid("min_ttl must be 0 or more seconds, and no more than a code can live")
+	}
+	r.MinTTL = time.Duration(minTTL) * time.Second
+	return r, r.LinkOptions.check()
+}
+
+func (o LinkOptions) check() error {
+	if o.AuthType != 0 && !slices.Contains(authTypes, o.AuthType) {
+		return invalid("auth_type must be one of %v", authTypes)
+	}
+	if o.BizAppID != "" && !appID.MatchString(o.BizAppID) {
+		return invalid("biz_appid must be the appid of one account")
+	}
+	if o.RedirectURI == "" {
+		return nil
+	}
+	if n := len([]rune(o.RedirectURI)); n > MaxRedirectURI {
+		return invalid("redirect_uri has %d characters: the limit is %d", n, MaxRedirectURI)
+	}
+	u, err := url.Parse(o.RedirectURI)
+	unprintable := func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" ||
+		slices.ContainsFunc([]rune(o.RedirectURI), unprintable) {
+		return invalid("redirect_uri must be an absolute http or https address")
+	}
+	return nil
+}
+
+// Lookup is the answer to a look-up.
+type Lookup struct {
+	// AppID is the component_appid.
+	AppID string
+	// PreAuthCode is the current code, which everybody who looks up is given.
+	PreAuthCode Secret
+	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds. ExpiresAt is
+	// what decides.
+	IssuedAt, ExpiresAt time.Time
+	// ExpiresIn is the life that the code had left when the answer was sent, in whole seconds.
+	ExpiresIn time.Duration
+	// Revision is that of the [Update] that announced the code.
+	Revision uint64
+	// Links are the authorization links; empty unless the request had a RedirectURI.
+	Links Links
+}
+
+// wireLookup is the body of the answer to a look-up.
+type wireLookup struct {
+	AppID       string     `json:"component_appid"`
+	PreAuthCode string     `json:"pre_auth_code"`
+	IssuedAt    instant    `json:"issued_at"`
+	ExpiresAt   instant    `json:"expires_at"`
+	ExpiresIn   int64      `json:"expires_in"`
+	Revision    uint64     `json:"revision"`
+	Links       *wireLinks `json:"links,omitempty"`
+}
+
+type wireLinks struct {
+	PC     string `json:"pc"`
+	Mobile string `json:"mobile"`
+}
+
+// Encode returns the body.
+func (l Lookup) Encode() []byte {
+	wire := wireLookup{
+		AppID: l.AppID, PreAuthCode: l.PreAuthCode.Reveal(), IssuedAt: instant{l.IssuedAt}, ExpiresAt: instant{l.ExpiresAt},
+		ExpiresIn: wholeSeconds(l.ExpiresIn), Revision: l.Revision,
+	}
+	if !l.Links.PC.IsZero() {
+		wire.Links = &wireLinks{PC: l.Links.PC.Reveal(), Mobile: l.Links.Mobile.Reveal()}
+	}
+	return encode(wire)
+}
+
+// ParseLookup reads the answer to a look-up. An error wraps [ErrInvalid].
+func ParseLookup(body []byte) (Lookup, error) {
+	var (
+		l                   Lookup
+		code                string
+		expiresIn           int64
+		issuedAt, expiresAt instant
+		links               wireLinks
+	)
+	err := decodeObject(body, false, map[string]any{
+		"component_appid": &l.AppID,
+		"pre_auth_code":   &code,
+		"issued_at":       &issuedAt,
+		"expires_at":      &expiresAt,
+		"expires_in":      &expiresIn,
+		"revision":        &l.Revision,
+		"links":           &links,
+	})
+	if err != nil {
+		return Lookup{}, err
+	}
+	if code == "" || expiresAt.IsZero() {
+		return Lookup{}, invalid("the answer to a look-up needs pre_auth_code and expires_at")
+	}
+	l.PreAuthCode, l.IssuedAt, l.ExpiresAt = NewSecret(code), issuedAt.UTC(), expiresAt.UTC()
+	l.ExpiresIn = time.Duration(expiresIn) * time.Second
+	l.Links = Links{PC: NewSecret(links.PC), Mobile: NewSecret(links.Mobile)}
+	return l, nil
+}

@@ -1,0 +1,99 @@
+// Package preauth is the contract of the preauth service and a small client for it.
+//
+// preauth turns each new component_access_token of a WeChat third-party platform into a
+// pre_auth_code, keeps it in MySQL, announces it on NATS and answers look-ups. Three kinds of
+// programs meet it on NATS, and all they need is here:
+//
+//   - the token service announces tokens: [TokenEvent], [Client.Announce];
+//   - subscribers receive codes and failures: [Update], [Failure], [Client.Subscribe];
+//   - anybody who sends an account's owner to WeChat asks for a code: [LookupRequest], [Client.Lookup].
+//
+// Bodies are JSON in UTF-8 with RFC 3339 times in UTC; unknown members are ignored, a known member
+// that stands twice is refused. Tokens and codes are of type [Secret] and do not print themselves.
+package preauth
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// MaxBody is the size in bytes of the largest message body the service reads.
+const MaxBody = 64 << 10
+
+// NoAppID stands in a subject for a component_appid that is missing or impossible: such a failure
+// is announced on "preauth.failed._".
+const NoAppID = "_"
+
+// ErrInvalid is wrapped by every error about a message that breaks the contract. The text says
+// which member is wrong and what it has to be; it never repeats a value.
+var ErrInvalid = errors.New("invalid")
+
+// Subjects are the NATS subjects of the contract. Each but Resolve stands for itself and for itself
+// with a component_appid as one more token.
+type Subjects struct {
+	// TokenUpdated is where the token service announces tokens.
+	TokenUpdated string
+	// Updated is where codes are announced.
+	Updated string
+	// Failed is where failures are announced.
+	Failed string
+	// Lookup is where the current code of a component is asked for.
+	Lookup string
+}
+
+// DefaultSubjects returns the subjects that are in use where nobody chose others.
+func DefaultSubjects() Subjects {
+	return Subjects{
+		TokenUpdated: "component.token.updated",
+		Updated:      "preauth.updated",
+		Failed:       "preauth.failed",
+		Lookup:       "preauth.lookup",
+	}
+}
+
+// Of returns the subject that belongs to one component below a subject of the contract, such as
+// "preauth.updated.wx0123456789abcdef" below "preauth.updated".
+func Of(subject, appid string) string { return subject + "." + appid }
+
+// AppIDIn returns what follows a subject of the contract in the subject of a message: the
+// component_appid, or "" when the message came on the subject itself. It may be no valid appid.
+func AppIDIn(subject, message string) string {
+	rest, _ := strings.CutPrefix(message, subject)
+	return strings.TrimPrefix(rest, ".")
+}
+
+var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// CheckAppID returns an error that wraps [ErrInvalid] unless appid can be a component_appid: 1 to
+// 64 letters, digits, "_" and "-", the first a letter or digit. It becomes a token of subjects, so
+// nothing that NATS gives a meaning to can pass.
+func CheckAppID(appid string) error {
+	switch {
+	case appid == "":
+		return invalid("component_appid is missing: name the component in the body or as the last token of the subject")
+	case !appID.MatchString(appid):
+		return invalid("component_appid must be 1 to 64 letters, digits, '_' or '-' and begin with a letter or digit; this one has %d bytes", len(appid))
+	}
+	return nil
+}
+
+// sameAppID returns the component that a message names in its subject, its body or both.
+func sameAppID(inSubject, inBody string) (string, error) {
+	appid := inBody
+	if appid == "" {
+		appid = inSubject
+	}
+	if err := CheckAppID(appid); err != nil {
+		return "", err
+	}
+	if inSubject != "" && inSubject != appid {
+		return "", invalid("subject and body name different components: leave component_appid out of one of them")
+	}
+	return appid, nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+}
