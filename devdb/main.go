@@ -1,0 +1,166 @@
+// Command devdb is a MySQL-protocol server for development and tests on a machine that has none:
+// TiDB with its built-in single-process store, in Go alone, without cgo.
+//
+// It exists so that `preauth dev` and the tests run wherever Go does. It is a module of its own
+// because TiDB brings hundreds of modules and a binary of 190 MB, which must not weigh on those who
+// build the service. Package preauth/internal/mysqlserver builds it once, keeps the binary in the
+// user's cache directory and starts it as a child process; nothing else needs it. It is no server
+// for production: there is one copy of the data, and one user, root, without a password.
+//
+// On standard output it prints one line, "devdb: ready on 127.0.0.1:PORT", once it takes
+// connections. It lives as long as its standard input: the parent holds the other end of a pipe, so
+// that devdb ends even when the parent is killed. SIGTERM and SIGINT end it as well. The data
+// survives kill -9.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/pingcap/tidb/pkg/config"
+	"github.com/pingcap/tidb/pkg/ddl"
+	"github.com/pingcap/tidb/pkg/domain"
+	"github.com/pingcap/tidb/pkg/executor"
+	"github.com/pingcap/tidb/pkg/kv"
+	"github.com/pingcap/tidb/pkg/resourcemanager"
+	"github.com/pingcap/tidb/pkg/server"
+	"github.com/pingcap/tidb/pkg/session"
+	"github.com/pingcap/tidb/pkg/sessionctx/variable"
+	"github.com/pingcap/tidb/pkg/store/mockstore"
+	"github.com/pingcap/tidb/pkg/util/logutil"
+)
+
+func main() {
+	listen := flag.String("listen", "127.0.0.1:0", "`address` to listen on; port 0 takes a free one")
+	data := flag.String("data", "", "`directory` that keeps the data, made if missing (required)")
+	logLevel := flag.String("log-level", "error", "least `level` that is logged: debug, info, warn, error or fatal")
+	flag.Parse()
+	if err := run(*listen, *data, *logLevel); err != nil {
+		fmt.Fprintln(os.Stderr, "devdb:", err)
+		os.Exit(1)
+	}
+}
+
+func run(listen, data, logLevel string) error {
+	stop := stopped()
+	if data == "" || flag.NArg() > 0 {
+		return errors.New("usage: devdb -data DIR [-listen HOST:PORT] [-log-level LEVEL]")
+	}
+	data, err := filepath.Abs(data)
+	if err != nil {
+		return err
+	}
+	if err := configure(listen, data, logLevel); err != nil {
+		return err
+	}
+
+	executor.Start()
+	resourcemanager.InstanceResourceManager.Start()
+	storage, dom, err := open(filepath.Join(data, "store"))
+	if err != nil {
+		return fmt.Errorf("open the data in %s: %w", data, err)
+	}
+	// The name says tests, but this is just what makes TiDB take port 0 and tell when it listens.
+	server.RunInGoTest = true
+	server.RunInGoTestChan = make(chan struct{})
+	srv, err := server.NewServer(config.GetGlobalConfig(), server.NewTiDBDriver(storage))
+	if err != nil {
+		return fmt.Errorf("create the server: %w", err)
+	}
+	srv.SetDomain(dom)
+	dom.InfoSyncer().SetSessionManager(srv)
+
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Run(dom) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("listen on %s: %w", listen, err)
+	case <-server.RunInGoTestChan:
+	}
+	fmt.Printf("devdb: ready on %s\n", srv.ListenAddr())
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-stop:
+	}
+	// Whatever takes longer than this is cut short: what was acknowledged is in the files already.
+	time.AfterFunc(5*time.Second, func() { os.Exit(0) })
+	srv.Close()
+	srv.DrainClients(0, time.Second)
+	dom.Close()
+	ddl.CloseOwnerManager()
+	return storage.Close()
+}
+
+// stopped returns a channel that is closed when the parent is gone or a signal asks to stop.
+func stopped() <-chan struct{} {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	return ctx.Done()
+}
+
+// configure sets TiDB's process-wide configuration.
+func configure(listen, data, logLevel string) error {
+	host, portText, err := net.SplitHostPort(listen)
+	if err != nil {
+		return fmt.Errorf("-listen: %w", err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return fmt.Errorf("-listen: port %q is not a number up to 65535", portText)
+	}
+
+	// Temporary files, those that a killed predecessor left too, are inside the data directory.
+	temp := filepath.Join(data, "tmp")
+	if err := cmp.Or(os.RemoveAll(temp), os.MkdirAll(temp, 0o700), os.Setenv("TMPDIR", temp)); err != nil {
+		return err
+	}
+
+	config.UpdateGlobal(func(c *config.Config) {
+		c.Host, c.Port, c.Socket = host, uint(port), ""
+		c.AdvertiseAddress = host
+		c.TempDir, c.TempStoragePath = temp, filepath.Join(temp, "spill")
+		c.Status.ReportStatus = false
+		c.Log.Level = logLevel
+		c.Log.SlowQueryFile = filepath.Join(temp, "slow.log")
+		c.Log.EnableSlowLog.Store(false)
+		c.Instance.EnableSlowLog.Store(false)
+		// Otherwise a single statement outside a transaction takes no lock and fails on a conflict.
+		c.PessimisticTxn.PessimisticAutoCommit.Store(true)
+		c.Performance.RunAutoAnalyze = false
+		c.Performance.ForceInitStats = false
+	})
+	variable.SetSysVar(variable.DataDir, data)
+	return logutil.InitLogger(config.GetGlobalConfig().Log.ToLogConfig())
+}
+
+// open opens the store, made if missing, and brings its system tables up to date.
+func open(path string) (kv.Storage, *domain.Domain, error) {
+	storage, err := mockstore.NewMockStore(mockstore.WithStoreType(mockstore.EmbedUnistore), mockstore.WithPath(path))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := ddl.StartOwnerManager(context.Background(), storage); err != nil {
+		return nil, nil, err
+	}
+	dom, err := session.BootstrapSession(storage)
+	if err != nil {
+		return nil, nil, err
+	}
+	return storage, dom, nil
+}

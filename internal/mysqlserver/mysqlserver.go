@@ -1,0 +1,461 @@
+// Package mysqlserver gives `preauth dev` and the tests a MySQL-protocol server: one that a DSN names,
+// or a private one that it starts itself.
+//
+// A private server is the first that this machine has or can have of
+//
+//   - mariadbd (MariaDB 10.6 or newer) or mysqld (MySQL 8) from PATH or the directories where systems
+//     keep them; both are started with a data directory of their own, never with the system's;
+//   - TiDB with its built-in store, built from the nested module devdb. The first build takes about
+//     five minutes; the binary stays in the user's cache directory.
+//
+// A private server listens on a loopback address, takes the user root without a password, and has
+// durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with the
+// process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if that
+// process is killed before [Server.Close].
+package mysqlserver
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"preauth/internal/freeport"
+)
+
+// Engine names the program behind a server.
+type Engine string
+
+// The engines. The empty Engine in [Options] means the first that works, in this order.
+const (
+	MariaDB Engine = "mariadb"
+	MySQL   Engine = "mysql"
+	TiDB    Engine = "tidb"
+)
+
+var (
+	// ErrNotFound means that an engine is neither installed nor can be built.
+	ErrNotFound = errors.New("no such server on this machine")
+	// ErrPortTaken means that another process listens on the address asked for.
+	ErrPortTaken = errors.New("address is taken by another process")
+	// ErrInUse means that another process runs a server on the same Dir.
+	ErrInUse = errors.New("directory is in use by another process")
+	// ErrOtherEngine means that Dir holds data which an engine other than the one asked for has made.
+	ErrOtherEngine = errors.New("directory holds the data of another engine")
+	// ErrExternal means that a server named by a DSN can be used but neither killed nor started.
+	ErrExternal = errors.New("server was not started here")
+)
+
+// Options say which server to use. The zero value starts a temporary private one.
+type Options struct {
+	// DSN names a running server to use instead of a private one, in the form of go-sql-driver/mysql:
+	// user:password@tcp(host:port)/. A database in it is ignored. The other fields but Log are then
+	// without effect.
+	DSN string
+	// Engine is the engine to start. Empty: the one whose data Dir holds, else the first that works.
+	Engine Engine
+	// Dir keeps the data between runs; it is made if missing, and one server at a time may use it.
+	// Each engine's data is in a subdirectory with its name. Empty: a temporary directory that
+	// [Server.Close] removes.
+	Dir string
+	// Listen is the loopback address host:port to listen on. Empty, or with port 0: a free port.
+	Listen string
+	// Log takes lines for the person who waits: which server was chosen, what is being built and how
+	// long it takes. Nil: they are dropped.
+	Log func(format string, args ...any)
+
+	// searchDirs replaces the directories where programs are looked for.
+	searchDirs []string
+}
+
+// The environment variables that [TestOptions] reads.
+const (
+	EnvTestDSN    = "PREAUTH_TEST_DSN"
+	EnvTestEngine = "PREAUTH_TEST_ENGINE"
+)
+
+// TestOptions returns the options for a package's tests. PREAUTH_TEST_DSN names a server to use;
+// PREAUTH_TEST_ENGINE (mariadb, mysql or tidb) chooses the engine of a private one. Progress goes to
+// standard error.
+//
+// Call it from TestMain, outside the time that `go test -timeout` measures: a first build of TiDB is
+// long. The go command itself ends a test binary one minute after that time.
+func TestOptions() Options {
+	return Options{
+		DSN:    os.Getenv(EnvTestDSN),
+		Engine: Engine(os.Getenv(EnvTestEngine)),
+		Log: func(format string, args ...any) {
+			fmt.Fprintf(os.Stderr, format+"\n", args...)
+		},
+	}
+}
+
+// Server is a MySQL-protocol server. Its methods may be called from several goroutines.
+type Server struct {
+	config  *mysql.Config // without a database
+	version string        // what SELECT VERSION() answers
+	private *private      // nil for a server named by a DSN
+}
+
+// private is what is known of a server started here.
+type private struct {
+	engine  *engine
+	program string
+	dir     *directory
+	address string
+
+	mu      sync.Mutex
+	process *process
+	closed  bool
+}
+
+// Start returns a server that answers queries. It takes about a second, and minutes the first time
+// that TiDB has to be built; ctx ends the wait, and has no effect on the server once Start returned.
+func Start(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		opts.Log = func(string, ...any) {}
+	}
+	if opts.DSN != "" {
+		return connect(ctx, opts)
+	}
+	listen, err := checkListen(opts.Listen)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := openDirectory(ctx, opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	server, err := startPrivate(ctx, opts, dir, listen)
+	if err != nil {
+		return nil, errors.Join(err, dir.close())
+	}
+	opts.Log("database: %s", server)
+	return server, nil
+}
+
+// Prepare does what may take long before the first [Start] with the same options, which is to build
+// TiDB where nothing else is found, and returns a description of what Start will use.
+func Prepare(ctx context.Context, opts Options) (string, error) {
+	if opts.Log == nil {
+		opts.Log = func(string, ...any) {}
+	}
+	if opts.DSN != "" {
+		return "the server that the DSN names", nil
+	}
+	candidates, err := choose(opts.Engine)
+	if err != nil {
+		return "", err
+	}
+	var problems []error
+	for _, e := range candidates {
+		program, err := e.locate(ctx, opts)
+		if err == nil {
+			return fmt.Sprintf("%s (%s)", e.title, program), nil
+		}
+		problems = append(problems, fmt.Errorf("%s: %w", e.title, err))
+	}
+	return "", notStarted(problems)
+}
+
+func notStarted(problems []error) error {
+	return fmt.Errorf("no database server; install one (Debian and Ubuntu: apt-get install mariadb-server-core) or name one by a DSN: %w",
+		errors.Join(problems...))
+}
+
+// connect returns the server that a DSN names.
+func connect(ctx context.Context, opts Options) (*Server, error) {
+	config, err := mysql.ParseDSN(opts.DSN)
+	if err != nil {
+		// The driver's error does not repeat the DSN, which holds a password.
+		return nil, fmt.Errorf("DSN of the database server: %w; it looks like user:password@tcp(host:3306)/", err)
+	}
+	config.DBName = ""
+	server := &Server{config: config}
+	if server.version, _, err = server.identify(ctx); err != nil {
+		return nil, fmt.Errorf("database server at %s: %w", config.Addr, err)
+	}
+	opts.Log("database: %s", server)
+	return server, nil
+}
+
+// startPrivate starts the first candidate that works. With several, one that fails is passed over:
+// some systems have a mysqld that may not use a data directory of its own.
+func startPrivate(ctx context.Context, opts Options, dir *directory, listen string) (*Server, error) {
+	wanted := opts.Engine
+	if made := dir.madeBy(); made != "" {
+		if wanted != "" && wanted != made {
+			return nil, fmt.Errorf("%w: %s holds data made by %s, not by %s; choose another directory or remove this one",
+				ErrOtherEngine, dir.path, made, wanted)
+		}
+		wanted = made
+	}
+	candidates, err := choose(wanted)
+	if err != nil {
+		return nil, err
+	}
+	var problems []error
+	for _, e := range candidates {
+		server, err := startEngine(ctx, opts, e, dir, listen)
+		if err == nil {
+			return server, nil
+		}
+		err = fmt.Errorf("%s: %w", e.title, err)
+		if len(candidates) == 1 || errors.Is(err, ErrPortTaken) || ctx.Err() != nil {
+			return nil, err
+		}
+		if !errors.Is(err, ErrNotFound) {
+			opts.Log("%s cannot be used here: %v", e.title, err)
+		}
+		problems = append(problems, err)
+	}
+	return nil, notStarted(problems)
+}
+
+func startEngine(ctx context.Context, opts Options, e *engine, dir *directory, listen string) (_ *Server, err error) {
+	program, err := e.locate(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := dir.create(ctx, e, program)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		// Data that never held anything must not bind the next start to this engine.
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, dir.discard(e))
+			}
+		}()
+	}
+	// A port that was free a moment ago may be taken by now.
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		address := listen
+		if address == "" {
+			if address, err = freeport.Loopback(); err != nil {
+				return nil, err
+			}
+		}
+		config := mysql.NewConfig()
+		config.User, config.Net, config.Addr = "root", "tcp", address
+		server := &Server{config: config, private: &private{engine: e, program: program, dir: dir, address: address}}
+		server.version, err = server.run(ctx)
+		if err == nil {
+			return server, nil
+		}
+		if listen != "" || !errors.Is(err, ErrPortTaken) || attempt == attempts {
+			return nil, err
+		}
+	}
+}
+
+// checkListen returns the address to listen on, or the empty string for a free port.
+func checkListen(listen string) (string, error) {
+	if listen == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("database listen address %q: %w; it looks like 127.0.0.1:3307", listen, err)
+	}
+	ip := net.ParseIP(host)
+	if host == "localhost" {
+		ip = net.IPv4(127, 0, 0, 1)
+	}
+	if !ip.IsLoopback() {
+		return "", fmt.Errorf("database listen address %q: the server has no password, so it listens on 127.0.0.1 or ::1 only", listen)
+	}
+	if port == "0" {
+		return "", nil
+	}
+	return net.JoinHostPort(ip.String(), port), nil
+}
+
+// run starts the process and waits until it answers. The caller holds mu or is alone.
+func (s *Server) run(ctx context.Context) (version string, err error) {
+	p := s.private
+	process, err := startProcess(p.program, p.engine.arguments(p.dir.data(p.engine), p.address), p.dir)
+	if err != nil {
+		return "", err
+	}
+	if version, err = s.awaitReady(ctx, process); err != nil {
+		process.kill()
+		return "", err
+	}
+	p.process = process
+	return version, nil
+}
+
+// awaitReady waits until the server answers, and makes sure that it is this process that does.
+func (s *Server) awaitReady(ctx context.Context, process *process) (version string, err error) {
+	// Recovery of a large data directory after a kill is what may take this long.
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	p := s.private
+	for {
+		select {
+		case <-process.exited:
+			return "", process.failure()
+		case <-ctx.Done():
+			return "", fmt.Errorf("%s did not answer: %w\n%s", p.program, ctx.Err(), process.logTail())
+		case <-tick.C:
+		}
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		version, data, err := s.identify(attempt)
+		cancel()
+		if err == nil && filepath.Clean(data) == p.dir.data(p.engine) {
+			return version, nil
+		}
+	}
+}
+
+// identify asks the server for its version and its data directory.
+func (s *Server) identify(ctx context.Context) (version, data string, err error) {
+	db, err := s.open()
+	if err != nil {
+		return "", "", err
+	}
+	defer db.Close()
+	err = db.QueryRowContext(ctx, "SELECT VERSION(), @@datadir").Scan(&version, &data)
+	return version, data, err
+}
+
+func (s *Server) open() (*sql.DB, error) {
+	config := s.config.Clone()
+	config.Logger = &mysql.NopLogger{} // it would print each attempt while the server starts
+	connector, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(connector), nil
+}
+
+// Engine says which engine it is; for a server named by a DSN from what it answers.
+func (s *Server) Engine() Engine {
+	switch {
+	case s.private != nil:
+		return s.private.engine.name
+	case strings.Contains(s.version, "TiDB"):
+		return TiDB
+	case strings.Contains(s.version, "MariaDB"):
+		return MariaDB
+	default:
+		return MySQL
+	}
+}
+
+// Version is what the server answers to SELECT VERSION(), such as "10.11.19-MariaDB" or
+// "8.0.11-TiDB-None", where 8.0.11 is the MySQL that TiDB speaks like.
+func (s *Server) Version() string { return s.version }
+
+// String describes the server for a person: "MariaDB 10.11.19-MariaDB on 127.0.0.1:20306".
+func (s *Server) String() string {
+	text := fmt.Sprintf("%s %s on %s", engines[s.Engine()].title, s.version, s.Addr())
+	if s.private == nil {
+		return text + ", not started here"
+	}
+	return text
+}
+
+// Addr is the address the server listens on, host:port. It stays the same over [Server.Restart].
+func (s *Server) Addr() string { return s.config.Addr }
+
+// DSN returns the data source name of a database for go-sql-driver/mysql. It has no parameters, but
+// for those of [Options].DSN: whoever opens it sets those it needs. The database need not exist; the
+// empty name is none.
+func (s *Server) DSN(database string) string {
+	config := s.config.Clone()
+	config.DBName = database
+	return config.FormatDSN()
+}
+
+var databaseName = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
+
+// CreateDatabase creates a database, with utf8mb4 compared byte for byte, if it does not exist.
+func (s *Server) CreateDatabase(ctx context.Context, name string) error {
+	return s.exec(ctx, "CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", name)
+}
+
+// DropDatabase drops a database with all it holds, if it exists.
+func (s *Server) DropDatabase(ctx context.Context, name string) error {
+	return s.exec(ctx, "DROP DATABASE IF EXISTS `%s`", name)
+}
+
+func (s *Server) exec(ctx context.Context, statement, database string) error {
+	if !databaseName.MatchString(database) {
+		return fmt.Errorf("database name %q: use 1 to 64 letters, digits and underscores", database)
+	}
+	db, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	statement = fmt.Sprintf(statement, database)
+	if _, err := db.ExecContext(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
+}
+
+// Kill ends the server at once, as a power-off of its process would (SIGKILL), and returns when it is
+// gone. [Server.Restart] starts it again. A server that is down stays down.
+func (s *Server) Kill() error {
+	if s.private == nil {
+		return fmt.Errorf("kill %s: %w", s, ErrExternal)
+	}
+	s.private.mu.Lock()
+	defer s.private.mu.Unlock()
+	s.private.process.kill()
+	return nil
+}
+
+// Restart starts the server again, on the same address and with the same data, and returns when it
+// answers. One that still runs is killed first.
+func (s *Server) Restart(ctx context.Context) error {
+	if s.private == nil {
+		return fmt.Errorf("restart %s: %w", s, ErrExternal)
+	}
+	s.private.mu.Lock()
+	defer s.private.mu.Unlock()
+	if s.private.closed {
+		return fmt.Errorf("restart %s: it was closed", s)
+	}
+	s.private.process.kill()
+	if _, err := s.run(ctx); err != nil {
+		return fmt.Errorf("restart %s: %w", s, err)
+	}
+	return nil
+}
+
+// Close stops the server, waits until its process is gone and removes a temporary directory. It does
+// nothing for a server named by a DSN. Do not use the server afterwards; a second Close does nothing.
+func (s *Server) Close() error {
+	if s.private == nil {
+		return nil
+	}
+	s.private.mu.Lock()
+	defer s.private.mu.Unlock()
+	if s.private.closed {
+		return nil
+	}
+	s.private.closed = true
+	if s.private.dir.temporary {
+		s.private.process.kill()
+	} else {
+		s.private.process.stop()
+	}
+	return s.private.dir.close()
+}
