@@ -91,7 +91,7 @@ func ParseError(header func(string) string, body []byte) *Error {
 		number = CodeInternal
 	}
 	var wire wireErrorDetail
-	_ = decodeObject(body, false, map[string]any{"error": &wire}) // the headers say enough
+	_ = decodeObject(body, []member{{name: "error", into: &wire}}) // the headers say enough
 	return &Error{
 		Code: number, Message: cmp.Or(wire.Message, header(micro.ErrorHeader)), Class: wire.Class, ErrCode: wire.ErrCode,
 		ErrMsg: wire.ErrMsg, RID: wire.RID, RequestIP: wire.RequestIP, RetryAt: wire.RetryAt.Time,

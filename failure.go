@@ -74,21 +74,26 @@ func ParseFailure(body []byte) (Failure, error) {
 		f                   Failure
 		retryAt, occurredAt instant
 	)
-	err := decodeObject(body, false, map[string]any{
-		"component_appid": &f.AppID,
-		"class":           (*string)(&f.Class),
-		"errcode":         &f.ErrCode,
-		"errmsg":          &f.ErrMsg,
-		"rid":             &f.RID,
-		"request_ip":      &f.RequestIP,
-		"stream":          &f.Stream,
-		"stream_sequence": &f.StreamSequence,
-		"attempt":         &f.Attempt,
-		"retry_at":        &retryAt,
-		"occurred_at":     &occurredAt,
+	err := decodeObject(body, []member{
+		{name: "component_appid", into: &f.AppID},
+		{name: "class", into: (*string)(&f.Class)},
+		{name: "errcode", into: &f.ErrCode},
+		{name: "errmsg", into: &f.ErrMsg},
+		{name: "rid", into: &f.RID},
+		{name: "request_ip", into: &f.RequestIP},
+		{name: "stream", into: &f.Stream},
+		{name: "stream_sequence", into: &f.StreamSequence},
+		{name: "attempt", into: &f.Attempt},
+		{name: "retry_at", into: &retryAt},
+		{name: "occurred_at", into: &occurredAt},
 	})
 	if err != nil {
 		return Failure{}, err
+	}
+	if f.AppID != "" {
+		if err := CheckAppID(f.AppID); err != nil {
+			return Failure{}, err
+		}
 	}
 	if f.Class == "" {
 		return Failure{}, invalid("a failure needs a class")

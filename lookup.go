@@ -1,10 +1,13 @@
 package preauth
 
 import (
+	"math"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // MaxRedirectURI is the length in characters of the longest redirect_uri taken.
@@ -38,8 +41,8 @@ type Links struct {
 type LookupRequest struct {
 	// AppID is the component_appid.
 	AppID string
-	// MinTTL is the life that the code must have left, in whole seconds; 0 means that it has not
-	// expired.
+	// MinTTL is the life that the code must have left, rounded up to whole seconds on the wire; 0
+	// means that it has not expired.
 	MinTTL time.Duration
 	// MinRevision is the smallest revision that is good enough, 0 for any. A subscriber that saw a
 	// revision passes it to never read an older one.
@@ -61,7 +64,7 @@ type wireLookupRequest struct {
 // Encode returns the body.
 func (r LookupRequest) Encode() []byte {
 	return encode(wireLookupRequest{
-		AppID: r.AppID, MinTTL: wholeSeconds(r.MinTTL), MinRevision: r.MinRevision,
+		AppID: r.AppID, MinTTL: int64(math.Ceil(r.MinTTL.Seconds())), MinRevision: r.MinRevision,
 		RedirectURI: r.RedirectURI, AuthType: r.AuthType, BizAppID: r.BizAppID,
 	})
 }
@@ -75,13 +78,13 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 		minTTL int64
 	)
 	if len(body) > 0 {
-		err := decodeObject(body, false, map[string]any{
-			"component_appid": &inBody,
-			"min_ttl":         &minTTL,
-			"min_revision":    &r.MinRevision,
-			"redirect_uri":    &r.RedirectURI,
-			"auth_type":       &r.AuthType,
-			"biz_appid":       &r.BizAppID,
+		err := decodeObject(body, []member{
+			{name: "component_appid", into: &inBody},
+			{name: "min_ttl", into: &minTTL},
+			{name: "min_revision", into: &r.MinRevision},
+			{name: "redirect_uri", into: &r.RedirectURI},
+			{name: "auth_type", into: &r.AuthType},
+			{name: "biz_appid", into: &r.BizAppID},
 		})
 		if err != nil {
 			return LookupRequest{}, err
@@ -91,11 +94,13 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 	if r.AppID, err = sameAppID(appid, inBody); err != nil {
 		return LookupRequest{}, err
 	}
-	if minTTL < 0 || minTTL > int64(MaxTokenLife/time.Second) {
-		return LookupRequest{}, invalid("min_ttl must be 0 or more seconds, and no more than a code can live")
+	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
+		return LookupRequest{}, err
 	}
-	r.MinTTL = time.Duration(minTTL) * time.Second
-	return r, r.LinkOptions.check()
+	if err := r.LinkOptions.check(); err != nil {
+		return LookupRequest{}, err
+	}
+	return r, nil
 }
 
 func (o LinkOptions) check() error {
@@ -103,19 +108,19 @@ func (o LinkOptions) check() error {
 		return invalid("auth_type must be one of %v", authTypes)
 	}
 	if o.BizAppID != "" && !appID.MatchString(o.BizAppID) {
-		return invalid("biz_appid must be the appid of one account")
+		return invalid("biz_appid must be the appid of one account: letters, digits, '_' and '-'")
 	}
 	if o.RedirectURI == "" {
 		return nil
 	}
-	if n := len([]rune(o.RedirectURI)); n > MaxRedirectURI {
+	if n := utf8.RuneCountInString(o.RedirectURI); n > MaxRedirectURI {
 		return invalid("redirect_uri has %d characters: the limit is %d", n, MaxRedirectURI)
 	}
 	u, err := url.Parse(o.RedirectURI)
-	unprintable := func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }
+	unprintable := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" ||
-		slices.ContainsFunc([]rune(o.RedirectURI), unprintable) {
-		return invalid("redirect_uri must be an absolute http or https address")
+		strings.ContainsFunc(o.RedirectURI, unprintable) {
+		return invalid("redirect_uri must be an absolute http or https address, with anything unprintable escaped")
 	}
 	return nil
 }
@@ -174,23 +179,28 @@ func ParseLookup(body []byte) (Lookup, error) {
 		issuedAt, expiresAt instant
 		links               wireLinks
 	)
-	err := decodeObject(body, false, map[string]any{
-		"component_appid": &l.AppID,
-		"pre_auth_code":   &code,
-		"issued_at":       &issuedAt,
-		"expires_at":      &expiresAt,
-		"expires_in":      &expiresIn,
-		"revision":        &l.Revision,
-		"links":           &links,
+	err := decodeObject(body, []member{
+		{name: "component_appid", into: &l.AppID},
+		{name: "pre_auth_code", into: &code},
+		{name: "issued_at", into: &issuedAt},
+		{name: "expires_at", into: &expiresAt},
+		{name: "expires_in", into: &expiresIn},
+		{name: "revision", into: &l.Revision},
+		{name: "links", into: &links},
 	})
 	if err != nil {
+		return Lookup{}, err
+	}
+	if err := CheckAppID(l.AppID); err != nil {
 		return Lookup{}, err
 	}
 	if code == "" || expiresAt.IsZero() {
 		return Lookup{}, invalid("the answer to a look-up needs pre_auth_code and expires_at")
 	}
-	l.PreAuthCode, l.IssuedAt, l.ExpiresAt = NewSecret(code), issuedAt.UTC(), expiresAt.UTC()
-	l.ExpiresIn = time.Duration(expiresIn) * time.Second
+	if l.ExpiresIn, err = seconds(expiresIn, "expires_in"); err != nil {
+		return Lookup{}, err
+	}
+	l.PreAuthCode, l.IssuedAt, l.ExpiresAt = NewSecret(code), issuedAt.Time, expiresAt.Time
 	l.Links = Links{PC: NewSecret(links.PC), Mobile: NewSecret(links.Mobile)}
 	return l, nil
 }

@@ -30,8 +30,8 @@ const NoAppID = "_"
 // which member is wrong and what it has to be; it never repeats a value.
 var ErrInvalid = errors.New("invalid")
 
-// Subjects are the NATS subjects of the contract. Each but Resolve stands for itself and for itself
-// with a component_appid as one more token.
+// Subjects are the NATS subjects of the contract. Each stands for itself and for itself with a
+// component_appid as one more token.
 type Subjects struct {
 	// TokenUpdated is where the token service announces tokens.
 	TokenUpdated string
@@ -58,10 +58,14 @@ func DefaultSubjects() Subjects {
 func Of(subject, appid string) string { return subject + "." + appid }
 
 // AppIDIn returns what follows a subject of the contract in the subject of a message: the
-// component_appid, or "" when the message came on the subject itself. It may be no valid appid.
+// component_appid, or "" when the message did not come on a subject below it. It may be no valid
+// appid: where more than one token follows, all are returned.
 func AppIDIn(subject, message string) string {
-	rest, _ := strings.CutPrefix(message, subject)
-	return strings.TrimPrefix(rest, ".")
+	appid, below := strings.CutPrefix(message, subject+".")
+	if !below {
+		return ""
+	}
+	return appid
 }
 
 var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)

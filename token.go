@@ -1,8 +1,7 @@
 package preauth
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"cmp"
 	"strings"
 	"time"
 	"unicode"
@@ -51,7 +50,9 @@ func (e TokenEvent) Encode() []byte {
 	})
 }
 
-// Check returns an error that wraps [ErrInvalid] if the service would refuse the event.
+// Check returns an error that wraps [ErrInvalid] if the service would refuse the event. It does not
+// look at the clock: that a token has expired, or is said to expire in a year, comes out on arrival
+// where only one of the times is given.
 func (e TokenEvent) Check() error {
 	if err := CheckAppID(e.AppID); err != nil {
 		return err
@@ -60,7 +61,7 @@ func (e TokenEvent) Check() error {
 		return err
 	}
 	if !e.IssuedAt.IsZero() && !e.ExpiresAt.IsZero() {
-		return checkLife(e.ExpiresAt.Sub(e.IssuedAt), "expires_at")
+		return checkLife(microseconds(e.ExpiresAt).Sub(microseconds(e.IssuedAt)), "expires_at")
 	}
 	return nil
 }
@@ -70,139 +71,117 @@ func (e TokenEvent) Check() error {
 //
 // appid is the component that the message's subject names, "" if it names none. received is the
 // stream's time stamp of the message: a life stated as expires_in starts at issued_at, or else at
-// received; an issued_at after received is a skewed clock's and counts as received.
+// received; an issued_at after received is a skewed clock's and counts as received. Where both are
+// stated, expires_at decides and expires_in is not looked at.
 //
-// The event returned has both its times, in UTC. It may have expired already. On an error, which
-// wraps [ErrInvalid], the event still has the AppID if subject and body agree on a valid one.
+// The event returned has both its times, in UTC with microseconds. It may have expired already. On
+// an error, which wraps [ErrInvalid], the event still has the AppID if what can be read of subject
+// and body names one valid component.
 func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
-	e := TokenEvent{}
-	if CheckAppID(appid) == nil {
-		e.AppID = appid
-	}
-	data, err := cloudEventData(header, body)
-	if err != nil {
-		return e, err
-	}
-	var (
-		inBody, token       string
-		issuedAt, expiresAt instant
-		expiresIn           *int64
-	)
-	err = decodeObject(data, false, map[string]any{
-		"component_appid":        &inBody,
-		"component_access_token": &token,
-		"issued_at":              &issuedAt,
-		"expires_at":             &expiresAt,
-		"expires_in":             &expiresIn,
-	})
-	if err != nil {
-		return e, err
-	}
-	e.AppID, err = sameAppID(appid, inBody)
-	if err != nil {
-		return e, err
-	}
-	if err := checkToken(token); err != nil {
-		return e, err
-	}
-	e.Token = NewSecret(token)
+	var said statedToken
+	err := said.read(header, body)
 
-	e.IssuedAt = received.UTC()
-	if !issuedAt.IsZero() && issuedAt.Before(received) {
-		e.IssuedAt = issuedAt.UTC()
+	var e TokenEvent
+	named, nameErr := sameAppID(appid, said.appid)
+	if nameErr == nil {
+		e.AppID = named
+	}
+	if err = cmp.Or(err, nameErr); err != nil {
+		return e, err
+	}
+	if err := checkToken(said.token); err != nil {
+		return e, err
+	}
+	e.Token = NewSecret(said.token)
+	e.IssuedAt, e.ExpiresAt, err = said.life(microseconds(received))
+	return e, err
+}
+
+// statedToken is what a token event says, before anything is concluded from it.
+type statedToken struct {
+	appid, token        string
+	issuedAt, expiresAt instant
+	expiresIn           *int64
+}
+
+func (s *statedToken) members() []member {
+	return []member{
+		{name: "component_appid", into: &s.appid},
+		{name: "component_access_token", into: &s.token},
+		{name: "issued_at", into: &s.issuedAt},
+		{name: "expires_at", into: &s.expiresAt},
+		{name: "expires_in", into: &s.expiresIn},
+	}
+}
+
+// read finds the event data in a message and reads it.
+func (s *statedToken) read(header nats.Header, body []byte) error {
+	mode, err := contentModeOf(header)
+	if err != nil {
+		return err
+	}
+	var envelope cloudEvent
+	switch mode {
+	case binaryMode:
+		return decodeObject(body, s.members())
+	case structuredMode:
+		err = decodeObject(body, envelope.members())
+	case unstatedMode:
+		err = decodeObject(body, append(s.members(), envelope.members()...))
+		if envelope.specVersion == nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	data, err := envelope.payload()
+	if err != nil {
+		return err
+	}
+	*s = statedToken{} // an extension attribute of the envelope says nothing about the token
+	return decodeObject(data, s.members())
+}
+
+// life returns the bounds of the token's life.
+func (s *statedToken) life(received time.Time) (issuedAt, expiresAt time.Time, err error) {
+	issuedAt = received
+	if !s.issuedAt.IsZero() && s.issuedAt.Before(received) {
+		issuedAt = s.issuedAt.Time
 	}
 	switch {
-	case !expiresAt.IsZero():
-		e.ExpiresAt = expiresAt.UTC()
-		err = checkLife(e.ExpiresAt.Sub(e.IssuedAt), "expires_at")
-	case expiresIn != nil:
-		// Checked before it is multiplied: a huge number must not wrap round.
-		seconds := min(max(*expiresIn, -1), int64(MaxTokenLife/time.Second)+1)
-		e.ExpiresAt = e.IssuedAt.Add(time.Duration(seconds) * time.Second)
-		err = checkLife(time.Duration(seconds)*time.Second, "expires_in")
+	case !s.expiresAt.IsZero():
+		expiresAt = s.expiresAt.Time
+		if s.issuedAt.IsZero() && !expiresAt.After(received) {
+			// Not impossible: the token died on its way here, and was issued before that.
+			issuedAt = expiresAt.Add(-DefaultTokenLife)
+		}
+		return issuedAt, expiresAt, checkLife(expiresAt.Sub(issuedAt), "expires_at")
+	case s.expiresIn != nil:
+		// Bounded before it is multiplied: a huge number must not wrap round.
+		life := time.Duration(min(max(*s.expiresIn, 0), int64(MaxTokenLife/time.Second)+1)) * time.Second
+		return issuedAt, issuedAt.Add(life), checkLife(life, "expires_in")
 	default:
-		e.ExpiresAt = e.IssuedAt.Add(DefaultTokenLife)
+		return issuedAt, issuedAt.Add(DefaultTokenLife), nil
 	}
-	return e, err
 }
 
 func checkToken(token string) error {
 	unusable := func(r rune) bool { return r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r) }
 	switch {
 	case token == "":
-		return invalid("component_access_token is missing or empty")
+		return invalid("component_access_token is missing or empty: put the token there")
 	case len(token) > MaxToken:
 		return invalid("component_access_token has %d bytes: the limit is %d", len(token), MaxToken)
 	case strings.ContainsFunc(token, unusable):
-		return invalid("component_access_token must not hold white space or control characters")
+		return invalid("component_access_token must be UTF-8 without white space and control characters")
 	}
 	return nil
 }
 
-func checkLife(life time.Duration, member string) error {
+func checkLife(life time.Duration, stated string) error {
 	if life <= 0 || life > MaxTokenLife {
-		return invalid("%s must give the token a life of more than 0 and at most %d s", member, MaxTokenLife/time.Second)
-	}
-	return nil
-}
-
-// cloudEventData returns the event data inside a CloudEvent, and the body itself if the message is
-// none.
-func cloudEventData(header nats.Header, body []byte) ([]byte, error) {
-	contentType, binary := "", false
-	for name, values := range header { // NATS keeps the case of header names
-		switch strings.ToLower(name) {
-		case "content-type":
-			contentType = strings.ToLower(strings.Join(values, ","))
-		case "ce-specversion":
-			binary = true
-			if err := checkSpecVersion(strings.Join(values, ",")); err != nil {
-				return nil, err
-			}
-		}
-	}
-	structured := strings.HasPrefix(contentType, "application/cloudevents")
-	switch {
-	case strings.HasPrefix(contentType, "application/cloudevents-batch"):
-		return nil, invalid("CloudEvents batches are not taken: publish each event as a message of its own")
-	case binary && !structured:
-		return body, nil
-	}
-
-	// A publisher without headers can send a structured event too; its specversion tells it.
-	var (
-		specVersion, base64Data *string
-		data                    json.RawMessage
-	)
-	err := decodeObject(body, true, map[string]any{"specversion": &specVersion, "data": &data, "data_base64": &base64Data})
-	switch {
-	case !structured && (err != nil || specVersion == nil):
-		return body, nil // a plain event, whose own errors are told when it is read as one
-	case err != nil:
-		return nil, err
-	case specVersion == nil:
-		return nil, invalid("the CloudEvent has no specversion")
-	}
-	if err := checkSpecVersion(*specVersion); err != nil {
-		return nil, err
-	}
-	switch {
-	case (len(data) > 0) == (base64Data != nil):
-		return nil, invalid("the CloudEvent needs either data or data_base64")
-	case base64Data != nil:
-		decoded, err := base64.StdEncoding.DecodeString(*base64Data)
-		if err != nil {
-			return nil, invalid("data_base64 is not base64")
-		}
-		return decoded, nil
-	default:
-		return data, nil
-	}
-}
-
-func checkSpecVersion(version string) error {
-	if version != "1.0" {
-		return invalid("the CloudEvents specversion must be 1.0")
+		return invalid("%s must give the token a life of more than 0 and at most %d seconds", stated, MaxTokenLife/time.Second)
 	}
 	return nil
 }

@@ -73,13 +73,13 @@ func ParseUpdate(body []byte) (Update, error) {
 		code                string
 		issuedAt, expiresAt instant
 	)
-	err := decodeObject(body, false, map[string]any{
-		"component_appid": &u.AppID,
-		"pre_auth_code":   &code,
-		"issued_at":       &issuedAt,
-		"expires_at":      &expiresAt,
-		"revision":        &u.Revision,
-		"cause":           (*string)(&u.Cause),
+	err := decodeObject(body, []member{
+		{name: "component_appid", into: &u.AppID},
+		{name: "pre_auth_code", into: &code},
+		{name: "issued_at", into: &issuedAt},
+		{name: "expires_at", into: &expiresAt},
+		{name: "revision", into: &u.Revision},
+		{name: "cause", into: (*string)(&u.Cause)},
 	})
 	if err != nil {
 		return Update{}, err
@@ -90,21 +90,6 @@ func ParseUpdate(body []byte) (Update, error) {
 	if code == "" || expiresAt.IsZero() || u.Revision == 0 {
 		return Update{}, invalid("an update needs pre_auth_code, expires_at and revision")
 	}
-	u.PreAuthCode, u.IssuedAt, u.ExpiresAt = NewSecret(code), issuedAt.UTC(), expiresAt.UTC()
+	u.PreAuthCode, u.IssuedAt, u.ExpiresAt = NewSecret(code), issuedAt.Time, expiresAt.Time
 	return u, nil
-}
-
-// cloudEventHeader returns the attributes of a CloudEvent in binary mode, and the message id that
-// JetStream drops repetitions by.
-func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
-	return nats.Header{
-		nats.MsgIdHdr:    {id},
-		"content-type":   {"application/json"},
-		"ce-specversion": {"1.0"},
-		"ce-id":          {id},
-		"ce-type":        {eventType},
-		"ce-source":      {source},
-		"ce-subject":     {subject},
-		"ce-time":        {at.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano)},
-	}
 }
