@@ -1,0 +1,56 @@
+package preauth_test
+
+import (
+	"strings"
+	"testing"
+
+	"preauth"
+)
+
+func TestCheckAppID(t *testing.T) {
+	good := []string{"w", "0", appID, "a-b_c", "A_", strings.Repeat("w", 64)}
+	for _, appid := range good {
+		if err := preauth.CheckAppID(appid); err != nil {
+			t.Errorf("CheckAppID(%q) = %v", appid, err)
+		}
+	}
+	bad := []string{
+		"_", "-", "_wx", ".", "wx.1", "*", ">", "wx*", "wx>", "wx 1", " wx", "wx ", "wx\n", "wx\x00", "wx\xff", "wé",
+		"wx/1", "$SRV", "wx\t", strings.Repeat("w", 65), marker + ".", marker + strings.Repeat("x", 1<<20),
+	}
+	for _, appid := range bad {
+		checkRefused(t, preauth.CheckAppID(appid), "must be 1 to 64 letters, digits, '_' or '-'")
+	}
+	checkRefused(t, preauth.CheckAppID(""), "name the component")
+	checkRefused(t, preauth.CheckAppID(preauth.NoAppID), "begin with a letter or digit")
+}
+
+func TestSubjects(t *testing.T) {
+	s := preauth.DefaultSubjects()
+	for _, subject := range []string{s.TokenUpdated, s.Updated, s.Failed, s.Lookup} {
+		if got := preauth.AppIDIn(subject, preauth.Of(subject, appID)); got != appID {
+			t.Errorf("below %s: got %q", subject, got)
+		}
+		if got := preauth.AppIDIn(subject, subject); got != "" {
+			t.Errorf("on %s itself: got %q", subject, got)
+		}
+	}
+	if got := preauth.Of(s.Updated, appID); got != "preauth.updated."+appID {
+		t.Errorf("Of() = %q", got)
+	}
+	tests := map[string]string{
+		"preauth.lookup.a.b":    "a.b",
+		"preauth.lookup.":       "",
+		"preauth.lookupwx1":     "",
+		"preauth.updated.wx1":   "",
+		"x.preauth.lookup.wx1":  "",
+		"preauth.lookup..":      ".",
+		"preauth.lookup. ":      " ",
+		"preauth.lookup.lookup": "lookup",
+	}
+	for message, want := range tests {
+		if got := preauth.AppIDIn(s.Lookup, message); got != want {
+			t.Errorf("AppIDIn(%q, %q) = %q, want %q", s.Lookup, message, got, want)
+		}
+	}
+}
