@@ -1,0 +1,580 @@
+// Package wechattest is a stand-in for WeChat's api_create_preauthcode: a real HTTP server on a real
+// socket that issues codes, checks tokens, counts quotas and words its errors as WeChat does, and
+// that goes wrong on demand in the ways in which WeChat and the network before it go wrong.
+//
+// It serves the tests of preauth, its development mode, and anybody who tests against preauth. A
+// test starts a [Server], points a client at [Server.URL], says with [Server.SetToken] which tokens
+// are good, scripts faults with [Server.Next] and [Server.Every], and reads from [Server.Calls] what
+// arrived. Nothing needs a sleep: [Server.Wait] waits for the n-th call, a [Hold] stops one at a
+// chosen point until the test lets it go, and [Options].Now moves the clock.
+//
+// What it does not know better than WeChat's documentation says, such as the number behind a quota,
+// is an option.
+package wechattest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"preauth"
+)
+
+// Options say which WeChat to stand in for. The zero Options are WeChat's own values, on a free port
+// of the loopback interface.
+type Options struct {
+	// Listen is the TCP address to listen on. Default: 127.0.0.1:0.
+	Listen string
+	// Path is the one path served. Default: /cgi-bin/component/api_create_preauthcode.
+	Path string
+	// AnyToken accepts every well-formed token that SetToken was not told about, for any component.
+	AnyToken bool
+	// TokenLife is the life of a token from SetToken on. Default: 7,200 s.
+	TokenLife time.Duration
+	// Overlap is how long a token stays good after SetToken was given the next one. Default: 5
+	// minutes; negative: not at all.
+	Overlap time.Duration
+	// CodeLife is the expires_in of a code, in whole seconds. Default: 1,800 s.
+	CodeLife time.Duration
+	// CodeLength is the length of a code in characters, 78 or 100, as seen at WeChat. Default: 100.
+	CodeLength int
+	// DailyQuota is the number of codes a component can get between two midnights in China, before
+	// errcode 45009. Default: no limit.
+	DailyQuota int
+	// MinuteLimit is the number of codes a component can get in one minute of the clock, before
+	// errcode 45011. Default: no limit.
+	MinuteLimit int
+	// KeepCalls is how many of the last calls are sure to be remembered. Default: 65,536.
+	KeepCalls int
+	// Now is the clock for everything but delays. Default: time.Now.
+	Now func() time.Time
+}
+
+// Server is a running stand-in. Its methods are safe for concurrent use.
+type Server struct {
+	options Options
+	url     string
+	http    *http.Server
+	closing chan struct{}
+	running sync.WaitGroup
+
+	mu         sync.Mutex
+	closed     bool
+	tokens     map[string]*token
+	components map[string]*component
+	queues     map[string][]Fault
+	every      func(Call) Fault
+	allowed    []netip.Prefix
+	calls      []Call
+	count      map[string]int
+	changed    chan struct{} // closed at the next call; nil while nobody waits
+}
+
+// token is what WeChat knows of a token that it issued.
+type token struct {
+	appid   string
+	expires time.Time
+	// superseded is when the next token ends this one; zero for the newest.
+	superseded time.Time
+}
+
+// component is what WeChat knows of a component.
+type component struct {
+	arrived         int
+	newest          *token
+	day, minute     time.Time
+	ofDay, ofMinute int
+}
+
+// Start starts a server, which [Server.Close] stops.
+func Start(options Options) (*Server, error) {
+	setDefault(&options.Listen, "127.0.0.1:0")
+	setDefault(&options.Path, "/cgi-bin/component/api_create_preauthcode")
+	setDefault(&options.TokenLife, 7200*time.Second)
+	setDefault(&options.Overlap, 5*time.Minute)
+	setDefault(&options.CodeLife, 1800*time.Second)
+	setDefault(&options.CodeLength, 100)
+	setDefault(&options.KeepCalls, 1<<16)
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	if options.CodeLength != 78 && options.CodeLength != 100 {
+		return nil, fmt.Errorf("wechattest: CodeLength is %d: WeChat's codes have 78 or 100 characters", options.CodeLength)
+	}
+	listener, err := net.Listen("tcp", options.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("wechattest: %w", err)
+	}
+	s := &Server{
+		options:    options,
+		url:        "http://" + listener.Addr().String(),
+		closing:    make(chan struct{}),
+		tokens:     make(map[string]*token),
+		components: make(map[string]*component),
+		queues:     make(map[string][]Fault),
+		count:      make(map[string]int),
+	}
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		ReadHeaderTimeout: time.Minute,
+		ErrorLog:          log.New(io.Discard, "", 0), // clients that hang up are part of the tests
+	}
+	s.running.Go(func() { _ = s.http.Serve(listener) })
+	return s, nil
+}
+
+func setDefault[T comparable](option *T, value T) {
+	var zero T
+	if *option == zero {
+		*option = value
+	}
+}
+
+// Close ends all calls, held ones too, closes the connections and waits until nothing runs any more.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	_ = s.http.Close()
+	s.running.Wait()
+}
+
+// URL returns the base URL, without a path: what stands for https://api.weixin.qq.com.
+func (s *Server) URL() string { return s.url }
+
+// SetToken tells the server that a component was issued a new token. The component's token before it
+// is good for Options.Overlap more.
+func (s *Server) SetToken(appid string, text preauth.Secret) {
+	now := s.options.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.component(appid)
+	if known := s.tokens[text.Reveal()]; known != nil && known == c.newest {
+		known.expires = now.Add(s.options.TokenLife)
+		return
+	}
+	if c.newest != nil {
+		c.newest.superseded = now.Add(max(s.options.Overlap, 0))
+	}
+	c.newest = &token{appid: appid, expires: now.Add(s.options.TokenLife)}
+	s.tokens[text.Reveal()] = c.newest
+}
+
+// AllowAddresses limits the calls to callers from the given networks; others get errcode 61004 with
+// their address. Without arguments it allows everybody again, as at the start.
+func (s *Server) AllowAddresses(networks ...netip.Prefix) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.allowed = networks
+}
+
+// Next scripts the next calls of a component, or of any component if appid is empty: the first gets
+// the first fault, and so on. Faults given earlier come first, and those of the component before
+// those for any. The zero [Fault] lets a call through unharmed.
+func (s *Server) Next(appid string, faults ...Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[appid] = append(s.queues[appid], faults...)
+}
+
+// Every lets decide choose the fault of each call that Next says nothing about. The [Call] has what
+// is known when a call arrives: N, Time, AppID, Token, Parameter and Remote. decide runs for many
+// calls at once, and must not call the server's methods. A nil decide ends it.
+func (s *Server) Every(decide func(Call) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.every = decide
+}
+
+// Call is one call as the server saw it.
+type Call struct {
+	// N counts the calls of the component in the order in which they arrived, from 1.
+	N int
+	// Time is when it arrived.
+	Time time.Time
+	// AppID is the component_appid in the body, "" if the body has none.
+	AppID string
+	// Token is the token as it arrived.
+	Token preauth.Secret
+	// Parameter is the name of the query parameter with the token: component_access_token,
+	// access_token, or "" if there is none.
+	Parameter string
+	// Remote is the caller's address.
+	Remote netip.Addr
+	// UserAgent is the caller's User-Agent header.
+	UserAgent string
+	// Status is the HTTP status of the answer, 0 where a reset takes its place.
+	Status int
+	// ErrCode is the errcode that was decided, 0 if it is none.
+	ErrCode int
+	// Code is the code that was issued, whether or not the answer could be read; zero if none was.
+	Code preauth.Secret
+}
+
+// Calls returns the calls of a component, or all calls if appid is empty, in the order in which they
+// were decided. A call is decided right before its answer begins, so that whoever has the answer
+// finds the call here, and one that is held on arrival is not here yet.
+func (s *Server) Calls(appid string) []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if appid == "" {
+		return slices.Clone(s.calls)
+	}
+	var calls []Call
+	for _, call := range s.calls {
+		if call.AppID == appid {
+			calls = append(calls, call)
+		}
+	}
+	return calls
+}
+
+// Count returns how many calls of a component, or of all if appid is empty, were decided since the
+// start, those that Calls no longer remembers included.
+func (s *Server) Count(appid string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count[appid]
+}
+
+// Issued returns the codes that were issued to a component, or to all if appid is empty, in order,
+// as far as Calls remembers.
+func (s *Server) Issued(appid string) []preauth.Secret {
+	var codes []preauth.Secret
+	for _, call := range s.Calls(appid) {
+		if !call.Code.IsZero() {
+			codes = append(codes, call.Code)
+		}
+	}
+	return codes
+}
+
+// Wait returns once the component, or all together if appid is empty, had n calls that were decided.
+// The error says how many there were when ctx ended.
+func (s *Server) Wait(ctx context.Context, appid string, n int) error {
+	for {
+		s.mu.Lock()
+		have := s.count[appid]
+		if have >= n {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.changed == nil {
+			s.changed = make(chan struct{})
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-s.closing:
+			return fmt.Errorf("wechattest: %d of %d calls when the server was closed", have, n)
+		case <-ctx.Done():
+			return fmt.Errorf("wechattest: %d of %d calls: %w", have, n, ctx.Err())
+		}
+	}
+}
+
+// record makes a call known as decided.
+func (s *Server) record(call Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) >= 2*s.options.KeepCalls {
+		s.calls = slices.Clone(s.calls[len(s.calls)-s.options.KeepCalls:])
+	}
+	s.calls = append(s.calls, call)
+	s.count[""]++
+	if call.AppID != "" {
+		s.count[call.AppID]++
+	}
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
+
+// component returns the component, new if it was never seen. The caller holds mu.
+func (s *Server) component(appid string) *component {
+	c := s.components[appid]
+	if c == nil {
+		c = &component{}
+		s.components[appid] = c
+	}
+	return c
+}
+
+// enter returns false when the server is closing, and otherwise counts a call as running.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
+
+// serve is one call from its arrival to the last byte of its answer.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if !s.enter() {
+		panic(http.ErrAbortHandler)
+	}
+	defer s.running.Done()
+	if r.URL.Path != s.options.Path {
+		http.NotFound(w, r)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	call, fault := s.arrive(r, body)
+	s.pause(fault.Delay)
+	s.park(fault.Hold)
+	if fault.Reset == ResetBefore {
+		s.record(call)
+		reset(w)
+		return
+	}
+	answer := s.decide(&call, fault, r.Method, body)
+	if fault.Reset == ResetAfter {
+		call.Status = 0
+	}
+	s.record(call)
+	s.park(fault.HoldAnswer)
+	if fault.Reset == ResetAfter {
+		reset(w)
+		return
+	}
+	s.send(w, fault, call.Status, answer)
+}
+
+// arrive takes down what a call says and chooses its fault.
+func (s *Server) arrive(r *http.Request, body []byte) (Call, Fault) {
+	call := Call{Time: s.options.Now(), UserAgent: r.UserAgent()}
+	query := r.URL.Query()
+	for _, name := range []string{"component_access_token", "access_token"} {
+		if value := query.Get(name); value != "" {
+			call.Parameter, call.Token = name, preauth.NewSecret(value)
+			break
+		}
+	}
+	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		call.Remote = remote.Addr().Unmap()
+	}
+	call.AppID, _ = readAppID(body)
+
+	s.mu.Lock()
+	c := s.component(call.AppID)
+	c.arrived++
+	call.N = c.arrived
+	for _, appid := range []string{call.AppID, ""} {
+		if queue := s.queues[appid]; len(queue) > 0 {
+			s.queues[appid] = queue[1:]
+			s.mu.Unlock()
+			return call, queue[0]
+		}
+	}
+	every := s.every
+	s.mu.Unlock()
+	if every == nil {
+		return call, Fault{}
+	}
+	return call, every(call)
+}
+
+func readAppID(body []byte) (string, error) {
+	var request struct {
+		AppID string `json:"component_appid"`
+	}
+	err := json.Unmarshal(body, &request)
+	return request.AppID, err
+}
+
+// decide completes the call with its outcome and returns the body of the answer.
+func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []byte {
+	if fault.ErrCode == 0 && (fault.Status != 0 || fault.Body != "") {
+		call.Status = fault.Status
+		setDefault(&call.Status, http.StatusOK)
+		if fault.Body == "" {
+			return []byte(http.StatusText(call.Status))
+		}
+		return []byte(fault.Body)
+	}
+	call.ErrCode = fault.ErrCode
+	if call.ErrCode == 0 {
+		call.ErrCode = s.check(*call, method, body)
+	}
+	call.Status = http.StatusOK
+	if call.ErrCode != 0 {
+		setDefault(&fault.ErrMsg, message(call.ErrCode, call.Remote))
+		if fault.Status != 0 {
+			call.Status = fault.Status
+		}
+		return encode(struct {
+			ErrCode int    `json:"errcode"`
+			ErrMsg  string `json:"errmsg"`
+		}{call.ErrCode, fault.ErrMsg + " rid: " + newRID(call.Time)})
+	}
+	code := newCode(s.options.CodeLength)
+	call.Code = preauth.NewSecret(code)
+	life := int(s.options.CodeLife / time.Second)
+	if fault.Reply == nil {
+		return encode(struct {
+			PreAuthCode string `json:"pre_auth_code"`
+			ExpiresIn   int    `json:"expires_in"`
+		}{code, life})
+	}
+	members := map[string]any{"pre_auth_code": code, "expires_in": life}
+	for name, value := range fault.Reply {
+		if value == nil {
+			delete(members, name)
+		} else {
+			members[name] = value
+		}
+	}
+	return encode(members)
+}
+
+// check returns the errcode of a call that WeChat refuses, and 0 for one that it gives a code.
+func (s *Server) check(call Call, method string, body []byte) int {
+	now := s.options.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if method != http.MethodPost {
+		return 43002
+	}
+	if call.Token.IsZero() {
+		return 41001
+	}
+	known := s.tokens[call.Token.Reveal()]
+	switch {
+	case known == nil && !(s.options.AnyToken && wellFormed(call.Token.Reveal())):
+		return 40001
+	case known != nil && !now.Before(known.expires):
+		return 42001
+	case known != nil && !known.superseded.IsZero() && !now.Before(known.superseded):
+		return 40001
+	}
+	if len(s.allowed) > 0 && !slices.ContainsFunc(s.allowed, func(p netip.Prefix) bool { return p.Contains(call.Remote) }) {
+		return 61004
+	}
+	if len(body) == 0 {
+		return 44002
+	}
+	switch appid, err := readAppID(body); {
+	case err != nil:
+		return 47001
+	case appid == "":
+		return 41002
+	case known != nil && known.appid != appid:
+		return 40013
+	}
+	return s.component(call.AppID).use(now, s.options)
+}
+
+// china is where WeChat's day begins.
+var china = time.FixedZone("UTC+8", 8*60*60)
+
+// use counts one code against the quotas, and returns the errcode of the one that is used up.
+func (c *component) use(now time.Time, options Options) int {
+	now = now.In(china)
+	year, month, day := now.Date()
+	if today := time.Date(year, month, day, 0, 0, 0, 0, china); !today.Equal(c.day) {
+		c.day, c.ofDay = today, 0
+	}
+	if minute := now.Truncate(time.Minute); !minute.Equal(c.minute) {
+		c.minute, c.ofMinute = minute, 0
+	}
+	switch {
+	case options.DailyQuota > 0 && c.ofDay >= options.DailyQuota:
+		return 45009
+	case options.MinuteLimit > 0 && c.ofMinute >= options.MinuteLimit:
+		return 45011
+	}
+	c.ofDay++
+	c.ofMinute++
+	return 0
+}
+
+// wellFormed is whether a text can be a token: preauth's contract has the same rule.
+func wellFormed(token string) bool {
+	return len(token) <= 2048 && !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// send writes the answer.
+func (s *Server) send(w http.ResponseWriter, fault Fault, status int, body []byte) {
+	header := w.Header()
+	header.Set("Content-Type", "application/json; encoding=utf-8") // WeChat's own wording
+	for name, values := range fault.Header {
+		header[name] = values
+	}
+	if status != http.StatusNoContent && status != http.StatusNotModified {
+		header.Set("Content-Length", fmt.Sprint(len(body)))
+	}
+	w.WriteHeader(status)
+	half := len(body) / 2
+	if fault.CutBody || fault.HoldBody != nil {
+		_, _ = w.Write(body[:half])
+		_ = http.NewResponseController(w).Flush()
+		body = body[half:]
+	}
+	s.park(fault.HoldBody)
+	if fault.CutBody {
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = w.Write(body)
+}
+
+// pause waits for a fault's delay, and aborts the call if the server is closed meanwhile.
+func (s *Server) pause(delay time.Duration) {
+	if delay <= 0 {
+		return
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.closing:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// park waits at a fault's hold, and aborts the call if the server is closed meanwhile.
+func (s *Server) park(hold *Hold) {
+	if hold == nil {
+		return
+	}
+	hold.arrive()
+	select {
+	case <-hold.released:
+	case <-s.closing:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// reset ends the connection with a TCP reset.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	var tcp *net.TCPConn
+	if tcp, _ = conn.(*net.TCPConn); tcp == nil {
+		panic(errors.New("wechattest: not a TCP connection"))
+	}
+	_ = tcp.SetLinger(0)
+	_ = tcp.Close()
+}
