@@ -1,0 +1,126 @@
+package repo
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"preauth"
+)
+
+// Announcement is a row of the outbox: a message that is to be published at least once.
+type Announcement struct {
+	// MessageID is the Nats-Msg-Id, the same each time.
+	MessageID string
+	// AppID is "" for the failure of an event that names no valid component.
+	AppID string
+	// Update or Failure is what to publish. Where both are nil a newer code has replaced the one to be
+	// announced: delete the row.
+	Update  *preauth.Update
+	Failure *preauth.Failure
+	// CreatedAt is the outcome's time, in UTC.
+	CreatedAt time.Time
+}
+
+// Outbox returns the oldest announcements that were created before the given time, at most limit.
+func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Announcement, error) {
+	var rows []struct {
+		MessageID string              `db:"message_id"`
+		AppID     string              `db:"appid"`
+		Revision  sql.Null[uint64]    `db:"revision"`
+		Failure   sql.Null[string]    `db:"failure"`
+		CreatedAt time.Time           `db:"created_at"`
+		Code      []byte              `db:"code"`
+		Cause     sql.Null[string]    `db:"cause"`
+		IssuedAt  sql.Null[time.Time] `db:"issued_at"`
+		ExpiresAt sql.Null[time.Time] `db:"expires_at"`
+	}
+	err := do(ctx, "outbox", func() error {
+		return selectIn(ctx, r.db, &rows, `/* repo.outbox */ SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
+	p.code, p.cause, p.issued_at, p.expires_at
+FROM outbox AS o
+LEFT JOIN pre_auth_code AS p ON p.appid = o.appid AND p.revision = o.revision AND p.deleted_at IS NULL
+WHERE o.created_at < ? ORDER BY o.created_at, o.message_id LIMIT ?`, stored(before), max(limit, 0))
+	})
+	if err != nil {
+		return nil, err
+	}
+	announcements := make([]Announcement, len(rows))
+	for i, row := range rows {
+		announcements[i] = Announcement{
+			MessageID: row.MessageID, AppID: row.AppID, Failure: failureFrom(row.AppID, row.Failure), CreatedAt: row.CreatedAt,
+		}
+		if row.Code != nil {
+			announcements[i].Update = &preauth.Update{
+				AppID: row.AppID, PreAuthCode: preauth.NewSecret(string(row.Code)),
+				IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V,
+				Revision: row.Revision.V, Cause: preauth.Cause(row.Cause.V),
+			}
+		}
+	}
+	return announcements, nil
+}
+
+// DeleteAnnounced removes announcements from the outbox. One that is not there is no error.
+func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
+	// Replicas that delete the same rows meet them in the same order.
+	for piece := range slices.Chunk(slices.Sorted(slices.Values(messageIDs)), maxIn) {
+		err := do(ctx, "delete announced", func() error {
+			statement, args, err := sqlx.In("/* repo.announced */ DELETE FROM outbox WHERE message_id IN (?)", piece)
+			if err != nil {
+				return err
+			}
+			_, err = r.db.ExecContext(ctx, statement, args...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the zero
+// time when none waits.
+func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err error) {
+	var depth struct {
+		Rows   int                 `db:"depth"`
+		Oldest sql.Null[time.Time] `db:"oldest"`
+	}
+	err = do(ctx, "outbox depth", func() error {
+		return r.db.GetContext(ctx, &depth, "/* repo.depth */ SELECT COUNT(*) AS depth, MIN(created_at) AS oldest FROM outbox")
+	})
+	return depth.Rows, depth.Oldest.V, err
+}
+
+// Current returns the current codes, also those that have expired, in the order of their components:
+// at most limit, and those after the given component only. Page through all by passing the last AppID
+// of each page; the first page follows "".
+func (r *Repo) Current(ctx context.Context, afterAppID string, limit int) ([]preauth.Update, error) {
+	var rows []struct {
+		AppID     string    `db:"appid"`
+		Revision  uint64    `db:"revision"`
+		Code      []byte    `db:"code"`
+		Cause     string    `db:"cause"`
+		IssuedAt  time.Time `db:"issued_at"`
+		ExpiresAt time.Time `db:"expires_at"`
+	}
+	err := do(ctx, "current", func() error {
+		return selectIn(ctx, r.db, &rows, `/* repo.current */ SELECT appid, revision, code, cause, issued_at, expires_at
+FROM pre_auth_code FORCE INDEX (current_code) WHERE current_appid > ? ORDER BY current_appid LIMIT ?`, afterAppID, max(limit, 0))
+	})
+	if err != nil {
+		return nil, err
+	}
+	updates := make([]preauth.Update, len(rows))
+	for i, row := range rows {
+		updates[i] = preauth.Update{
+			AppID: row.AppID, PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt,
+			Revision: row.Revision, Cause: preauth.Cause(row.Cause),
+		}
+	}
+	return updates, nil
+}

@@ -1,0 +1,181 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"preauth"
+)
+
+// Outcome is what became of working on a token: a Code, a Failure, or neither where the token was
+// announced again while the code made with it has life left, in which case only the fence moves.
+type Outcome struct {
+	// AppID is the component_appid, "" only for a bad event that names no valid one.
+	AppID string
+	// Token is what was worked on. Its zero value stands for a bad event: the Failure goes into the
+	// outbox, and no component is touched.
+	Token Token
+	// Cause says why the token was worked on.
+	Cause   preauth.Cause
+	Code    *Code
+	Failure *preauth.Failure
+	// DueAt is when the component has to be worked on next; the zero time means not before a newer
+	// token comes.
+	DueAt time.Time
+	// At is when all this happened, by the service's clock.
+	At time.Time
+	// MinRevision is the highest revision that is known to have been announced. The revision given
+	// is above it, and so still grows where the database was restored from a backup.
+	MinRevision uint64
+	// FailureID is the message id of the failure in the outbox, 1 to 400 characters without white
+	// space. It is the same when the same outcome is saved again.
+	FailureID string
+}
+
+// Status says what became of an [Outcome].
+type Status int
+
+const (
+	// Saved means that the outcome is committed, by this call or by an earlier one.
+	Saved Status = iota + 1
+	// Superseded means that nothing was written, because what is known of the component is newer than
+	// the outcome or as good.
+	Superseded
+	// Refused means that nothing was written, and never can be: see [Result.Err]. The outcomes beside
+	// it are not affected.
+	Refused
+)
+
+// String returns the status in lower case.
+func (s Status) String() string {
+	switch s {
+	case Saved:
+		return "saved"
+	case Superseded:
+		return "superseded"
+	case Refused:
+		return "refused"
+	default:
+		return fmt.Sprintf("status %d", int(s))
+	}
+}
+
+// Result is the answer to an [Outcome].
+type Result struct {
+	Status Status
+	// Announcement is what has to be published now, and then deleted from the outbox. It is nil where
+	// there is nothing to publish, or a later outcome of the same call has replaced it already.
+	Announcement *Announcement
+	// Revision is that of the code which the outcome brought, otherwise that of the component's newest
+	// code, 0 if there is none.
+	Revision uint64
+	// Err says what is wrong with a Refused outcome, such as a code that another component has
+	// already. It holds no code.
+	Err error
+}
+
+// isBadEvent reports whether the outcome is of an event that could not be understood.
+func (o Outcome) isBadEvent() bool { return o.Token == Token{} }
+
+// stored returns o with its times as they come back from the database.
+func (o Outcome) stored() Outcome {
+	o.Token, o.DueAt, o.At = o.Token.stored(), stored(o.DueAt), stored(o.At)
+	if o.Code != nil {
+		code := o.Code.stored()
+		o.Code = &code
+	}
+	return o
+}
+
+// The room that the schema has.
+const (
+	maxStream    = 255
+	maxCode      = 512
+	maxCause     = 16
+	maxMessageID = 400
+)
+
+// check returns what makes it impossible to save o.
+func (o Outcome) check() error {
+	var problem string
+	switch {
+	case !isStorable(o.At):
+		problem = "At is missing or beyond the years 1000 to 9999"
+	case !o.DueAt.IsZero() && !isStorable(o.DueAt):
+		problem = "DueAt is beyond the years 1000 to 9999"
+	case o.Code != nil && o.Failure != nil:
+		problem = "there is a code and a failure: only one of them can be"
+	case o.MinRevision >= math.MaxInt64:
+		problem = "MinRevision leaves no room for another revision"
+	case o.isBadEvent() && o.Failure == nil:
+		problem = "Token is missing: only a failure goes without one"
+	case (o.AppID != "" || !o.isBadEvent()) && preauth.CheckAppID(o.AppID) != nil:
+		problem = "AppID cannot be a component_appid"
+	}
+	if problem == "" && !o.isBadEvent() {
+		problem = o.Token.problem()
+	}
+	if problem == "" && o.Code != nil {
+		problem = o.Code.problem()
+		if problem == "" && (o.Cause == "" || len(o.Cause) > maxCause) {
+			problem = fmt.Sprintf("Cause must have 1 to %d bytes", maxCause)
+		}
+	}
+	if problem == "" && o.Failure != nil {
+		problem = o.failureProblem()
+	}
+	if problem != "" {
+		return errors.New("repo: impossible outcome: " + problem)
+	}
+	return nil
+}
+
+func (t Token) problem() string {
+	switch p := t.Position; {
+	case p.Stream == "" || utf8.RuneCountInString(p.Stream) > maxStream || !utf8.ValidString(p.Stream):
+		return fmt.Sprintf("Token.Position.Stream must have 1 to %d characters of UTF-8", maxStream)
+	case !isStorable(p.Time) || !isStorable(p.StreamCreated):
+		return "Token.Position has a time that is missing or beyond the years 1000 to 9999"
+	case !t.ExpiresAt.IsZero() && !isStorable(t.ExpiresAt):
+		return "Token.ExpiresAt is beyond the years 1000 to 9999"
+	}
+	return ""
+}
+
+func (c Code) problem() string {
+	switch {
+	case c.PreAuthCode.IsZero() || len(c.PreAuthCode.Reveal()) > maxCode:
+		return fmt.Sprintf("the code must have 1 to %d bytes", maxCode)
+	case !isStorable(c.IssuedAt) || !isStorable(c.ExpiresAt):
+		return "Code has a time that is missing or beyond the years 1000 to 9999"
+	}
+	return ""
+}
+
+func (o Outcome) failureProblem() string {
+	impossible := func(r rune) bool { return r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r) }
+	switch {
+	case o.FailureID == "" || utf8.RuneCountInString(o.FailureID) > maxMessageID || strings.ContainsFunc(o.FailureID, impossible):
+		return fmt.Sprintf("FailureID must have 1 to %d characters and no white space", maxMessageID)
+	case o.Failure.AppID != o.AppID:
+		return "Failure.AppID is not AppID"
+	case o.Failure.Class == "":
+		return "Failure has no class"
+	case o.Failure.Attempt < 0 || o.Failure.Attempt > math.MaxInt32:
+		return "Failure.Attempt is negative or beyond all reason"
+	case len(o.Failure.Encode()) > preauth.MaxBody:
+		return fmt.Sprintf("Failure has more than %d bytes: cut ErrMsg", preauth.MaxBody)
+	}
+	return ""
+}
+
+// isStorable reports whether a DATETIME can hold t.
+func isStorable(t time.Time) bool {
+	year := t.UTC().Year()
+	return !t.IsZero() && year >= 1000 && year <= 9999
+}

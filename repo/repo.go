@@ -1,0 +1,155 @@
+// Package repo is what preauth keeps in MySQL: the components with the newest token event taken for
+// each, their codes, and the outbox of what has yet to be announced.
+//
+// It promises that
+//   - a component has at most one current code, which the schema itself enforces;
+//   - an event never replaces the code of a newer one, however late or often it is saved;
+//   - an announcement is in the outbox if and only if what it announces is committed;
+//   - what is saved again, after a lost connection or a lost answer to COMMIT, is saved once.
+//
+// It never waits for anything but the database, takes its times from the caller, stores no
+// component_access_token, and puts no code and no part of a DSN into an error.
+//
+// The statements are the same for MySQL 8, MariaDB 10.6 and TiDB. Each begins with a comment that
+// names it, such as /* repo.lock */, which is how it is told in SHOW PROCESSLIST and in the tests
+// that make it fail.
+package repo
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jmoiron/sqlx"
+)
+
+// Repo is the database. It is safe for concurrent use.
+type Repo struct{ db *sqlx.DB }
+
+// Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
+// may hold. It does not connect, so the server may come later. maxConns bounds the connections, all
+// of which are kept while they are in use every now and then.
+func Open(dsn string, maxConns int) (*Repo, error) {
+	if maxConns < 1 {
+		return nil, fmt.Errorf("repo: open: at most %d connections are allowed: allow 1 at least", maxConns)
+	}
+	connector, err := Connector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	// Shorter than the idle limits of servers and of what stands between, and short enough that the
+	// connections spread again over the servers behind one address.
+	db.SetConnMaxLifetime(3 * time.Minute)
+	return New(sqlx.NewDb(db, "mysql")), nil
+}
+
+// New returns a Repo over connections of the caller's making. They must be as those of [Connector]:
+// test tooling wraps that one.
+func New(db *sqlx.DB) *Repo { return &Repo{db: db} }
+
+// Close closes the connections.
+func (r *Repo) Close() error { return r.db.Close() }
+
+// Limits that a DSN may replace, as timeout, readTimeout and writeTimeout.
+const (
+	dialTimeout  = 5 * time.Second
+	readTimeout  = 15 * time.Second
+	writeTimeout = 10 * time.Second
+)
+
+// Connector returns what [Open] connects with. dsn is one of github.com/go-sql-driver/mysql:
+// user:password@tcp(host:3306)/database?option=value. What the statements of this package rely on is
+// set whatever the DSN says: times in UTC, utf8mb4, the strict SQL mode, READ COMMITTED. A DSN that
+// cannot work is an error, which never repeats any of it.
+func Connector(dsn string) (driver.Connector, error) {
+	cfg, err := parseDSN(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("repo: the MySQL DSN: %w", err)
+	}
+	connector, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, errors.New("repo: the MySQL DSN: the driver refuses its options")
+	}
+	return readCommitted{connector}, nil
+}
+
+func parseDSN(dsn string) (cfg *mysql.Config, err error) {
+	const form = "it must read user:password@tcp(host:3306)/database?option=value"
+	defer func() {
+		if recover() != nil { // the driver panics on an option that it once had
+			cfg, err = nil, errors.New(form)
+		}
+	}()
+	cfg, err = mysql.ParseDSN(dsn)
+	if err != nil {
+		// The driver's own words may quote a part of the password.
+		return nil, errors.New(form)
+	}
+	switch {
+	case cfg.DBName == "":
+		return nil, errors.New("it names no database: " + form)
+	case cfg.MultiStatements:
+		return nil, errors.New("leave multiStatements out: several statements in one call are what an injection needs")
+	case cfg.Timeout < 0 || cfg.ReadTimeout < 0 || cfg.WriteTimeout < 0:
+		return nil, errors.New("timeout, readTimeout and writeTimeout must not be negative")
+	}
+
+	cfg.ParseTime, cfg.Loc = true, time.UTC
+	// The driver puts the arguments into the statement, which saves a round trip for each.
+	cfg.InterpolateParams = true
+	// A row that an UPDATE matches counts, whether or not it changes.
+	cfg.ClientFoundRows = true
+	// After a failover the connections to what is now a replica are given up.
+	cfg.RejectReadOnly = true
+	cfg.Timeout = orDefault(cfg.Timeout, dialTimeout)
+	cfg.ReadTimeout = orDefault(cfg.ReadTimeout, readTimeout)
+	cfg.WriteTimeout = orDefault(cfg.WriteTimeout, writeTimeout)
+	cfg.Logger = &mysql.NopLogger{} // whatever it would write comes back as an error too
+	cfg.Params = maps.Clone(cfg.Params)
+	if cfg.Params == nil {
+		cfg.Params = map[string]string{}
+	}
+	// A server with a lax mode would cut a long value short instead of refusing it.
+	cfg.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+	if err := cfg.Apply(mysql.Charset("utf8mb4", "")); err != nil {
+		return nil, errors.New("the driver refuses its options")
+	}
+	return cfg, nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// readCommitted sets the isolation level once for each connection, so that no transaction has to.
+// MySQL and MariaDB name the variable differently; the statement is the same.
+type readCommitted struct{ driver.Connector }
+
+func (c readCommitted) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	execer, ok := conn.(driver.ExecerContext)
+	if !ok {
+		err = errors.New("the driver's connection executes no statement")
+	} else {
+		_, err = execer.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}

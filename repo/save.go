@@ -1,0 +1,88 @@
+package repo
+
+import (
+	"context"
+	"slices"
+)
+
+// maxBatch bounds the outcomes of one transaction: 100 failures of [preauth.MaxBody] still fit into
+// the smallest max_allowed_packet among the servers' defaults.
+const maxBatch = 100
+
+// Save commits outcomes, at most 100 of them in one transaction, and returns what became of each, in
+// the order given. Several outcomes of one component count in their order, as if saved one after the
+// other.
+//
+// An error means that nothing is known: see [ErrUnavailable]. Save the same outcomes again; those that
+// were committed are recognised and get the answer that was lost.
+func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
+	results := make([]Result, 0, len(outcomes))
+	for batch := range slices.Chunk(outcomes, maxBatch) {
+		saved, err := r.saveBatch(ctx, batch)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, saved...)
+	}
+	return results, nil
+}
+
+func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Result, err error) {
+	lookUp := false
+	err = do(ctx, "save", func() error {
+		results, err = r.saveOnce(ctx, outcomes, lookUp)
+		// A first attempt trusts that the codes are new. Another has to know, because this one may have
+		// been committed, or have met them in the unique key.
+		lookUp = true
+		return err
+	})
+	return results, err
+}
+
+// saveOnce makes one attempt at the transaction: lock, decide, write.
+func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([]Result, error) {
+	results := make([]Result, len(outcomes))
+	p := plan{components: map[string]*component{}, holders: map[string]string{}}
+	for i, o := range outcomes {
+		if err := o.check(); err != nil {
+			results[i] = Result{Status: Refused, Err: err}
+			continue
+		}
+		if at := stored(o.At); at.After(p.at) {
+			p.at = at
+		}
+		if !o.isBadEvent() {
+			p.components[o.AppID] = nil
+		}
+		if lookUp && o.Code != nil {
+			p.holders[o.Code.PreAuthCode.Reveal()] = ""
+		}
+	}
+	if p.at.IsZero() {
+		return results, nil // every one is refused
+	}
+
+	tx, err := r.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := p.lock(ctx, tx); err != nil {
+		return nil, err
+	}
+	if err := p.findHolders(ctx, tx); err != nil {
+		return nil, err
+	}
+	for i, o := range outcomes {
+		if results[i].Status != Refused {
+			p.apply(o.stored(), &results[i])
+		}
+	}
+	if err := p.write(ctx, tx); err != nil {
+		return nil, err
+	}
+	if err := tx.Commit(); err != nil {
+		return nil, err
+	}
+	return results, nil
+}

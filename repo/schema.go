@@ -1,0 +1,50 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"preauth"
+)
+
+// ApplySchema creates what is missing of [preauth.Schema] and changes nothing else. Any number of
+// replicas may do so at once. Every statement commits by itself, so after an error a part of the
+// schema may be there: apply it again.
+func (r *Repo) ApplySchema(ctx context.Context) error {
+	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
+		err := do(ctx, "apply schema", func() error {
+			_, err := r.db.ExecContext(ctx, "/* repo.schema */ "+strings.TrimSuffix(statement, ";"))
+			if isServerError(err, tableExists) { // another replica was quicker in spite of IF NOT EXISTS
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uniqueKeys are the keys that keep the promises of this package whatever a program does.
+var uniqueKeys = []string{
+	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code", "pre_auth_code.revision",
+}
+
+// Check returns nil if the server is reachable and the schema complete. The error says what to do.
+func (r *Repo) Check(ctx context.Context) error {
+	var found []string
+	err := do(ctx, "check", func() error {
+		return selectIn(ctx, r.db, &found, `/* repo.check */ SELECT DISTINCT CONCAT(table_name, '.', index_name)
+FROM information_schema.statistics
+WHERE table_schema = DATABASE() AND non_unique = 0 AND CONCAT(table_name, '.', index_name) IN (?)`, uniqueKeys)
+	})
+	if err != nil {
+		return err
+	}
+	if len(found) < len(uniqueKeys) {
+		return fmt.Errorf("repo: check: the schema is incomplete; run `preauth schema apply`: %d of %d unique keys are there", len(found), len(uniqueKeys))
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+-- The schema of preauth, for MySQL 8.0 and later, MariaDB 10.6 and later, and TiDB.
+--
+-- "preauth schema apply" runs it, and "preauth serve" does where it is told to. Every statement may
+-- be run again at any time. All times are UTC from the service's clock, never the server's, so the
+-- session's time zone plays no part. Component_access_tokens are never stored, only their SHA-256.
+
+-- One row for each component that a valid token event ever named. A saving transaction locks it
+-- first, so whatever concerns one component happens one after the other.
+--
+-- Components in trouble:
+--   SELECT appid, attempts, due_at, failure FROM component WHERE failure IS NOT NULL
+CREATE TABLE IF NOT EXISTS component (
+  appid                VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
+  revision             BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'of the newest code; counts the codes and only grows',
+  token_stream         VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '' COMMENT 'the newest token event taken: its stream',
+  token_stream_created DATETIME(6)  NULL COMMENT 'when that stream was created: a stream created anew counts from 1 again',
+  token_sequence       BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'its sequence in the stream',
+  token_time           DATETIME(6)  NULL COMMENT 'when the stream took it',
+  token_fingerprint    BINARY(32)   NULL COMMENT 'SHA-256 of its token',
+  token_expires_at     DATETIME(6)  NULL COMMENT 'when its token dies',
+  attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'calls to WeChat in vain since the last code',
+  due_at               DATETIME(6)  NULL COMMENT 'when the component is worked on next, to renew or to try again; NULL: not before a newer token',
+  lease                BINARY(16)   NULL COMMENT 'the call of a replica that moved due_at last',
+  failure              MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'the last failure as announced on preauth.failed, JSON; NULL after a success',
+  created_at           DATETIME(6)  NOT NULL,
+  updated_at           DATETIME(6)  NOT NULL,
+  PRIMARY KEY (appid),
+  KEY due (due_at)
+) COMMENT = 'preauth: the components and the newest token taken for each';
+
+-- Every code ever saved. The current one of a component has no deleted_at, and current_appid, which
+-- is NULL for all others, lets the unique key refuse a second one.
+--
+-- The current codes:
+--   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE deleted_at IS NULL
+CREATE TABLE IF NOT EXISTS pre_auth_code (
+  id                BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  appid             VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
+  revision          BIGINT UNSIGNED NOT NULL COMMENT 'as announced',
+  code              VARBINARY(512) NOT NULL COMMENT 'the pre_auth_code; compared byte for byte',
+  cause             VARCHAR(16)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it was made for: token, renewal',
+  token_fingerprint BINARY(32)     NOT NULL COMMENT 'SHA-256 of the token it was made with',
+  issued_at         DATETIME(6)    NOT NULL,
+  expires_at        DATETIME(6)    NOT NULL,
+  deleted_at        DATETIME(6)    NULL COMMENT 'when a newer code replaced it; NULL: the current code',
+  current_appid     VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin
+                    GENERATED ALWAYS AS (IF(deleted_at IS NULL, appid, NULL)) STORED,
+  PRIMARY KEY (id),
+  UNIQUE KEY code (code),
+  UNIQUE KEY current_code (current_appid),
+  UNIQUE KEY revision (appid, revision)
+) COMMENT = 'preauth: the codes, of which each component has one current';
+
+-- What was committed and is not yet known to be announced. A row is deleted once the stream has
+-- stored its message; rows that stay mean that NATS does not take them.
+CREATE TABLE IF NOT EXISTS outbox (
+  message_id VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced',
+  appid      VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid; empty for an event that names no valid one',
+  revision   BIGINT UNSIGNED NULL COMMENT 'an update: the code is pre_auth_code''s with this revision',
+  failure    MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'a failure: the body, JSON',
+  created_at DATETIME(6)  NOT NULL,
+  PRIMARY KEY (message_id),
+  KEY created (created_at),
+  CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
+) COMMENT = 'preauth: announcements not yet known to be published';
