@@ -61,13 +61,16 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
+	if l.AppID != r.AppID {
+		return Lookup{}, fmt.Errorf("preauth: look-up: %w", invalid("the answer is about another component"))
+	}
 	return l, nil
 }
 
 // Subscribe calls updated for every code announced from now on, one after the other. Delivery is
 // NATS's at-most-once: what is announced while the connection is down is missed, so look a component
 // up when its last update nears its expiry, with [LookupRequest.MinRevision] set to the last revision
-// seen. A message that is no update is left out and reported to failed.
+// seen. A message that is no update is left out and reported to failed. Neither function may be nil.
 //
 // Unsubscribe or drain the returned subscription to stop.
 func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subscription, error) {

@@ -1,0 +1,351 @@
+package preauth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+
+	"preauth"
+)
+
+// connect starts a NATS server for one test and returns a connection to it.
+func connect(t *testing.T) *nats.Conn {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the NATS server does not get ready")
+	}
+	nc, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func newClient(t *testing.T, nc *nats.Conn) *preauth.Client {
+	t.Helper()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// stream creates a stream and returns it.
+func stream(t *testing.T, nc *nats.Conn, config jetstream.StreamConfig) jetstream.Stream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	created, err := js.CreateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return created
+}
+
+// receive waits for a value.
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-from:
+		return value
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came within 10 s")
+		panic("unreachable")
+	}
+}
+
+func TestAnnounceIsStoredByTheStream(t *testing.T) {
+	nc := connect(t)
+	tokens := stream(t, nc, jetstream.StreamConfig{Name: "TOKENS", Subjects: []string{"component.token.updated.>"}})
+	event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(time.Hour)}
+
+	if err := newClient(t, nc).Announce(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+
+	stored, err := tokens.GetMsg(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := preauth.AppIDIn("component.token.updated", stored.Subject)
+	got, err := preauth.ParseTokenEvent(named, stored.Header, stored.Data, at.Add(time.Minute))
+	if err != nil || named != appID || !reflect.DeepEqual(got, event) {
+		t.Errorf("on %s: got %+v, %v", stored.Subject, got, err)
+	}
+}
+
+func TestAnnounceRefusesWhatTheServiceWould(t *testing.T) {
+	nc := connect(t)
+	tokens := stream(t, nc, jetstream.StreamConfig{Name: "TOKENS", Subjects: []string{"component.token.updated.>"}})
+	client := newClient(t, nc)
+	bad := map[string]preauth.TokenEvent{
+		"64 letters, digits":                {AppID: ">", Token: preauth.NewSecret(token)},
+		"component_access_token is missing": {AppID: appID},
+		"without white space":               {AppID: appID, Token: preauth.NewSecret(token + "\n")},
+		"expires_at must give": {
+			AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(48 * time.Hour),
+		},
+	}
+	for says, event := range bad {
+		checkRefused(t, client.Announce(t.Context(), event), says)
+	}
+	info, err := tokens.Info(t.Context())
+	if err != nil || info.State.Msgs != 0 {
+		t.Errorf("%d events were stored, %v", info.State.Msgs, err)
+	}
+}
+
+func TestAnnounceFails(t *testing.T) {
+	event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token)}
+	check := func(t *testing.T, err, want error) {
+		t.Helper()
+		if !errors.Is(err, want) || errors.Is(err, preauth.ErrInvalid) || strings.Contains(err.Error(), marker) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	t.Run("when no stream keeps tokens", func(t *testing.T) {
+		check(t, newClient(t, connect(t)).Announce(t.Context(), event), jetstream.ErrNoStreamResponse)
+	})
+	t.Run("when the context ends first", func(t *testing.T) {
+		nc := connect(t)
+		if _, err := nc.SubscribeSync("component.token.updated.>"); err != nil { // takes it, and never acknowledges
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		check(t, newClient(t, nc).Announce(ctx, event), context.Canceled)
+	})
+	t.Run("when the connection is closed", func(t *testing.T) {
+		nc := connect(t)
+		client := newClient(t, nc)
+		nc.Close()
+		check(t, client.Announce(t.Context(), event), nats.ErrConnectionClosed)
+	})
+}
+
+// serve answers look-ups as the service does: a micro service on "preauth.lookup.>".
+func serve(t *testing.T, nc *nats.Conn, answer func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error)) {
+	t.Helper()
+	service, err := micro.AddService(nc, micro.Config{Name: "preauth", Version: "0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = service.Stop() })
+	handle := func(r micro.Request) {
+		request, err := preauth.ParseLookupRequest(preauth.AppIDIn("preauth.lookup", r.Subject()), r.Data())
+		if err != nil {
+			t.Errorf("the client sent a bad request: %v", err)
+		}
+		lookup, failed := answer(request)
+		if failed != nil {
+			err = r.Error(fmt.Sprint(failed.Code), failed.Message, failed.Encode())
+		} else {
+			err = r.Respond(lookup.Encode())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := service.AddEndpoint("lookup", micro.HandlerFunc(handle), micro.WithEndpointSubject("preauth.lookup.>")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLookup(t *testing.T) {
+	nc := connect(t)
+	requests := make(chan preauth.LookupRequest, 1)
+	serve(t, nc, func(r preauth.LookupRequest) (preauth.Lookup, *preauth.Error) {
+		requests <- r
+		return aLookup(), nil
+	})
+	request := preauth.LookupRequest{
+		AppID: appID, MinTTL: time.Minute, MinRevision: 7, LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/"},
+	}
+
+	got, err := newClient(t, nc).Lookup(t.Context(), request)
+
+	if want := aLookup(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if sent := receive(t, requests); sent != request {
+		t.Errorf("the service got %+v, want %+v", sent, request)
+	}
+}
+
+func TestLookupAnsweredWithAnError(t *testing.T) {
+	nc := connect(t)
+	want := &preauth.Error{
+		Code: preauth.CodeUnavailable, Message: "no valid code", Class: preauth.ClassQuota, ErrCode: 45009,
+		ErrMsg: "reach max api daily quota limit", RID: "62ea13fb", RetryAt: at,
+	}
+	serve(t, nc, func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error) { return preauth.Lookup{}, want })
+
+	got, err := newClient(t, nc).Lookup(t.Context(), preauth.LookupRequest{AppID: appID})
+
+	if failed, ok := errors.AsType[*preauth.Error](err); !ok || !reflect.DeepEqual(failed, want) {
+		t.Errorf("got %#v, want %#v", err, want)
+	}
+	if !reflect.DeepEqual(got, preauth.Lookup{}) {
+		t.Error("something was returned beside the error")
+	}
+}
+
+func TestLookupRefusesWhatTheServiceWould(t *testing.T) {
+	nc := connect(t)
+	serve(t, nc, func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error) {
+		t.Error("the request was sent")
+		return aLookup(), nil
+	})
+	client := newClient(t, nc)
+	bad := map[string]preauth.LookupRequest{
+		"name the component":                    {},
+		"64 letters, digits":                    {AppID: "*"},
+		"min_ttl must be 0 to 86400 seconds":    {AppID: appID, MinTTL: -time.Second},
+		"min_ttl must be 0 to 86400":            {AppID: appID, MinTTL: 1<<63 - 1},
+		"auth_type must be one of":              {AppID: appID, LinkOptions: preauth.LinkOptions{AuthType: 7}},
+		"biz_appid must be the appid":           {AppID: appID, LinkOptions: preauth.LinkOptions{BizAppID: marker + "&"}},
+		"redirect_uri must be an absolute http": {AppID: appID, LinkOptions: preauth.LinkOptions{RedirectURI: "/" + marker}},
+	}
+	for says, request := range bad {
+		_, err := client.Lookup(t.Context(), request)
+		checkRefused(t, err, says)
+	}
+}
+
+func TestLookupFails(t *testing.T) {
+	request := preauth.LookupRequest{AppID: appID}
+	t.Run("when no service runs", func(t *testing.T) {
+		if _, err := newClient(t, connect(t)).Lookup(t.Context(), request); !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("when no answer comes in time", func(t *testing.T) {
+		nc := connect(t)
+		if _, err := nc.SubscribeSync("preauth.lookup.>"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if _, err := newClient(t, nc).Lookup(ctx, request); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("when the answer is none", func(t *testing.T) {
+		nc := connect(t)
+		_, err := nc.Subscribe("preauth.lookup.>", func(m *nats.Msg) { _ = m.Respond([]byte(`{"pre_auth_code":"` + code)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = newClient(t, nc).Lookup(t.Context(), request)
+		checkRefused(t, err, "ends too early")
+	})
+	t.Run("when the answer is about another component", func(t *testing.T) {
+		nc := connect(t)
+		serve(t, nc, func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error) { return aLookup(), nil })
+		_, err := newClient(t, nc).Lookup(t.Context(), preauth.LookupRequest{AppID: "wx1"})
+		checkRefused(t, err, "about another component")
+	})
+}
+
+// The server copies announcements to the subject that is subscribed to.
+func TestSubscribe(t *testing.T) {
+	nc := connect(t)
+	stream(t, nc, jetstream.StreamConfig{
+		Name: "PREAUTH", Subjects: []string{"preauth.updated.*"},
+		RePublish: &jetstream.RePublish{Source: "preauth.updated.*", Destination: "preauth.updated"},
+	})
+	updates, failures := make(chan preauth.Update, 4), make(chan error, 4)
+	sub, err := newClient(t, nc).Subscribe(func(u preauth.Update) { updates <- u }, func(err error) { failures <- err })
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	first, second := anUpdate(), anUpdate()
+	second.Revision++
+	bodies := [][]byte{first.Encode(), []byte(`{"pre_auth_code":"` + code + `"}`), second.Encode()}
+	for _, body := range bodies {
+		if _, err := nc.Request(preauth.Of("preauth.updated", appID), body, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	for _, want := range []preauth.Update{first, second} {
+		if got := receive(t, updates); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	checkRefused(t, receive(t, failures), "message on preauth.updated: ")
+
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Request(preauth.Of("preauth.updated", appID), first.Encode(), 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.FlushTimeout(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if len(updates)+len(failures) > 0 {
+		t.Error("something came after Unsubscribe")
+	}
+}
+
+func TestSubscribeFailsWhenTheConnectionIsClosed(t *testing.T) {
+	nc := connect(t)
+	client := newClient(t, nc)
+	nc.Close()
+	if _, err := client.Subscribe(func(preauth.Update) {}, func(error) {}); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClientWithOtherSubjects(t *testing.T) {
+	nc := connect(t)
+	client, err := preauth.NewClientWith(nc, preauth.Subjects{TokenUpdated: "a.token", Updated: "a.code", Lookup: "a.ask"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := stream(t, nc, jetstream.StreamConfig{Name: "TOKENS", Subjects: []string{"a.token.*"}})
+	if err := client.Announce(t.Context(), preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := tokens.GetLastMsgForSubject(t.Context(), "a.token."+appID); err != nil {
+		t.Error(err)
+	}
+
+	if _, err := nc.Subscribe("a.ask."+appID, func(m *nats.Msg) { _ = m.Respond(aLookup().Encode()) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Lookup(t.Context(), preauth.LookupRequest{AppID: appID}); err != nil {
+		t.Error(err)
+	}
+
+	updates := make(chan preauth.Update, 1)
+	if _, err := client.Subscribe(func(u preauth.Update) { updates <- u }, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Publish("a.code", anUpdate().Encode()); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, updates)
+}
