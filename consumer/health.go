@@ -1,0 +1,138 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// healthCheck is how often MySQL and the progress of events are looked at.
+const healthCheck = 2 * time.Second
+
+// health knows why the service is not ready, and what the gauges show.
+type health struct {
+	*Service
+
+	mu      sync.Mutex
+	reasons map[string]error
+	gauges  gauges
+
+	lastDone    time.Time
+	lastPending uint64
+}
+
+// gauges are the figures that are asked for from time to time.
+type gauges struct {
+	outboxRows   int
+	outboxOldest time.Time
+	pending      uint64
+	ackPending   int
+}
+
+func newHealth(s *Service) *health {
+	starting := errors.New("is not followed yet")
+	return &health{Service: s, reasons: map[string]error{
+		string(tokenStream) + " stream":  starting,
+		string(updateStream) + " stream": starting,
+		"MySQL":                          errors.New("was not asked yet"),
+	}}
+}
+
+// set notes the state of a part; a nil err means that it is well.
+func (h *health) set(part string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		delete(h.reasons, part)
+	} else {
+		h.reasons[part] = err
+	}
+}
+
+// Ready returns nil if the service does all its work, and else why not, part by part. A service that
+// is not ready still does what it can: it answers look-ups from memory without MySQL, for example.
+func (s *Service) Ready() error {
+	h := s.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var reasons []error
+	if status := s.nc.Status(); status != nats.CONNECTED {
+		reasons = append(reasons, fmt.Errorf("NATS: the connection is %s", status))
+	}
+	for _, part := range slices.Sorted(maps.Keys(h.reasons)) {
+		reasons = append(reasons, fmt.Errorf("%s: %w", part, h.reasons[part]))
+	}
+	return errors.Join(reasons...)
+}
+
+// run looks at MySQL and at the progress of events until ctx ends.
+func (h *health) run(ctx context.Context) {
+	h.lastDone = h.cfg.Now()
+	for {
+		checkCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+		h.checkMySQL(checkCtx)
+		h.checkProgress(checkCtx)
+		cancel()
+		if !pause(ctx, jittered(healthCheck)) {
+			return
+		}
+	}
+}
+
+func (h *health) checkMySQL(ctx context.Context) {
+	err := h.db.Check(ctx)
+	h.set("MySQL", err)
+	if err != nil {
+		return
+	}
+	rows, oldest, err := h.db.OutboxDepth(ctx)
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gauges.outboxRows, h.gauges.outboxOldest = rows, oldest
+}
+
+// checkProgress finds a service that is up and gets nothing done.
+func (h *health) checkProgress(ctx context.Context) {
+	stream := h.streams.name(tokenStream)
+	if stream == "" {
+		return
+	}
+	cons, err := h.js.Consumer(ctx, stream, h.cfg.Durable)
+	if err != nil {
+		if !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			h.log.Debug("consumer not asked", "error", err)
+		}
+		return
+	}
+	info, now := cons.CachedInfo(), h.cfg.Now()
+	floor := info.AckFloor.Stream
+	h.mu.Lock()
+	h.gauges.pending, h.gauges.ackPending = info.NumPending, info.NumAckPending
+	moved := floor != h.lastPending
+	h.lastPending = floor
+	if moved || info.NumPending+uint64(info.NumAckPending) == 0 {
+		h.lastDone = now
+	}
+	idle := now.Sub(h.lastDone)
+	h.mu.Unlock()
+
+	err = nil
+	if idle > h.cfg.Stall {
+		err = fmt.Errorf("%d token events wait and none was finished for %v",
+			info.NumPending+uint64(info.NumAckPending), idle.Truncate(time.Second))
+	}
+	h.set("progress", err)
+}

@@ -1,0 +1,152 @@
+package consumer
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+	"preauth/repo"
+	"preauth/wechat"
+)
+
+// metrics are what Prometheus is told. No label has a value that comes from outside, but for WeChat's
+// classes.
+type metrics struct {
+	events       *prometheus.CounterVec
+	eventSeconds prometheus.Histogram
+	endToEnd     prometheus.Histogram
+	calls        *prometheus.CounterVec
+	callSeconds  *prometheus.HistogramVec
+	failures     *prometheus.CounterVec
+	txSeconds    *prometheus.HistogramVec
+	txOutcomes   prometheus.Histogram
+	publishes    *prometheus.HistogramVec
+	lookups      *prometheus.CounterVec
+}
+
+// seconds are the buckets of all durations: from a tenth of a millisecond to half a minute.
+var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "preauth", Name: name, Help: help}, labels)
+	}
+	durations := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(
+			prometheus.HistogramOpts{Namespace: "preauth", Name: name, Help: help, Buckets: seconds}, labels)
+	}
+	m := &metrics{
+		events: counters("events_total",
+			"Token events settled, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
+		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
+		failures: counters("failures_total", "Failures recorded and announced, by class.", "class"),
+		lookups:  counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code"),
+		callSeconds: durations("wechat_call_duration_seconds",
+			"Time of a call of WeChat, over all hosts tried.", "class"),
+		txSeconds: durations("transaction_duration_seconds", "Time of the saving transaction, retries included.", "result"),
+		publishes: durations("publish_duration_seconds", "Time until the stream has stored an announcement.", "result"),
+		eventSeconds: durations("event_duration_seconds",
+			"Time from taking up a token event to its committed outcome.").With(nil).(prometheus.Histogram),
+		endToEnd: durations("event_age_seconds",
+			"Age of a token event, by the stream's clock, when its outcome was committed.").With(nil).(prometheus.Histogram),
+		txOutcomes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "preauth", Name: "transaction_outcomes", Help: "Outcomes saved by one transaction.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+		}),
+	}
+	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups, m.callSeconds, m.txSeconds, m.publishes,
+		m.eventSeconds, m.endToEnd, m.txOutcomes)
+	return m
+}
+
+// observe registers the figures that are read when Prometheus asks.
+func (m *metrics) observe(s *Service, registerer prometheus.Registerer) {
+	gauge := func(name, help string, read func() float64) {
+		registerer.MustRegister(prometheus.NewGaugeFunc(
+			prometheus.GaugeOpts{Namespace: "preauth", Name: name, Help: help}, read))
+	}
+	of := func(read func(gauges) float64) func() float64 {
+		return func() float64 {
+			s.health.mu.Lock()
+			defer s.health.mu.Unlock()
+			return read(s.health.gauges)
+		}
+	}
+	gauge("events_in_hand", "Token events that this replica works on.", func() float64 { return float64(s.tokens.hand.size()) })
+	gauge("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(s.codes.size()) })
+	gauge("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(s.tokens.view.size()) })
+	gauge("outbox_rows", "Announcements that no stream has stored yet, of all replicas.",
+		of(func(g gauges) float64 { return float64(g.outboxRows) }))
+	gauge("outbox_oldest_seconds", "Age of the oldest of them.", of(func(g gauges) float64 {
+		if g.outboxOldest.IsZero() {
+			return 0
+		}
+		return max(0, s.cfg.Now().Sub(g.outboxOldest).Seconds())
+	}))
+	gauge("consumer_pending", "Token events that no replica has taken up.",
+		of(func(g gauges) float64 { return float64(g.pending) }))
+	gauge("consumer_ack_pending", "Token events that replicas have in hand.",
+		of(func(g gauges) float64 { return float64(g.ackPending) }))
+	gauge("ready", "1 if the service does all its work.", func() float64 {
+		if s.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
+func (m *metrics) superseded() { m.events.WithLabelValues("superseded").Inc() }
+
+func (m *metrics) failed(class preauth.Class) { m.failures.WithLabelValues(string(class)).Inc() }
+
+func (m *metrics) eventDone(outcome repo.Outcome, took, age time.Duration) {
+	label := "repeated"
+	switch {
+	case outcome.Code != nil:
+		label = "saved"
+	case outcome.Failure != nil && outcome.Failure.RetryAt.IsZero():
+		label = "given_up"
+	case outcome.Failure != nil:
+		label = "parked"
+	}
+	m.events.WithLabelValues(label).Inc()
+	m.eventSeconds.Observe(took.Seconds())
+	m.endToEnd.Observe(max(0, age.Seconds()))
+}
+
+func (m *metrics) called(err error, took time.Duration) {
+	class := "ok"
+	if failed, ok := errors.AsType[*wechat.Error](err); ok {
+		class = string(failed.Class)
+	} else if err != nil {
+		class = "cancelled"
+	}
+	m.calls.WithLabelValues(class).Inc()
+	m.callSeconds.WithLabelValues(class).Observe(took.Seconds())
+}
+
+func (m *metrics) saved(outcomes int, took time.Duration, err error) {
+	m.txSeconds.WithLabelValues(result(err)).Observe(took.Seconds())
+	m.txOutcomes.Observe(float64(outcomes))
+}
+
+func (m *metrics) published(err error, took time.Duration) {
+	m.publishes.WithLabelValues(result(err)).Observe(took.Seconds())
+}
+
+func (m *metrics) lookedUp(code int) {
+	if code == 0 {
+		code = 200
+	}
+	m.lookups.WithLabelValues(strconv.Itoa(code)).Inc()
+}
+
+func result(err error) string {
+	if err != nil {
+		return "error"
+	}
+	return "ok"
+}

@@ -1,0 +1,263 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"preauth"
+	"preauth/repo"
+	"preauth/wechat"
+)
+
+const (
+	// inHandWait is the longest wait that is spent with the event in hand. What has to wait longer
+	// is recorded as failed, with the time at which the due loop tries again.
+	inHandWait = 2 * time.Second
+	// inHandTries bounds the calls made for an event before it is recorded as failed.
+	inHandTries = 5
+	// youngToken is the age up to which a rejected token is tried once more: WeChat may not know it
+	// everywhere yet.
+	youngToken = 30 * time.Second
+)
+
+// errOvertaken: a newer token makes a code for this one moot.
+var errOvertaken = errors.New("a newer token was announced")
+
+// china is the time zone in which WeChat's day begins.
+var china = time.FixedZone("UTC+8", 8*60*60)
+
+// minter asks WeChat for codes. It is the only caller of package wechat's API.
+type minter struct {
+	*Service
+	api   *wechat.Client
+	calls chan struct{} // bounds the calls under way
+}
+
+func newMinter(s *Service, api *wechat.Client) *minter {
+	return &minter{Service: s, api: api, calls: make(chan struct{}, s.cfg.Calls)}
+}
+
+// job is a code to be made.
+type job struct {
+	// outcome is to be completed with the code or the failure.
+	outcome  repo.Outcome
+	secret   preauth.Secret
+	issuedAt time.Time
+	// attempts counts the calls in vain since the component's last success.
+	attempts int
+	// overtaken reports that a newer token was announced meanwhile.
+	overtaken func() bool
+}
+
+// mint completes the job's outcome with a code, or with the failure and the time of the next try.
+// The error is errOvertaken, or that of ctx.
+func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
+	for try := 1; ; try++ {
+		if j.overtaken() {
+			return repo.Outcome{}, errOvertaken
+		}
+		code, err := m.call(ctx, j)
+		if ctx.Err() != nil {
+			return repo.Outcome{}, ctx.Err()
+		}
+		now := m.cfg.Now()
+		j.outcome.At = now
+		if err == nil {
+			j.outcome.Code = &repo.Code{
+				PreAuthCode: code.PreAuthCode,
+				IssuedAt:    now.UTC().Truncate(time.Microsecond),
+				ExpiresAt:   now.Add(code.ExpiresIn).UTC().Truncate(time.Microsecond),
+			}
+			j.outcome.DueAt = renewAt(j.outcome.Code)
+			j.outcome.MinRevision = m.codes.lastAnnounced(j.outcome.AppID).revision
+			m.step(Step{
+				AppID: j.outcome.AppID, Sequence: j.outcome.Token.Position.Sequence, Cause: j.outcome.Cause,
+			}, StepMinted)
+			return j.outcome, nil
+		}
+		failed, ok := errors.AsType[*wechat.Error](err)
+		if !ok {
+			failed = &wechat.Error{Class: preauth.ClassRequest, ErrMsg: err.Error()}
+		}
+		j.attempts++
+		delay, again := m.delay(failed.Class, j.attempts, try, now.Sub(j.issuedAt), now)
+		if again && delay <= inHandWait && try < inHandTries {
+			m.log.Debug("trying again", "component", j.outcome.AppID, "class", string(failed.Class), "in", delay)
+			if !pause(ctx, delay) {
+				return repo.Outcome{}, ctx.Err()
+			}
+			continue
+		}
+		return m.failed(j, failed, now, delay, again), nil
+	}
+}
+
+func (m *minter) call(ctx context.Context, j job) (wechat.Code, error) {
+	select {
+	case m.calls <- struct{}{}:
+		defer func() { <-m.calls }()
+	case <-ctx.Done():
+		return wechat.Code{}, ctx.Err()
+	}
+	started := time.Now()
+	code, err := m.api.CreatePreAuthCode(ctx, j.outcome.AppID, j.secret)
+	m.metrics.called(err, time.Since(started))
+	return code, err
+}
+
+// failed completes a job's outcome with a failure, to be tried again after delay if again is set and
+// the token lives that long.
+func (m *minter) failed(j job, failed *wechat.Error, now time.Time, delay time.Duration, again bool) repo.Outcome {
+	position := j.outcome.Token.Position
+	failure := &preauth.Failure{
+		AppID: j.outcome.AppID, Class: failed.Class, ErrCode: failed.ErrCode, ErrMsg: failed.ErrMsg,
+		RID: failed.RID, RequestIP: failed.RequestIP,
+		Stream: position.Stream, StreamSequence: position.Sequence,
+		Attempt: j.attempts, OccurredAt: now.UTC().Truncate(time.Microsecond),
+	}
+	if failure.ErrMsg == "" {
+		failure.ErrMsg = failed.Error()
+	}
+	if retry := now.Add(delay); again && retry.Before(j.outcome.Token.ExpiresAt) {
+		failure.RetryAt = retry.UTC().Truncate(time.Microsecond)
+	}
+	j.outcome.Failure, j.outcome.DueAt = failure, failure.RetryAt
+	j.outcome.FailureID = failureID(position, j.attempts)
+	return j.outcome
+}
+
+// expired completes an outcome for a token that is dead: nothing more is tried until a newer one
+// comes.
+func (m *minter) expired(outcome repo.Outcome, why string) repo.Outcome {
+	now := m.cfg.Now()
+	j := job{outcome: outcome}
+	j.outcome.At = now
+	return m.failed(j, &wechat.Error{Class: preauth.ClassTokenExpired, ErrMsg: why}, now, 0, false)
+}
+
+// delay returns how long to wait after a failure, and whether to try again with this token at all.
+// attempt counts the calls in vain since the component's last success, try those for this event.
+func (m *minter) delay(class preauth.Class, attempt, try int, age time.Duration, now time.Time) (time.Duration, bool) {
+	d := m.cfg.Delays
+	switch class {
+	case preauth.ClassTransient, preauth.ClassBadReply:
+		doubled := d.TransientMax
+		if shift := min(attempt-1, 30); d.Transient<<shift > 0 {
+			doubled = min(d.TransientMax, d.Transient<<shift)
+		}
+		return jittered(doubled), true
+	case preauth.ClassThrottled:
+		return jittered(d.Throttled), true
+	case preauth.ClassQuota:
+		y, mo, day := now.In(china).Date()
+		tomorrow := time.Date(y, mo, day+1, 0, 0, 0, 0, china)
+		// Spread over the first minute of the day, so that not all components ask at midnight.
+		return min(jittered(d.Quota), tomorrow.Sub(now)+rand.N(time.Minute)), true
+	case preauth.ClassAddressNotAllowed, preauth.ClassConfiguration:
+		return jittered(d.Operator), true
+	case preauth.ClassUnknown:
+		if attempt == 1 {
+			return d.Once, true
+		}
+		return jittered(d.Operator), true
+	case preauth.ClassTokenRejected:
+		return d.Once, try == 1 && age < youngToken
+	default: // a defect of ours, which no repetition mends
+		return 0, false
+	}
+}
+
+// renewAt is when a code is to be renewed: when a quarter of its life is left, or a little earlier,
+// so that codes made at the same time are not renewed at the same time.
+func renewAt(code *repo.Code) time.Time {
+	life := code.ExpiresAt.Sub(code.IssuedAt)
+	lead := life/4 + rand.N(life/20+1)
+	return code.ExpiresAt.Add(-lead).Truncate(time.Microsecond)
+}
+
+// due works on the components whose code is to be renewed or whose last attempt failed. Replicas
+// share them by a short lease on the component's row.
+type due struct {
+	*Service
+	minter  *minter
+	saver   *saver
+	tokens  *tokens
+	working inFlight
+}
+
+const (
+	// duePoll is how often MySQL is asked for due components.
+	duePoll = time.Second
+	// dueLease is for how long a component is left to the replica that took it.
+	dueLease = 20 * time.Second
+	// dueBatch is how many components are taken at once.
+	dueBatch = 100
+)
+
+func (d *due) run(ctx context.Context) {
+	for pause(ctx, jittered(duePoll)) {
+		for taken := dueBatch; taken == dueBatch && ctx.Err() == nil; {
+			room := d.cfg.Calls - d.working.size()
+			if room <= 0 || !d.tokens.ready.Load() {
+				break
+			}
+			now := d.cfg.Now()
+			components, err := d.db.TakeDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
+			d.health.set("MySQL", err)
+			if err != nil {
+				break
+			}
+			for _, component := range components {
+				d.working.Go(func() {
+					ctx, cancel := context.WithTimeout(d.lasting, dueLease)
+					defer cancel()
+					if err := d.work(ctx, component); err != nil {
+						d.log.Warn("due component left for later", "component", component.AppID, "error", err)
+					}
+				})
+			}
+			taken = len(components)
+		}
+	}
+}
+
+// work makes a new code for a due component with its newest token.
+func (d *due) work(ctx context.Context, component repo.Component) error {
+	leave, err := d.tokens.lanes.enter(ctx, component.AppID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	token, ok := d.tokens.view.token(component.AppID, d.cfg.Now())
+	if ok && token.position.After(component.Token.Position) {
+		return nil // the newer event is on its way through the consumer
+	}
+	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: preauth.CauseToken}
+	if component.Current != nil && component.Current.Fingerprint == component.Token.Fingerprint {
+		outcome.Cause = preauth.CauseRenewal
+	}
+	if ok && token.fingerprint == component.Token.Fingerprint {
+		outcome, err = d.minter.mint(ctx, job{
+			outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
+			overtaken: func() bool { return d.tokens.view.overtaken(component.AppID, component.Token.Position) },
+		})
+		if errors.Is(err, errOvertaken) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("minting: %w", err)
+		}
+	} else {
+		outcome = d.minter.expired(outcome, "the component's token has expired: announce a newer one")
+	}
+	result, err := d.saver.save(ctx, outcome)
+	if err != nil {
+		return fmt.Errorf("saving: %w", err)
+	}
+	d.committed(Step{AppID: component.AppID, Sequence: component.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
+	return nil
+}

@@ -1,0 +1,308 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/repo"
+)
+
+const (
+	// sweepEvery is how often the outbox is searched for rows that nobody is announcing.
+	sweepEvery = time.Second
+	// sweepAge is how old such a row is: younger ones are on their way through the replica that
+	// wrote them.
+	sweepAge = 2 * time.Second
+	// sweepBatch bounds the rows of one search.
+	sweepBatch = 500
+	// relayQueue bounds the announcements in memory. One that finds it full stays in the outbox.
+	relayQueue = 4096
+	// publishing bounds the announcements that wait for the stream's answer.
+	publishing = 256
+	// publishTimeout bounds the wait for the stream's answer.
+	publishTimeout = 5 * time.Second
+	// conflictTries bounds how often one announcement is tried against a stream whose last message
+	// keeps changing.
+	conflictTries = 3
+)
+
+// relay publishes what was committed. The outbox is the queue, and what comes from memory is a
+// shortcut: a row is deleted when the stream has stored its announcement, and a row that is left,
+// because of a crash or because publishing failed, is found by the next sweep of any replica.
+//
+// Several replicas may publish the same announcement. The message id lets the stream drop the
+// repetition; beyond the two minutes for which it does so, the expected last sequence of the
+// component's subject keeps an older revision from following a newer one.
+type relay struct {
+	*Service
+	queue chan repo.Announcement
+	done  chan published
+}
+
+// published is the end of an attempt to announce. The row is to be deleted unless there is an error.
+type published struct {
+	announcement repo.Announcement
+	err          error
+}
+
+func newRelay(s *Service) *relay {
+	return &relay{Service: s, queue: make(chan repo.Announcement, relayQueue), done: make(chan published)}
+}
+
+// announce takes what was committed just now. It never waits: what there is no room for stays in the
+// outbox.
+func (r *relay) announce(a repo.Announcement) {
+	select {
+	case r.queue <- a:
+	default:
+	}
+}
+
+// deliver takes an announcement that may have no row in the outbox, as soon as there is room.
+func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
+	select {
+	case r.queue <- a:
+	case <-ctx.Done():
+	}
+}
+
+// run works until ctx ends, and then on until what it has taken is announced.
+func (r *relay) run(ctx context.Context) {
+	// Of several announcements for a component one is under way at a time, and the newest of those
+	// that wait is next.
+	var (
+		underWay  = map[string]bool{}
+		waiting   = map[string]repo.Announcement{}
+		order     []string // the keys of waiting that are not under way, oldest first
+		toDelete  []repo.Announcement
+		deleting  bool
+		deleted   = make(chan struct{})
+		swept     = make(chan []repo.Announcement)
+		sweeping  bool
+		sweepTime = time.NewTimer(0)
+		stopping  = ctx.Done()
+	)
+	defer sweepTime.Stop()
+	take := func(a repo.Announcement) {
+		if a.Update == nil && a.Failure == nil {
+			toDelete = append(toDelete, a) // a newer state replaced it
+			return
+		}
+		key := keyOf(a)
+		if newest, ok := waiting[key]; ok {
+			older := newest
+			if revisionOf(newest) >= revisionOf(a) {
+				a, older = newest, a
+			}
+			if older.MessageID != a.MessageID {
+				toDelete = append(toDelete, older)
+			}
+		} else if !underWay[key] {
+			order = append(order, key)
+		}
+		waiting[key] = a
+	}
+	for {
+		for len(order) > 0 && len(underWay) < publishing {
+			key := order[0]
+			order = order[1:]
+			a := waiting[key]
+			delete(waiting, key)
+			underWay[key] = true
+			go func() { r.done <- published{a, r.publish(r.lasting, a)} }()
+		}
+		if len(toDelete) > 0 && !deleting {
+			deleting = true
+			announced := toDelete
+			toDelete = nil
+			go func() { r.clear(r.lasting, announced); deleted <- struct{}{} }()
+		}
+		queue := r.queue
+		if len(waiting) >= relayQueue {
+			queue = nil
+		}
+		if stopping == nil && len(underWay)+len(waiting)+len(r.queue) == 0 && !deleting && !sweeping {
+			return
+		}
+		select {
+		case a := <-queue:
+			take(a)
+		case p := <-r.done:
+			key := keyOf(p.announcement)
+			delete(underWay, key)
+			if p.err == nil {
+				toDelete = append(toDelete, p.announcement)
+			}
+			if _, ok := waiting[key]; ok {
+				order = append(order, key)
+			}
+		case <-deleted:
+			deleting = false
+		case <-sweepTime.C:
+			sweeping = true
+			go func() { swept <- r.sweep(r.lasting) }()
+		case rows := <-swept:
+			sweeping = false
+			for _, a := range rows {
+				if !underWay[keyOf(a)] {
+					take(a)
+				}
+			}
+			if stopping != nil {
+				sweepTime.Reset(jittered(sweepEvery))
+			}
+		case <-stopping:
+			stopping = nil
+			sweepTime.Stop()
+		}
+	}
+}
+
+// keyOf is what announcements are put in order by: the component for updates, each failure by itself.
+func keyOf(a repo.Announcement) string {
+	if a.Failure != nil {
+		return a.MessageID
+	}
+	return a.AppID
+}
+
+// revisionOf returns the revision of an update, and 0 for anything else.
+func revisionOf(a repo.Announcement) uint64 {
+	if a.Update == nil {
+		return 0
+	}
+	return a.Update.Revision
+}
+
+// sweep returns the rows of the outbox that nobody seems to be announcing.
+func (r *relay) sweep(ctx context.Context) []repo.Announcement {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	rows, err := r.db.Outbox(ctx, r.cfg.Now().Add(-sweepAge), sweepBatch)
+	r.health.set("MySQL", err)
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("outbox not swept", "error", err)
+	}
+	return rows
+}
+
+// clear deletes rows of the outbox. A row that it fails to delete is announced again, with the same
+// message id.
+func (r *relay) clear(ctx context.Context, announced []repo.Announcement) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	ids := make([]string, len(announced))
+	for i, a := range announced {
+		ids[i] = a.MessageID
+	}
+	if err := r.db.DeleteAnnounced(ctx, ids); err != nil {
+		r.log.Warn("outbox rows not deleted: they will be announced again", "rows", len(ids), "error", err)
+		return
+	}
+	for _, a := range announced {
+		r.step(stepOf(a), StepCleared)
+	}
+}
+
+// publish returns nil when the stream has stored the announcement, or a newer one of the component.
+func (r *relay) publish(ctx context.Context, a repo.Announcement) error {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	started := time.Now()
+	var err error
+	switch {
+	case a.Update != nil:
+		err = r.publishUpdate(ctx, *a.Update)
+	case a.Failure != nil:
+		msg := &nats.Msg{
+			Subject: a.Failure.Subject(r.cfg.Subjects.Failed),
+			Header:  preauth.FailureHeader(a.MessageID, r.cfg.Source, a.Failure.AppID, a.Failure.OccurredAt),
+			Data:    a.Failure.Encode(),
+		}
+		_, err = r.js.PublishMsg(ctx, msg)
+	}
+	r.metrics.published(err, time.Since(started))
+	if err != nil {
+		r.log.Warn("not announced: the outbox keeps it", "component", a.AppID, "message_id", a.MessageID, "error", err)
+		return err
+	}
+	r.step(stepOf(a), StepAnnounced)
+	return nil
+}
+
+func stepOf(a repo.Announcement) Step {
+	step := Step{AppID: a.AppID, Revision: revisionOf(a)}
+	switch {
+	case a.Failure != nil:
+		step.Sequence, step.Class = a.Failure.StreamSequence, a.Failure.Class
+	case a.Update != nil:
+		step.Cause = a.Update.Cause
+	}
+	return step
+}
+
+func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error {
+	var err error
+	for range conflictTries {
+		last := r.codes.lastAnnounced(update.AppID)
+		if last.revision >= update.Revision {
+			return nil
+		}
+		msg := &nats.Msg{
+			Subject: preauth.Of(r.cfg.Subjects.Updated, update.AppID),
+			Header:  update.Header(r.cfg.Source), Data: update.Encode(),
+		}
+		var ack *jetstream.PubAck
+		ack, err = r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence))
+		if err == nil {
+			if !ack.Duplicate { // its sequence would be that of the first, which may be purged
+				r.codes.stored(update, ack.Sequence)
+			}
+			return nil
+		}
+		if !isConflict(err) {
+			return fmt.Errorf("publishing: %w", err)
+		}
+		if err := r.learnLast(ctx, update.AppID); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("publishing: %w", err)
+}
+
+// learnLast asks the stream for its last message of a component, after an announcement was refused
+// because that is another one than this replica knew.
+func (r *relay) learnLast(ctx context.Context, appid string) error {
+	r.codes.forgetStored(appid)
+	stream, err := r.js.Stream(ctx, r.cfg.UpdateStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", r.cfg.UpdateStream, err)
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, preauth.Of(r.cfg.Subjects.Updated, appid))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("last announcement: %w", err)
+	}
+	update, err := preauth.ParseUpdate(msg.Data)
+	if err != nil {
+		r.log.Warn("message in the stream of announcements is none", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
+	}
+	update.AppID = appid
+	r.codes.stored(update, msg.Sequence)
+	return nil
+}
+
+// isConflict reports that the last message of the subject was not the one expected.
+func isConflict(err error) bool {
+	apiErr, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (apiErr.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		apiErr.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}

@@ -1,0 +1,361 @@
+// Package consumer is the service itself: it turns token events into codes and answers look-ups.
+//
+// The way of one event is [tokens.work] in tokens.go, from top to bottom: a token event comes from
+// its stream, WeChat is asked for a code, one transaction of package repo saves it, the event is
+// acknowledged, and the relay announces what was committed. The other parts serve that way:
+//
+//   - tokenView and codeView are each replica's memory of the newest token and code per component,
+//     read from the streams;
+//   - the minter asks WeChat and decides what a failure means;
+//   - the saver puts what waits while one transaction is under way into the next;
+//   - the relay publishes outbox rows, and sweeps up what a crash left behind;
+//   - the due loop works on components whose code nears its expiry or whose last attempt failed;
+//   - the reconciler announces again from MySQL what the stream of announcements has lost;
+//   - the responder answers look-ups.
+//
+// Replicas are equal and know nothing of one another: they share a durable consumer, row locks and
+// the streams' sequences.
+//
+// What the package never does: wait for WeChat or NATS inside a database transaction, acknowledge an
+// event before its outcome is committed, or let a token or code out anywhere but to WeChat, MySQL
+// (codes only) and the contract's subjects.
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+	"preauth/repo"
+	"preauth/wechat"
+)
+
+// ErrConfig is wrapped by every error about an impossible [Config].
+var ErrConfig = errors.New("impossible setting")
+
+// Config are the settings of a [Service]. The zero value of a field means its default.
+type Config struct {
+	// Subjects are the subjects of the contract.
+	Subjects preauth.Subjects
+	// TokenStream, UpdateStream and FailureStream are the names of the streams that are created
+	// where they are missing. If another stream covers the token subject already, that one is used
+	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
+	TokenStream, UpdateStream, FailureStream string
+	// Durable is the name of the consumer that all replicas share. Default: preauth.
+	Durable string
+	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
+	StreamReplicas int
+	// Source is the CloudEvents source of what is announced, a URI reference. Default: /preauth.
+	Source string
+	// Version is what the NATS micro service calls itself, a semantic version. Default: 0.0.0.
+	Version string
+
+	// Calls is how many calls of WeChat may be under way at once. Default: 64.
+	Calls int
+	// InHand is how many token events may be worked on at once. Default: 512.
+	InHand int
+	// Requests is how many look-ups that need more than memory may be under way at once; one more is
+	// answered with 429. Default: 256.
+	Requests int
+	// RequestTimeout bounds the time in which such a look-up is answered. Default: 4s.
+	RequestTimeout time.Duration
+	// AckWait is how long the token stream waits for a sign of life of the replica that has an event
+	// in hand. Default: 5s.
+	AckWait time.Duration
+	// Shutdown bounds the time for finishing what is in hand. Default: 15s.
+	Shutdown time.Duration
+	// Stall is how long events may wait without one being finished before the service counts as not
+	// ready. Default: 1m.
+	Stall time.Duration
+	// Delays are the waits between attempts.
+	Delays Delays
+
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	// Trace, if set, is told each [Step] of each event as it happens, from many goroutines at once.
+	Trace func(Step)
+}
+
+// Delays are the waits between attempts after a failure, by the kind of failure. Each is jittered by
+// up to a quarter. The zero value of a field means its default.
+type Delays struct {
+	// Transient is the first wait after a failure that passes by itself; it doubles up to
+	// TransientMax. Defaults: 200ms and 10s.
+	Transient, TransientMax time.Duration
+	// Throttled is the wait for WeChat's next minute. Default: 1m.
+	Throttled time.Duration
+	// Quota is the wait between probes while the quota of the day is used up. Default: 30m.
+	Quota time.Duration
+	// Operator is the wait while somebody has to change something: the allow-list, the account.
+	// Default: 1m.
+	Operator time.Duration
+	// Once is the wait before the single quick retry after an unknown error, and after the rejection
+	// of a token younger than 30 s. Default: 2s.
+	Once time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	subjects := preauth.DefaultSubjects()
+	c.Subjects.TokenUpdated = cmp.Or(c.Subjects.TokenUpdated, subjects.TokenUpdated)
+	c.Subjects.Updated = cmp.Or(c.Subjects.Updated, subjects.Updated)
+	c.Subjects.Failed = cmp.Or(c.Subjects.Failed, subjects.Failed)
+	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
+	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
+	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
+	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
+	c.Durable = cmp.Or(c.Durable, "preauth")
+	c.StreamReplicas = cmp.Or(c.StreamReplicas, 1)
+	c.Source = cmp.Or(c.Source, "/preauth")
+	c.Version = cmp.Or(c.Version, "0.0.0")
+	c.Calls = cmp.Or(c.Calls, 64)
+	c.InHand = cmp.Or(c.InHand, 512)
+	c.Requests = cmp.Or(c.Requests, 256)
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, 4*time.Second)
+	c.AckWait = cmp.Or(c.AckWait, 5*time.Second)
+	c.Shutdown = cmp.Or(c.Shutdown, 15*time.Second)
+	c.Stall = cmp.Or(c.Stall, time.Minute)
+	c.Delays.Transient = cmp.Or(c.Delays.Transient, 200*time.Millisecond)
+	c.Delays.TransientMax = cmp.Or(c.Delays.TransientMax, 10*time.Second)
+	c.Delays.Throttled = cmp.Or(c.Delays.Throttled, time.Minute)
+	c.Delays.Quota = cmp.Or(c.Delays.Quota, 30*time.Minute)
+	c.Delays.Operator = cmp.Or(c.Delays.Operator, time.Minute)
+	c.Delays.Once = cmp.Or(c.Delays.Once, 2*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Trace == nil {
+		c.Trace = func(Step) {}
+	}
+	return c
+}
+
+var (
+	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+)
+
+// Check returns an error that wraps [ErrConfig] and says what to change if a value is impossible.
+func (c Config) Check() error {
+	c = c.withDefaults()
+	var errs []error
+	refuse := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+	}
+	subjects := map[string]string{
+		"token": c.Subjects.TokenUpdated, "updated": c.Subjects.Updated,
+		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup,
+	}
+	for name, s := range subjects {
+		if !subject.MatchString(s) {
+			refuse("the %s subject %q must be words of letters, digits, '_' and '-' joined by dots", name, s)
+		}
+		for other, o := range subjects {
+			if name != other && (s == o || strings.HasPrefix(o, s+".")) {
+				refuse("the %s subject %q covers the %s subject %q: choose subjects of which none begins with another", name, s, other, o)
+			}
+		}
+	}
+	names := map[string]string{
+		"token stream": c.TokenStream, "update stream": c.UpdateStream,
+		"failure stream": c.FailureStream, "durable": c.Durable,
+	}
+	for what, name := range names {
+		if !streamName.MatchString(name) {
+			refuse("the %s name %q must be 1 to 64 letters, digits, '_' or '-'", what, name)
+		}
+	}
+	if c.TokenStream == c.UpdateStream || c.TokenStream == c.FailureStream || c.UpdateStream == c.FailureStream {
+		refuse("the three streams need three names")
+	}
+	if c.StreamReplicas != 1 && c.StreamReplicas != 3 && c.StreamReplicas != 5 {
+		refuse("stream replicas must be 1, 3 or 5, not %d", c.StreamReplicas)
+	}
+	for what, n := range map[string]int{"calls": c.Calls, "events in hand": c.InHand, "requests": c.Requests} {
+		if n < 1 || n > 100_000 {
+			refuse("the number of %s at once must be 1 to 100000, not %d", what, n)
+		}
+	}
+	if c.AckWait < time.Second {
+		refuse("the ack wait must be at least 1s, not %v: events would be handed out twice", c.AckWait)
+	}
+	durations := map[string]time.Duration{
+		"request time-out": c.RequestTimeout, "shutdown time": c.Shutdown, "stall time": c.Stall,
+		"transient delay": c.Delays.Transient, "largest transient delay": c.Delays.TransientMax, "throttled delay": c.Delays.Throttled,
+		"quota delay": c.Delays.Quota, "operator delay": c.Delays.Operator, "single delay": c.Delays.Once,
+	}
+	for what, d := range durations {
+		if d < 0 {
+			refuse("the %s must be more than 0, not %v", what, d)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Service is one replica. Make it with [New] and run it once with [Service.Run].
+type Service struct {
+	cfg     Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	db      *repo.Repo
+	log     *slog.Logger
+	metrics *metrics
+
+	// lasting is the context of work in hand, which outlives that of Run: what was begun is finished,
+	// acknowledged and announced, until the time for that is over.
+	lasting context.Context
+
+	streams   *streams
+	tokens    *tokens
+	codes     *codeView
+	relay     *relay
+	due       *due
+	responder *responder
+	health    *health
+}
+
+// New returns a service on the given connection, database and WeChat client, which stay the
+// caller's. The connection should reconnect for ever; neither it nor the database has to be there
+// yet. Metrics are registered with registerer. An impossible cfg gives an error that wraps
+// [ErrConfig].
+func New(
+	cfg Config, nc *nats.Conn, db *repo.Repo, api *wechat.Client, log *slog.Logger, registerer prometheus.Registerer,
+) (*Service, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("consumer: %w", err)
+	}
+	s := &Service{cfg: cfg, nc: nc, js: js, db: db, log: log, metrics: newMetrics(registerer)}
+	s.health = newHealth(s)
+	s.streams = newStreams(s)
+	s.codes = newCodeView(s)
+	s.relay = newRelay(s)
+	saver := newSaver(s)
+	minter := newMinter(s, api)
+	s.tokens = newTokens(s, minter, saver)
+	s.due = &due{Service: s, minter: minter, saver: saver, tokens: s.tokens}
+	s.responder = newResponder(s)
+	s.metrics.observe(s, registerer)
+	return s, nil
+}
+
+// Run works until ctx ends, then finishes what is in hand and returns nil. Whatever is away, NATS,
+// MySQL or WeChat, it waits for and goes on with by itself; an error is a defect.
+func (s *Service) Run(ctx context.Context) error {
+	lasting, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	s.lasting = lasting
+
+	if err := s.responder.start(); err != nil {
+		return err
+	}
+	var relay, watching, taking sync.WaitGroup
+	relayCtx, stopRelay := context.WithCancel(lasting)
+	defer stopRelay()
+	watchCtx, stopWatching := context.WithCancel(lasting)
+	defer stopWatching()
+	relay.Go(func() { s.relay.run(relayCtx) })
+	watching.Go(func() { s.health.run(watchCtx) })
+	watching.Go(func() { s.streams.keep(watchCtx, failureStream, s.idle) })
+	watching.Go(func() { s.streams.keep(watchCtx, updateStream, s.codes.follow) })
+	taking.Go(func() { s.streams.keep(ctx, tokenStream, s.tokens.follow) })
+	taking.Go(func() { s.due.run(ctx) })
+
+	<-ctx.Done()
+	s.log.Info("stopping", "in_hand", s.tokens.hand.size(), "limit", s.cfg.Shutdown)
+	late := time.AfterFunc(s.cfg.Shutdown, func() {
+		s.log.Warn("out of time: giving up what is in hand")
+		giveUp()
+	})
+	defer late.Stop()
+
+	taking.Wait()
+	s.tokens.hand.working.Wait()
+	s.due.working.Wait()
+	stopRelay()
+	relay.Wait()
+	s.responder.stop()
+	stopWatching()
+	watching.Wait()
+	s.log.Info("stopped")
+	return nil
+}
+
+// idle follows a stream that only has to exist.
+func (s *Service) idle(ctx context.Context, _ jetstream.Stream, _ identity) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Step is a point on the way of one event or code through the service.
+type Step struct {
+	// Name says which point.
+	Name StepName
+	// AppID is the component_appid, "" where there is no valid one.
+	AppID string
+	// Sequence is that of the token event in its stream.
+	Sequence uint64
+	// Revision is that of the code, from [StepCommitted] on.
+	Revision uint64
+	// Cause says why a code was made.
+	Cause preauth.Cause
+	// Class is that of the failure, for [StepFailed].
+	Class preauth.Class
+}
+
+// StepName names a [Step].
+type StepName string
+
+// The steps, in the order in which an event takes them.
+const (
+	// StepReceived: the event is in hand.
+	StepReceived StepName = "received"
+	// StepSuperseded: a newer event makes this one moot, or it was worked on before.
+	StepSuperseded StepName = "superseded"
+	// StepRepeated: the event announces again the token that the current code was made with.
+	StepRepeated StepName = "repeated"
+	// StepMinted: WeChat answered with a code.
+	StepMinted StepName = "minted"
+	// StepFailed: the failure is committed.
+	StepFailed StepName = "failed"
+	// StepCommitted: the code is committed.
+	StepCommitted StepName = "committed"
+	// StepAcknowledged: the acknowledgement is on its way to the stream.
+	StepAcknowledged StepName = "acknowledged"
+	// StepAnnounced: the announcement is stored in its stream.
+	StepAnnounced StepName = "announced"
+	// StepCleared: the outbox row is deleted.
+	StepCleared StepName = "cleared"
+)
+
+// pause waits for d or for the end of ctx, and reports whether d is over.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// jittered returns d or up to a quarter more.
+func jittered(d time.Duration) time.Duration {
+	return d + time.Duration(rand.Int64N(int64(d)/4+1))
+}

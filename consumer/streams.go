@@ -1,0 +1,301 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+)
+
+const (
+	// streamCheck is how often a stream is looked at: whether it is still there and still the same.
+	streamCheck = 2 * time.Second
+	// apiTimeout bounds a request to the JetStream API.
+	apiTimeout = 5 * time.Second
+)
+
+// role is what a stream is for.
+type role string
+
+const (
+	tokenStream   role = "token"
+	updateStream  role = "update"
+	failureStream role = "failure"
+)
+
+// identity tells a stream from another one of the same name: sequences start again in a stream that
+// was deleted and re-created.
+type identity struct {
+	name    string
+	created time.Time
+}
+
+var (
+	errOtherStream = errors.New("the stream was re-created or lost messages")
+	errStreamSplit = errors.New("two streams share the token subjects: let one stream cover both")
+)
+
+// streams creates the streams where they are missing and watches them. It never alters one.
+type streams struct {
+	*Service
+
+	mu    sync.Mutex
+	names map[role]string // of the streams in use
+	drift map[role]string // as last reported
+}
+
+func newStreams(s *Service) *streams {
+	return &streams{Service: s, names: map[role]string{}, drift: map[role]string{}}
+}
+
+// name returns the name of the stream in use, "" before there is one.
+func (s *streams) name(r role) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.names[r]
+}
+
+// keep makes sure that the stream of a role is there and calls follow with it, again whenever the
+// stream turns out to be another one than before. It returns when ctx ends.
+func (s *streams) keep(ctx context.Context, r role, follow func(context.Context, jetstream.Stream, identity) error) {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 2*time.Second
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := s.once(ctx, r, follow)
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Warn("stream is not followed", "stream", string(r), "error", err)
+		s.health.set(string(r)+" stream", fmt.Errorf("is not followed: %w", err))
+		if time.Since(started) > retry.MaxInterval {
+			retry.Reset()
+		}
+		pause(ctx, retry.NextBackOff())
+	}
+}
+
+func (s *streams) once(
+	ctx context.Context, r role, follow func(context.Context, jetstream.Stream, identity) error,
+) error {
+	stream, err := s.ensure(ctx, r)
+	if err != nil {
+		return err
+	}
+	info := stream.CachedInfo()
+	id := identity{info.Config.Name, info.Created.UTC().Truncate(time.Microsecond)}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { cancel(s.watch(ctx, r, stream, id)) })
+	defer watcher.Wait()
+	defer cancel(nil) // runs before the watcher is waited for
+
+	err = follow(ctx, stream, id)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// watch returns when the stream is gone, is another one, or lost messages that had been in it.
+func (s *streams) watch(ctx context.Context, r role, stream jetstream.Stream, id identity) error {
+	last := stream.CachedInfo().State
+	for pause(ctx, jittered(streamCheck)) {
+		reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+		info, err := stream.Info(reqCtx)
+		cancel()
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("stream %s: %w", id.name, err)
+		case err != nil:
+			continue // away for the moment: the connection's own state says so
+		case !info.Created.UTC().Truncate(time.Microsecond).Equal(id.created), info.State.LastSeq < last.LastSeq,
+			r == updateStream && info.State.NumSubjects < last.NumSubjects:
+			return fmt.Errorf("stream %s: %w", id.name, errOtherStream)
+		}
+		last = info.State
+	}
+	return context.Cause(ctx)
+}
+
+// ensure returns the stream of a role, created if it is missing.
+func (s *streams) ensure(ctx context.Context, r role) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	want := s.config(r)
+	name := want.Name
+	if r == tokenStream {
+		covering, err := s.covering(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if covering != "" {
+			name = covering
+		}
+	}
+	stream, err := s.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = s.js.CreateStream(ctx, want)
+		if err == nil {
+			s.log.Info("stream created", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	s.use(r, want, stream.CachedInfo().Config)
+	return stream, nil
+}
+
+// tokenSubjects are the two forms of the subject on which tokens are announced. The second takes
+// more than one further token, so that an impossible appid with a dot in it is recorded as the bad
+// event that it is.
+func (s *streams) tokenSubjects() []string {
+	return []string{s.cfg.Subjects.TokenUpdated, s.cfg.Subjects.TokenUpdated + ".>"}
+}
+
+// covering returns the name of the stream that covers the token subjects, "" if there is none.
+func (s *streams) covering(ctx context.Context) (string, error) {
+	found := ""
+	for _, subject := range s.tokenSubjects() {
+		name, err := s.js.StreamNameBySubject(ctx, subject)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+		case err != nil:
+			return "", fmt.Errorf("stream of %s: %w", subject, err)
+		case found != "" && name != found:
+			return "", fmt.Errorf("streams %s and %s: %w", found, name, errStreamSplit)
+		default:
+			found = name
+		}
+	}
+	return found, nil
+}
+
+// covered returns those of the token subjects that the stream covers: another owner's may lack one.
+func (s *streams) covered(ctx context.Context, stream string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	var covered []string
+	for _, subject := range s.tokenSubjects() {
+		name, err := s.js.StreamNameBySubject(ctx, subject)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil, fmt.Errorf("stream of %s: %w", subject, err)
+		}
+		if name == stream {
+			covered = append(covered, subject)
+		}
+	}
+	return covered, nil
+}
+
+// config is the configuration with which a missing stream is created.
+func (s *streams) config(r role) jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Storage:    jetstream.FileStorage,
+		Replicas:   s.cfg.StreamReplicas,
+		Duplicates: 2 * time.Minute,
+	}
+	switch r {
+	case tokenStream:
+		c.Name, c.Subjects = s.cfg.TokenStream, s.tokenSubjects()
+		c.Description = "component_access_tokens as announced; they live no longer than this"
+		c.MaxAge = preauth.DefaultTokenLife
+	case updateStream:
+		c.Name, c.Subjects = s.cfg.UpdateStream, []string{s.cfg.Subjects.Updated + ".*"}
+		c.Description = "the current pre_auth_code of each component"
+		c.MaxMsgsPerSubject = 1
+		c.AllowDirect = true
+		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Updated + ".*", Destination: s.cfg.Subjects.Updated}
+	case failureStream:
+		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
+		c.Description = "why components got no new pre_auth_code"
+		c.MaxAge = 7 * 24 * time.Hour
+		c.MaxBytes = 1 << 30
+		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Failed + ".*", Destination: s.cfg.Subjects.Failed}
+	}
+	return c
+}
+
+// use notes the stream in use and logs, once per state, where an existing stream differs from what would be created.
+func (s *streams) use(r role, want, have jetstream.StreamConfig) {
+	var drift []string
+	differs := func(what string, want, have any) {
+		if fmt.Sprint(want) != fmt.Sprint(have) {
+			drift = append(drift, fmt.Sprintf("%s is %v, not %v", what, have, want))
+		}
+	}
+	slices.Sort(want.Subjects)
+	subjects := slices.Sorted(slices.Values(have.Subjects))
+	differs("name", want.Name, have.Name)
+	differs("subjects", want.Subjects, subjects)
+	differs("retention", want.Retention, have.Retention)
+	differs("storage", want.Storage, have.Storage)
+	differs("replicas", want.Replicas, have.Replicas)
+	differs("max age", want.MaxAge, have.MaxAge)
+	differs("max messages per subject", max(want.MaxMsgsPerSubject, 0), max(have.MaxMsgsPerSubject, 0))
+	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
+	differs("republish", republished(want), republished(have))
+
+	report := strings.Join(drift, "; ")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if report != "" && s.drift[r] != report {
+		s.log.Warn("stream differs from the settings and is used as it is", "stream", have.Name, "drift", report)
+	}
+	s.drift[r], s.names[r] = report, have.Name
+}
+
+func republished(c jetstream.StreamConfig) string {
+	if c.RePublish == nil {
+		return "nothing"
+	}
+	return c.RePublish.Source + " to " + c.RePublish.Destination
+}
+
+// read feeds the messages of a stream to apply, one after the other and in order, until ctx ends.
+// caughtUp is called once, when all that was there at the start has been applied.
+func (s *streams) read(
+	ctx context.Context, stream jetstream.Stream, cfg jetstream.OrderedConsumerConfig,
+	apply func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
+) error {
+	cfg.InactiveThreshold = time.Minute
+	reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	cons, err := stream.OrderedConsumer(reqCtx, cfg)
+	if err != nil {
+		return fmt.Errorf("reading stream: %w", err)
+	}
+	ready := sync.OnceFunc(caughtUp)
+	if cons.CachedInfo().NumPending == 0 {
+		ready()
+	}
+	reading, err := cons.Consume(func(msg jetstream.Msg) {
+		meta, err := msg.Metadata()
+		if err != nil {
+			s.log.Error("message without metadata", "error", err)
+			return
+		}
+		apply(msg, meta)
+		if meta.NumPending == 0 {
+			ready()
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("reading stream: %w", err)
+	}
+	<-ctx.Done()
+	reading.Stop()
+	<-reading.Closed()
+	return nil
+}

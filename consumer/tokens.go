@@ -1,0 +1,293 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/repo"
+)
+
+const (
+	// fetchFor is how long one pull request stays open on the server.
+	fetchFor = 30 * time.Second
+	// fetchHeartbeat lets the client notice within two of it that the server forgot the request.
+	fetchHeartbeat = 2 * time.Second
+	// putBackDelay is when another replica gets an event that this one could not finish.
+	putBackDelay = 200 * time.Millisecond
+	// defectDelay is when an event is tried again whose outcome cannot be saved though MySQL answers.
+	defectDelay = 30 * time.Second
+)
+
+// tokens takes token events from the consumer that all replicas share, and works on them.
+type tokens struct {
+	*Service
+	minter *minter
+	saver  *saver
+	view   *tokenView
+	ready  atomic.Bool // the view has been read to the end once
+	lanes  lanes
+	hand   *hand
+}
+
+func newTokens(s *Service, m *minter, sv *saver) *tokens {
+	return &tokens{
+		Service: s, minter: m, saver: sv,
+		view: newTokenView(), hand: newHand(s.cfg.InHand, s.cfg.AckWait),
+	}
+}
+
+// follow reads the token stream into the view and then works on its events, until ctx ends.
+func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identity) error {
+	filters, err := t.streams.covered(ctx, id.name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+
+	caughtUp, failed := make(chan struct{}), make(chan error, 1)
+	reading.Go(func() {
+		cfg := jetstream.OrderedConsumerConfig{FilterSubjects: filters}
+		failed <- t.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+			event, err := t.parse(msg, meta)
+			if err == nil {
+				t.view.add(event, positionOf(id, meta), t.cfg.Now())
+			}
+		}, func() { close(caughtUp) })
+	})
+	select {
+	case <-caughtUp:
+		t.ready.Store(true)
+	case err := <-failed:
+		return err
+	}
+
+	// Ours alone and shared by all replicas, so a changed setting is applied.
+	reqCtx, cancelReq := context.WithTimeout(ctx, apiTimeout)
+	defer cancelReq()
+	cons, err := stream.CreateOrUpdateConsumer(reqCtx, jetstream.ConsumerConfig{
+		Durable:        t.cfg.Durable,
+		Description:    "asks WeChat for the pre_auth_code that belongs to each token",
+		FilterSubjects: filters,
+		AckPolicy:      jetstream.AckExplicitPolicy,
+		AckWait:        t.cfg.AckWait,
+		MaxDeliver:     -1,
+		MaxAckPending:  max(1000, 8*t.cfg.InHand),
+	})
+	if err != nil {
+		return fmt.Errorf("consumer %s: %w", t.cfg.Durable, err)
+	}
+	t.log.Info("taking token events", "stream", id.name, "durable", t.cfg.Durable)
+	t.health.set(string(tokenStream)+" stream", nil)
+	return t.take(ctx, cons, id)
+}
+
+// take pulls as many events as there is room for, so that none lies in a buffer while its ack wait
+// runs.
+func (t *tokens) take(ctx context.Context, cons jetstream.Consumer, id identity) error {
+	for {
+		room, err := t.hand.room(ctx)
+		if err != nil {
+			return nil
+		}
+		batch, err := t.fetch(ctx, cons, room)
+		if err != nil {
+			t.hand.free(room)
+			return err
+		}
+		for msg := range batch.Messages() {
+			room--
+			meta, err := msg.Metadata()
+			if err != nil {
+				t.log.Error("message without metadata", "error", err)
+				t.hand.free(1)
+				continue
+			}
+			t.hand.hold(msg)
+			t.hand.working.Go(func() {
+				defer t.hand.release(msg)
+				t.work(t.lasting, msg, meta, id)
+			})
+		}
+		t.hand.free(room)
+		err = batch.Error()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+			return err
+		case err != nil:
+			t.log.Debug("pull request ended", "error", err)
+			pause(ctx, 50*time.Millisecond)
+		}
+	}
+}
+
+func (t *tokens) fetch(ctx context.Context, cons jetstream.Consumer, room int) (jetstream.MessageBatch, error) {
+	// The context ends the request at shutdown; its deadline is when the server ends it.
+	ctx, cancel := context.WithTimeout(ctx, fetchFor)
+	batch, err := cons.Fetch(room, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("pulling token events: %w", err)
+	}
+	return cancelling{batch, cancel}, nil
+}
+
+// work takes one event all its way: to WeChat, through the transaction, to its acknowledgement and
+// to the relay. ctx ends when the service gives up; the event then goes back to the stream.
+func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity) {
+	started, position := t.cfg.Now(), positionOf(id, meta)
+	event, err := t.parse(msg, meta)
+	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
+	t.step(step, StepReceived)
+	if err != nil {
+		t.settle(ctx, msg, step, t.badEvent(event.AppID, position, err))
+		return
+	}
+
+	// Events of one component are worked on one after the other; what has been overtaken meanwhile
+	// is left to the newer event, which the stream keeps.
+	leave, err := t.lanes.enter(ctx, event.AppID)
+	if err != nil {
+		t.putBack(msg, err)
+		return
+	}
+	defer leave()
+	if t.view.overtaken(event.AppID, position) {
+		t.metrics.superseded()
+		t.step(step, StepSuperseded)
+		t.acknowledge(msg, step)
+		return
+	}
+
+	known, err := t.component(ctx, event.AppID)
+	if err != nil {
+		t.putBack(msg, err)
+		return
+	}
+	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
+	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: t.cfg.Now()}
+	switch now := t.cfg.Now(); {
+	case !position.After(known.Token.Position):
+		// A repeated delivery: the outcome of this event, or of a newer one, is committed.
+		t.metrics.superseded()
+		t.step(step, StepSuperseded)
+		t.acknowledge(msg, step)
+		return
+	case known.Current != nil && known.Current.Fingerprint == token.Fingerprint && known.Current.ExpiresAt.After(now):
+		t.step(step, StepRepeated)
+	case !event.ExpiresAt.After(now):
+		outcome = t.minter.expired(outcome, "the token had expired when its event was taken up")
+	default:
+		outcome, err = t.minter.mint(ctx, job{
+			outcome: outcome, secret: event.Token, issuedAt: event.IssuedAt, attempts: 0,
+			overtaken: func() bool { return t.view.overtaken(event.AppID, position) },
+		})
+		if errors.Is(err, errOvertaken) {
+			t.metrics.superseded()
+			t.step(step, StepSuperseded)
+			t.acknowledge(msg, step)
+			return
+		}
+		if err != nil {
+			t.putBack(msg, err)
+			return
+		}
+	}
+	if t.settle(ctx, msg, step, outcome) {
+		t.metrics.eventDone(outcome, t.cfg.Now().Sub(started), t.cfg.Now().Sub(position.Time))
+	}
+}
+
+// settle commits the outcome of an event, hands what is to be announced to the relay, and
+// acknowledges the event. It reports whether that was done.
+func (t *tokens) settle(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) bool {
+	result, err := t.saver.save(ctx, outcome)
+	if err != nil {
+		t.putBack(msg, err)
+		return false
+	}
+	t.committed(step, outcome, result)
+	if f := outcome.Failure; f != nil && f.RetryAt.IsZero() {
+		// Given up: the stream's advisory says why this event has no code.
+		if err := msg.TermWithReason(string(f.Class)); err != nil {
+			t.log.Debug("event not terminated: it will come again", "sequence", step.Sequence, "error", err)
+			return true
+		}
+		t.step(step, StepAcknowledged)
+		return true
+	}
+	t.acknowledge(msg, step)
+	return true
+}
+
+func (t *tokens) acknowledge(msg jetstream.Msg, step Step) {
+	// Not confirmed: should it get lost, the event comes again and is found settled.
+	if err := msg.Ack(); err != nil {
+		t.log.Debug("event not acknowledged: it will come again", "sequence", step.Sequence, "error", err)
+		return
+	}
+	t.step(step, StepAcknowledged)
+}
+
+// putBack returns an event to the stream, for another replica or for later.
+func (t *tokens) putBack(msg jetstream.Msg, cause error) {
+	delay := putBackDelay
+	if !errors.Is(cause, context.Canceled) {
+		delay = defectDelay
+		t.log.Error("event put back", "retry_in", delay, "error", cause)
+	}
+	if err := msg.NakWithDelay(jittered(delay)); err != nil {
+		t.log.Debug("event not put back: it comes again when its ack wait is over", "error", err)
+	}
+}
+
+// component returns what MySQL knows of a component, which is nothing if it was never seen. It waits
+// for MySQL.
+func (t *tokens) component(ctx context.Context, appid string) (repo.Component, error) {
+	var known map[string]repo.Component
+	err := t.saver.persist(ctx, func(ctx context.Context) (err error) {
+		known, err = t.db.Components(ctx, []string{appid})
+		return err
+	})
+	return known[appid], err
+}
+
+// badEvent is the outcome of an event that cannot be understood. It touches no component.
+func (t *tokens) badEvent(appid string, position repo.Position, cause error) repo.Outcome {
+	now := t.cfg.Now().UTC()
+	return repo.Outcome{
+		AppID: appid, At: now, FailureID: failureID(position, 0),
+		Failure: &preauth.Failure{
+			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: cause.Error(),
+			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,
+		},
+	}
+}
+
+func (t *tokens) parse(msg jetstream.Msg, meta *jetstream.MsgMetadata) (preauth.TokenEvent, error) {
+	appid := preauth.AppIDIn(t.cfg.Subjects.TokenUpdated, msg.Subject())
+	return preauth.ParseTokenEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp.UTC().Truncate(time.Microsecond))
+}
+
+func positionOf(id identity, meta *jetstream.MsgMetadata) repo.Position {
+	return repo.Position{
+		Stream: id.name, StreamCreated: id.created,
+		Sequence: meta.Sequence.Stream, Time: meta.Timestamp.UTC().Truncate(time.Microsecond),
+	}
+}
+
+// failureID is the message id of a failure: the event and the attempt.
+func failureID(p repo.Position, attempt int) string {
+	return fmt.Sprintf("failed.%s.%d.%d.%d", p.Stream, p.StreamCreated.UnixMicro(), p.Sequence, attempt)
+}

@@ -1,0 +1,226 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/repo"
+)
+
+// tokenView is the newest token of each component, in memory. It outlives the stream it was read
+// from: a token lives on when its stream is deleted.
+type tokenView struct {
+	mu     sync.RWMutex
+	newest map[string]announcedToken
+	swept  time.Time
+}
+
+type announcedToken struct {
+	preauth.TokenEvent
+	position    repo.Position
+	fingerprint repo.Fingerprint
+}
+
+func newTokenView() *tokenView { return &tokenView{newest: map[string]announcedToken{}} }
+
+// add takes in an event, unless its token is dead or an event further on in the stream was taken in.
+func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now time.Time) {
+	if !event.ExpiresAt.After(now) {
+		return
+	}
+	token := announcedToken{event, position, repo.FingerprintOf(event.Token)}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
+		v.newest[event.AppID] = token
+	}
+	if now.Sub(v.swept) > time.Minute {
+		v.swept = now
+		for appid, token := range v.newest {
+			if !token.ExpiresAt.After(now) {
+				delete(v.newest, appid)
+			}
+		}
+	}
+}
+
+// token returns the newest token of a component if it lives.
+func (v *tokenView) token(appid string, now time.Time) (announcedToken, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	token, ok := v.newest[appid]
+	return token, ok && token.ExpiresAt.After(now)
+}
+
+// overtaken reports whether the stream holds a newer event of the component, with a token that was
+// alive when it was read.
+func (v *tokenView) overtaken(appid string, position repo.Position) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	token, ok := v.newest[appid]
+	return ok && token.position.After(position)
+}
+
+func (v *tokenView) size() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.newest)
+}
+
+// codeView is the current code of each component, in memory, and what the stream of announcements
+// holds for it.
+type codeView struct {
+	*Service
+
+	mu        sync.RWMutex
+	codes     map[string]preauth.Update
+	announced map[string]announcement
+}
+
+// announcement is the last message that the stream holds for a component.
+type announcement struct{ revision, sequence uint64 }
+
+func newCodeView(s *Service) *codeView {
+	return &codeView{Service: s, codes: map[string]preauth.Update{}, announced: map[string]announcement{}}
+}
+
+// follow reads the stream of announcements, and has announced again what it turns out to lack, until
+// ctx ends.
+func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identity) error {
+	v.mu.Lock()
+	v.announced = map[string]announcement{} // what another stream held says nothing of this one
+	v.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(ctx)
+	caughtUp := make(chan struct{})
+	var reconciling sync.WaitGroup
+	reconciling.Go(func() {
+		select {
+		case <-caughtUp:
+			v.health.set(string(updateStream)+" stream", nil)
+			v.reconcile(ctx)
+		case <-ctx.Done():
+		}
+	})
+	defer reconciling.Wait()
+	defer cancel()
+
+	cfg := jetstream.OrderedConsumerConfig{
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		FilterSubjects: []string{v.cfg.Subjects.Updated + ".*"},
+	}
+	return v.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+		update, err := preauth.ParseUpdate(msg.Data())
+		if err != nil || msg.Subject() != preauth.Of(v.cfg.Subjects.Updated, update.AppID) {
+			v.log.Warn("message in the stream of announcements is none", "subject", msg.Subject(),
+				"sequence", meta.Sequence.Stream, "error", err)
+			return
+		}
+		v.add(update)
+		v.stored(update, meta.Sequence.Stream)
+	}, func() { close(caughtUp) })
+}
+
+// add takes in a committed code, unless a newer one is known.
+func (v *codeView) add(update preauth.Update) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if update.Revision > v.codes[update.AppID].Revision {
+		v.codes[update.AppID] = update
+	}
+}
+
+// stored notes that the stream of announcements holds an update.
+func (v *codeView) stored(update preauth.Update, sequence uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if sequence > v.announced[update.AppID].sequence {
+		v.announced[update.AppID] = announcement{update.Revision, sequence}
+	}
+}
+
+// forgetStored notes that what is known of the stream's last message for a component was wrong.
+func (v *codeView) forgetStored(appid string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.announced, appid)
+}
+
+// code returns the newest code known of a component.
+func (v *codeView) code(appid string) (preauth.Update, bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	update, ok := v.codes[appid]
+	return update, ok
+}
+
+// lastAnnounced returns what the stream of announcements holds for a component, as far as is known.
+func (v *codeView) lastAnnounced(appid string) announcement {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.announced[appid]
+}
+
+// updateOf returns a component's current code in MySQL as it was announced.
+func updateOf(appid string, current repo.CurrentCode) preauth.Update {
+	return preauth.Update{
+		AppID: appid, PreAuthCode: current.PreAuthCode, IssuedAt: current.IssuedAt, ExpiresAt: current.ExpiresAt,
+		Revision: current.Revision, Cause: current.Cause,
+	}
+}
+
+func (v *codeView) size() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.codes)
+}
+
+const (
+	// reconcileEvery is how often the stream of announcements is held against MySQL.
+	reconcileEvery = 5 * time.Minute
+	reconcilePage  = 1000
+)
+
+// reconcile announces again, from MySQL, each current code of which the stream holds no message of
+// its revision or a newer one, now and from time to time until ctx ends.
+func (v *codeView) reconcile(ctx context.Context) {
+	for {
+		lacking, err := v.reconcileOnce(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			v.log.Warn("stream of announcements not held against MySQL", "error", err)
+		case lacking > 0:
+			v.log.Info("announcing again what the stream lacked", "components", lacking)
+		}
+		wait := reconcileEvery
+		if err != nil {
+			wait = 2 * time.Second
+		}
+		if !pause(ctx, jittered(wait)) {
+			return
+		}
+	}
+}
+
+func (v *codeView) reconcileOnce(ctx context.Context) (lacking int, err error) {
+	for after := ""; ; {
+		page, err := v.db.Current(ctx, after, reconcilePage)
+		if err != nil || len(page) == 0 {
+			return lacking, err
+		}
+		for _, update := range page {
+			v.add(update)
+			if v.lastAnnounced(update.AppID).revision < update.Revision {
+				lacking++
+				v.relay.deliver(ctx, repo.Announcement{MessageID: update.MessageID(), AppID: update.AppID, Update: &update})
+			}
+		}
+		after = page[len(page)-1].AppID
+	}
+}
