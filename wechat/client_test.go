@@ -75,7 +75,7 @@ func failure(t testing.TB, code wechat.Code, err error) *wechat.Error {
 	return e
 }
 
-// saysNothing checks that no stretch of 32 characters of a secret, as it is or as in a URL, is in any
+// saysNothing checks that no stretch of 16 characters of a secret, as it is or as in a URL, is in any
 // text that can be made of an error and of what it wraps.
 func saysNothing(t testing.TB, err error, secrets ...string) {
 	t.Helper()
@@ -101,8 +101,8 @@ func saysNothing(t testing.TB, err error, secrets ...string) {
 	walk(err)
 	for _, secret := range secrets {
 		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
-			for i := range max(len(form)-31, 1) {
-				if part := form[i:min(i+32, len(form))]; strings.Contains(said.String(), part) {
+			for i := range max(len(form)-15, 1) {
+				if part := form[i:min(i+16, len(form))]; strings.Contains(said.String(), part) {
 					t.Fatalf("an error says %q of a secret:\n%s", part, said.String())
 				}
 			}
@@ -664,6 +664,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 		{"token in errmsg, escaped", errMsg("invalid credential " + escaped)},
 		{"token in errmsg, escaped for a path", errMsg("invalid credential " + url.PathEscape(token))},
 		{"token in errmsg, half", errMsg("invalid credential " + token[:40] + " or " + token[60:])},
+		{"token in errmsg, in small pieces", errMsg(token[:16] + " or " + token[60:76] + "\n" + escaped[30:50])},
 		{"token in errmsg, split by what nobody sees", errMsg("invalid credential " + token[:30] + "\u200b" + token[30:60] + "\x00" + token[60:])},
 		{"token at the end of what is kept", errMsg(strings.Repeat("long words ", 44) + token)},
 		{"token in the place of the rid", body(`{"errcode":40001,"errmsg":"no rid: ` + token[:80] + `"}`)},

@@ -150,24 +150,24 @@ func requestIP(errMsg string) string {
 
 const redacted = "[redacted]"
 
-// A censor cuts secrets out of words that are not ours: those it knows in every form that a URL
-// gives them, and whatever else looks like one.
-type censor struct{ known *strings.Replacer }
+// leak is how many characters of a known secret in a row give it away. A shorter secret is looked for
+// as a whole.
+const leak = 16
+
+// A censor cuts secrets out of words that are not ours: those it knows, in pieces too and as a URL has
+// them, and whatever else looks like one.
+type censor struct{ known []string }
 
 func newCensor(secrets ...string) censor {
-	var forms []string
+	var c censor
 	for _, secret := range secrets {
-		if secret != "" {
-			forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret))
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+			if form != "" && !slices.Contains(c.known, form) {
+				c.known = append(c.known, form)
+			}
 		}
 	}
-	// The longest first, lest the end of one is left over where another is its beginning.
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, form := range forms {
-		pairs = append(pairs, form, redacted)
-	}
-	return censor{strings.NewReplacer(pairs...)}
+	return c
 }
 
 // text returns the words as one line without control and other invisible characters, which go first:
@@ -182,7 +182,36 @@ func (c censor) text(words string) string {
 		}
 		return r
 	}, words)
-	return secretForm.ReplaceAllString(c.known.Replace(words), redacted)
+	return secretForm.ReplaceAllString(c.cut(words), redacted)
+}
+
+// cut replaces every piece of a known secret.
+func (c censor) cut(words string) string {
+	secret := make([]bool, len(words)) // which bytes belong to one
+	for _, known := range c.known {
+		n := min(leak, len(known))
+		pieces := make(map[string]bool, len(known))
+		for i := range len(known) - n + 1 {
+			pieces[known[i:i+n]] = true
+		}
+		for i := range len(words) - n + 1 {
+			if pieces[words[i:i+n]] {
+				for j := range n {
+					secret[i+j] = true
+				}
+			}
+		}
+	}
+	var rest strings.Builder
+	for i := range len(words) {
+		switch {
+		case !secret[i]:
+			rest.WriteByte(words[i])
+		case i == 0 || !secret[i-1]:
+			rest.WriteString(redacted)
+		}
+	}
+	return strings.ToValidUTF8(rest.String(), "") // a piece may have begun inside a character
 }
 
 // error returns err itself if none of the texts in its tree needs censoring, and else an error with
