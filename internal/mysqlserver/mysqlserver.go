@@ -19,7 +19,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,7 +28,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
-	"preauth/internal/freeport"
+	"preauth/internal/loopback"
 )
 
 // Engine names the program behind a server.
@@ -127,15 +126,14 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.DSN != "" {
 		return connect(ctx, opts)
 	}
-	listen, err := checkListen(opts.Listen)
-	if err != nil {
-		return nil, err
+	if _, _, err := loopback.Address(opts.Listen); err != nil {
+		return nil, fmt.Errorf("database server: %w", err)
 	}
 	dir, err := openDirectory(ctx, opts.Dir)
 	if err != nil {
 		return nil, err
 	}
-	server, err := startPrivate(ctx, opts, dir, listen)
+	server, err := startPrivate(ctx, opts, dir)
 	if err != nil {
 		return nil, errors.Join(err, dir.close())
 	}
@@ -190,7 +188,7 @@ func connect(ctx context.Context, opts Options) (*Server, error) {
 
 // startPrivate starts the first candidate that works. With several, one that fails is passed over:
 // some systems have a mysqld that may not use a data directory of its own.
-func startPrivate(ctx context.Context, opts Options, dir *directory, listen string) (*Server, error) {
+func startPrivate(ctx context.Context, opts Options, dir *directory) (*Server, error) {
 	wanted := opts.Engine
 	if made := dir.madeBy(); made != "" {
 		if wanted != "" && wanted != made {
@@ -205,7 +203,7 @@ func startPrivate(ctx context.Context, opts Options, dir *directory, listen stri
 	}
 	var problems []error
 	for _, e := range candidates {
-		server, err := startEngine(ctx, opts, e, dir, listen)
+		server, err := startEngine(ctx, opts, e, dir)
 		if err == nil {
 			return server, nil
 		}
@@ -221,7 +219,7 @@ func startPrivate(ctx context.Context, opts Options, dir *directory, listen stri
 	return nil, notStarted(problems)
 }
 
-func startEngine(ctx context.Context, opts Options, e *engine, dir *directory, listen string) (_ *Server, err error) {
+func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (_ *Server, err error) {
 	program, err := e.locate(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -241,11 +239,9 @@ func startEngine(ctx context.Context, opts Options, e *engine, dir *directory, l
 	// A port that was free a moment ago may be taken by now.
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		address := listen
-		if address == "" {
-			if address, err = freeport.Loopback(); err != nil {
-				return nil, err
-			}
+		address, free, err := loopback.Address(opts.Listen)
+		if err != nil {
+			return nil, err
 		}
 		config := mysql.NewConfig()
 		config.User, config.Net, config.Addr = "root", "tcp", address
@@ -254,32 +250,10 @@ func startEngine(ctx context.Context, opts Options, e *engine, dir *directory, l
 		if err == nil {
 			return server, nil
 		}
-		if listen != "" || !errors.Is(err, ErrPortTaken) || attempt == attempts {
+		if !free || !errors.Is(err, ErrPortTaken) || attempt == attempts {
 			return nil, err
 		}
 	}
-}
-
-// checkListen returns the address to listen on, or the empty string for a free port.
-func checkListen(listen string) (string, error) {
-	if listen == "" {
-		return "", nil
-	}
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return "", fmt.Errorf("database listen address %q: %w; it looks like 127.0.0.1:3307", listen, err)
-	}
-	ip := net.ParseIP(host)
-	if host == "localhost" {
-		ip = net.IPv4(127, 0, 0, 1)
-	}
-	if !ip.IsLoopback() {
-		return "", fmt.Errorf("database listen address %q: the server has no password, so it listens on 127.0.0.1 or ::1 only", listen)
-	}
-	if port == "0" {
-		return "", nil
-	}
-	return net.JoinHostPort(ip.String(), port), nil
 }
 
 // run starts the process and waits until it answers. The caller holds mu or is alone.

@@ -1,0 +1,232 @@
+// Package natsserver runs the real nats-server with JetStream inside this process, for `preauth dev` and
+// for tests: one server, or a cluster of them. Each listens on a loopback address without
+// authentication, and installs no signal handlers.
+//
+// A server can be stopped and started again on the same address with the same data. A stop is orderly:
+// what a kill does to unsynced data cannot be shown within a process.
+package natsserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"preauth/internal/loopback"
+)
+
+// Options say how to start a server. The zero value starts a temporary one on a free port.
+type Options struct {
+	// Listen is the loopback address host:port for clients. Empty, or with port 0: a free port.
+	Listen string
+	// StoreDir keeps the streams between runs; it is made if missing, and no other server may use it
+	// meanwhile: nats-server does not look. Empty: a temporary directory that Close removes.
+	StoreDir string
+	// SyncAlways makes the server sync every message to the disk before it acknowledges it
+	// (sync_interval: always). Otherwise it syncs every two minutes, and a power failure loses what
+	// came since.
+	SyncAlways bool
+	// Log takes the server's warnings and errors. Nil: they are dropped.
+	Log func(format string, args ...any)
+}
+
+// startTimeout bounds the wait for a server that neither becomes ready nor fails.
+const startTimeout = 30 * time.Second
+
+// Server is a nats-server in this process. Its methods may be called from several goroutines.
+type Server struct {
+	options   server.Options // as given to nats-server at every start
+	log       func(format string, args ...any)
+	temporary string // the directory to remove at the end, or empty
+
+	mu     sync.Mutex
+	nats   *server.Server // nil when stopped
+	closed bool
+}
+
+// Start starts a server with JetStream and returns when it takes connections, which is within
+// milliseconds where there is little to recover from the store.
+func Start(opts Options) (*Server, error) {
+	s, err := newServer(opts)
+	if err != nil {
+		return nil, err
+	}
+	// A free port may be taken by the time that the server wants it; another is as good.
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		var free bool
+		if s.options.Host, s.options.Port, free, err = listenAddress(opts.Listen); err == nil {
+			err = s.Restart()
+		}
+		if err == nil {
+			return s, nil
+		}
+		if !free || attempt == attempts {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+}
+
+// newServer returns a server that was not started and has no address yet.
+func newServer(opts Options) (*Server, error) {
+	s := &Server{log: opts.Log}
+	store := opts.StoreDir
+	if store == "" {
+		var err error
+		if store, err = os.MkdirTemp("", "preauth-natsserver-"); err != nil {
+			return nil, fmt.Errorf("start nats-server: %w", err)
+		}
+		s.temporary = store
+	}
+	store, err := filepath.Abs(store)
+	if err != nil {
+		return nil, fmt.Errorf("start nats-server: %w", err)
+	}
+	s.options = server.Options{
+		ServerName: "preauth",
+		JetStream:  true,
+		StoreDir:   store,
+		SyncAlways: opts.SyncAlways,
+		NoSigs:     true,
+		NoLog:      true,
+	}
+	return s, nil
+}
+
+func listenAddress(listen string) (host string, port int, free bool, err error) {
+	address, free, err := loopback.Address(listen)
+	if err != nil {
+		return "", 0, false, fmt.Errorf("start nats-server: %w", err)
+	}
+	parsed, err := netip.ParseAddrPort(address)
+	return parsed.Addr().String(), int(parsed.Port()), free, err
+}
+
+// URL is what a client connects to. It stays the same over [Server.Restart].
+func (s *Server) URL() string {
+	address := net.JoinHostPort(s.options.Host, strconv.Itoa(s.options.Port))
+	return (&url.URL{Scheme: "nats", Host: address}).String()
+}
+
+// Name is the server's name, by which stream and consumer information call a leader.
+func (s *Server) Name() string { return s.options.ServerName }
+
+// Stop stops the server in good order and returns when all of it has ended. Its streams stay.
+// [Server.Restart] starts it again. A server that is down stays down.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+}
+
+func (s *Server) stop() {
+	if s.nats != nil {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+		s.nats = nil
+	}
+}
+
+// Restart starts the server again, on the same address and with the same streams, and returns when it
+// takes connections. One that still runs is stopped first.
+func (s *Server) Restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("start nats-server on %s: it was closed", s.URL())
+	}
+	s.stop()
+	nats, err := server.NewServer(s.options.Clone()) // it writes into what it is given
+	if err != nil {
+		return fmt.Errorf("start nats-server on %s: %w", s.URL(), err)
+	}
+	failure := &firstFailure{log: s.log}
+	nats.SetLoggerV2(failure, false, false, false)
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		nats.Start()
+	}()
+	select {
+	case <-started:
+		err = failure.get()
+	case <-time.After(startTimeout):
+		err = errors.New("it took too long")
+	}
+	if err == nil && !nats.ReadyForConnections(startTimeout) {
+		err = errors.Join(errors.New("it does not take connections"), failure.get())
+	}
+	if err != nil {
+		nats.Shutdown()
+		nats.WaitForShutdown()
+		return fmt.Errorf("start nats-server on %s: %w", s.URL(), err)
+	}
+	s.nats = nats
+	return nil
+}
+
+// running returns the nats-server, or nil while it is stopped.
+func (s *Server) running() *server.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nats
+}
+
+// Close stops the server and removes a temporary store. Do not use the server afterwards; a second
+// Close does nothing.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+	s.closed = true
+	if s.temporary == "" {
+		return nil
+	}
+	if err := os.RemoveAll(s.temporary); err != nil {
+		return fmt.Errorf("remove the store of nats-server: %w", err)
+	}
+	return nil
+}
+
+// firstFailure is nats-server's logger. It keeps the first fatal error, which nats-server reports in no
+// other way.
+type firstFailure struct {
+	log func(format string, args ...any)
+
+	mu  sync.Mutex
+	err error
+}
+
+func (f *firstFailure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *firstFailure) print(level, format string, args []any) {
+	if f.log != nil {
+		f.log("nats-server: "+level+": "+format, args...)
+	}
+}
+
+func (f *firstFailure) Fatalf(format string, args ...any) {
+	f.mu.Lock()
+	if f.err == nil {
+		f.err = fmt.Errorf(format, args...)
+	}
+	f.mu.Unlock()
+	f.print("fatal", format, args)
+}
+func (f *firstFailure) Errorf(format string, args ...any) { f.print("error", format, args) }
+func (f *firstFailure) Warnf(format string, args ...any)  { f.print("warning", format, args) }
+func (f *firstFailure) Noticef(string, ...any)            {}
+func (f *firstFailure) Debugf(string, ...any)             {}
+func (f *firstFailure) Tracef(string, ...any)             {}
