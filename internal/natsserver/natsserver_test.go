@@ -66,13 +66,14 @@ func createStream(t *testing.T, js jetstream.JetStream, replicas int) jetstream.
 	return stream
 }
 
-// publish publishes until the server acknowledges, as a client does while a leader is elected.
+// publish publishes until the server acknowledges, as a client does while a leader is elected. The
+// message id keeps a repetition from being stored twice.
 func publish(t *testing.T, js jetstream.JetStream, subject string) {
 	t.Helper()
 	ctx := within(t)
 	for {
 		attempt, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := js.Publish(attempt, subject, nil)
+		_, err := js.Publish(attempt, subject, nil, jetstream.WithMsgID(subject))
 		cancel()
 		if err == nil {
 			return
