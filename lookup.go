@@ -164,7 +164,7 @@ func (l Lookup) Encode() []byte {
 		AppID: l.AppID, PreAuthCode: l.PreAuthCode.Reveal(), IssuedAt: instant{l.IssuedAt}, ExpiresAt: instant{l.ExpiresAt},
 		ExpiresIn: wholeSeconds(l.ExpiresIn), Revision: l.Revision,
 	}
-	if !l.Links.PC.IsZero() {
+	if !l.Links.PC.IsZero() || !l.Links.Mobile.IsZero() {
 		wire.Links = &wireLinks{PC: l.Links.PC.Reveal(), Mobile: l.Links.Mobile.Reveal()}
 	}
 	return encode(wire)
