@@ -1,0 +1,149 @@
+package preauth_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"preauth"
+)
+
+// The token service announces each token that it gets from WeChat.
+func ExampleClient_Announce() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	now := time.Now()
+	err = client.Announce(context.Background(), preauth.TokenEvent{
+		AppID:     "wx0123456789abcdef",
+		Token:     preauth.NewSecret("the component_access_token"),
+		IssuedAt:  now,
+		ExpiresAt: now.Add(7200 * time.Second), // expires_in of WeChat's answer
+	})
+	if err != nil {
+		log.Print(err) // announce it again: that costs nothing
+	}
+}
+
+// Who sends an account's owner to WeChat asks for the current code, here as a link for a browser.
+func ExampleClient_Lookup() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	found, err := client.Lookup(ctx, preauth.LookupRequest{
+		AppID:       "wx0123456789abcdef",
+		MinTTL:      5 * time.Minute,
+		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
+	})
+	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.CodeUnavailable {
+		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
+		return
+	}
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("revision", found.Revision, "lives until", found.ExpiresAt)
+	_ = found.Links.PC.Reveal() // the address to redirect the browser to
+}
+
+// A subscriber keeps the newest code of each component. The callback is never called concurrently.
+func ExampleClient_Subscribe() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	newest := map[string]preauth.Update{}
+	sub, err := client.Subscribe(func(u preauth.Update) {
+		if u.Revision > newest[u.AppID].Revision {
+			newest[u.AppID] = u
+		}
+	}, func(err error) { log.Print(err) })
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = sub.Drain() }()
+}
+
+// The body that a program in another language publishes on
+// "component.token.updated.wx0123456789abcdef".
+func ExampleTokenEvent_Encode() {
+	event := preauth.TokenEvent{
+		AppID:     "wx0123456789abcdef",
+		Token:     preauth.NewSecret("61_W3mEQkP0"),
+		IssuedAt:  time.Date(2026, time.March, 14, 9, 0, 0, 0, time.UTC),
+		ExpiresAt: time.Date(2026, time.March, 14, 11, 0, 0, 0, time.UTC),
+	}
+	fmt.Printf("%s\n", event.Encode())
+	// Output:
+	// {"component_appid":"wx0123456789abcdef","component_access_token":"61_W3mEQkP0","issued_at":"2026-03-14T09:00:00Z","expires_at":"2026-03-14T11:00:00Z"}
+}
+
+func ExampleParseTokenEvent() {
+	subject := "component.token.updated.wx0123456789abcdef"
+	appid := preauth.AppIDIn("component.token.updated", subject)
+	received := time.Date(2026, time.March, 14, 9, 0, 0, 0, time.UTC)
+
+	event, err := preauth.ParseTokenEvent(appid, nil, []byte(`{"component_access_token":"61_W3mEQkP0","expires_in":7200}`), received)
+	fmt.Println(event.AppID, event.Token, event.ExpiresAt.Format(time.RFC3339), err)
+
+	_, err = preauth.ParseTokenEvent(appid, nil, []byte(`{"component_access_token":"61_W3mEQkP0","expires_in":"2h"}`), received)
+	fmt.Println(err, errors.Is(err, preauth.ErrInvalid))
+	// Output:
+	// wx0123456789abcdef [redacted] 2026-03-14T11:00:00Z <nil>
+	// invalid: expires_in must be a whole number true
+}
+
+func ExampleParseUpdate() {
+	body := []byte(`{
+		"component_appid": "wx0123456789abcdef",
+		"pre_auth_code": "preauthcode@@@S3mEQkP0VbZc5x5vJ8F1G7kPOq2yq0TtX8mZ9n",
+		"issued_at": "2026-03-14T09:00:00.25Z",
+		"expires_at": "2026-03-14T09:30:00.25Z",
+		"expires_in": 1800,
+		"revision": 42,
+		"cause": "token"
+	}`)
+	update, err := preauth.ParseUpdate(body)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(update.AppID, update.PreAuthCode, update.Revision, update.Cause, update.ExpiresAt.Format(time.TimeOnly))
+	// Output:
+	// wx0123456789abcdef [redacted] 42 token 09:30:00
+}
+
+// A Secret reaches its destination through Reveal, and no log.
+func ExampleSecret() {
+	code := preauth.NewSecret("preauthcode@@@S3mEQkP0VbZc5x5vJ8F1G7kPOq2yq0TtX8mZ9n")
+	fmt.Printf("%v %+v %q %x\n", code, struct{ Code preauth.Secret }{code}, code, code)
+	fmt.Println(code.Hint(), len(code.Reveal()))
+	// Output:
+	// [redacted] {Code:[redacted]} [redacted] [redacted]
+	// preauthcode@@@S3…mZ9n 52
+}
