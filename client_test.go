@@ -3,35 +3,33 @@ package preauth_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
 	"preauth"
+	"preauth/internal/natsserver"
 )
 
 // connect starts a NATS server for one test and returns a connection to it.
 func connect(t *testing.T) *nats.Conn {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
-	})
+	server, err := natsserver.Start(natsserver.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the NATS server does not get ready")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	nc, err := nats.Connect(server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +156,7 @@ func serve(t *testing.T, nc *nats.Conn, answer func(preauth.LookupRequest) (prea
 		}
 		lookup, failed := answer(request)
 		if failed != nil {
-			err = r.Error(fmt.Sprint(failed.Code), failed.Message, failed.Encode())
+			err = r.Error(strconv.Itoa(failed.Code), failed.Message, failed.Encode())
 		} else {
 			err = r.Respond(lookup.Encode())
 		}

@@ -1,6 +1,7 @@
 package preauth_test
 
 import (
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -94,9 +95,7 @@ func TestParseFailureRefuses(t *testing.T) {
 		"retry_at made up":           {with(`2026-03-14T09:27`, marker), "retry_at must be a time as in"},
 		"occurred_at twice":          {with(`{`, `{"occurred_at":"2026-03-14T09:26:53Z",`), "occurred_at stands twice"},
 	}
-	for name, malformed := range malformedBodies() {
-		tests[name] = malformed
-	}
+	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got, err := preauth.ParseFailure([]byte(test.body))

@@ -55,7 +55,7 @@ func decodeObject(body []byte, members []member) error {
 		if err != nil {
 			return cmp.Or(first, malformed(err))
 		}
-		name := key.(string) // inside an object the decoder takes nothing else
+		name, _ := key.(string) // which it is: inside an object the decoder takes nothing else here
 		i := slices.IndexFunc(members, func(m member) bool { return m.is(name) })
 		var into any = &unread
 		if i >= 0 && !members[i].seen {

@@ -1,6 +1,7 @@
 package preauth_test
 
 import (
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -242,6 +243,7 @@ func TestLookupExpiresIn(t *testing.T) {
 
 func TestParseLookupRefuses(t *testing.T) {
 	good := string(aLookup().Encode())
+	beforeLinks, _, _ := strings.Cut(good, `{"pc"`)
 	with := func(old, changed string) string {
 		if !strings.Contains(good, old) {
 			t.Fatalf("%s is not in %s", old, good)
@@ -261,14 +263,12 @@ func TestParseLookupRefuses(t *testing.T) {
 		"expires_in wraps":       {with(`1740`, `9223372036854775807`), "expires_in must be 0 to 86400 seconds"},
 		"expires_in as text":     {with(`1740`, `"1740"`), "expires_in must be a whole number"},
 		"revision as text":       {with(`42`, `"42"`), "revision must be a whole number, 0 or more"},
-		"links as a string":      {with(good[strings.Index(good, `{"pc"`):], `"`+marker+`"}`), "links must be an object"},
-		"a link as a number":     {with(good[strings.Index(good, `{"pc"`):], `{"pc":1,"mobile":"`+marker+`"}}`), "links must be an object"},
+		"links as a string":      {beforeLinks + `"` + marker + `"}`, "links must be an object"},
+		"a link as a number":     {beforeLinks + `{"pc":1,"mobile":"` + marker + `"}}`, "links must be an object"},
 		"two codes":              {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code stands twice"},
 		"an error for an answer": {`{"error":{"code":500,"message":"` + marker + `"}}`, "component_appid is missing"},
 	}
-	for name, malformed := range malformedBodies() {
-		tests[name] = malformed
-	}
+	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got, err := preauth.ParseLookup([]byte(test.body))

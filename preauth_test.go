@@ -45,7 +45,6 @@ func TestSubjects(t *testing.T) {
 		"preauth.updated.wx1":   "",
 		"x.preauth.lookup.wx1":  "",
 		"preauth.lookup..":      ".",
-		"preauth.lookup. ":      " ",
 		"preauth.lookup.lookup": "lookup",
 	}
 	for message, want := range tests {

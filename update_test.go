@@ -1,6 +1,7 @@
 package preauth_test
 
 import (
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -117,9 +118,7 @@ func TestParseUpdateRefuses(t *testing.T) {
 		"a revision as text":    {with(`"revision":42`, `"revision":"`+marker+`"`), "revision must be a whole number, 0 or more"},
 		"a cause as a number":   {with(`"renewal"`, `1`), "cause must be a string"},
 	}
-	for name, malformed := range malformedBodies() {
-		tests[name] = malformed
-	}
+	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got, err := preauth.ParseUpdate([]byte(test.body))
