@@ -28,8 +28,10 @@ CREATE TABLE IF NOT EXISTS component (
   KEY due (due_at)
 ) COMMENT = 'preauth: the components and the newest token taken for each';
 
--- Every code ever saved. The current one of a component has no deleted_at, and current_appid, which
--- is NULL for all others, lets the unique key refuse a second one.
+-- Every code ever saved. The current one of a component has no deleted_at, and with it slot 0, which
+-- the unique key lets only one have. The others follow it there, the newest first. They matter to
+-- InnoDB, which locks the gaps on both sides of an entry that is replaced: these gaps then lie within
+-- the component, and transactions about others do not wait for them.
 --
 -- The current codes:
 --   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE deleted_at IS NULL
@@ -43,12 +45,11 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   issued_at         DATETIME(6)    NOT NULL,
   expires_at        DATETIME(6)    NOT NULL,
   deleted_at        DATETIME(6)    NULL COMMENT 'when a newer code replaced it; NULL: the current code',
-  current_appid     VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin
-                    GENERATED ALWAYS AS (IF(deleted_at IS NULL, appid, NULL)) STORED,
+  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (IF(deleted_at IS NULL, 0, ~revision)) STORED
+                    COMMENT '0: the current code',
   PRIMARY KEY (id),
   UNIQUE KEY code (code),
-  UNIQUE KEY current_code (current_appid),
-  UNIQUE KEY revision (appid, revision)
+  UNIQUE KEY current_code (appid, slot)
 ) COMMENT = 'preauth: the codes, of which each component has one current';
 
 -- What was committed and is not yet known to be announced. A row is deleted once the stream has

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -57,7 +58,7 @@ const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_st
 	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.failure,
 	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
 FROM component AS c FORCE INDEX (PRIMARY)
-LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.current_appid = c.appid
+LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
 `
 
 type componentRow struct {
@@ -188,10 +189,11 @@ func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Comp
 // due. Whoever has one saves an [Outcome] before until, which sets DueAt anew; a replica that dies
 // leaves it to the others at until. After an error some may have been leased until then and worked on
 // by nobody.
-//
-// until must be after now.
 func (r *Repo) TakeDue(ctx context.Context, now, until time.Time, limit int) ([]Component, error) {
 	now, until = stored(now), stored(until)
+	if !until.After(now) {
+		return nil, errors.New("repo: take due: until has to be after now, or two would get the same component")
+	}
 	lease := make([]byte, 16)
 	_, _ = rand.Read(lease) // never fails
 	for {

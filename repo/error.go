@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -21,12 +22,13 @@ import (
 // Any other error is a missing or older schema, a missing privilege or a defect.
 var ErrUnavailable = errors.New("database unavailable")
 
-// What is done once more before it is ErrUnavailable. The pauses add up to about 0.3 s: enough for
-// the other side of a deadlock, and short enough that the caller learns of an outage soon.
+// What is tried before it is ErrUnavailable. The pauses add up to about 0.3 s: enough for the other
+// side of a deadlock, and short enough that the caller learns of an outage soon.
 const (
 	maxTries   = 6
 	firstPause = 10 * time.Millisecond
 	lastPause  = 200 * time.Millisecond
+	maxElapsed = 10 * time.Second
 )
 
 // unavailable has the server's error numbers behind ErrUnavailable.
@@ -88,32 +90,31 @@ var unavailable = map[uint16]bool{
 
 // Server errors that are told apart.
 const (
-	duplicateEntry    = 1062
-	tableExists       = 1050
-	unknownColumn     = 1054
-	noSuchTable       = 1146
-	noSuchKey         = 1176
-	accessDenied      = 1045
-	databaseDenied    = 1044
-	unknownDatabase   = 1049
-	commandDenied     = 1142
-	columnsDenied     = 1143
-	constraintFailed  = 3819
-	constraintFailed2 = 4025
+	tableExists    = 1050
+	unknownColumn  = 1054
+	duplicateEntry = 1062
+	noSuchTable    = 1146
+	noSuchKey      = 1176
 )
 
 // telling has the numbers whose texts hold names at most. Other texts may quote a value or a piece of
 // the statement, and so a code.
 var telling = map[uint16]bool{
-	accessDenied: true, databaseDenied: true, unknownDatabase: true, commandDenied: true, columnsDenied: true,
+	1044: true, 1045: true, 1049: true, 1142: true, 1143: true, // a missing privilege or database
 	noSuchTable: true, unknownColumn: true, noSuchKey: true,
 	1021: true, 1040: true, 1047: true, 1053: true, 1114: true, 1203: true, 1205: true, 1213: true, 1226: true,
 	1290: true, 1792: true, 1836: true, 1927: true,
 }
 
 // do runs one operation, which must be safe to run again, until it succeeds or fails for good. The
-// error it returns names the operation and wraps [ErrUnavailable] where that applies.
+// error it returns names the operation, wraps [ErrUnavailable] where that applies, and holds nothing
+// that the server may have quoted of the data.
 func do(ctx context.Context, operation string, f func() error) error {
+	return explain(ctx, operation, silent(retry(ctx, f)))
+}
+
+// retry runs f until it succeeds or fails with an error that does not pass by itself.
+func retry(ctx context.Context, f func() error) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := f()
 		if err != nil && !passes(err) && !isServerError(err, duplicateEntry) {
@@ -122,21 +123,29 @@ func do(ctx context.Context, operation string, f func() error) error {
 		return struct{}{}, err
 	},
 		backoff.WithMaxTries(maxTries),
+		backoff.WithMaxElapsedTime(maxElapsed),
 		backoff.WithBackOff(&backoff.ExponentialBackOff{
 			InitialInterval: firstPause, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: lastPause,
 		}),
 	)
+	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok { // of the last try
+		return permanent.Unwrap()
+	}
+	return err
+}
+
+func explain(ctx context.Context, operation string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, context.Cause(ctx))
 	case passes(err):
-		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, silent(err))
+		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, err)
 	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
-		return fmt.Errorf("repo: %s: the schema is missing or older than this program; run `preauth schema apply`: %w", operation, silent(err))
+		return fmt.Errorf("repo: %s: the schema is missing or older than this program; run `preauth schema apply`: %w", operation, err)
 	default:
-		return fmt.Errorf("repo: %s: %w", operation, silent(err))
+		return fmt.Errorf("repo: %s: %w", operation, err)
 	}
 }
 
@@ -161,15 +170,7 @@ func passes(err error) bool {
 
 func isServerError(err error, numbers ...uint16) bool {
 	server, ok := errors.AsType[*mysql.MySQLError](err)
-	if !ok {
-		return false
-	}
-	for _, number := range numbers {
-		if server.Number == number {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(numbers, server.Number)
 }
 
 // silent returns err without what the server may have quoted of the data.
@@ -180,7 +181,7 @@ func silent(err error) error {
 	}
 	cut := *server
 	if !telling[cut.Number] {
-		cut.Message = "(the server's text is left out, as it may quote data)"
+		cut.Message = "the server's text is left out, as it may quote data"
 	}
 	return &cut
 }

@@ -42,7 +42,7 @@ func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Annou
 		return selectIn(ctx, r.db, &rows, `/* repo.outbox */ SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
 	p.code, p.cause, p.issued_at, p.expires_at
 FROM outbox AS o
-LEFT JOIN pre_auth_code AS p ON p.appid = o.appid AND p.revision = o.revision AND p.deleted_at IS NULL
+LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
 WHERE o.created_at < ? ORDER BY o.created_at, o.message_id LIMIT ?`, stored(before), max(limit, 0))
 	})
 	if err != nil {
@@ -109,8 +109,10 @@ func (r *Repo) Current(ctx context.Context, afterAppID string, limit int) ([]pre
 		ExpiresAt time.Time `db:"expires_at"`
 	}
 	err := do(ctx, "current", func() error {
-		return selectIn(ctx, r.db, &rows, `/* repo.current */ SELECT appid, revision, code, cause, issued_at, expires_at
-FROM pre_auth_code FORCE INDEX (current_code) WHERE current_appid > ? ORDER BY current_appid LIMIT ?`, afterAppID, max(limit, 0))
+		return selectIn(ctx, r.db, &rows, `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at
+FROM component AS c FORCE INDEX (PRIMARY)
+JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
+WHERE c.appid > ? ORDER BY c.appid LIMIT ?`, afterAppID, max(limit, 0))
 	})
 	if err != nil {
 		return nil, err

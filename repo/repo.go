@@ -117,6 +117,9 @@ func parseDSN(dsn string) (cfg *mysql.Config, err error) {
 	if cfg.Params == nil {
 		cfg.Params = map[string]string{}
 	}
+	// Rows are locked for milliseconds. The wait for one has to end before readTimeout does, or the
+	// server would go on waiting for nobody.
+	cfg.Params["innodb_lock_wait_timeout"] = "5"
 	// A server with a lax mode would cut a long value short instead of refusing it.
 	cfg.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 	if err := cfg.Apply(mysql.Charset("utf8mb4", "")); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"preauth"
 )
@@ -13,13 +14,14 @@ import (
 // schema may be there: apply it again.
 func (r *Repo) ApplySchema(ctx context.Context) error {
 	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
-		err := do(ctx, "apply schema", func() error {
+		// A statement without data: what the server says about it can be told whole.
+		err := explain(ctx, "apply schema", retry(ctx, func() error {
 			_, err := r.db.ExecContext(ctx, "/* repo.schema */ "+strings.TrimSuffix(statement, ";"))
 			if isServerError(err, tableExists) { // another replica was quicker in spite of IF NOT EXISTS
 				return nil
 			}
 			return err
-		})
+		}))
 		if err != nil {
 			return err
 		}
@@ -29,7 +31,7 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 
 // uniqueKeys are the keys that keep the promises of this package whatever a program does.
 var uniqueKeys = []string{
-	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code", "pre_auth_code.revision",
+	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code",
 }
 
 // Check returns nil if the server is reachable and the schema complete. The error says what to do.
@@ -44,7 +46,12 @@ WHERE table_schema = DATABASE() AND non_unique = 0 AND CONCAT(table_name, '.', i
 		return err
 	}
 	if len(found) < len(uniqueKeys) {
-		return fmt.Errorf("repo: check: the schema is incomplete; run `preauth schema apply`: %d of %d unique keys are there", len(found), len(uniqueKeys))
+		return fmt.Errorf("repo: check: the schema is incomplete; run `preauth schema apply`: of the keys %v there are %v", uniqueKeys, found)
 	}
-	return nil
+	// The statements that are read with name the columns.
+	if _, err := r.Components(ctx, []string{""}); err != nil {
+		return err
+	}
+	_, err = r.Outbox(ctx, time.Time{}, 1)
+	return err
 }
