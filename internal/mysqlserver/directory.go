@@ -24,34 +24,36 @@ type directory struct {
 	lock      *os.File
 }
 
-// openDirectory makes the directory if it is missing, a temporary one if path is empty, and locks it.
-func openDirectory(ctx context.Context, path string) (*directory, error) {
-	d := &directory{path: path, temporary: path == ""}
-	var err error
+// openDirectory makes opts.Dir if it is missing, or a temporary directory if it is empty, and locks it.
+func openDirectory(ctx context.Context, opts Options) (_ *directory, err error) {
+	d := &directory{path: opts.Dir, temporary: opts.Dir == ""}
 	if d.temporary {
 		removeAbandoned()
-		if d.path, err = os.MkdirTemp("", temporaryPrefix); err != nil {
-			return nil, err
-		}
+		d.path, err = os.MkdirTemp("", temporaryPrefix)
 	} else {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return nil, err
-		}
+		err = os.MkdirAll(d.path, 0o700)
 	}
-	// The server is asked where its data is, so that the path must be the one that it sees.
-	if d.path, err = filepath.Abs(d.path); err == nil {
+	// The server says where its data is, which has to be the same text.
+	if err == nil {
+		d.path, err = filepath.Abs(d.path)
+	}
+	if err == nil {
 		d.path, err = filepath.EvalSymlinks(d.path)
 	}
 	if err != nil {
 		return nil, err
 	}
 	// The server of a process that was just killed may need a moment to end.
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	const patience = 5 * time.Second
+	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if d.lock, err = lockFile(ctx, filepath.Join(d.path, lockName), nil); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("%w: %s", ErrInUse, d.path)
-		}
+	d.lock, err = lockFile(waiting, filepath.Join(d.path, lockName), func() {
+		opts.Log("waiting up to %s for another process that uses %s", patience, d.path)
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %s", ErrInUse, d.path)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -68,14 +70,14 @@ func (d *directory) close() error {
 // data is the directory of an engine's data. It exists only when its system tables are complete.
 func (d *directory) data(e *engine) string { return filepath.Join(d.path, string(e.name)) }
 
-// madeBy returns the engine whose data the directory holds, or the empty string.
-func (d *directory) madeBy() Engine {
+// madeBy returns the engine whose data the directory holds, or nil.
+func (d *directory) madeBy() *engine {
 	for _, name := range order {
 		if _, err := os.Stat(d.data(engines[name])); err == nil {
-			return name
+			return engines[name]
 		}
 	}
-	return ""
+	return nil
 }
 
 // create makes an engine's data directory unless it exists, and reports whether it did.

@@ -35,9 +35,9 @@ var engines = map[Engine]*engine{
 		title:      "MariaDB",
 		locate:     locateMariaDB,
 		initialize: initializeMariaDB,
-		arguments:  func(data, address string) []string { return mysqldArguments(data, address) },
+		arguments:  mysqldArguments,
 	},
-	// MySQL's options are MariaDB's but for its second protocol; no MySQL was at hand to try it.
+	// Written after MySQL's manual: no MySQL was at hand to try it with.
 	MySQL: {
 		name:       MySQL,
 		title:      "MySQL",
@@ -74,7 +74,7 @@ var systemDirs = []string{
 	"/usr/local/mysql/bin", "/opt/homebrew/bin", "/opt/homebrew/opt/mariadb/bin", "/opt/homebrew/opt/mysql/bin",
 }
 
-// programs yields the executable files of a name, in the order of the directories.
+// programs returns the executable files of a name, in the order of the directories.
 func (o Options) programs(name string) []string {
 	dirs := o.searchDirs
 	if dirs == nil {
@@ -82,8 +82,11 @@ func (o Options) programs(name string) []string {
 	}
 	var found []string
 	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			continue // as package exec does, which would look through PATH instead
+		}
 		path, err := exec.LookPath(filepath.Join(dir, name))
-		if err == nil && filepath.IsAbs(path) && !slices.Contains(found, path) {
+		if err == nil && !slices.Contains(found, path) {
 			found = append(found, path)
 		}
 	}
@@ -132,7 +135,6 @@ func mysqldArguments(data, address string) []string {
 		"--port="+port,
 		"--socket=", // none: its path would be too long in many a temporary directory
 		"--pid-file="+filepath.Join(data, "server.pid"),
-		"--skip-name-resolve",
 		"--character-set-server=utf8mb4",
 		"--innodb-flush-log-at-trx-commit=1",
 		"--performance-schema=OFF",

@@ -12,6 +12,20 @@
 // durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with the
 // process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if that
 // process is killed before [Server.Close].
+//
+// A package's tests start a server of their own, so that they share nothing:
+//
+//	func TestMain(m *testing.M) {
+//		server, err := mysqlserver.Start(context.Background(), mysqlserver.TestOptions())
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		code := m.Run()
+//		if err := server.Close(); err != nil {
+//			log.Fatal(err)
+//		}
+//		os.Exit(code)
+//	}
 package mysqlserver
 
 import (
@@ -22,6 +36,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +58,7 @@ const (
 
 var (
 	// ErrNotFound means that an engine is neither installed nor can be built.
-	ErrNotFound = errors.New("no such server on this machine")
+	ErrNotFound = errors.New("not found on this machine; Debian and Ubuntu have MariaDB in the package mariadb-server-core")
 	// ErrPortTaken means that another process listens on the address asked for.
 	ErrPortTaken = errors.New("address is taken by another process")
 	// ErrInUse means that another process runs a server on the same Dir.
@@ -129,9 +144,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if _, _, err := loopback.Address(opts.Listen); err != nil {
 		return nil, fmt.Errorf("database server: %w", err)
 	}
-	dir, err := openDirectory(ctx, opts.Dir)
+	dir, err := openDirectory(ctx, opts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("directory of the database server: %w", err)
 	}
 	server, err := startPrivate(ctx, opts, dir)
 	if err != nil {
@@ -141,41 +156,12 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	return server, nil
 }
 
-// Prepare does what may take long before the first [Start] with the same options, which is to build
-// TiDB where nothing else is found, and returns a description of what Start will use.
-func Prepare(ctx context.Context, opts Options) (string, error) {
-	if opts.Log == nil {
-		opts.Log = func(string, ...any) {}
-	}
-	if opts.DSN != "" {
-		return "the server that the DSN names", nil
-	}
-	candidates, err := choose(opts.Engine)
-	if err != nil {
-		return "", err
-	}
-	var problems []error
-	for _, e := range candidates {
-		program, err := e.locate(ctx, opts)
-		if err == nil {
-			return fmt.Sprintf("%s (%s)", e.title, program), nil
-		}
-		problems = append(problems, fmt.Errorf("%s: %w", e.title, err))
-	}
-	return "", notStarted(problems)
-}
-
-func notStarted(problems []error) error {
-	return fmt.Errorf("no database server; install one (Debian and Ubuntu: apt-get install mariadb-server-core) or name one by a DSN: %w",
-		errors.Join(problems...))
-}
-
 // connect returns the server that a DSN names.
 func connect(ctx context.Context, opts Options) (*Server, error) {
 	config, err := mysql.ParseDSN(opts.DSN)
 	if err != nil {
-		// The driver's error does not repeat the DSN, which holds a password.
-		return nil, fmt.Errorf("DSN of the database server: %w; it looks like user:password@tcp(host:3306)/", err)
+		// The driver's error may repeat the password.
+		return nil, errors.New("DSN of the database server cannot be read; it looks like user:password@tcp(host:3306)/")
 	}
 	config.DBName = ""
 	server := &Server{config: config}
@@ -189,17 +175,16 @@ func connect(ctx context.Context, opts Options) (*Server, error) {
 // startPrivate starts the first candidate that works. With several, one that fails is passed over:
 // some systems have a mysqld that may not use a data directory of its own.
 func startPrivate(ctx context.Context, opts Options, dir *directory) (*Server, error) {
-	wanted := opts.Engine
-	if made := dir.madeBy(); made != "" {
-		if wanted != "" && wanted != made {
-			return nil, fmt.Errorf("%w: %s holds data made by %s, not by %s; choose another directory or remove this one",
-				ErrOtherEngine, dir.path, made, wanted)
-		}
-		wanted = made
-	}
-	candidates, err := choose(wanted)
+	candidates, err := choose(opts.Engine)
 	if err != nil {
 		return nil, err
+	}
+	if made := dir.madeBy(); made != nil {
+		if !slices.Contains(candidates, made) {
+			return nil, fmt.Errorf("%w: %s holds data made by %s, and the engine asked for is %s; choose another directory",
+				ErrOtherEngine, dir.path, made.title, candidates[0].title)
+		}
+		candidates = []*engine{made}
 	}
 	var problems []error
 	for _, e := range candidates {
@@ -207,16 +192,15 @@ func startPrivate(ctx context.Context, opts Options, dir *directory) (*Server, e
 		if err == nil {
 			return server, nil
 		}
-		err = fmt.Errorf("%s: %w", e.title, err)
-		if len(candidates) == 1 || errors.Is(err, ErrPortTaken) || ctx.Err() != nil {
-			return nil, err
+		problems = append(problems, fmt.Errorf("start %s: %w", e.title, err))
+		if errors.Is(err, ErrPortTaken) || ctx.Err() != nil {
+			break
 		}
-		if !errors.Is(err, ErrNotFound) {
+		if len(candidates) > 1 && !errors.Is(err, ErrNotFound) {
 			opts.Log("%s cannot be used here: %v", e.title, err)
 		}
-		problems = append(problems, err)
 	}
-	return nil, notStarted(problems)
+	return nil, errors.Join(problems...)
 }
 
 func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (_ *Server, err error) {
@@ -276,6 +260,14 @@ func (s *Server) awaitReady(ctx context.Context, process *process) (version stri
 	// Recovery of a large data directory after a kill is what may take this long.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	running, ended := context.WithCancel(ctx)
+	go func() {
+		defer ended()
+		select {
+		case <-process.exited:
+		case <-ctx.Done():
+		}
+	}()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	p := s.private
@@ -287,7 +279,7 @@ func (s *Server) awaitReady(ctx context.Context, process *process) (version stri
 			return "", fmt.Errorf("%s did not answer: %w\n%s", p.program, ctx.Err(), process.logTail())
 		case <-tick.C:
 		}
-		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		attempt, cancel := context.WithTimeout(running, 2*time.Second)
 		version, data, err := s.identify(attempt)
 		cancel()
 		if err == nil && filepath.Clean(data) == p.dir.data(p.engine) {
@@ -332,14 +324,19 @@ func (s *Server) Engine() Engine {
 }
 
 // Version is what the server answers to SELECT VERSION(), such as "10.11.19-MariaDB" or
-// "8.0.11-TiDB-None", where 8.0.11 is the MySQL that TiDB speaks like.
+// "8.0.11-TiDB-v8.5.1", where 8.0.11 is the MySQL that TiDB speaks like.
 func (s *Server) Version() string { return s.version }
 
-// String describes the server for a person: "MariaDB 10.11.19-MariaDB on 127.0.0.1:20306".
+// String describes the server for a person: "MariaDB 10.11.19 on 127.0.0.1:20306".
 func (s *Server) String() string {
-	text := fmt.Sprintf("%s %s on %s", engines[s.Engine()].title, s.version, s.Addr())
+	version := s.version
+	if _, tidb, ok := strings.Cut(version, "-TiDB-"); ok {
+		version = tidb
+	}
+	version, _, _ = strings.Cut(version, "-")
+	text := fmt.Sprintf("%s %s on %s", engines[s.Engine()].title, version, s.Addr())
 	if s.private == nil {
-		return text + ", not started here"
+		text += ", not started here"
 	}
 	return text
 }
@@ -384,8 +381,8 @@ func (s *Server) exec(ctx context.Context, statement, database string) error {
 	return nil
 }
 
-// Kill ends the server at once, as a power-off of its process would (SIGKILL), and returns when it is
-// gone. [Server.Restart] starts it again. A server that is down stays down.
+// Kill ends the server in the middle of whatever it does (SIGKILL) and returns when it is gone.
+// [Server.Restart] starts it again. A server that is down stays down.
 func (s *Server) Kill() error {
 	if s.private == nil {
 		return fmt.Errorf("kill %s: %w", s, ErrExternal)

@@ -3,7 +3,6 @@ package mysqlserver
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 // process is a running server program.
 type process struct {
 	command  *exec.Cmd
-	stdin    io.Closer
 	log      string // path of the file that holds its output
 	logStart int64  // where in the file its own output begins
 	exited   chan struct{}
@@ -39,14 +37,14 @@ func startProcess(program string, arguments []string, dir *directory) (*process,
 	command.Stdout, command.Stderr = log, log
 	command.SysProcAttr = childAttributes()
 	shareLock(command, dir.lock)
-	stdin, err := command.StdinPipe()
-	if err != nil {
+	// Nobody writes to it, but devdb ends when it closes, which it does with this process.
+	if _, err := command.StdinPipe(); err != nil {
 		return nil, err
 	}
-	p := &process{command: command, stdin: stdin, log: log.Name(), logStart: info.Size(), exited: make(chan struct{})}
+	p := &process{command: command, log: log.Name(), logStart: info.Size(), exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The kernel takes the end of this thread for the death of the parent.
+		// Linux tells the child of its parent's death when this thread ends.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := command.Start()

@@ -20,29 +20,37 @@ import (
 // unusedFor is how long a build that nobody uses is kept.
 const unusedFor = 30 * 24 * time.Hour
 
-// buildTiDB returns the path of the program of module devdb, built if this version of it never was.
-func buildTiDB(ctx context.Context, opts Options) (string, error) {
-	source, err := findDevdb()
-	if err != nil {
-		return "", err
+// tidbProgram returns the directory of module devdb, and where the program is that this version of it
+// was or will be built to.
+func tidbProgram() (source, program string, err error) {
+	if source, err = findDevdb(); err != nil {
+		return "", "", err
 	}
 	version, err := hashSource(source)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("directory for the built TiDB: %w", err)
+		return "", "", fmt.Errorf("directory for the built TiDB: %w", err)
 	}
-	cache = filepath.Join(cache, "preauth")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", err
-	}
-	program := filepath.Join(cache, "devdb-"+version)
+	program = filepath.Join(cache, "preauth", "devdb-"+version)
 	if runtime.GOOS == "windows" {
 		program += ".exe"
 	}
+	return source, program, nil
+}
 
+// buildTiDB returns the path of the program of module devdb, built if this version of it never was.
+func buildTiDB(ctx context.Context, opts Options) (string, error) {
+	source, program, err := tidbProgram()
+	if err != nil {
+		return "", err
+	}
+	cache := filepath.Dir(program)
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
 	lock, err := lockFile(ctx, filepath.Join(cache, "devdb.lock"), func() {
 		opts.Log("waiting for another process that builds TiDB")
 	})
