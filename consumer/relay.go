@@ -32,6 +32,9 @@ const (
 	conflictTries = 3
 )
 
+// errChanging: see conflictTries.
+var errChanging = errors.New("the component's last announcement keeps changing")
+
 // relay publishes what was committed. The outbox is the queue, and what comes from memory is a
 // shortcut: a row is deleted when the stream has stored its announcement, and a row that is left,
 // because of a crash or because publishing failed, is found by the next sweep of any replica.
@@ -248,36 +251,36 @@ func stepOf(a repo.Announcement) Step {
 }
 
 func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error {
-	var err error
+	msg := &nats.Msg{
+		Subject: preauth.Of(r.cfg.Subjects.Updated, update.AppID),
+		Header:  update.Header(r.cfg.Source), Data: update.Encode(),
+	}
 	for range conflictTries {
 		last := r.codes.lastAnnounced(update.AppID)
 		if last.revision >= update.Revision {
 			return nil
 		}
-		msg := &nats.Msg{
-			Subject: preauth.Of(r.cfg.Subjects.Updated, update.AppID),
-			Header:  update.Header(r.cfg.Source), Data: update.Encode(),
-		}
-		var ack *jetstream.PubAck
-		ack, err = r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence))
-		if err == nil {
-			if !ack.Duplicate { // its sequence would be that of the first, which may be purged
-				r.codes.stored(update, ack.Sequence)
-			}
+		ack, err := r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence))
+		switch {
+		case err == nil && !ack.Duplicate:
+			r.codes.stored(update, ack.Sequence)
 			return nil
-		}
-		if !isConflict(err) {
+		case err == nil:
+			// The stream took it before. Should it have lost it since, by a purge, it would refuse the
+			// id for two minutes; without one, the expected sequence alone keeps it from standing twice.
+			msg.Header.Del(nats.MsgIdHdr)
+		case !isConflict(err):
 			return fmt.Errorf("publishing: %w", err)
 		}
 		if err := r.learnLast(ctx, update.AppID); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("publishing: %w", err)
+	return errChanging
 }
 
-// learnLast asks the stream for its last message of a component, after an announcement was refused
-// because that is another one than this replica knew.
+// learnLast asks the stream for its last message of a component, which is another one than this
+// replica knew.
 func (r *relay) learnLast(ctx context.Context, appid string) error {
 	r.codes.forgetStored(appid)
 	stream, err := r.js.Stream(ctx, r.cfg.UpdateStream)

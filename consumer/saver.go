@@ -61,36 +61,30 @@ func (s *saver) commitWaiting() {
 		if len(batch) == 0 {
 			return
 		}
-		err := s.commit(batch)
-		if err != nil && len(batch) > 1 {
-			// MySQL refuses one of them: it must not take the others with it.
-			for _, each := range batch {
-				each.err = s.commit([]*saving{each})
-			}
-		} else if err != nil {
-			batch[0].err = err
-		}
+		s.commit(batch)
 		for _, each := range batch {
 			close(each.done)
 		}
 	}
 }
 
-func (s *saver) commit(batch []*saving) error {
+func (s *saver) commit(batch []*saving) {
 	outcomes := make([]repo.Outcome, len(batch))
 	for i, each := range batch {
 		outcomes[i] = each.outcome
 	}
 	started := time.Now()
-	err := s.persist(s.lasting, func(ctx context.Context) error {
-		results, err := s.db.Save(ctx, outcomes)
-		for i := range results {
-			batch[i].result = results[i]
-		}
+	var results []repo.Result
+	err := s.persist(s.lasting, func(ctx context.Context) (err error) {
+		results, err = s.db.Save(ctx, outcomes)
 		return err
 	})
 	s.metrics.saved(len(batch), time.Since(started), err)
-	return err
+	for i, each := range batch {
+		if each.err = err; err == nil {
+			each.result, each.err = results[i], results[i].Err
+		}
+	}
 }
 
 // persist repeats a call of package repo until MySQL is there, or ctx ends.

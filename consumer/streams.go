@@ -109,8 +109,9 @@ func (s *streams) once(
 
 // watch returns when the stream is gone, is another one, or lost messages that had been in it.
 func (s *streams) watch(ctx context.Context, r role, stream jetstream.Stream, id identity) error {
-	last := stream.CachedInfo().State
+	var last uint64
 	for pause(ctx, jittered(streamCheck)) {
+		announced := s.codes.announcedSize() // before the stream is asked: more may come meanwhile
 		reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
 		info, err := stream.Info(reqCtx)
 		cancel()
@@ -119,11 +120,11 @@ func (s *streams) watch(ctx context.Context, r role, stream jetstream.Stream, id
 			return fmt.Errorf("stream %s: %w", id.name, err)
 		case err != nil:
 			continue // away for the moment: the connection's own state says so
-		case !info.Created.UTC().Truncate(time.Microsecond).Equal(id.created), info.State.LastSeq < last.LastSeq,
-			r == updateStream && info.State.NumSubjects < last.NumSubjects:
+		case !info.Created.UTC().Truncate(time.Microsecond).Equal(id.created), info.State.LastSeq < last,
+			r == updateStream && info.State.NumSubjects < uint64(announced):
 			return fmt.Errorf("stream %s: %w", id.name, errOtherStream)
 		}
-		last = info.State
+		last = info.State.LastSeq
 	}
 	return context.Cause(ctx)
 }

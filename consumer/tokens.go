@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +22,9 @@ const (
 	fetchHeartbeat = 2 * time.Second
 	// putBackDelay is when another replica gets an event that this one could not finish.
 	putBackDelay = 200 * time.Millisecond
-	// defectDelay is when an event is tried again whose outcome cannot be saved though MySQL answers.
-	defectDelay = 30 * time.Second
+	// defectDelay is when an event is tried again whose outcome MySQL refuses, for want of its schema
+	// for example.
+	defectDelay = 5 * time.Second
 )
 
 // tokens takes token events from the consumer that all replicas share, and works on them.
@@ -269,7 +271,7 @@ func (t *tokens) badEvent(appid string, position repo.Position, cause error) rep
 	return repo.Outcome{
 		AppID: appid, At: now, FailureID: failureID(position, 0),
 		Failure: &preauth.Failure{
-			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: cause.Error(),
+			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
 			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,
 		},
 	}

@@ -173,6 +173,13 @@ func updateOf(appid string, current repo.CurrentCode) preauth.Update {
 	}
 }
 
+// announcedSize returns for how many components the stream is known to hold a message.
+func (v *codeView) announcedSize() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.announced)
+}
+
 func (v *codeView) size() int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()

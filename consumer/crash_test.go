@@ -1,0 +1,108 @@
+package consumer_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/repo"
+	"preauth/wechat"
+	"preauth/wechat/wechattest"
+)
+
+// The environment of a replica that runs as a process of its own and kills itself at a step.
+const (
+	envCrash  = "CONSUMER_TEST_CRASH_AT"
+	envNATS   = "CONSUMER_TEST_NATS"
+	envDSN    = "CONSUMER_TEST_DSN"
+	envWeChat = "CONSUMER_TEST_WECHAT"
+)
+
+// crashingReplica is the main function of that process.
+func crashingReplica() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	nc, err := nats.Connect(os.Getenv(envNATS))
+	fail(err)
+	db, err := repo.Open(os.Getenv(envDSN), 4)
+	fail(err)
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{os.Getenv(envWeChat)}})
+	fail(err)
+	crashAt := consumer.StepName(os.Getenv(envCrash))
+	cfg := consumer.Config{Delays: quick, AckWait: time.Second, Trace: func(step consumer.Step) {
+		if step.Name == crashAt {
+			fail(syscall.Kill(os.Getpid(), syscall.SIGKILL))
+			select {} // the signal is on its way
+		}
+	}}
+	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	fail(err)
+	fail(service.Run(context.Background()))
+}
+
+// crash runs a replica in a process of its own until it kills itself.
+func (w *world) crash(at consumer.StepName) {
+	w.t.Helper()
+	executable, err := os.Executable()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(w.within(), executable)
+	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.nats.URL(), envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	err = cmd.Run()
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
+		w.t.Fatalf("the process did not kill itself at %q: %v", at, err)
+	}
+}
+
+// The process ends in each gap between two outside effects; whatever the gap, a restart leaves one
+// current code, announced, as the stream's last message.
+func TestKilledInEachGap(t *testing.T) {
+	gaps := map[consumer.StepName]struct{ calls int }{
+		consumer.StepReceived:     {calls: 1},
+		consumer.StepMinted:       {calls: 2}, // WeChat's answer was lost with the process
+		consumer.StepCommitted:    {calls: 1},
+		consumer.StepAcknowledged: {calls: 1},
+		consumer.StepAnnounced:    {calls: 1},
+		consumer.StepCleared:      {calls: 1},
+	}
+	for at, want := range gaps {
+		t.Run(string(at), func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			w.createTokenStream()
+			w.announce("wx1", w.token("a"))
+			w.crash(at)
+
+			r := w.start()
+			update := w.settled(r, "wx1")
+			if update.Revision != 1 {
+				t.Errorf("revision %d: the event was worked on again after it was committed", update.Revision)
+			}
+			if got := w.wechat.Count("wx1"); got != want.calls {
+				t.Errorf("%d calls of WeChat, want %d", got, want.calls)
+			}
+			// The service still works, and the revision grows.
+			w.announce("wx1", w.token("b"))
+			r.await(consumer.StepCleared, "wx1", r.count(consumer.StepCleared)+1)
+			if update := w.settled(r, "wx1"); update.Revision != 2 || update.Cause != preauth.CauseToken {
+				t.Errorf("then revision %d because of %s", update.Revision, update.Cause)
+			}
+		})
+	}
+}

@@ -1,0 +1,599 @@
+package consumer_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"go.uber.org/goleak"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/internal/mysqlserver"
+	"preauth/internal/natsserver"
+	"preauth/repo"
+	"preauth/repo/repotest"
+	"preauth/wechat"
+	"preauth/wechat/wechattest"
+)
+
+// mysql is the database server of all tests of the package; each has a database of its own.
+var mysql *mysqlserver.Server
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envCrash) != "" {
+		crashingReplica()
+	}
+	// The tests wait far more than they compute.
+	err := flag.Set("test.parallel", "16")
+	if err == nil {
+		mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	if err := mysql.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	if status == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+	os.Exit(status)
+}
+
+// patience is how long a test waits for what has to happen.
+const patience = 30 * time.Second
+
+// world is what the service lives in: NATS, a database and WeChat, all real but the last.
+type world struct {
+	t      *testing.T
+	nats   *natsserver.Server
+	dsn    string
+	wechat *wechattest.Server
+
+	nc *nats.Conn
+	js jetstream.JetStream
+
+	log    lockedBuffer
+	tokens []preauth.Secret
+}
+
+var databases atomic.Int64
+
+func newWorld(t *testing.T, options wechattest.Options) *world {
+	t.Helper()
+	return newWorldOn(t, mysql, options)
+}
+
+func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
+	t.Helper()
+	t.Parallel() // every world is its own
+	w := &world{t: t}
+	server, err := natsserver.Start(natsserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.nats = server
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	name := fmt.Sprintf("consumer_%d_%d", os.Getpid(), databases.Add(1))
+	if err := mysql.CreateDatabase(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mysql.DropDatabase(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	w.dsn = mysql.DSN(name)
+	db := w.openRepo()
+	if err := db.ApplySchema(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	options.AnyToken = true
+	if w.wechat, err = wechattest.Start(options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.wechat.Close)
+	w.nc = w.connect()
+	if w.js, err = jetstream.New(w.nc); err != nil {
+		t.Fatal(err)
+	}
+	// Promise 8 in every test: no token and no code in the log.
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log:\n%s", w.log.String())
+		}
+		w.containsNoSecret("log", w.log.String())
+		w.containsNoSecret("component table", w.dump("component"))
+		w.containsNoToken("pre_auth_code table", w.dump("pre_auth_code"))
+		w.containsNoSecret("outbox", w.dump("outbox"))
+	})
+	return w
+}
+
+func (w *world) openRepo() *repo.Repo {
+	db, err := repo.Open(w.dsn, 4)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func (w *world) connect(options ...nats.Option) *nats.Conn {
+	w.t.Helper()
+	nc, err := nats.Connect(w.nats.URL(), append([]nats.Option{
+		nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.RetryOnFailedConnect(true),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+	}, options...)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(nc.Close)
+	return nc
+}
+
+// within returns a context for something that has to happen.
+func (w *world) within() context.Context {
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	w.t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually waits until condition holds.
+func (w *world) eventually(what string, condition func() bool) {
+	w.t.Helper()
+	ctx := w.within()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			w.t.Fatalf("never came true: %s", what)
+		}
+	}
+}
+
+// replica is one running service.
+type replica struct {
+	*world
+	service  *consumer.Service
+	db       *repo.Repo
+	registry *prometheus.Registry
+	nc       *nats.Conn
+
+	stopOnce sync.Once
+	cancel   context.CancelFunc
+	ended    chan error
+
+	mu    sync.Mutex
+	steps []consumer.Step
+	more  chan struct{} // closed and replaced at each step
+}
+
+// setup is what a test changes of a replica.
+type setup struct {
+	cfg    consumer.Config
+	db     *repo.Repo
+	nc     *nats.Conn
+	api    *wechat.Client
+	onStep func(consumer.Step)
+}
+
+// quick are delays that a test can wait for.
+var quick = consumer.Delays{
+	Transient: 5 * time.Millisecond, TransientMax: 50 * time.Millisecond, Throttled: 50 * time.Millisecond,
+	Quota: 50 * time.Millisecond, Operator: 50 * time.Millisecond, Once: 5 * time.Millisecond,
+}
+
+// start runs a replica until the test ends or stops it.
+func (w *world) start(change ...func(*setup)) *replica {
+	w.t.Helper()
+	s := setup{cfg: consumer.Config{Delays: quick, AckWait: 2 * time.Second}}
+	for _, c := range change {
+		c(&s)
+	}
+	if s.db == nil {
+		s.db = w.openRepo()
+	}
+	if s.nc == nil {
+		s.nc = w.connect()
+	}
+	if s.api == nil {
+		s.api = w.client()
+	}
+	r := &replica{world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1), more: make(chan struct{})}
+	s.cfg.Trace = func(step consumer.Step) {
+		if s.onStep != nil {
+			s.onStep(step)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.steps = append(r.steps, step)
+		close(r.more)
+		r.more = make(chan struct{})
+	}
+	log := slog.New(slog.NewJSONHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if r.service, err = consumer.New(s.cfg, s.nc, s.db, s.api, log, r.registry); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	go func() { r.ended <- r.service.Run(ctx) }()
+	w.t.Cleanup(func() {
+		r.stop()
+		w.containsNoSecret("metrics", r.metrics())
+	})
+	return r
+}
+
+func (w *world) client() *wechat.Client {
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 5 * time.Second, MaxConnections: 64})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(api.Close)
+	return api
+}
+
+// stop ends the replica in good order.
+func (r *replica) stop() {
+	r.t.Helper()
+	r.stopOnce.Do(func() {
+		r.cancel()
+		select {
+		case err := <-r.ended:
+			if err != nil {
+				r.t.Errorf("Run: %v", err)
+			}
+		case <-time.After(patience):
+			r.t.Error("Run did not end")
+		}
+	})
+}
+
+// await waits for the n-th step with the given name, of the component unless that is "", and returns
+// it.
+func (r *replica) await(name consumer.StepName, appid string, n int) consumer.Step {
+	r.t.Helper()
+	ctx := r.within()
+	for {
+		r.mu.Lock()
+		more, count := r.more, 0
+		for _, step := range r.steps {
+			if step.Name == name && (appid == "" || step.AppID == appid) {
+				if count++; count == n {
+					r.mu.Unlock()
+					return step
+				}
+			}
+		}
+		r.mu.Unlock()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			r.t.Fatalf("saw %d of %d steps %q of %q", count, n, name, appid)
+		}
+	}
+}
+
+// ready waits until the replica does all its work.
+func (r *replica) ready() *replica {
+	r.t.Helper()
+	ctx := r.within()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for r.service.Ready() != nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.t.Fatalf("never ready: %v", r.service.Ready())
+		}
+	}
+	return r
+}
+
+func (r *replica) count(name consumer.StepName) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, step := range r.steps {
+		if step.Name == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *replica) metrics() string {
+	families, err := r.registry.Gather()
+	if err != nil {
+		r.t.Error(err)
+	}
+	var text strings.Builder
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			r.t.Error(err)
+		}
+	}
+	return text.String()
+}
+
+// token returns a new token, which must never be seen where it does not belong.
+func (w *world) token(name string) preauth.Secret {
+	token := preauth.NewSecret(fmt.Sprintf("token_%s_%d_%s", name, len(w.tokens), strings.Repeat("x", 100)))
+	w.tokens = append(w.tokens, token)
+	return token
+}
+
+// announce publishes a token and waits for the stream to store it, returning its sequence.
+func (w *world) announce(appid string, token preauth.Secret) uint64 {
+	w.t.Helper()
+	return w.publish(preauth.Of("component.token.updated", appid), preauth.TokenEvent{AppID: appid, Token: token}.Encode())
+}
+
+func (w *world) publish(subject string, body []byte) uint64 {
+	w.t.Helper()
+	ack, err := w.js.Publish(w.within(), subject, body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ack.Sequence
+}
+
+// lookup asks as a client does.
+func (w *world) lookup(request preauth.LookupRequest) (preauth.Lookup, error) {
+	w.t.Helper()
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client.Lookup(w.within(), request)
+}
+
+// stored returns the last announcement that the stream holds of a component.
+func (w *world) stored(appid string) (preauth.Update, bool) {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil {
+		return preauth.Update{}, false
+	}
+	msg, err := stream.GetLastMsgForSubject(w.within(), preauth.Of("preauth.updated", appid))
+	if err != nil {
+		return preauth.Update{}, false
+	}
+	update, err := preauth.ParseUpdate(msg.Data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return update, true
+}
+
+// sql returns the database for a test's own questions.
+func (w *world) sql() *sqlx.DB {
+	w.t.Helper()
+	connector, err := repo.Connector(w.dsn)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	db := sqlx.NewDb(sql.OpenDB(connector), "mysql")
+	w.t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// dump returns all that a table holds.
+func (w *world) dump(table string) string {
+	db := w.sql()
+	defer db.Close()
+	rows, err := db.Queryx("SELECT * FROM " + table)
+	if err != nil {
+		w.t.Error(err)
+		return ""
+	}
+	defer rows.Close()
+	var text strings.Builder
+	for rows.Next() {
+		values, err := rows.SliceScan()
+		if err != nil {
+			w.t.Error(err)
+		}
+		for _, value := range values {
+			if raw, ok := value.([]byte); ok {
+				fmt.Fprintf(&text, "%s\t", raw)
+			} else {
+				fmt.Fprintf(&text, "%v\t", value)
+			}
+		}
+		text.WriteByte('\n')
+	}
+	return text.String()
+}
+
+// current returns the current code in MySQL of a component, after checking that there is one at most.
+func (w *world) current(appid string) preauth.Secret {
+	w.t.Helper()
+	var codes []string
+	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND deleted_at IS NULL", appid)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if len(codes) > 1 {
+		w.t.Fatalf("%d current codes of %s", len(codes), appid)
+	}
+	if len(codes) == 0 {
+		return preauth.Secret{}
+	}
+	return preauth.NewSecret(codes[0])
+}
+
+// settled waits until every event is acknowledged and every announcement published, and checks what
+// promises 2 and 4 say of the component: one current code, and the stream's last message is it.
+func (w *world) settled(r *replica, appid string) preauth.Update {
+	w.t.Helper()
+	w.eventually("all events acknowledged", func() bool {
+		cons, err := w.js.Consumer(w.within(), "COMPONENT_TOKENS", "preauth")
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+	w.eventually("outbox empty", func() bool {
+		rows, _, err := r.db.OutboxDepth(w.within())
+		return err == nil && rows == 0
+	})
+	update, ok := w.stored(appid)
+	if !ok {
+		w.t.Fatalf("nothing announced for %s", appid)
+	}
+	if current := w.current(appid); !current.Equal(update.PreAuthCode) {
+		w.t.Fatalf("announced is revision %d, which is not the current code", update.Revision)
+	}
+	var lookup preauth.Lookup
+	var err error
+	w.eventually("look-ups are answered", func() bool {
+		lookup, err = w.lookup(preauth.LookupRequest{AppID: appid})
+		return !errors.Is(err, nats.ErrNoResponders)
+	})
+	if err != nil || !lookup.PreAuthCode.Equal(update.PreAuthCode) || lookup.Revision != update.Revision {
+		w.t.Fatalf("look-up gives revision %d, announced is %d: %v", lookup.Revision, update.Revision, err)
+	}
+	return update
+}
+
+func (w *world) containsNoSecret(where, text string) {
+	w.t.Helper()
+	w.containsNoToken(where, text)
+	for _, code := range w.wechat.Issued("") {
+		if strings.Contains(text, code.Reveal()) {
+			w.t.Errorf("%s has a code", where)
+			return
+		}
+	}
+}
+
+func (w *world) containsNoToken(where, text string) {
+	w.t.Helper()
+	for _, token := range w.tokens {
+		if strings.Contains(text, token.Reveal()) {
+			w.t.Errorf("%s has a token", where)
+			return
+		}
+	}
+}
+
+// updates subscribes to announcements and returns them as they come.
+func (w *world) updates() <-chan preauth.Update {
+	w.t.Helper()
+	updates := make(chan preauth.Update, 1000)
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	sub, err := client.Subscribe(func(u preauth.Update) { updates <- u }, func(err error) { w.t.Error(err) })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := w.nc.FlushWithContext(w.within()); err != nil {
+		w.t.Fatal(err)
+	}
+	return updates
+}
+
+// failures subscribes to failures and returns them as they come.
+func (w *world) failures() <-chan preauth.Failure {
+	w.t.Helper()
+	failures := make(chan preauth.Failure, 1000)
+	sub, err := w.nc.Subscribe("preauth.failed", func(msg *nats.Msg) {
+		w.containsNoSecret("failure", string(msg.Data))
+		failure, err := preauth.ParseFailure(msg.Data)
+		if err != nil {
+			w.t.Error(err)
+		}
+		failures <- failure
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := w.nc.FlushWithContext(w.within()); err != nil {
+		w.t.Fatal(err)
+	}
+	return failures
+}
+
+// next takes the next item of a channel.
+func next[T any](w *world, items <-chan T) T {
+	w.t.Helper()
+	select {
+	case item := <-items:
+		return item
+	case <-w.within().Done():
+		w.t.Fatalf("no %T came", *new(T))
+		panic("unreachable")
+	}
+}
+
+// faulty gives a replica a database whose operations fail on command.
+func (w *world) faulty() (*repo.Repo, *repotest.Faults) {
+	w.t.Helper()
+	db, faults, err := repotest.Open(w.dsn, 4)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { db.Close() })
+	return db, faults
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// createTokenStream creates the stream of tokens as the service would.
+func (w *world) createTokenStream() {
+	w.t.Helper()
+	_, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{
+		Name: "COMPONENT_TOKENS", Subjects: []string{"component.token.updated", "component.token.updated.>"},
+		MaxAge: 2 * time.Hour, Duplicates: 2 * time.Minute,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}

@@ -1,0 +1,577 @@
+package consumer_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/repo/repotest"
+	"preauth/wechat/wechattest"
+)
+
+func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
+	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
+	r := w.start().ready()
+	updates := w.updates()
+	perComponent, err := w.nc.SubscribeSync("preauth.updated.wx1")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// A publisher of plain core NATS, which waits for nothing.
+	token := w.token("a")
+	body := fmt.Sprintf(`{"component_appid":"wx1","component_access_token":%q,"expires_in":7200}`, token.Reveal())
+	if err := w.nc.Publish("component.token.updated", []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+	update := next(w, updates)
+	if update.AppID != "wx1" || update.Revision != 1 || update.Cause != preauth.CauseToken {
+		t.Errorf("got %+v", update)
+	}
+	if issued := w.wechat.Issued("wx1"); len(issued) != 1 || !issued[0].Equal(update.PreAuthCode) {
+		t.Error("the code announced is not the one that WeChat issued")
+	}
+	if life := update.ExpiresAt.Sub(update.IssuedAt); life != 10*time.Minute {
+		t.Errorf("the code lives %v", life)
+	}
+	if calls := w.wechat.Calls("wx1"); len(calls) != 1 || !calls[0].Token.Equal(token) {
+		t.Error("WeChat was not asked once with the token")
+	}
+	if got := w.settled(r, "wx1"); got.Revision != 1 {
+		t.Errorf("settled at revision %d", got.Revision)
+	}
+
+	msg, err := perComponent.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		nats.MsgIdHdr: "wx1.1", "ce-id": "wx1.1", "ce-specversion": "1.0", "ce-type": "preauth.updated",
+		"ce-source": "/preauth", "ce-subject": "wx1", "ce-time": update.IssuedAt.Format(time.RFC3339Nano),
+		"content-type": "application/json",
+	}
+	for name, value := range want {
+		if got := msg.Header.Get(name); got != value {
+			t.Errorf("header %s is %q, want %q", name, got, value)
+		}
+	}
+
+	// A publisher that waits for the stream, and the subject of the component.
+	w.announce("wx1", w.token("b"))
+	if update := next(w, updates); update.Revision != 2 {
+		t.Errorf("got %+v", update)
+	}
+	if got := w.settled(r, "wx1"); got.Revision != 2 {
+		t.Errorf("settled at revision %d", got.Revision)
+	}
+	var retired int
+	if err := w.sql().Get(&retired, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = 'wx1' AND deleted_at IS NOT NULL"); err != nil {
+		t.Fatal(err)
+	}
+	if retired != 1 {
+		t.Errorf("%d codes soft-deleted, want the first", retired)
+	}
+}
+
+func TestRepeatedDeliveryMakesNoSecondCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	first := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	w.announce("wx2", w.token("a"))
+	first.await(consumer.StepCleared, "", 2)
+	first.stop()
+
+	// Another durable gets every event of the stream again, as after a lost acknowledgement.
+	second := w.start(func(s *setup) { s.cfg.Durable = "another" })
+	second.await(consumer.StepAcknowledged, "", 2)
+	if n := w.wechat.Count(""); n != 2 {
+		t.Errorf("%d calls, want one per event", n)
+	}
+	if update, _ := w.stored("wx1"); update.Revision != 1 {
+		t.Errorf("revision %d", update.Revision)
+	}
+}
+
+func TestTokenAnnouncedAgainMakesNoSecondCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	token := w.token("a")
+	w.announce("wx1", token)
+	r.await(consumer.StepCleared, "wx1", 1)
+	last := w.announce("wx1", token)
+	if step := r.await(consumer.StepRepeated, "wx1", 1); step.Sequence != last {
+		t.Errorf("repeated at %d, want %d", step.Sequence, last)
+	}
+	r.await(consumer.StepAcknowledged, "wx1", 2)
+	if n := w.wechat.Count("wx1"); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+}
+
+func TestOlderEventThatComesLateChangesNothing(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	// The first replica takes one event at a time, and WeChat keeps its answer back.
+	slow := w.start(func(s *setup) { s.cfg.InHand = 1 }).ready()
+	hold := wechattest.NewHold()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	older := w.announce("wx1", w.token("older"))
+	<-hold.Reached()
+
+	// Meanwhile a second one saves the code of a newer token.
+	quick := w.start().ready()
+	newer := w.token("newer")
+	w.announce("wx1", newer)
+	quick.await(consumer.StepCleared, "wx1", 1)
+	hold.Release()
+	if step := slow.await(consumer.StepSuperseded, "wx1", 1); step.Sequence != older {
+		t.Errorf("superseded is %d, want %d", step.Sequence, older)
+	}
+	w.settled(quick, "wx1")
+	calls := w.wechat.Calls("wx1")
+	for _, call := range calls {
+		if call.Code.Equal(w.current("wx1")) && !call.Token.Equal(newer) {
+			t.Error("the current code is the older token's")
+		}
+	}
+}
+
+func TestBacklogCostsOneCallPerComponent(t *testing.T) {
+	const components, events = 10, 500
+	w := newWorld(t, wechattest.Options{})
+	w.createTokenStream()
+	newest := map[string]preauth.Secret{}
+	for i := range events {
+		appid := fmt.Sprintf("wx%d", i%components)
+		newest[appid] = w.token("backlog")
+		event := preauth.TokenEvent{AppID: appid, Token: newest[appid]}
+		if _, err := w.js.PublishAsync(preauth.Of("component.token.updated", appid), event.Encode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-w.js.PublishAsyncComplete():
+	case <-w.within().Done():
+		t.Fatal("not published")
+	}
+	r := w.start()
+	r.await(consumer.StepAcknowledged, "", events)
+	for appid, token := range newest {
+		w.settled(r, appid)
+		if calls := w.wechat.Calls(appid); len(calls) != 1 || !calls[0].Token.Equal(token) {
+			t.Errorf("%s: %d calls, want one with the newest token", appid, len(calls))
+		}
+	}
+}
+
+func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
+	const secret = "a-token-that-must-not-be-repeated"
+	good := func(appid string) string {
+		return fmt.Sprintf(`{"component_appid":%q,"component_access_token":%q}`, appid, secret)
+	}
+	past := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+	cases := map[string]struct {
+		subject, body string
+		appid         string
+		class         preauth.Class
+		says          string
+	}{
+		"not JSON":         {"component.token.updated", secret, "", preauth.ClassBadEvent, "JSON object"},
+		"empty":            {"component.token.updated", "", "", preauth.ClassBadEvent, "JSON object"},
+		"no token":         {"component.token.updated.wx9", `{"x":1}`, "wx9", preauth.ClassBadEvent, "component_access_token is missing"},
+		"impossible appid": {"component.token.updated", good("wx/9 *"), "", preauth.ClassBadEvent, "component_appid must be"},
+		"no appid":         {"component.token.updated", good(""), "", preauth.ClassBadEvent, "component_appid is missing"},
+		"appid of two":     {"component.token.updated.wx9.more", good(""), "", preauth.ClassBadEvent, "component_appid must be"},
+		"disagreement":     {"component.token.updated.wx9", good("wx8"), "", preauth.ClassBadEvent, "different components"},
+		"too large": {
+			"component.token.updated.wx9", good("wx9") + strings.Repeat(" ", preauth.MaxBody), "wx9", preauth.ClassBadEvent, "limit",
+		},
+		"expired": {
+			"component.token.updated.wx9",
+			fmt.Sprintf(`{"component_access_token":%q,"issued_at":"2026-01-01T00:00:00Z","expires_at":%q}`, secret, past),
+			"wx9", preauth.ClassBadEvent, "expires_at",
+		},
+		"dead on arrival": {
+			"component.token.updated.wx10",
+			fmt.Sprintf(`{"component_access_token":%q,"issued_at":%q,"expires_in":60}`, secret, past),
+			"wx10", preauth.ClassTokenExpired, "expired",
+		},
+	}
+	w := newWorld(t, wechattest.Options{})
+	w.tokens = append(w.tokens, preauth.NewSecret(secret))
+	w.start().ready()
+	failures, updates := w.failures(), w.updates()
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			sequence := w.publish(c.subject, []byte(c.body))
+			failure := next(w, failures)
+			if failure.Class != c.class || failure.AppID != c.appid || !failure.RetryAt.IsZero() {
+				t.Errorf("got %+v", failure)
+			}
+			if failure.Stream != "COMPONENT_TOKENS" || failure.StreamSequence != sequence {
+				t.Errorf("place is %s %d, want %d", failure.Stream, failure.StreamSequence, sequence)
+			}
+			if !strings.Contains(failure.ErrMsg, c.says) {
+				t.Errorf("errmsg %q does not say %q", failure.ErrMsg, c.says)
+			}
+			w.announce("wx1", w.token("good"))
+			next(w, updates)
+		})
+	}
+	w.eventually("bad events acknowledged", func() bool {
+		cons, err := w.js.Consumer(w.within(), "COMPONENT_TOKENS", "preauth")
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+	if n := w.wechat.Count("wx9") + w.wechat.Count("wx10"); n != 0 {
+		t.Errorf("WeChat was asked %d times", n)
+	}
+	// A bad event names no component; one whose token had died does.
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx9"}); code(err) != preauth.CodeNotFound {
+		t.Errorf("look-up of wx9: %v", err)
+	}
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx10"}); code(err) != preauth.CodeUnavailable {
+		t.Errorf("look-up of wx10: %v", err)
+	}
+	stream, err := w.js.Stream(w.within(), "PREAUTH_FAILED")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.GetLastMsgForSubject(w.within(), "preauth.failed._"); err != nil {
+		t.Errorf("a failure of no valid appid is not on preauth.failed._: %v", err)
+	}
+}
+
+func code(err error) int {
+	if e, ok := errors.AsType[*preauth.Error](err); ok {
+		return e.Code
+	}
+	return 0
+}
+
+// Every class of failure has its own way; see the delays of the settings.
+func TestFailuresByClass(t *testing.T) {
+	cases := map[string]struct {
+		fault   wechattest.Fault
+		class   preauth.Class
+		errcode int
+		retries bool // the service tries again with this token
+		inHand  bool // without recording the first failure
+	}{
+		"transient":           {wechattest.Error(-1, ""), preauth.ClassTransient, -1, true, true},
+		"gateway":             {wechattest.HTTPStatus(502), preauth.ClassTransient, 0, true, true},
+		"bad reply":           {wechattest.HTML(), preauth.ClassBadReply, 0, true, true},
+		"throttled":           {wechattest.Error(45011, ""), preauth.ClassThrottled, 45011, true, true},
+		"quota":               {wechattest.Error(45009, ""), preauth.ClassQuota, 45009, true, true},
+		"token rejected":      {wechattest.Error(40001, ""), preauth.ClassTokenRejected, 40001, false, true},
+		"address not allowed": {wechattest.Error(61004, ""), preauth.ClassAddressNotAllowed, 61004, true, true},
+		"configuration":       {wechattest.Error(48001, ""), preauth.ClassConfiguration, 48001, true, true},
+		"request":             {wechattest.Error(47001, ""), preauth.ClassRequest, 47001, false, false},
+		"unknown":             {wechattest.Error(99999, ""), preauth.ClassUnknown, 99999, true, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			r := w.start().ready()
+			failures, updates := w.failures(), w.updates()
+
+			// As long as WeChat fails, nothing but failures comes.
+			failing := true
+			gate := make(chan bool, 1)
+			gate <- failing
+			w.wechat.Every(func(wechattest.Call) wechattest.Fault {
+				failing := <-gate
+				gate <- failing
+				if failing {
+					return c.fault
+				}
+				return wechattest.Fault{}
+			})
+			sequence := w.announce("wx1", w.token("a"))
+			failure := next(w, failures)
+			if failure.Class != c.class || failure.ErrCode != c.errcode || failure.StreamSequence != sequence {
+				t.Errorf("got %+v", failure)
+			}
+			if failure.RetryAt.IsZero() == c.retries {
+				t.Errorf("retry_at is %v", failure.RetryAt)
+			}
+			if c.inHand != (failure.Attempt > 1) {
+				t.Errorf("first recorded at attempt %d", failure.Attempt)
+			}
+			_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable ||
+				e.Class != c.class || e.ErrCode != c.errcode || (e.RID == "") != (c.errcode == 0) {
+				t.Errorf("look-up says %#v", err)
+			}
+
+			// When WeChat recovers, so does the component: by itself, or with a newer token.
+			<-gate
+			gate <- false
+			if !c.retries {
+				r.await(consumer.StepAcknowledged, "wx1", 1)
+				w.announce("wx1", w.token("b"))
+			}
+			if update := next(w, updates); update.Revision != 1 || update.Cause != preauth.CauseToken {
+				t.Errorf("recovered with %+v", update)
+			}
+			w.settled(r, "wx1")
+			known, err := r.db.Components(w.within(), []string{"wx1"})
+			if err != nil || known["wx1"].Failure != nil || known["wx1"].Attempts != 0 {
+				t.Errorf("the failure is not cleared: %v %v", known["wx1"].Failure, err)
+			}
+		})
+	}
+}
+
+func TestFailureCarriesWhatAnOperatorNeeds(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	w.start().ready()
+	failures := w.failures()
+	w.wechat.AllowAddresses(netip.MustParsePrefix("203.0.113.0/24"))
+	w.announce("wx1", w.token("a"))
+	failure := next(w, failures)
+	if failure.Class != preauth.ClassAddressNotAllowed || failure.RequestIP != "127.0.0.1" || failure.RID == "" {
+		t.Errorf("got %+v", failure)
+	}
+	w.wechat.AllowAddresses()
+	w.eventually("recovered", func() bool {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		return err == nil
+	})
+}
+
+func TestRenewalAheadOfExpiry(t *testing.T) {
+	w := newWorld(t, wechattest.Options{CodeLife: 4 * time.Second})
+	r := w.start().ready()
+	updates := w.updates()
+	w.announce("wx1", w.token("a"))
+	first := next(w, updates)
+	second := next(w, updates)
+	if second.Cause != preauth.CauseRenewal || second.Revision != first.Revision+1 {
+		t.Errorf("got %+v", second)
+	}
+	if !second.IssuedAt.Before(first.ExpiresAt) {
+		t.Errorf("renewed at %v, after %v", second.IssuedAt, first.ExpiresAt)
+	}
+	r.await(consumer.StepCommitted, "wx1", 2)
+}
+
+func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
+	w := newWorld(t, wechattest.Options{CodeLife: 3 * time.Second})
+	r := w.start().ready()
+	failures := w.failures()
+	token := w.token("a")
+	body := fmt.Sprintf(`{"component_access_token":%q,"expires_in":1}`, token.Reveal())
+	w.publish("component.token.updated.wx1", []byte(body))
+	r.await(consumer.StepCommitted, "wx1", 1)
+	failure := next(w, failures)
+	if failure.Class != preauth.ClassTokenExpired || !failure.RetryAt.IsZero() {
+		t.Errorf("got %+v", failure)
+	}
+	if n := w.wechat.Count("wx1"); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+}
+
+func TestLostAnswerToCommit(t *testing.T) {
+	for name, fault := range map[string]repotest.Fault{"applied": repotest.Applied, "not applied": repotest.NotApplied} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			db, faults := w.faulty()
+			r := w.start(func(s *setup) { s.db = db }).ready()
+			faults.Script("commit", fault)
+			w.announce("wx1", w.token("a"))
+			r.await(consumer.StepCleared, "wx1", 1)
+			if faults.Unmet() != 0 {
+				t.Fatal("no COMMIT failed")
+			}
+			if update := w.settled(r, "wx1"); update.Revision != 1 {
+				t.Errorf("revision %d", update.Revision)
+			}
+			if n := w.wechat.Count("wx1"); n != 1 {
+				t.Errorf("%d calls, want 1", n)
+			}
+		})
+	}
+}
+
+func TestLostOutboxDelete(t *testing.T) {
+	for name, fault := range map[string]repotest.Fault{"applied": repotest.Applied, "not applied": repotest.NotApplied} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			db, faults := w.faulty()
+			r := w.start(func(s *setup) { s.db = db }).ready()
+			faults.Script("announced", fault)
+			w.announce("wx1", w.token("a"))
+			r.await(consumer.StepAnnounced, "wx1", 1)
+			w.eventually("fault met", func() bool { return faults.Unmet() == 0 })
+			w.settled(r, "wx1")
+			stream, err := w.js.Stream(w.within(), "PREAUTH")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last := stream.CachedInfo().State.LastSeq; last != 1 {
+				t.Errorf("the stream took %d messages, want 1", last)
+			}
+		})
+	}
+}
+
+func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	before, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{
+		Name: "EVERYTHING", Subjects: []string{"component.>"}, MaxAge: time.Hour, Description: "another team's",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.start().ready()
+	updates := w.updates()
+	w.publish("component.other", []byte("not for us"))
+	sequence := w.announce("wx1", w.token("a"))
+	next(w, updates)
+	if step := r.await(consumer.StepCommitted, "wx1", 1); step.Sequence != sequence {
+		t.Errorf("worked on %d, want %d", step.Sequence, sequence)
+	}
+	after, err := w.js.Stream(w.within(), "EVERYTHING")
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, _ := json.Marshal(before.CachedInfo().Config)
+	is, _ := json.Marshal(after.CachedInfo().Config)
+	if string(was) != string(is) {
+		t.Errorf("the stream was altered:\n%s\n%s", was, is)
+	}
+	if _, err := w.js.Stream(w.within(), "COMPONENT_TOKENS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("a second stream: %v", err)
+	}
+	if !strings.Contains(w.log.String(), "stream differs from the settings") {
+		t.Error("the difference is not reported")
+	}
+}
+
+func TestLookUps(t *testing.T) {
+	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+
+	good := map[string]preauth.LookupRequest{
+		"plain":        {AppID: "wx1"},
+		"min_ttl":      {AppID: "wx1", MinTTL: 19 * time.Minute},
+		"min_revision": {AppID: "wx1", MinRevision: 1},
+	}
+	for name, request := range good {
+		t.Run(name, func(t *testing.T) {
+			got, err := w.lookup(request)
+			if err != nil || got.Revision != 1 || !got.PreAuthCode.Equal(w.current("wx1")) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if got.ExpiresIn > 20*time.Minute || got.ExpiresIn < 19*time.Minute || !got.Links.PC.IsZero() {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+	t.Run("links", func(t *testing.T) {
+		got, err := w.lookup(preauth.LookupRequest{AppID: "wx1", LinkOptions: preauth.LinkOptions{
+			RedirectURI: "https://example.com/back?a=b", AuthType: 3,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range []preauth.Secret{got.Links.PC, got.Links.Mobile} {
+			u, err := url.Parse(link.Reveal())
+			if err != nil || u.Query().Get("pre_auth_code") != got.PreAuthCode.Reveal() ||
+				u.Query().Get("redirect_uri") != "https://example.com/back?a=b" || u.Query().Get("auth_type") != "3" {
+				t.Error("the link is not what was asked for")
+			}
+		}
+	})
+	bad := map[string]struct {
+		subject, body string
+		code          int
+		says          string
+	}{
+		"never seen":                {"preauth.lookup.wx2", "", 404, "no token event"},
+		"no component":              {"preauth.lookup", "", 400, "component_appid is missing"},
+		"impossible component":      {"preauth.lookup.a.b", "", 400, "component_appid must be"},
+		"not JSON":                  {"preauth.lookup", "wx1", 400, "JSON object"},
+		"two components":            {"preauth.lookup.wx1", `{"component_appid":"wx2"}`, 400, "different components"},
+		"negative min_ttl":          {"preauth.lookup.wx1", `{"min_ttl":-1}`, 400, "min_ttl"},
+		"min_ttl longer than lives": {"preauth.lookup.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be less than the 1200 s"},
+		"revision to come":          {"preauth.lookup.wx1", `{"min_revision":2}`, 503, "not committed yet"},
+		"relative redirect_uri":     {"preauth.lookup.wx1", `{"redirect_uri":"/back"}`, 400, "redirect_uri"},
+		"unknown auth_type":         {"preauth.lookup.wx1", `{"auth_type":7}`, 400, "auth_type"},
+	}
+	for name, c := range bad {
+		t.Run(name, func(t *testing.T) {
+			reply, err := w.nc.RequestWithContext(w.within(), c.subject, []byte(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := preauth.ParseError(reply.Header.Get, reply.Data)
+			if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.says) {
+				t.Errorf("got %v, want %d with %q", e, c.code, c.says)
+			}
+		})
+	}
+	if n := w.wechat.Count(""); n != 1 {
+		t.Errorf("look-ups cost %d calls", n-1)
+	}
+}
+
+func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	w.start(func(s *setup) { s.db, s.cfg.Requests = db, 1 }).ready()
+	reached, release := make(chan struct{}), make(chan struct{})
+	faults.Script("components", repotest.Fault{Before: func() { close(reached); <-release }})
+	first, err := w.nc.SubscribeSync(w.nc.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.nc.PublishRequest("preauth.lookup.wx1", first.Subject, nil); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.CodeTooMany {
+		t.Errorf("the second look-up gets %v", err)
+	}
+	close(release)
+	reply, err := first.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := preauth.ParseError(reply.Header.Get, reply.Data); e == nil || e.Code != preauth.CodeNotFound {
+		t.Errorf("the first gets %v", e)
+	}
+}
+
+func TestMicroServiceIsListed(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	w.start().ready()
+	reply, err := w.nc.RequestWithContext(w.within(), "$SRV.INFO.preauth", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		Name      string
+		Version   string
+		Endpoints []struct{ Subject string }
+	}
+	if err := json.Unmarshal(reply.Data, &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.Name != "preauth" || info.Version == "" || len(info.Endpoints) != 2 ||
+		info.Endpoints[0].Subject != "preauth.lookup" || info.Endpoints[1].Subject != "preauth.lookup.>" {
+		t.Errorf("got %+v", info)
+	}
+}

@@ -1,0 +1,354 @@
+package consumer_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/internal/mysqlserver"
+	"preauth/wechat/wechattest"
+)
+
+func TestStartsWithEverythingAway(t *testing.T) {
+	w, database := newWorldWithMySQL(t, wechattest.Options{})
+	w.createTokenStream()
+	w.announce("wx1", w.token("early"))
+	if err := database.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.nats.Stop()
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{Reset: wechattest.ResetBefore} })
+	r := w.start()
+	w.eventually("not ready, with the reasons", func() bool {
+		err := r.service.Ready()
+		return err != nil && contains(err, "NATS") && contains(err, "MySQL") && contains(err, "token stream")
+	})
+
+	if err := w.nats.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("NATS is there", func() bool { return !contains(r.service.Ready(), "NATS:") })
+	if err := database.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.ready()
+	r.await(consumer.StepFailed, "wx1", 1)
+	w.wechat.Every(nil)
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(r, "wx1")
+}
+
+func contains(err error, text string) bool {
+	return err != nil && bytes.Contains([]byte(err.Error()), []byte(text))
+}
+
+// newWorldWithMySQL returns a world with a database server that the test may kill.
+func newWorldWithMySQL(t *testing.T, options wechattest.Options) (*world, *mysqlserver.Server) {
+	t.Helper()
+	server, err := mysqlserver.Start(t.Context(), mysqlserver.TestOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return newWorldOn(t, server, options), server
+}
+
+func TestMySQLIsKilledAndComesBack(t *testing.T) {
+	w, database := newWorldWithMySQL(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	if err := database.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.announce("wx1", w.token("b"))
+	w.announce("wx2", w.token("a"))
+	w.eventually("not ready", func() bool { return contains(r.service.Ready(), "MySQL") })
+	// Memory still answers.
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); err != nil {
+		t.Errorf("look-up without MySQL: %v", err)
+	}
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx3"}); code(err) != preauth.CodeInternal {
+		t.Errorf("look-up that needs MySQL: %v", err)
+	}
+	if err := database.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.await(consumer.StepCommitted, "wx1", 2)
+	r.await(consumer.StepCommitted, "wx2", 1)
+	w.settled(r, "wx1")
+	w.settled(r, "wx2")
+	r.ready()
+	if n := w.wechat.Count(""); n != 3 {
+		t.Errorf("%d calls, want one per event", n)
+	}
+}
+
+func TestNATSRestarts(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	hold := wechattest.NewHold()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("b"))
+	<-hold.Reached()
+	w.nats.Stop() // between WeChat's answer and the acknowledgement
+	hold.Release()
+	r.await(consumer.StepCommitted, "wx1", 2)
+	if err := w.nats.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	r.ready()
+	if update := w.settled(r, "wx1"); update.Revision != 2 {
+		t.Errorf("revision %d", update.Revision)
+	}
+	if n := w.wechat.Count("wx1"); n != 2 {
+		t.Errorf("%d calls, want 2", n)
+	}
+}
+
+// The announcement is stored, and the answer to it is lost.
+func TestPublishStoredButReportedFailed(t *testing.T) {
+	for name, forward := range map[string]bool{"stored": true, "not stored": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			cutter := &cutter{forward: forward, on: []byte("HPUB preauth.updated.wx1 ")}
+			nc := w.connect(nats.SetCustomDialer(cutter))
+			r := w.start(func(s *setup) { s.nc = nc }).ready()
+			w.announce("wx1", w.token("a"))
+			w.eventually("the connection was cut", cutter.cut.Load)
+			if update := w.settled(r, "wx1"); update.Revision != 1 {
+				t.Errorf("revision %d", update.Revision)
+			}
+			stream, err := w.js.Stream(w.within(), "PREAUTH")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last := stream.CachedInfo().State.LastSeq; last != 1 {
+				t.Errorf("the stream took %d messages, want 1", last)
+			}
+		})
+	}
+}
+
+// The acknowledgement of the event is lost, in both ways.
+func TestAcknowledgementLost(t *testing.T) {
+	for name, forward := range map[string]bool{"applied": true, "not applied": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			cutter := &cutter{forward: forward, on: []byte("PUB $JS.ACK.COMPONENT_TOKENS.preauth.")}
+			nc := w.connect(nats.SetCustomDialer(cutter))
+			r := w.start(func(s *setup) { s.nc = nc }).ready()
+			w.announce("wx1", w.token("a"))
+			w.eventually("the connection was cut", cutter.cut.Load)
+			if update := w.settled(r, "wx1"); update.Revision != 1 {
+				t.Errorf("revision %d", update.Revision)
+			}
+			if n := w.wechat.Count("wx1"); n != 1 {
+				t.Errorf("%d calls, want 1", n)
+			}
+		})
+	}
+}
+
+// cutter dials connections, one of which it cuts once: when the client sends the bytes, which are
+// forwarded or not.
+type cutter struct {
+	forward bool
+	on      []byte
+	cut     atomic.Bool
+}
+
+func (c *cutter) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	return &cutConn{conn, c}, err
+}
+
+type cutConn struct {
+	net.Conn
+	*cutter
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	if !bytes.Contains(b, c.on) || !c.cut.CompareAndSwap(false, true) {
+		return c.Conn.Write(b)
+	}
+	if c.forward {
+		if n, err := c.Conn.Write(b); err != nil {
+			return n, err
+		}
+		_ = c.Conn.(*net.TCPConn).CloseWrite() // the server reads to the end, and its answer finds nobody
+	}
+	return 0, errors.Join(net.ErrClosed, c.Conn.Close())
+}
+
+func TestStreamOfAnnouncementsIsReCreated(t *testing.T) {
+	for name, lose := range map[string]func(context.Context, jetstream.JetStream) error{
+		"deleted": func(ctx context.Context, js jetstream.JetStream) error { return js.DeleteStream(ctx, "PREAUTH") },
+		"purged": func(ctx context.Context, js jetstream.JetStream) error {
+			stream, err := js.Stream(ctx, "PREAUTH")
+			if err != nil {
+				return err
+			}
+			return stream.Purge(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			r := w.start().ready()
+			for i := range 3 {
+				w.announce(fmt.Sprintf("wx%d", i), w.token("a"))
+			}
+			r.await(consumer.StepCleared, "", 3)
+			before, _ := w.stored("wx1")
+			if err := lose(w.within(), w.js); err != nil {
+				t.Fatal(err)
+			}
+			w.eventually("announced again", func() bool {
+				for i := range 3 {
+					if update, ok := w.stored(fmt.Sprintf("wx%d", i)); !ok || update.Revision != 1 {
+						return false
+					}
+				}
+				return true
+			})
+			after := w.settled(r, "wx1")
+			if !after.PreAuthCode.Equal(before.PreAuthCode) || after.MessageID() != before.MessageID() {
+				t.Errorf("another announcement: %+v", after)
+			}
+			w.announce("wx1", w.token("b"))
+			r.await(consumer.StepCommitted, "wx1", 2)
+			if update := w.settled(r, "wx1"); update.Revision != 2 {
+				t.Errorf("then revision %d", update.Revision)
+			}
+		})
+	}
+}
+
+func TestStreamOfTokensIsReCreated(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx0", w.token("a"))
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "", 2)
+	if err := w.js.DeleteStream(w.within(), "COMPONENT_TOKENS"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("stream created again", func() bool {
+		_, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
+		return err == nil
+	})
+	// Its sequences begin again, below the one that MySQL knows.
+	if sequence := w.announce("wx1", w.token("b")); sequence != 1 {
+		t.Fatalf("sequence %d", sequence)
+	}
+	r.await(consumer.StepCommitted, "wx1", 2)
+	if update := w.settled(r, "wx1"); update.Revision != 2 {
+		t.Errorf("revision %d", update.Revision)
+	}
+}
+
+// A message of an older revision that follows a newer one would be what new subscribers read.
+func TestOlderRevisionNeverFollowsANewerOne(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	// This replica commits revision 1 and is then kept from announcing it: its connection is gone.
+	gone := make(chan struct{})
+	slowNATS := w.connect()
+	slow := w.start(func(s *setup) {
+		s.nc = slowNATS
+		s.onStep = func(step consumer.Step) {
+			if step.Name == consumer.StepMinted {
+				slowNATS.Close()
+				close(gone)
+			}
+		}
+	})
+	slow.ready()
+	w.announce("wx1", w.token("a"))
+	<-gone
+	slow.await(consumer.StepCommitted, "wx1", 1)
+
+	fast := w.start(func(s *setup) { s.cfg.AckWait = time.Second }).ready()
+	w.announce("wx1", w.token("b"))
+	fast.await(consumer.StepCommitted, "wx1", 1)
+	if update := w.settled(fast, "wx1"); update.Revision != 2 {
+		t.Fatalf("revision %d", update.Revision)
+	}
+}
+
+func TestShutdownFinishesWhatIsInHand(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	hold := wechattest.NewHold()
+	w.wechat.Next("", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	<-hold.Reached()
+	r.cancel()
+	w.eventually("stopping", func() bool { return bytes.Contains([]byte(w.log.String()), []byte(`"msg":"stopping"`)) })
+	hold.Release()
+	if err := <-r.ended; err != nil {
+		t.Fatal(err)
+	}
+	r.stopOnce.Do(func() {})
+	for _, name := range []consumer.StepName{consumer.StepCommitted, consumer.StepAcknowledged, consumer.StepAnnounced, consumer.StepCleared} {
+		if r.count(name) != 1 {
+			t.Errorf("%d steps %q", r.count(name), name)
+		}
+	}
+}
+
+func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	ackWait := func(s *setup) { s.cfg.AckWait = time.Hour } // nobody waits for its end
+	r := w.start(ackWait, func(s *setup) { s.cfg.Shutdown = 50 * time.Millisecond }).ready()
+	hold := wechattest.NewHold()
+	w.wechat.Next("", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	<-hold.Reached()
+	r.stop()
+	if n := r.count(consumer.StepAcknowledged); n != 0 {
+		t.Fatal("the event was acknowledged")
+	}
+	hold.Release()
+	// It was put back, so another replica gets it.
+	other := w.start(ackWait)
+	other.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(other, "wx1")
+}
+
+func TestTwoReplicasShareTheWork(t *testing.T) {
+	const events = 60
+	w := newWorld(t, wechattest.Options{})
+	a := w.start(func(s *setup) { s.cfg.InHand = 2 }).ready()
+	b := w.start(func(s *setup) { s.cfg.InHand = 2 }).ready()
+	for i := range events {
+		w.announce(fmt.Sprintf("wx%d", i), w.token("a"))
+	}
+	w.eventually("all saved", func() bool {
+		return a.count(consumer.StepCommitted)+b.count(consumer.StepCommitted) == events
+	})
+	if a.count(consumer.StepCommitted) == 0 || b.count(consumer.StepCommitted) == 0 {
+		t.Errorf("one replica did it all: %d and %d", a.count(consumer.StepCommitted), b.count(consumer.StepCommitted))
+	}
+	for i := range events {
+		w.settled(a, fmt.Sprintf("wx%d", i))
+	}
+	if n := w.wechat.Count(""); n != events {
+		t.Errorf("%d calls for %d events", n, events)
+	}
+}
