@@ -166,6 +166,20 @@ func TestParseTokenEventReadsEscapes(t *testing.T) {
 	}
 }
 
+// What the envelope of a CloudEvent has beside the data says nothing about the token.
+func TestParseTokenEventKeepsEnvelopeAndDataApart(t *testing.T) {
+	body := `{"specversion":"1.0","component_appid":"wxother","component_access_token":"other","expires_in":5,"data":` + plain("") + `}`
+	want := preauth.TokenEvent{
+		AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(preauth.DefaultTokenLife),
+	}
+	for _, header := range []nats.Header{nil, {"content-type": {"application/cloudevents+json"}}} {
+		got, err := preauth.ParseTokenEvent("", header, []byte(body), at)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
 type badEvent struct {
 	appid  string // in the subject
 	header nats.Header
@@ -228,8 +242,10 @@ func badTokenEvents() map[string]badEvent {
 		"expires_in negative":        {"", nil, plain(`,"expires_in":-7200`), "expires_in must give the token " + life, true},
 		"expires_in in milliseconds": {"", nil, plain(`,"expires_in":7200000`), "expires_in must give the token " + life, true},
 		"expires_in just too long":   {"", nil, plain(`,"expires_in":86401`), "expires_in must give the token " + life, true},
-		"expires_in wraps round":     {"", nil, plain(`,"expires_in":9223372036854775807`), "expires_in must give the token " + life, true},
-		"expires_in wraps downwards": {"", nil, plain(`,"expires_in":-9223372036854775808`), "expires_in must give the token " + life, true},
+		"expires_in wraps to 0.3 s":  {"", nil, plain(`,"expires_in":18446744074`), "expires_in must give the token " + life, true},
+		"expires_in wraps to 0.7 s":  {"", nil, plain(`,"expires_in":-18446744073`), "expires_in must give the token " + life, true},
+		"expires_in as large as can": {"", nil, plain(`,"expires_in":9223372036854775807`), "expires_in must give the token " + life, true},
+		"expires_in as small as can": {"", nil, plain(`,"expires_in":-9223372036854775808`), "expires_in must give the token " + life, true},
 		"expires_in beyond 64 bits":  {"", nil, plain(`,"expires_in":9223372036854775808`), "expires_in must be a whole number", true},
 		"expires_in with exponent":   {"", nil, plain(`,"expires_in":7.2e3`), "expires_in must be a whole number", true},
 		"expires_in with a fraction": {"", nil, plain(`,"expires_in":7199.5`), "expires_in must be a whole number", true},
