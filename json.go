@@ -58,7 +58,7 @@ func decodeObject(body []byte, members []member) error {
 		name, _ := key.(string) // which it is: inside an object the decoder takes nothing else here
 		i := slices.IndexFunc(members, func(m member) bool { return m.is(name) })
 		var into any = &unread
-		if i >= 0 && !members[i].seen {
+		if i >= 0 {
 			into = members[i].into
 		}
 		switch err := dec.Decode(into); {
