@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -518,9 +519,7 @@ func wellFormed(token string) bool {
 func (s *Server) send(w http.ResponseWriter, fault Fault, status int, body []byte) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json; encoding=utf-8") // WeChat's own wording
-	for name, values := range fault.Header {
-		header[name] = values
-	}
+	maps.Copy(header, fault.Header)
 	if status != http.StatusNoContent && status != http.StatusNotModified {
 		header.Set("Content-Length", fmt.Sprint(len(body)))
 	}
