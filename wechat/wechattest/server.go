@@ -8,8 +8,7 @@
 // arrived. Nothing needs a sleep: [Server.Wait] waits for the n-th call, a [Hold] stops one at a
 // chosen point until the test lets it go, and [Options].Now moves the clock.
 //
-// What it does not know better than WeChat's documentation says, such as the number behind a quota,
-// is an option.
+// What WeChat does not document, such as the numbers behind its quotas, is an option.
 package wechattest
 
 import (
