@@ -302,47 +302,6 @@ func (s *Service) idle(ctx context.Context, _ jetstream.Stream, _ identity) erro
 	return nil
 }
 
-// Step is a point on the way of one event or code through the service.
-type Step struct {
-	// Name says which point.
-	Name StepName
-	// AppID is the component_appid, "" where there is no valid one.
-	AppID string
-	// Sequence is that of the token event in its stream.
-	Sequence uint64
-	// Revision is that of the code, from [StepCommitted] on.
-	Revision uint64
-	// Cause says why a code was made.
-	Cause preauth.Cause
-	// Class is that of the failure, for [StepFailed].
-	Class preauth.Class
-}
-
-// StepName names a [Step].
-type StepName string
-
-// The steps, in the order in which an event takes them.
-const (
-	// StepReceived: the event is in hand.
-	StepReceived StepName = "received"
-	// StepSuperseded: a newer event makes this one moot, or it was worked on before.
-	StepSuperseded StepName = "superseded"
-	// StepRepeated: the event announces again the token that the current code was made with.
-	StepRepeated StepName = "repeated"
-	// StepMinted: WeChat answered with a code.
-	StepMinted StepName = "minted"
-	// StepFailed: the failure is committed.
-	StepFailed StepName = "failed"
-	// StepCommitted: the code is committed.
-	StepCommitted StepName = "committed"
-	// StepAcknowledged: the acknowledgement is on its way to the stream.
-	StepAcknowledged StepName = "acknowledged"
-	// StepAnnounced: the announcement is stored in its stream.
-	StepAnnounced StepName = "announced"
-	// StepCleared: the outbox row is deleted.
-	StepCleared StepName = "cleared"
-)
-
 // pause waits for d or for the end of ctx, and reports whether d is over.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

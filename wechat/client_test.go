@@ -87,7 +87,7 @@ func saysNothing(t testing.TB, err error, secrets ...string) {
 		slog.New(slog.NewJSONHandler(&said, nil)).Error("failed", "err", err)
 		body, _ := json.Marshal(err)
 		said.Write(body)
-		switch err := err.(type) {
+		switch err := err.(type) { //nolint:errorlint // each error of the tree has its turn
 		case interface{ Unwrap() error }:
 			if inner := err.Unwrap(); inner != nil {
 				walk(inner)
@@ -128,7 +128,8 @@ func TestRequest(t *testing.T) {
 		userAgent string
 	}{
 		{
-			"by default", wechat.Config{BaseURLs: []string{server.URL}},
+			"by default",
+			wechat.Config{BaseURLs: []string{server.URL}},
 			"/cgi-bin/component/api_create_preauthcode", "preauth",
 		},
 		{
@@ -164,7 +165,7 @@ func TestRequest(t *testing.T) {
 func TestDocumentedHostsThroughTheProxy(t *testing.T) {
 	if os.Getenv("WECHAT_TEST_BEHIND_PROXY") != "" {
 		code, err := call(newClient(t, wechat.Config{}), t.Context())
-		failure(t, code, err)
+		_ = failure(t, code, err)
 		return
 	}
 	// The environment's proxy is read once in a process, hence another one. The proxy is told where
@@ -451,15 +452,15 @@ func TestNextHostAfterNetworkFailure(t *testing.T) {
 		return func(t *testing.T) string {
 			return "http://" + listen(t, func(conn net.Conn) {
 				if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-					io.Copy(io.Discard, r.Body)
-					io.WriteString(conn, answer)
+					_, _ = io.Copy(io.Discard, r.Body)
+					_, _ = io.WriteString(conn, answer)
 				}
 			})
 		}
 	}
 	mute := func(scheme string) func(*testing.T) string {
 		return func(t *testing.T) string {
-			return scheme + listen(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
+			return scheme + listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 		}
 	}
 	for _, test := range []struct {
@@ -552,7 +553,7 @@ func TestHostsAreAskedInOrderAndOnceEach(t *testing.T) {
 
 func TestUnreachableHostLeavesTimeForTheNext(t *testing.T) {
 	t.Parallel()
-	mute := listen(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
+	mute := listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	server := start(t, wechattest.Options{})
 	client := newClient(t, wechat.Config{BaseURLs: []string{"https://" + mute, server.URL()}, Timeout: 4 * time.Second})
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -634,8 +635,8 @@ func TestContext(t *testing.T) {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%v blames the host", err)
 			}
-			if second.Count("") != 0 {
-				t.Error("the next host was asked for a call that nobody waits for")
+			if second.Count("") != 0 || strings.Contains(err.Error(), strings.TrimPrefix(second.URL(), "http://")) {
+				t.Errorf("the next host was tried for a call that nobody waits for: %v", err)
 			}
 		})
 	}
@@ -644,12 +645,13 @@ func TestContext(t *testing.T) {
 func TestNoErrorSaysASecret(t *testing.T) {
 	t.Parallel()
 	const issued = "preauthcode@@@blzWgoI6xZdn4fqdDH-5HsJfmTiiNrvGHeg22SZMxsmOMlGhCna5C7lgjhR1kTAY7wdyiOlq7Cab-zizPTyoVg"
+	const odd = "a/code/of/no/known/form"
 	escaped := url.QueryEscape(token)
 	echo := func(before string) string { // answers with the first line of what it is asked
 		return "http://" + listen(t, func(conn net.Conn) {
 			in := bufio.NewReader(conn)
 			line, _ := in.ReadString('\n')
-			io.WriteString(conn, before+line+"\r\n\r\n")
+			_, _ = io.WriteString(conn, before+line+"\r\n\r\n")
 		})
 	}
 	script := func(fault wechattest.Fault) string {
@@ -663,6 +665,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 		{"token in errmsg", errMsg("invalid credential " + token + ", try another")},
 		{"token in errmsg, escaped", errMsg("invalid credential " + escaped)},
 		{"token in errmsg, escaped for a path", errMsg("invalid credential " + url.PathEscape(token))},
+		{"token in errmsg, a little of it escaped for a path", errMsg("invalid credential " + url.PathEscape(token[60:84]))},
 		{"token in errmsg, half", errMsg("invalid credential " + token[:40] + " or " + token[60:])},
 		{"token in errmsg, in small pieces", errMsg(token[:16] + " or " + token[60:76] + "\n" + escaped[30:50])},
 		{"token in errmsg, split by what nobody sees", errMsg("invalid credential " + token[:30] + "\u200b" + token[30:60] + "\x00" + token[60:])},
@@ -672,6 +675,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 		{"code in errmsg", errMsg("used already: " + issued)},
 		{"code in errmsg, escaped", errMsg("used already: " + url.QueryEscape(issued))},
 		{"code beside an error", body(`{"errcode":40001,"errmsg":"not ` + issued + `","pre_auth_code":"` + issued + `"}`)},
+		{"odd code beside an error", body(`{"errcode":40001,"errmsg":"not ` + odd + `","pre_auth_code":"` + odd + `"}`)},
 		{"code too long", body(`{"pre_auth_code":"` + strings.Repeat(issued, 6) + `","expires_in":1800}`)},
 		{"code with a space", body(`{"pre_auth_code":"` + issued + ` ","expires_in":1800}`)},
 		{"token as errcode", body(`{"errcode":"` + token + `"}`)},
@@ -691,7 +695,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 			t.Parallel()
 			client := newClient(t, wechat.Config{BaseURLs: []string{test.url}, Timeout: 10 * time.Second})
 			code, err := call(client, t.Context())
-			saysNothing(t, err, token, issued)
+			saysNothing(t, err, token, issued, odd)
 			e := failure(t, code, err)
 			if len(e.ErrMsg) > 512 {
 				t.Errorf("errmsg of %d bytes", len(e.ErrMsg))
@@ -714,11 +718,33 @@ func TestShortSecretsAreCutOutToo(t *testing.T) {
 	}
 }
 
+func TestEndlessReplyEndsTheCall(t *testing.T) {
+	sent := make(chan int, 1)
+	address := listen(t, func(conn net.Conn) {
+		_, err := http.ReadRequest(bufio.NewReader(conn))
+		total := 0
+		for text := "HTTP/1.1 200 OK\r\n\r\n{"; err == nil && total < 1<<30; text = strings.Repeat(" ", 4096) {
+			_, err = io.WriteString(conn, text)
+			total += len(text)
+		}
+		sent <- total
+	})
+	client := newClient(t, wechat.Config{BaseURLs: []string{"http://" + address}, Timeout: time.Minute})
+	code, err := call(client, t.Context())
+	if e := failure(t, code, err); e.Class != preauth.ClassBadReply || !strings.Contains(err.Error(), "longer than 65536 bytes") {
+		t.Errorf("%v, want a bad_reply that is too long", err)
+	}
+	// The sockets' buffers take some megabytes that the client has never read.
+	if total := <-sent; total > 64<<20 {
+		t.Errorf("the client took %d bytes", total)
+	}
+}
+
 func TestSwitchingProtocolsEndsTheCall(t *testing.T) {
 	address := listen(t, func(conn net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-			io.Copy(io.Discard, conn)
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn)
 		}
 	})
 	client := newClient(t, wechat.Config{BaseURLs: []string{"http://" + address}})

@@ -230,7 +230,7 @@ func (c censor) passes(err error) bool {
 	if text := err.Error(); text != bounded(c.text(text)) {
 		return false
 	}
-	switch err := err.(type) {
+	switch err := err.(type) { //nolint:errorlint // each error of the tree has its turn
 	case interface{ Unwrap() error }:
 		inner := err.Unwrap()
 		return inner == nil || c.passes(inner)

@@ -15,3 +15,7 @@ var (
 	RequestIP = requestIP
 	RID       = rid
 )
+
+// CensorError and CensorText censor what others say about a call with a token.
+func CensorError(token string, err error) error    { return newCensor(token).error(err) }
+func CensorText(token string, words string) string { return newCensor(token).text(words) }

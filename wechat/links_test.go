@@ -21,19 +21,23 @@ func TestAuthorizationLinks(t *testing.T) {
 		query   string
 	}{
 		{
-			"plain", preauth.LinkOptions{RedirectURI: "https://example.com/callback"},
+			"plain",
+			preauth.LinkOptions{RedirectURI: "https://example.com/callback"},
 			head + "https%3A%2F%2Fexample.com%2Fcallback",
 		},
 		{
-			"a kind of account", preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3},
+			"a kind of account",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3},
 			head + "https%3A%2F%2Fexample.com%2F&auth_type=3",
 		},
 		{
-			"one account", preauth.LinkOptions{RedirectURI: "https://example.com/", BizAppID: "wxfedcba9876543210"},
+			"one account",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", BizAppID: "wxfedcba9876543210"},
 			head + "https%3A%2F%2Fexample.com%2F&biz_appid=wxfedcba9876543210",
 		},
 		{
-			"one account wins over a kind", preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3, BizAppID: "wxfedcba9876543210"},
+			"one account wins over a kind",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3, BizAppID: "wxfedcba9876543210"},
 			head + "https%3A%2F%2Fexample.com%2F&biz_appid=wxfedcba9876543210",
 		},
 		{

@@ -8,8 +8,7 @@
 // arrived. Nothing needs a sleep: [Server.Wait] waits for the n-th call, a [Hold] stops one at a
 // chosen point until the test lets it go, and [Options].Now moves the clock.
 //
-// What it does not know better than WeChat's documentation says, such as the number behind a quota,
-// is an option.
+// What WeChat does not document, such as the numbers behind its quotas, is an option.
 package wechattest
 
 import (
@@ -19,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -518,9 +518,7 @@ func wellFormed(token string) bool {
 func (s *Server) send(w http.ResponseWriter, fault Fault, status int, body []byte) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json; encoding=utf-8") // WeChat's own wording
-	for name, values := range fault.Header {
-		header[name] = values
-	}
+	maps.Copy(header, fault.Header)
 	if status != http.StatusNoContent && status != http.StatusNotModified {
 		header.Set("Content-Length", fmt.Sprint(len(body)))
 	}

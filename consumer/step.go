@@ -1,0 +1,82 @@
+package consumer
+
+import (
+	"preauth"
+	"preauth/repo"
+)
+
+// Step is a point on the way of one event or code through the service.
+type Step struct {
+	// Name says which point.
+	Name StepName
+	// AppID is the component_appid, "" where there is no valid one.
+	AppID string
+	// Sequence is that of the token event in its stream.
+	Sequence uint64
+	// Revision is that of the code, from [StepCommitted] on.
+	Revision uint64
+	// Cause says why a code was made.
+	Cause preauth.Cause
+	// Class is that of the failure, for [StepFailed].
+	Class preauth.Class
+}
+
+// StepName names a [Step].
+type StepName string
+
+// The steps, in the order in which an event takes them.
+const (
+	// StepReceived: the event is in hand.
+	StepReceived StepName = "received"
+	// StepSuperseded: a newer event makes this one moot, or it was worked on before.
+	StepSuperseded StepName = "superseded"
+	// StepRepeated: the event announces again the token that the current code was made with.
+	StepRepeated StepName = "repeated"
+	// StepMinted: WeChat answered with a code.
+	StepMinted StepName = "minted"
+	// StepFailed: the failure is committed.
+	StepFailed StepName = "failed"
+	// StepCommitted: the code is committed.
+	StepCommitted StepName = "committed"
+	// StepAcknowledged: the acknowledgement is on its way to the stream.
+	StepAcknowledged StepName = "acknowledged"
+	// StepAnnounced: the announcement is stored in its stream.
+	StepAnnounced StepName = "announced"
+	// StepCleared: the outbox row is deleted.
+	StepCleared StepName = "cleared"
+)
+
+// committed tells the world of a committed outcome: the view, the relay, the log and the trace.
+func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result) {
+	if a := result.Announcement; a != nil {
+		if a.Update != nil {
+			s.codes.add(*a.Update)
+		}
+		s.relay.announce(*a)
+	}
+	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
+	switch {
+	case result.Status == repo.Superseded:
+		s.metrics.superseded()
+		s.step(step, StepSuperseded)
+	case outcome.Failure != nil:
+		f := outcome.Failure
+		s.metrics.failed(f.Class)
+		step.Class = f.Class
+		log.Warn("no code", "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
+			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", f.RetryAt)
+		s.step(step, StepFailed)
+	case outcome.Code != nil:
+		step.Revision = result.Revision
+		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
+		s.step(step, StepCommitted)
+	default:
+		log.Debug("token announced again")
+		s.step(step, StepRepeated)
+	}
+}
+
+func (s *Service) step(step Step, name StepName) {
+	step.Name = name
+	s.cfg.Trace(step)
+}
