@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envCrash) != "" {
 		crashingReplica()
 	}
+	consumer.PollDue(50 * time.Millisecond)
 	// The tests wait far more than they compute.
 	err := flag.Set("test.parallel", "16")
 	if err == nil {
@@ -69,6 +70,7 @@ const patience = 30 * time.Second
 type world struct {
 	t      *testing.T
 	nats   *natsserver.Server
+	url    string // of NATS
 	dsn    string
 	wechat *wechattest.Server
 
@@ -94,7 +96,7 @@ func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Opti
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.nats = server
+	w.nats, w.url = server, server.URL()
 	t.Cleanup(func() {
 		if err := server.Close(); err != nil {
 			t.Error(err)
@@ -147,7 +149,7 @@ func (w *world) openRepo() *repo.Repo {
 
 func (w *world) connect(options ...nats.Option) *nats.Conn {
 	w.t.Helper()
-	nc, err := nats.Connect(w.nats.URL(), append([]nats.Option{
+	nc, err := nats.Connect(w.url, append([]nats.Option{
 		nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.RetryOnFailedConnect(true),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, options...)...)
@@ -192,9 +194,10 @@ type replica struct {
 	cancel   context.CancelFunc
 	ended    chan error
 
-	mu    sync.Mutex
-	steps []consumer.Step
-	more  chan struct{} // closed and replaced at each step
+	mu     sync.Mutex
+	steps  []consumer.Step
+	counts map[consumer.StepName]int
+	more   chan struct{} // closed and replaced at each step
 }
 
 // setup is what a test changes of a replica.
@@ -228,7 +231,9 @@ func (w *world) start(change ...func(*setup)) *replica {
 	if s.api == nil {
 		s.api = w.client()
 	}
-	r := &replica{world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1), more: make(chan struct{})}
+	r := &replica{world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1),
+		more: make(chan struct{}), counts: map[consumer.StepName]int{},
+	}
 	s.cfg.Trace = func(step consumer.Step) {
 		if s.onStep != nil {
 			s.onStep(step)
@@ -236,6 +241,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.steps = append(r.steps, step)
+		r.counts[step.Name]++
 		close(r.more)
 		r.more = make(chan struct{})
 	}
@@ -323,13 +329,7 @@ func (r *replica) ready() *replica {
 func (r *replica) count(name consumer.StepName) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := 0
-	for _, step := range r.steps {
-		if step.Name == name {
-			n++
-		}
-	}
-	return n
+	return r.counts[name]
 }
 
 func (r *replica) metrics() string {

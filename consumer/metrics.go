@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +24,10 @@ type metrics struct {
 	txOutcomes   prometheus.Histogram
 	publishes    *prometheus.HistogramVec
 	lookups      *prometheus.CounterVec
+	claims       *prometheus.CounterVec
+	resolves     *prometheus.CounterVec
+	spares       prometheus.Counter
+	purged       prometheus.Counter
 }
 
 // seconds are the buckets of all durations: from a tenth of a millisecond to half a minute.
@@ -44,6 +47,15 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
 		failures: counters("failures_total", "Failures recorded and announced, by class.", "class"),
 		lookups:  counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code"),
+		claims: counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
+			"201 for a pre_auth_code made while the caller waited.", "code"),
+		resolves: counters("resolves_total", "Requests to resolve a code answered, by code.", "code"),
+		spares: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "preauth", Name: "spares_made_total", Help: "Codes made ahead of claims.",
+		}),
+		purged: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "preauth", Name: "codes_purged_total", Help: "Expired codes deleted after their retention.",
+		}),
 		callSeconds: durations("wechat_call_duration_seconds",
 			"Time of a call of WeChat, over all hosts tried.", "class"),
 		txSeconds: durations("transaction_duration_seconds", "Time of the saving transaction, retries included.", "result"),
@@ -58,7 +70,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		}),
 	}
 	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups, m.callSeconds, m.txSeconds, m.publishes,
-		m.eventSeconds, m.endToEnd, m.txOutcomes)
+		m.eventSeconds, m.endToEnd, m.txOutcomes, m.claims, m.resolves, m.spares, m.purged)
 	return m
 }
 
@@ -135,13 +147,6 @@ func (m *metrics) saved(outcomes int, took time.Duration, err error) {
 
 func (m *metrics) published(err error, took time.Duration) {
 	m.publishes.WithLabelValues(result(err)).Observe(took.Seconds())
-}
-
-func (m *metrics) lookedUp(code int) {
-	if code == 0 {
-		code = 200
-	}
-	m.lookups.WithLabelValues(strconv.Itoa(code)).Inc()
 }
 
 func result(err error) string {

@@ -33,10 +33,14 @@ type minter struct {
 	*Service
 	api   *wechat.Client
 	calls chan struct{} // bounds the calls under way
+	*limits
 }
 
 func newMinter(s *Service, api *wechat.Client) *minter {
-	return &minter{Service: s, api: api, calls: make(chan struct{}, s.cfg.Calls)}
+	return &minter{
+		Service: s, api: api, calls: make(chan struct{}, s.cfg.Calls),
+		limits: newLimits(s.cfg.CallsPerSecond, s.cfg.CallsPerDay),
+	}
 }
 
 // job is a code to be made.
@@ -47,6 +51,8 @@ type job struct {
 	issuedAt time.Time
 	// attempts counts the calls in vain since the component's last success.
 	attempts int
+	// priority decides when calls are short.
+	priority priority
 	// overtaken reports that a newer token was announced meanwhile.
 	overtaken func() bool
 }
@@ -78,7 +84,10 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 			return j.outcome, nil
 		}
 		failed, ok := errors.AsType[*wechat.Error](err)
-		if !ok {
+		switch {
+		case errors.Is(err, errLimit):
+			failed = &wechat.Error{Class: preauth.ClassThrottled, ErrMsg: err.Error()}
+		case !ok:
 			failed = &wechat.Error{Class: preauth.ClassRequest, ErrMsg: err.Error()}
 		}
 		j.attempts++
@@ -95,6 +104,9 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 }
 
 func (m *minter) call(ctx context.Context, j job) (wechat.Code, error) {
+	if err := m.limits.wait(ctx, j.outcome.AppID, j.priority); err != nil {
+		return wechat.Code{}, err
+	}
 	select {
 	case m.calls <- struct{}{}:
 		defer func() { <-m.calls }()
@@ -173,6 +185,6 @@ func (m *minter) delay(class preauth.Class, attempt, try int, age time.Duration,
 // so that codes made at the same time are not renewed at the same time.
 func renewAt(code *repo.Code) time.Time {
 	life := code.ExpiresAt.Sub(code.IssuedAt)
-	lead := life/4 + rand.N(life/20+1)
+	lead := life/4 + rand.N(life/50+1)
 	return code.ExpiresAt.Add(-lead).Truncate(time.Microsecond)
 }

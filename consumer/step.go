@@ -68,6 +68,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		s.step(step, StepFailed)
 	case outcome.Code != nil:
 		step.Revision = result.Revision
+		s.keeper.topUp(step.AppID)
 		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
 		s.step(step, StepCommitted)
 	default:

@@ -1,0 +1,251 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"preauth"
+	"preauth/repo"
+)
+
+// keeper keeps the components' codes valid: it renews them ahead of expiry, tries again after
+// failures, makes codes that look-ups demand, and makes spares for claims ahead.
+//
+// When a component is due stands in its row, and replicas share the due ones by a short lease on it.
+type keeper struct {
+	*Service
+	minter  *minter
+	saver   *saver
+	tokens  *tokens
+	working inFlight
+
+	demands singleflight.Group
+	mu      sync.Mutex
+	toppers map[string]bool // components whose spares are being topped up
+}
+
+func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
+	return &keeper{Service: s, minter: m, saver: sv, tokens: t, toppers: map[string]bool{}}
+}
+
+// duePoll is how often MySQL is asked for due components. A simulation asks more often.
+var duePoll = time.Second
+
+const (
+	// dueLease is for how long a component is left to the replica that took it.
+	dueLease = 20 * time.Second
+	// dueBatch is how many components are taken at once.
+	dueBatch = 100
+)
+
+// run works on due components until ctx ends.
+func (k *keeper) run(ctx context.Context) {
+	for pause(ctx, jittered(duePoll)) {
+		for taken := dueBatch; taken == dueBatch && ctx.Err() == nil; {
+			room := k.cfg.Calls - k.working.size()
+			if room <= 0 || !k.tokens.ready.Load() {
+				break
+			}
+			now := k.cfg.Now()
+			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
+			k.health.set("MySQL", err)
+			if err != nil {
+				break
+			}
+			for _, component := range components {
+				k.working.Go(func() {
+					ctx, cancel := context.WithTimeout(k.lasting, dueLease)
+					defer cancel()
+					if err := k.renew(ctx, component, preauth.CauseRenewal); err != nil {
+						k.log.Warn("due component left for later", "component", component.AppID, "error", err)
+					}
+				})
+			}
+			taken = len(components)
+		}
+	}
+}
+
+// renew makes a new current code for a leased component with its newest token, and commits it or the
+// failure. cause is why, where the token has brought a code before.
+func (k *keeper) renew(ctx context.Context, component repo.Component, cause preauth.Cause) error {
+	leave, err := k.tokens.lanes.enter(ctx, component.AppID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	token, ok := k.tokens.view.token(component.AppID, k.cfg.Now())
+	if ok && token.position.After(component.Token.Position) {
+		return nil // the newer event is on its way through the consumer
+	}
+	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
+	if component.Current == nil || component.Current.Fingerprint != component.Token.Fingerprint {
+		outcome.Cause = preauth.CauseToken
+	}
+	if ok && token.fingerprint == component.Token.Fingerprint {
+		outcome, err = k.minter.mint(ctx, job{
+			outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
+			overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, component.Token.Position) },
+		})
+		if errors.Is(err, errOvertaken) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("minting: %w", err)
+		}
+	} else {
+		outcome = k.minter.expired(outcome, "the component's token has expired: announce a newer one")
+	}
+	result, err := k.saver.save(ctx, outcome)
+	if err != nil {
+		return fmt.Errorf("saving: %w", err)
+	}
+	k.committed(Step{AppID: component.AppID, Sequence: component.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
+	return nil
+}
+
+// demand makes a new current code for look-ups, once for all that wait for it in this replica, and
+// not at all if another replica is at it. The channel tells the end of the attempt; what came of it
+// is in MySQL.
+func (k *keeper) demand(appid string) <-chan singleflight.Result {
+	return k.demands.DoChan(appid, func() (any, error) {
+		// It outlives the look-up that began it: others may wait, and the code is of use in any case.
+		ctx, cancel := context.WithTimeout(k.lasting, dueLease)
+		defer cancel()
+		now := k.cfg.Now()
+		component, leased, err := k.db.TakeOne(ctx, appid, now, now.Add(dueLease))
+		if err != nil || !leased {
+			return nil, err
+		}
+		return nil, k.renew(ctx, component, preauth.CauseDemand)
+	})
+}
+
+// topUp makes the spares that a component lacks, in the background, unless that is under way.
+func (k *keeper) topUp(appid string) {
+	if k.cfg.Spares < 0 || !k.begin(appid) {
+		return
+	}
+	k.working.Go(func() {
+		defer k.end(appid)
+		ctx, cancel := context.WithTimeout(k.lasting, dueLease)
+		defer cancel()
+		if err := k.makeSpares(ctx, appid); err != nil {
+			k.log.Info("spares not made: the next claim or renewal tries again", "component", appid, "error", err)
+		}
+	})
+}
+
+func (k *keeper) begin(appid string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.toppers[appid] {
+		return false
+	}
+	k.toppers[appid] = true
+	return true
+}
+
+func (k *keeper) end(appid string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.toppers, appid)
+}
+
+// makeSpares makes spares until the component has as many as it is to have. Those whose life is as
+// good as over, by the measure by which the current code is renewed, do not count.
+func (k *keeper) makeSpares(ctx context.Context, appid string) error {
+	current, ok := k.codes.code(appid)
+	if !ok {
+		return nil
+	}
+	lead := current.ExpiresAt.Sub(current.IssuedAt) / 4
+	for {
+		now := k.cfg.Now()
+		have, err := k.db.Spares(ctx, []string{appid}, now.Add(lead))
+		if err != nil {
+			return fmt.Errorf("counting: %w", err)
+		}
+		if have[appid] >= k.cfg.Spares {
+			return nil
+		}
+		minted, err := k.mintAside(ctx, appid, prioritySpare)
+		if err != nil {
+			return err
+		}
+		err = k.db.AddSpares(ctx, []repo.Spare{{AppID: appid, Code: *minted.Code, Fingerprint: minted.Token.Fingerprint}})
+		if err != nil {
+			return fmt.Errorf("saving: %w", err)
+		}
+		k.metrics.spares.Inc()
+	}
+}
+
+// errNoToken: see mintAside.
+var errNoToken = errors.New("the component has no live token")
+
+// mintAside makes a code that does not become the current one. A failure of WeChat is a
+// [*mintError].
+func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.Outcome, error) {
+	token, ok := k.tokens.view.token(appid, k.cfg.Now())
+	if !ok {
+		return repo.Outcome{}, errNoToken
+	}
+	outcome, err := k.minter.mint(ctx, job{
+		outcome: repo.Outcome{
+			AppID: appid,
+			Token: repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt},
+		},
+		secret: token.Token, issuedAt: token.IssuedAt, priority: p,
+		overtaken: func() bool { return false }, // the code is as good as one of the newer token
+	})
+	switch {
+	case err != nil:
+		return repo.Outcome{}, fmt.Errorf("minting: %w", err)
+	case outcome.Failure != nil:
+		return repo.Outcome{}, &mintError{*outcome.Failure}
+	}
+	return outcome, nil
+}
+
+// mintError is a failure of WeChat on the way to a code that is not to become current.
+type mintError struct{ failure preauth.Failure }
+
+// Error says which.
+func (e *mintError) Error() string {
+	return fmt.Sprintf("WeChat: %s: errcode %d: %s", e.failure.Class, e.failure.ErrCode, e.failure.ErrMsg)
+}
+
+// inFlight counts and waits for goroutines.
+type inFlight struct {
+	sync.WaitGroup
+	mu sync.Mutex
+	n  int
+}
+
+// Go runs f in a goroutine.
+func (w *inFlight) Go(f func()) {
+	w.add(1)
+	w.WaitGroup.Go(func() {
+		defer w.add(-1)
+		f()
+	})
+}
+
+func (w *inFlight) add(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.n += n
+}
+
+func (w *inFlight) size() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.n
+}
