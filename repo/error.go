@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -110,7 +111,8 @@ var telling = map[uint16]bool{
 // error it returns names the operation, wraps [ErrUnavailable] where that applies, and holds nothing
 // that the server may have quoted of the data.
 func do(ctx context.Context, operation string, f func() error) error {
-	return explain(ctx, operation, silent(retry(ctx, f)))
+	err := retry(ctx, f)
+	return explain(ctx, operation, err, silent(err))
 }
 
 // retry runs f until it succeeds or fails with an error that does not pass by itself.
@@ -134,25 +136,27 @@ func retry(ctx context.Context, f func() error) error {
 	return err
 }
 
-func explain(ctx context.Context, operation string, err error) error {
+// explain returns what an operation answers to err. It tells as much of it as told does.
+func explain(ctx context.Context, operation string, err, told error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, context.Cause(ctx))
 	case passes(err):
-		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, err)
+		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, told)
 	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
-		return fmt.Errorf("repo: %s: the schema is missing or older than this program; run `preauth schema apply`: %w", operation, err)
+		return fmt.Errorf("repo: %s: the schema is missing or older than this program; run `preauth schema apply`: %w", operation, told)
 	default:
-		return fmt.Errorf("repo: %s: %w", operation, err)
+		return fmt.Errorf("repo: %s: %w", operation, told)
 	}
 }
 
 // passes reports whether err is one that [ErrUnavailable] stands for.
 func passes(err error) bool {
 	if server, ok := errors.AsType[*mysql.MySQLError](err); ok {
-		return unavailable[server.Number]
+		// TiDB has no number of its own for a lock that it lost to others too often.
+		return unavailable[server.Number] || server.Number == 1105 && strings.Contains(server.Message, "lock retry limit")
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true

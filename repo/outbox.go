@@ -41,7 +41,7 @@ func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Annou
 	err := do(ctx, "outbox", func() error {
 		return selectIn(ctx, r.db, &rows, `/* repo.outbox */ SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
 	p.code, p.cause, p.issued_at, p.expires_at
-FROM outbox AS o
+FROM outbox AS o FORCE INDEX (created)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
 WHERE o.created_at < ? ORDER BY o.created_at, o.message_id LIMIT ?`, stored(before), max(limit, 0))
 	})
@@ -108,11 +108,13 @@ func (r *Repo) Current(ctx context.Context, afterAppID string, limit int) ([]pre
 		IssuedAt  time.Time `db:"issued_at"`
 		ExpiresAt time.Time `db:"expires_at"`
 	}
+	// A component that ever had a code has a current one, so the page is known before the codes are
+	// read: no server is led to go through the retired ones.
 	err := do(ctx, "current", func() error {
 		return selectIn(ctx, r.db, &rows, `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at
-FROM component AS c FORCE INDEX (PRIMARY)
+FROM (SELECT appid FROM component WHERE appid > ? AND revision > 0 ORDER BY appid LIMIT ?) AS c
 JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
-WHERE c.appid > ? ORDER BY c.appid LIMIT ?`, afterAppID, max(limit, 0))
+ORDER BY c.appid`, afterAppID, max(limit, 0))
 	})
 	if err != nil {
 		return nil, err

@@ -15,14 +15,14 @@ import (
 func (r *Repo) ApplySchema(ctx context.Context) error {
 	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
 		// A statement without data: what the server says about it can be told whole.
-		err := explain(ctx, "apply schema", retry(ctx, func() error {
+		err := retry(ctx, func() error {
 			_, err := r.db.ExecContext(ctx, "/* repo.schema */ "+strings.TrimSuffix(statement, ";"))
 			if isServerError(err, tableExists) { // another replica was quicker in spite of IF NOT EXISTS
 				return nil
 			}
 			return err
-		}))
-		if err != nil {
+		})
+		if err := explain(ctx, "apply schema", err, err); err != nil {
 			return err
 		}
 	}

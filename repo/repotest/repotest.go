@@ -45,7 +45,7 @@ var (
 )
 
 // Answered is the server's refusal of an operation, with an error number such as 1213. text is what
-// the server says about it.
+// the server says about it. A COMMIT that is refused is rolled back.
 func Answered(number uint16, text string) Fault {
 	return Fault{Skip: true, Err: &mysql.MySQLError{Number: number, Message: text}}
 }
@@ -85,6 +85,13 @@ func (f *Faults) Script(operation string, faults ...Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.script[operation] = append(f.script[operation], faults...)
+}
+
+// Reset forgets the faults that no operation has met.
+func (f *Faults) Reset() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.script)
 }
 
 // Unmet returns how many scripted faults no operation has met yet.
@@ -235,7 +242,14 @@ type tx struct {
 }
 
 func (t *tx) Commit() error {
-	_, err := meet(t.conn.faults, "commit", t.conn, func() (struct{}, error) { return struct{}{}, t.inner.Commit() }, nil)
+	committed := false
+	_, err := meet(t.conn.faults, "commit", t.conn, func() (struct{}, error) {
+		committed = true
+		return struct{}{}, t.inner.Commit()
+	}, nil)
+	if !committed && !t.conn.lost {
+		_ = t.inner.Rollback()
+	}
 	return err
 }
 

@@ -1,0 +1,187 @@
+package repo_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"preauth/repo"
+	"preauth/repo/repotest"
+)
+
+var (
+	deadlock = repotest.Answered(1213, "Deadlock found when trying to get lock; try restarting transaction")
+	timeout  = repotest.Answered(1205, "Lock wait timeout exceeded; try restarting transaction")
+)
+
+// work is something that the repo does with the database, to be disturbed.
+type work struct {
+	// given prepares the tables.
+	given func(t *testing.T, d *database)
+	// do does it and describes what it returned.
+	do func(ctx context.Context, d *database) (string, error)
+}
+
+func works() map[string]work {
+	return map[string]work{
+		"Save": {
+			given: func(t *testing.T, d *database) {
+				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), succeeded("wx3", at(3), "c"))
+			},
+			do: func(ctx context.Context, d *database) (string, error) {
+				results, err := d.Save(ctx, []repo.Outcome{
+					succeeded("wx1", at(11), "d"), failed("wx2", at(12), 2), repeated("wx3", at(13), at(3)), succeeded("wx4", at(14), "e"),
+					succeeded("wx1", at(1), "late"), bad("", at(15)), succeeded("wx5", at(16), "b"),
+				})
+				return describeResults(results), err
+			},
+		},
+		"Save several of one component": {
+			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
+			do: func(ctx context.Context, d *database) (string, error) {
+				results, err := d.Save(ctx, []repo.Outcome{
+					succeeded("wx1", at(2), "b"), renewed("wx1", at(2), "c"), failed("wx1", at(3), 1), succeeded("wx1", at(4), "d"),
+				})
+				// Once they are known to be replaced, those before the last may be called superseded too.
+				if err != nil || len(results) != 4 {
+					return "", err
+				}
+				return describeResults(results[3:]), nil
+			},
+		},
+		"TakeDue": {
+			given: func(t *testing.T, d *database) {
+				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), failed("wx3", at(3), 1))
+			},
+			do: func(ctx context.Context, d *database) (string, error) {
+				now := start.Add(26 * time.Minute)
+				taken, err := d.TakeDue(ctx, now, now.Add(time.Minute), 10)
+				text := ""
+				for _, c := range taken {
+					text += fmt.Sprintln(c.AppID, c.DueAt, c.Current.PreAuthCode.Reveal())
+				}
+				return text, err
+			},
+		},
+		"DeleteAnnounced": {
+			given: func(t *testing.T, d *database) {
+				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), failed("wx3", at(3), 1))
+			},
+			do: func(ctx context.Context, d *database) (string, error) {
+				return "", d.DeleteAnnounced(ctx, []string{"wx2.1", "wx1.1", "wx1.0"})
+			},
+		},
+		"Outbox, Current and Components": {
+			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a"), failed("wx3", at(3), 1)) },
+			do: func(ctx context.Context, d *database) (string, error) {
+				waiting, err1 := d.Outbox(ctx, start.Add(time.Hour), 10)
+				rows, oldest, err2 := d.OutboxDepth(ctx)
+				current, err3 := d.Current(ctx, "", 10)
+				known, err4 := d.Components(ctx, []string{"wx1", "wx2", "wx3"})
+				return fmt.Sprint(len(waiting), rows, oldest, current, len(known)), errors.Join(err1, err2, err3, err4)
+			},
+		},
+		"ApplySchema and Check": {
+			given: func(t *testing.T, d *database) {},
+			do: func(ctx context.Context, d *database) (string, error) {
+				if err := d.ApplySchema(ctx); err != nil {
+					return "", err
+				}
+				return "", d.Check(ctx)
+			},
+		},
+	}
+}
+
+func describeResults(results []repo.Result) string {
+	var text strings.Builder
+	for _, r := range results {
+		fmt.Fprintln(&text, r.Status, r.Revision, r.Err)
+		if r.Announcement != nil {
+			fmt.Fprintln(&text, describe(*r.Announcement))
+		}
+	}
+	return text.String()
+}
+
+// Whichever operation fails, and whether or not the server had done it, everything is in the end as if
+// it had been done once without a fault.
+func TestFaultsLeaveNoTrace(t *testing.T) {
+	for name, w := range works() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t)
+			w.given(t, d)
+			d.faults.Operations()
+			wanted, err := w.do(within(t), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantedDump := d.dump(t)
+			var operations []string
+			for _, operation := range d.faults.Operations() {
+				if operation != "connect" && !slices.Contains(operations, operation) {
+					operations = append(operations, operation)
+				}
+			}
+
+			again := func(t *testing.T, prepare func(), wantErr error) {
+				t.Helper()
+				d.clear(t)
+				w.given(t, d)
+				prepare()
+				got, err := w.do(within(t), d)
+				if unmet := d.faults.Unmet(); unmet > 0 && wantErr == nil {
+					t.Errorf("%d faults were not met", unmet)
+				}
+				if !errors.Is(err, wantErr) {
+					t.Fatalf("err = %v, want %v", err, wantErr)
+				}
+				if wantErr != nil {
+					d.faults.Reset()
+					// The caller keeps what it was about, and asks for the same again.
+					if got, err = w.do(within(t), d); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if name == "TakeDue" && wantErr != nil && got == "" {
+					got = wanted // leased by the call whose answer was lost, and left to others later
+				}
+				if got != wanted {
+					t.Errorf("returned:\n%s\nwanted:\n%s", got, wanted)
+				}
+				if dump := d.dump(t); dump != wantedDump {
+					t.Errorf("left:\n%s\nwanted:\n%s", dump, wantedDump)
+				}
+			}
+			for _, operation := range operations {
+				for how, fault := range map[string]repotest.Fault{
+					"not applied": repotest.NotApplied, "applied": repotest.Applied, "deadlock": deadlock, "time-out": timeout,
+				} {
+					if operation == "rollback" && how != "not applied" && how != "applied" {
+						continue // a server may go away instead of a ROLLBACK, but refuses none
+					}
+					t.Run(operation+" "+how, func(t *testing.T) {
+						again(t, func() { d.faults.Script(operation, fault) }, nil)
+					})
+				}
+				if operation == "rollback" {
+					continue // it never fails a call
+				}
+				t.Run(operation+" applied again and again", func(t *testing.T) {
+					again(t, func() { d.faults.Script(operation, slices.Repeat([]repotest.Fault{repotest.Applied}, 6)...) }, repo.ErrUnavailable)
+				})
+			}
+			t.Run("connect", func(t *testing.T) {
+				again(t, func() {
+					d.faults.Script(operations[0], repotest.NotApplied)
+					d.faults.Script("connect", repotest.NotApplied, repotest.Applied)
+				}, nil)
+			})
+		})
+	}
+}

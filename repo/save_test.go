@@ -1,0 +1,455 @@
+package repo_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"preauth"
+	"preauth/repo"
+)
+
+// want is what becomes of one outcome.
+type want struct {
+	status   repo.Status
+	revision uint64
+	// announced is the message id of the announcement to publish, "" for none.
+	announced string
+}
+
+func TestSave(t *testing.T) {
+	d := newDatabase(t)
+	recreated := repo.Position{
+		Stream: "COMPONENT_TOKENS", StreamCreated: start.Add(time.Hour), Sequence: 1, Time: start.Add(time.Hour + time.Second),
+	}
+	type step struct {
+		outcome repo.Outcome
+		want    want
+	}
+	tests := map[string]struct {
+		steps []step
+		// current is the code in the end, "" for none, and fence the newest event taken.
+		current  string
+		fence    repo.Position
+		attempts int
+		dueAt    time.Time
+		failed   bool
+	}{
+		"the first token of a component": {
+			steps:   []step{{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}}},
+			current: "a", fence: at(1), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"a newer token replaces the code": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(2), "b"), want{repo.Saved, 2, "wx1.2"}},
+			},
+			current: "b", fence: at(2), dueAt: succeeded("wx1", at(2), "b").DueAt,
+		},
+		"a late event changes nothing": {
+			steps: []step{
+				{succeeded("wx1", at(2), "b"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(1), "a"), want{repo.Superseded, 1, ""}},
+				{failed("wx1", at(1), 3), want{repo.Superseded, 1, ""}},
+				{renewed("wx1", at(1), "c"), want{repo.Superseded, 1, ""}},
+				{repeated("wx1", at(1), at(1)), want{repo.Superseded, 1, ""}},
+			},
+			current: "b", fence: at(2), dueAt: succeeded("wx1", at(2), "b").DueAt,
+		},
+		"the answer was lost and the same is saved again": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+			},
+			current: "a", fence: at(1), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"another replica got a code for the same event": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(1), "b"), want{repo.Superseded, 1, ""}},
+				{failed("wx1", at(1), 1), want{repo.Superseded, 1, ""}},
+			},
+			current: "a", fence: at(1), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"the same event again after its code expired": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(1), "b", func(o *repo.Outcome) { o.At = start.Add(time.Hour) }), want{repo.Saved, 2, "wx1.2"}},
+			},
+			current: "b", fence: at(1), dueAt: succeeded("wx1", at(1), "b").DueAt,
+		},
+		"the same event after a failure": {
+			steps: []step{
+				{failed("wx1", at(1), 2), want{repo.Saved, 0, "failed.COMPONENT_TOKENS.1.2"}},
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+			},
+			current: "a", fence: at(1), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"a renewal replaces the code": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{renewed("wx1", at(1), "b"), want{repo.Saved, 2, "wx1.2"}},
+			},
+			current: "b", fence: at(1), dueAt: renewed("wx1", at(1), "b").DueAt,
+		},
+		"a failed renewal leaves the code": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{failed("wx1", at(1), 4, func(o *repo.Outcome) { o.Cause = preauth.CauseRenewal }), want{repo.Saved, 1, "failed.COMPONENT_TOKENS.1.4"}},
+			},
+			current: "a", fence: at(1), attempts: 4, dueAt: failed("wx1", at(1), 4).DueAt, failed: true,
+		},
+		"a failure for a newer token moves the fence and leaves the code": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{failed("wx1", at(2), 1, func(o *repo.Outcome) { o.DueAt = time.Time{} }), want{repo.Saved, 1, "failed.COMPONENT_TOKENS.2.1"}},
+				{renewed("wx1", at(1), "b"), want{repo.Superseded, 1, ""}},
+			},
+			current: "a", fence: at(2), attempts: 1, failed: true,
+		},
+		"a token announced again moves the fence alone": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
+				{succeeded("wx1", at(2), "b"), want{repo.Superseded, 1, ""}},
+			},
+			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"a code saved before the fence moved, and again": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+			},
+			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+		},
+		"the stream is created anew and counts from 1 again": {
+			steps: []step{
+				{succeeded("wx1", at(700), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", recreated, "b"), want{repo.Saved, 2, "wx1.2"}},
+				{succeeded("wx1", at(701), "c"), want{repo.Superseded, 2, ""}},
+			},
+			current: "b", fence: recreated, dueAt: succeeded("wx1", recreated, "b").DueAt,
+		},
+		"the database was restored and knows less than was announced": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(2), "b", func(o *repo.Outcome) { o.MinRevision = 41 }), want{repo.Saved, 42, "wx1.42"}},
+				{succeeded("wx1", at(3), "c", func(o *repo.Outcome) { o.MinRevision = 41 }), want{repo.Saved, 43, "wx1.43"}},
+			},
+			current: "c", fence: at(3), dueAt: succeeded("wx1", at(3), "c").DueAt,
+		},
+		"WeChat gives the current code for a newer token": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(2), "a"), want{repo.Saved, 1, "wx1.1"}},
+			},
+			current: "a", fence: at(2), dueAt: succeeded("wx1", at(2), "a").DueAt,
+		},
+		"a bad event touches no component": {
+			steps: []step{
+				{bad("", at(1)), want{repo.Saved, 0, "failed.COMPONENT_TOKENS.1.0"}},
+				{bad("wx1", at(2)), want{repo.Saved, 0, "failed.COMPONENT_TOKENS.2.0"}},
+				{bad("wx1", at(2)), want{repo.Saved, 0, "failed.COMPONENT_TOKENS.2.0"}},
+			},
+		},
+	}
+	for name, test := range tests {
+		outcomes, wanted := []repo.Outcome{}, []want{}
+		for _, s := range test.steps {
+			outcomes, wanted = append(outcomes, s.outcome), append(wanted, s.want)
+		}
+		check := func(t *testing.T, results []repo.Result) {
+			t.Helper()
+			for i, result := range results {
+				got := want{status: result.Status, revision: result.Revision}
+				if result.Announcement != nil {
+					got.announced = result.Announcement.MessageID
+				}
+				if got != wanted[i] {
+					t.Errorf("outcome %d: %+v, want %+v", i, got, wanted[i])
+				}
+			}
+			c := d.component(t, "wx1")
+			current := ""
+			if c.Current != nil {
+				current = c.Current.PreAuthCode.Reveal()
+			}
+			if current != test.current || c.Token.Position != test.fence || c.Attempts != test.attempts ||
+				!c.DueAt.Equal(test.dueAt) || (c.Failure != nil) != test.failed {
+				t.Errorf("current %q, want %q; in the end: %+v", current, test.current, c)
+			}
+			if live := d.count(t, "SELECT COUNT(*) FROM pre_auth_code WHERE deleted_at IS NULL"); live > 1 {
+				t.Errorf("%d current codes", live)
+			}
+		}
+		t.Run(name, func(t *testing.T) {
+			d.clear(t)
+			var results []repo.Result
+			for _, o := range outcomes {
+				results = append(results, d.save(t, o)...)
+			}
+			check(t, results)
+		})
+		t.Run(name+", in one call", func(t *testing.T) {
+			d.clear(t)
+			// What a later outcome of the same call replaces is saved, but not announced.
+			wanted = slices.Clone(wanted)
+			for i, w := range wanted {
+				if strings.HasPrefix(w.announced, "wx1.") && slices.ContainsFunc(wanted[i:], func(later want) bool { return later.revision > w.revision }) {
+					wanted[i].announced = ""
+				}
+			}
+			check(t, d.save(t, outcomes...))
+		})
+	}
+}
+
+// A batch must leave the tables as the same outcomes leave them one by one.
+func TestSaveInOneCallIsSavingOneByOne(t *testing.T) {
+	d := newDatabase(t)
+	for seed := range uint64(25) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		var outcomes []repo.Outcome
+		for range 12 {
+			appid, p := fmt.Sprint("wx", random.IntN(3)), at(random.Uint64N(4)+1)
+			code := fmt.Sprint("code", random.IntN(12))
+			switch random.IntN(5) {
+			case 0:
+				outcomes = append(outcomes, failed(appid, p, random.IntN(3)))
+			case 1:
+				outcomes = append(outcomes, repeated(appid, p, at(1)))
+			case 2:
+				outcomes = append(outcomes, renewed(appid, p, code))
+			default:
+				outcomes = append(outcomes, succeeded(appid, p, code))
+			}
+			// One time for all: it is the only trace that a transaction leaves of its other outcomes.
+			outcomes[len(outcomes)-1].At = start
+		}
+
+		d.clear(t)
+		var apart []repo.Result
+		for _, o := range outcomes {
+			apart = append(apart, d.save(t, o)...)
+		}
+		// What was replaced is left in the outbox, as something that is only to be deleted.
+		for _, a := range d.outbox(t) {
+			if a.Update == nil && a.Failure == nil {
+				if err := d.DeleteAnnounced(t.Context(), []string{a.MessageID}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		wanted := d.dump(t)
+
+		d.clear(t)
+		together := d.save(t, outcomes...)
+		if got := d.dump(t); got != wanted {
+			t.Fatalf("seed %d: one by one:\n%s\nin one call:\n%s", seed, wanted, got)
+		}
+		for i := range outcomes {
+			if together[i].Status != apart[i].Status || together[i].Revision != apart[i].Revision {
+				t.Errorf("seed %d, outcome %d: one by one %v, in one call %v", seed, i, apart[i], together[i])
+			}
+		}
+	}
+}
+
+func TestSaveManyInOneCall(t *testing.T) {
+	// Given more outcomes than one transaction takes,
+	d := newDatabase(t)
+	var outcomes []repo.Outcome
+	for i := range 250 {
+		outcomes = append(outcomes, succeeded(fmt.Sprint("wx", i%240), at(uint64(i+1)), fmt.Sprint("code", i)))
+	}
+	// when they are saved,
+	results := d.save(t, outcomes...)
+	// then each has its result in its place.
+	for i, result := range results {
+		revision := uint64(1 + i/240)
+		if result.Status != repo.Saved || result.Announcement.MessageID != fmt.Sprintf("%s.%d", outcomes[i].AppID, revision) {
+			t.Fatalf("outcome %d: %+v", i, result)
+		}
+	}
+	if results, err := d.Save(t.Context(), nil); err != nil || len(results) != 0 {
+		t.Errorf("no outcomes: %v, %v", results, err)
+	}
+}
+
+// The announcement that Save returns and the one that the outbox keeps must be the same message.
+func TestSaveReturnsWhatTheOutboxHolds(t *testing.T) {
+	d := newDatabase(t)
+	odd := succeeded("wx1", at(1), "a", func(o *repo.Outcome) {
+		o.At = o.At.Add(789 * time.Nanosecond).In(time.FixedZone("UTC+8", 8*60*60))
+		o.Code.IssuedAt = o.At
+		o.Code.ExpiresAt = o.At.Add(30*time.Minute + 999*time.Nanosecond)
+	})
+	for _, o := range []repo.Outcome{odd, failed("wx2", at(2), 1), bad("", at(3))} {
+		returned := d.save(t, o)[0].Announcement
+		waiting := d.outbox(t)
+		kept := waiting[len(waiting)-1]
+		if describe(*returned) != describe(kept) {
+			t.Errorf("returned %s\nkept     %s", describe(*returned), describe(kept))
+		}
+	}
+}
+
+func describe(a repo.Announcement) string {
+	text := fmt.Sprintln(a.MessageID, a.AppID, a.CreatedAt)
+	if a.Update != nil {
+		text += string(a.Update.Encode())
+	}
+	if a.Failure != nil {
+		text += string(a.Failure.Encode())
+	}
+	return text
+}
+
+func TestSaveRefuses(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "first"), succeeded("wx1", at(2), "second"))
+	before := d.dump(t)
+	long := strings.Repeat("x", 70_000)
+	tests := map[string]struct {
+		outcome repo.Outcome
+		says    string
+	}{
+		"a code of another component":  {succeeded("wx2", at(3), "second"), "given before"},
+		"a retired code of another":    {succeeded("wx2", at(3), "first"), "given before"},
+		"a retired code of its own":    {succeeded("wx1", at(3), "first"), "given before"},
+		"no time":                      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.At = time.Time{} }), "At "},
+		"an impossible due time":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }), "DueAt"},
+		"an impossible appid":          {succeeded("wx 2", at(3), "x"), "AppID"},
+		"no appid":                     {succeeded("", at(3), "x"), "AppID"},
+		"a bad event's strange appid":  {bad("<script>", at(3)), "AppID"},
+		"a code and a failure":         {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Failure = failed("wx2", at(3), 1).Failure }), "only one"},
+		"a code without a token":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token = repo.Token{} }), "Token"},
+		"an event without a stream":    {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Stream = "" }), "Stream"},
+		"an event without a time":      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Time = time.Time{} }), "Position"},
+		"an impossible token expiry":   {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.ExpiresAt = time.Unix(1<<40, 0) }), "ExpiresAt"},
+		"an empty code":                {succeeded("wx2", at(3), ""), "1 to 512"},
+		"a code of 513 bytes":          {succeeded("wx2", at(3), long[:513]), "1 to 512"},
+		"a code without an expiry":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.ExpiresAt = time.Time{} }), "Code"},
+		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
+		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = 1<<64 - 1 }), "MinRevision"},
+		"a failure without an id":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "" }), "FailureID"},
+		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = long[:401] }), "FailureID"},
+		"an id that is not UTF-8":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\xff" }), "FailureID"},
+		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},
+		"a failure without a class":    {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.Class = "" }), "class"},
+		"a negative attempt":           {failed("wx2", at(3), -1), "Attempt"},
+		"a huge failure":               {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.ErrMsg = long }), "ErrMsg"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			result := d.save(t, test.outcome)[0]
+			if result.Status != repo.Refused || result.Err == nil || result.Announcement != nil {
+				t.Fatalf("got %+v, want it refused", result)
+			}
+			if text := result.Err.Error(); !strings.Contains(text, test.says) || strings.Contains(text, "first") || strings.Contains(text, "second") {
+				t.Errorf("the error says %q", text)
+			}
+			d.exec(t, "DELETE FROM component WHERE appid = 'wx2' AND token_time IS NULL") // seen, and nothing more
+			if after := d.dump(t); after != before {
+				t.Errorf("before:\n%s\nafter:\n%s", before, after)
+			}
+		})
+	}
+	t.Run("the outcomes beside it are saved", func(t *testing.T) {
+		results := d.save(t, succeeded("wx3", at(3), "second"), succeeded("wx4", at(4), "x"), succeeded("wx5", at(5), "x"), bad("?", at(6)))
+		if got := fmt.Sprint(statuses(results)); got != "[refused saved refused refused]" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestSavedAgainAfterANewerOne(t *testing.T) {
+	// Given a renewal whose answer was lost, and a newer renewal that has replaced it since,
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	d.save(t, renewed("wx1", at(1), "b"))
+	d.save(t, renewed("wx1", at(1), "c"))
+	// when it is saved again,
+	result := d.save(t, renewed("wx1", at(1), "b"))[0]
+	// then it is superseded.
+	if result.Status != repo.Superseded || result.Revision != 3 || result.Announcement != nil {
+		t.Errorf("got %+v", result)
+	}
+	if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestCodesAreComparedByteForByte(t *testing.T) {
+	d := newDatabase(t)
+	every := make([]byte, 512)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	codes := []string{"code", "Code", "code ", "cod\u00e9", "code\x00", `'";--\`, string(every), strings.Repeat("x", 512), strings.Repeat("x", 511)}
+	for i, code := range codes {
+		appid := fmt.Sprint("wx", i)
+		if result := d.save(t, succeeded(appid, at(uint64(i+1)), code))[0]; result.Status != repo.Saved {
+			t.Errorf("code %d: %+v", i, result)
+		}
+		if got := d.component(t, appid).Current; got == nil || got.PreAuthCode.Reveal() != code {
+			t.Errorf("code %d comes back as another", i)
+		}
+	}
+}
+
+func TestComponentsAreComparedByteForByte(t *testing.T) {
+	d := newDatabase(t)
+	for i, appid := range []string{"wxa", "wxA", "WXA", "wx-", "wx_", strings.Repeat("w", 64)} {
+		d.save(t, succeeded(appid, at(uint64(i+1)), fmt.Sprint("code", i)))
+		if c := d.component(t, appid); c.AppID != appid || c.Revision != 1 {
+			t.Errorf("%s: %+v", appid, c)
+		}
+	}
+}
+
+func TestTheDatabaseItselfKeepsOneCurrentCode(t *testing.T) {
+	// Given a component with a current and a retired code,
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "old"))
+	d.save(t, succeeded("wx1", at(2), "current"))
+	// when something bypasses the repo to make another one current,
+	for name, statement := range map[string]string{
+		"by an insert": `INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)
+			SELECT appid, 9, 'third', cause, token_fingerprint, issued_at, expires_at FROM pre_auth_code WHERE code = 'old'`,
+		"by an update": `UPDATE pre_auth_code SET deleted_at = NULL WHERE code = 'old'`,
+	} {
+		_, err := d.raw.ExecContext(t.Context(), statement)
+		// then the server refuses.
+		if refused, ok := errors.AsType[*mysql.MySQLError](err); !ok || refused.Number != 1062 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// And a code is in the table once, whoever has it.
+	_, err := d.raw.ExecContext(t.Context(), `INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)
+		SELECT 'wx2', 1, code, cause, token_fingerprint, issued_at, expires_at FROM pre_auth_code WHERE code = 'old'`)
+	if refused, ok := errors.AsType[*mysql.MySQLError](err); !ok || refused.Number != 1062 {
+		t.Error(err)
+	}
+}
+
+func TestALoneEventIsCheap(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	d.faults.Operations()
+	d.save(t, succeeded("wx1", at(2), "b"))
+	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock component retire code announce commit]" {
+		t.Errorf("a code that replaces one takes %s", got)
+	}
+	d.save(t, succeeded("wx1", at(1), "c"))
+	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock commit]" {
+		t.Errorf("a late event takes %s", got)
+	}
+}
