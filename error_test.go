@@ -90,6 +90,13 @@ func TestParseErrorOfAnotherService(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a fuller message in the body", func(t *testing.T) {
+		header := nats.Header{micro.ErrorCodeHeader: {"429"}, micro.ErrorHeader: {"too many"}}
+		got := preauth.ParseError(header.Get, []byte(`{"error":{"message":"too many at once:\ntry again"}}`))
+		if want := (&preauth.Error{Code: 429, Message: "too many at once:\ntry again"}); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
 	t.Run("a code that is no number", func(t *testing.T) {
 		header := nats.Header{micro.ErrorCodeHeader: {"NOPE"}, micro.ErrorHeader: {"message"}}
 		got := preauth.ParseError(header.Get, nil)

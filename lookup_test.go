@@ -201,15 +201,17 @@ func aLookup() preauth.Lookup {
 }
 
 func TestLookupOnTheWire(t *testing.T) {
-	bare := aLookup()
-	bare.Links = preauth.Links{}
+	bare, pc, mobile := aLookup(), aLookup(), aLookup()
+	bare.Links, pc.Links.Mobile, mobile.Links.PC = preauth.Links{}, preauth.Secret{}, preauth.Secret{}
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"revision":42`
 	tests := map[string]struct {
 		lookup preauth.Lookup
 		wire   string
 	}{
-		"without links": {bare, body + `}`},
+		"without links":        {bare, body + `}`},
+		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":""}}`},
+		"with the mobile link": {mobile, body + `,"links":{"pc":"","mobile":"https://open.example/#` + code + `"}}`},
 		"with links": {
 			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
 		},

@@ -267,6 +267,9 @@ func badTokenEvents() map[string]badEvent {
 		"issued_at before year 0":   {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00+01:00"`), "issued_at must be a time as in", true},
 		"issued_at long ago":        {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00Z","expires_at":"9999-12-31T23:59:59Z"`), "expires_at must give the token " + life, true},
 		"the first fault is told":   {"", nil, plain(`,"expires_in":"x","issued_at":"x"`), "expires_in must be a whole number", true},
+		"a fault before the end of sense": {
+			"", nil, `{"component_appid":"` + appID + `","expires_in":"x",}`, "expires_in must be a whole number", true,
+		},
 		"a fault in front of others": {
 			"", nil, `{"expires_in":"x","component_appid":"` + appID + `","component_access_token":"` + token + `"} x`, "expires_in must be a whole number", true,
 		},

@@ -452,6 +452,15 @@ func TestTakenPortIsAnError(t *testing.T) {
 				t.Errorf("%s: files left: %q", name, left)
 			}
 		}
+
+		// A directory in which nothing could be kept yet does not belong to the engine.
+		dir := t.TempDir()
+		if _, err := Start(within(t), Options{Engine: engine, Dir: dir, Listen: s.Addr()}); !errors.Is(err, ErrPortTaken) {
+			t.Errorf("error %v, want ErrPortTaken", err)
+		}
+		if left := entries(t, dir); !slices.Equal(left, []string{lockName, logName}) {
+			t.Errorf("the directory holds %q", left)
+		}
 	})
 }
 
