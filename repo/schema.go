@@ -32,6 +32,7 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 // uniqueKeys are the keys that keep the promises of this package whatever a program does.
 var uniqueKeys = []string{
 	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code",
+	"pre_auth_code.live_claim",
 }
 
 // Check returns nil if the server is reachable and the schema complete. The error says what to do.
