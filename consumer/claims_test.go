@@ -22,6 +22,8 @@ func (c *clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Lo
 
 func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
+func noSpares(s *setup) { s.cfg.Spares = -1 }
+
 func (w *world) claim(request preauth.ClaimRequest) (preauth.Claim, error) {
 	w.t.Helper()
 	client, err := preauth.NewClient(w.nc)
@@ -103,7 +105,7 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 
 func TestClaimWithoutSpareWaitsForWeChat(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	r := w.start(func(s *setup) { s.cfg.Spares = -1 }).ready()
+	r := w.start(noSpares).ready()
 	w.announce("wx1", w.token("a"))
 	r.await(consumer.StepCleared, "wx1", 1)
 	var (
@@ -135,7 +137,7 @@ func TestClaimWithoutSpareWaitsForWeChat(t *testing.T) {
 
 func TestClaimsThatCannotBeServed(t *testing.T) {
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute})
-	r := w.start(func(s *setup) { s.cfg.Spares = -1 }).ready()
+	r := w.start(noSpares).ready()
 	w.announce("wx1", w.token("a"))
 	r.await(consumer.StepCleared, "wx1", 1)
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(45009, "") })

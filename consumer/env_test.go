@@ -440,7 +440,7 @@ func (w *world) dump(table string) string {
 func (w *world) current(appid string) preauth.Secret {
 	w.t.Helper()
 	var codes []string
-	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND deleted_at IS NULL", appid)
+	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND slot = 0", appid)
 	if err != nil {
 		w.t.Fatal(err)
 	}

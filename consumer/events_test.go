@@ -366,7 +366,7 @@ func TestRenewalAheadOfExpiry(t *testing.T) {
 
 func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
 	w := newWorld(t, wechattest.Options{CodeLife: 3 * time.Second})
-	r := w.start().ready()
+	r := w.start(noSpares).ready()
 	failures := w.failures()
 	token := w.token("a")
 	body := fmt.Sprintf(`{"component_access_token":%q,"expires_in":1}`, token.Reveal())

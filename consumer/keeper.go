@@ -25,12 +25,17 @@ type keeper struct {
 	working inFlight
 
 	demands singleflight.Group
+
+	topping sync.WaitGroup
 	mu      sync.Mutex
-	toppers map[string]bool // components whose spares are being topped up
+	stopped bool
+	toppers int             // goroutines that make spares
+	queue   []string        // components that may lack spares, each once
+	queued  map[string]bool // those in the queue
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
-	return &keeper{Service: s, minter: m, saver: sv, tokens: t, toppers: map[string]bool{}}
+	return &keeper{Service: s, minter: m, saver: sv, tokens: t, queued: map[string]bool{}}
 }
 
 // duePoll is how often MySQL is asked for due components. A simulation asks more often.
@@ -127,35 +132,50 @@ func (k *keeper) demand(appid string) <-chan singleflight.Result {
 	})
 }
 
-// topUp makes the spares that a component lacks, in the background, unless that is under way.
+// topUp has the spares made that a component lacks, in the background.
 func (k *keeper) topUp(appid string) {
-	if k.cfg.Spares < 0 || !k.begin(appid) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cfg.Spares < 0 || k.stopped || k.queued[appid] {
 		return
 	}
-	k.working.Go(func() {
-		defer k.end(appid)
+	k.queued[appid] = true
+	k.queue = append(k.queue, appid)
+	if k.toppers < max(1, k.cfg.Calls/4) { // most of the calls are for current codes
+		k.toppers++
+		k.topping.Go(k.topUpQueued)
+	}
+}
+
+// topUpQueued works on the components that lack spares until there are none.
+func (k *keeper) topUpQueued() {
+	for {
+		k.mu.Lock()
+		if len(k.queue) == 0 {
+			k.toppers--
+			k.mu.Unlock()
+			return
+		}
+		appid := k.queue[0]
+		k.queue = k.queue[1:]
+		delete(k.queued, appid) // from here on another claim counts anew
+		k.mu.Unlock()
+
 		ctx, cancel := context.WithTimeout(k.lasting, dueLease)
-		defer cancel()
 		if err := k.makeSpares(ctx, appid); err != nil {
 			k.log.Info("spares not made: the next claim or renewal tries again", "component", appid, "error", err)
 		}
-	})
-}
-
-func (k *keeper) begin(appid string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.toppers[appid] {
-		return false
+		cancel()
 	}
-	k.toppers[appid] = true
-	return true
 }
 
-func (k *keeper) end(appid string) {
+// stop lets nothing more be begun, and waits for what was.
+func (k *keeper) stop() {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.toppers, appid)
+	k.stopped, k.queue = true, nil
+	k.mu.Unlock()
+	k.topping.Wait()
+	k.working.Wait()
 }
 
 // makeSpares makes spares until the component has as many as it is to have. Those whose life is as

@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -49,6 +50,10 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 		})
 	}
 
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
 	type given struct{ claim, code string }
 	var (
 		mu       sync.Mutex
@@ -70,23 +75,28 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 		}
 		byClaim[g.claim], byCode[g.code] = g.code, g.claim
 	}
-	for client := range clients {
+	for number := range clients {
 		visiting.Go(func() {
 			for {
 				n := todo.Add(1)
 				if n > int64(*claims) {
 					return
 				}
-				appid := fmt.Sprintf("wx%d", client%2)
+				appid := fmt.Sprintf("wx%d", number%2)
 				id := fmt.Sprintf("%s-%d", appid, n)
-				if code, err := w.lookup(preauth.LookupRequest{AppID: appid}); err == nil {
+				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				code, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appid})
+				cancel()
+				if err == nil {
 					mu.Lock()
 					public[code.PreAuthCode.Reveal()] = true
 					mu.Unlock()
 				}
 				// A client repeats its request until it has an answer, and sometimes once more.
 				for again := 1 + rand.IntN(2); again > 0; {
-					claim, err := w.claim(preauth.ClaimRequest{AppID: appid, ClaimID: id})
+					ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+					claim, err := client.Claim(ctx, preauth.ClaimRequest{AppID: appid, ClaimID: id})
+					cancel()
 					if err != nil {
 						retries.Add(1)
 						continue

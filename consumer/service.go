@@ -308,7 +308,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 	taking.Wait()
 	s.tokens.hand.working.Wait()
-	s.keeper.working.Wait()
+	s.keeper.stop()
 	stopRelay()
 	relay.Wait()
 	s.responder.stop()
