@@ -72,7 +72,9 @@ func (e TokenEvent) Check() error {
 // appid is the component that the message's subject names, "" if it names none. received is the
 // stream's time stamp of the message: a life stated as expires_in starts at issued_at, or else at
 // received; an issued_at after received is a skewed clock's and counts as received. Where both are
-// stated, expires_at decides and expires_in is not looked at.
+// stated, expires_at decides and expires_in is not looked at. An expires_at that is not after received,
+// without an issued_at, is that of a token which died on its way: it is taken to have lived for
+// [DefaultTokenLife].
 //
 // The event returned has both its times, in UTC with microseconds. It may have expired already. On
 // an error, which wraps [ErrInvalid], the event still has the AppID if what can be read of subject

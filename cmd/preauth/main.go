@@ -1,6 +1,8 @@
 // Command preauth turns the component_access_tokens of WeChat third-party platforms into
 // pre_auth_codes, announces them on NATS and answers look-ups. "preauth serve" is the service,
 // "preauth dev" the whole of it on one machine with nothing prepared.
+//
+// Exit status: 0 for success, 1 for a failure, 2 for flags or variables that have to be changed.
 package main
 
 import (
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -20,7 +23,7 @@ import (
 type cli struct {
 	Serve  serveCommand  `cmd:"" help:"Run the service."`
 	Schema schemaCommand `cmd:"" help:"Print or apply the database schema."`
-	Check  checkCommand  `cmd:"" help:"Ask a running service whether it is ready; exit status 0 if it is."`
+	Check  checkCommand  `cmd:"" help:"Ask a running service whether it is ready."`
 	Lookup lookupCommand `cmd:"" help:"Look up the current code of a component."`
 	devCommands
 
@@ -29,56 +32,70 @@ type cli struct {
 
 const description = `Turns component_access_tokens of WeChat third-party platforms into pre_auth_codes.
 
-Every flag can be given as the environment variable named behind it; a flag wins over its variable.`
+A setting with a $VARIABLE behind it can be given in that environment variable; its flag wins, and an
+empty variable counts as not set. Exit status: 0 for success, 1 for a failure, 2 for settings that have
+to be changed.`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	// A second signal ends the process at once.
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the whole program: it returns the exit status.
+// streams are where a command writes.
+type streams struct{ out, err io.Writer }
+
+// run is the whole program, which ends in good order when ctx does. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var c cli
-	status := -1
-	parser, err := kong.New(&c,
-		kong.Name("preauth"), kong.Description(description), kong.UsageOnError(),
-		kong.Writers(stdout, stderr), kong.Exit(func(code int) { status = code }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-		kong.Vars{"version": version()},
-	)
+	exited := -1
+	parser, err := newParser(new(cli), kong.Writers(stdout, stderr), kong.Exit(func(status int) { exited = status }))
 	if err != nil {
-		fmt.Fprintln(stderr, "preauth:", err)
-		return 1
+		return fail(stderr, err)
 	}
+	forgetEmptyVariables(parser.Model)
 	command, err := parser.Parse(args)
-	if status >= 0 { // help or the version was printed
+	if exited >= 0 { // help or the version was printed
+		return exited
+	}
+	if err != nil {
+		status := fail(stderr, refuse("%s", misread(err)))
+		fmt.Fprintln(stderr, `Try "preauth --help".`)
 		return status
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "preauth: %v\nTry \"preauth --help\".\n", err)
-		return 2
+	if err := checkValues(command.Flags()); err != nil {
+		return fail(stderr, err)
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
-	err = command.Run(streams{stdout, stderr})
-	switch {
-	case errors.Is(err, errSettings):
-		fmt.Fprintln(stderr, "preauth:", err)
-		return 2
-	case err != nil:
-		fmt.Fprintln(stderr, "preauth:", err)
-		return 1
+	if err := command.Run(streams{stdout, stderr}); err != nil {
+		return fail(stderr, err)
 	}
 	return 0
 }
 
-// errSettings is wrapped by errors about flags and environment variables.
-var errSettings = errors.New("settings")
+// newParser returns the parser of the command line.
+func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append([]kong.Option{
+		kong.Name("preauth"), kong.Description(description), kong.Vars{"version": version()},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}), kong.ValueFormatter(describe),
+		kong.ExplicitGroups(groups), durations,
+	}, options...)...)
+}
 
-// streams are where a command writes.
-type streams struct{ out, err io.Writer }
+// fail says what is wrong, a line for each thing, and returns the exit status.
+func fail(stderr io.Writer, err error) int {
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "preauth:", strings.TrimRight(line, "\n"))
+	}
+	if _, ok := errors.AsType[settingError](err); ok {
+		return 2
+	}
+	return 1
+}
 
 // version returns the version of the build, a semantic version.
 func version() string {
@@ -86,5 +103,5 @@ func version() string {
 	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
 		return "0.0.0-dev"
 	}
-	return info.Main.Version[1:] // without the "v", as NATS micro wants it
+	return strings.TrimPrefix(info.Main.Version, "v") // as NATS micro wants it
 }

@@ -6,41 +6,50 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
+	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"preauth/consumer"
+	"preauth/repo"
 )
 
 // serveCommand runs the service.
 type serveCommand struct {
-	natsSettings
-	mysqlSettings
-	wechatSettings
-	serviceSettings
-	logSettings
+	natsSettings   `group:"nats"`
+	mysqlSettings  `group:"mysql"`
+	wechatSettings `group:"wechat"`
+	streamSettings `group:"streams"`
+	workSettings   `group:"work"`
+	delaySettings  `group:"delays"`
+	adminSettings  `group:"admin"`
+	logSettings    `group:"admin"`
 
-	SchemaApply bool   `name:"schema-apply" env:"PREAUTH_SCHEMA_APPLY" help:"Create missing tables at start; needs the right to."`
-	AdminListen string `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" help:"Address of /healthz, /readyz and /metrics. It has no authentication: keep it private."`
+	SchemaApply bool `name:"schema-apply" group:"mysql" env:"PREAUTH_SCHEMA_APPLY" help:"Create what the database lacks of the schema, once it is there. Needs the right to create tables."`
 }
+
+// errNATSClosed is why the service ends by itself.
+var errNATSClosed = errors.New("the connection to NATS was closed for good")
 
 // Run serves until ctx ends.
 func (c serveCommand) Run(ctx context.Context, to streams) error {
-	log := c.logger(to.err)
-	cfg, err := c.config(c.Calls)
+	cfg, err := c.config()
 	if err != nil {
 		return err
 	}
-	return c.serve(ctx, log, cfg, nil)
+	return c.serve(ctx, c.logger(to.err), cfg, func(net.Addr, *consumer.Service) {})
 }
 
-// serve runs one replica until ctx ends. listening, if not nil, is told the admin address.
-func (c serveCommand) serve(ctx context.Context, log *slog.Logger, cfg consumer.Config, listening func(net.Addr)) (err error) {
+// serve runs one replica until ctx ends. started is told the admin address and the service, which then
+// begins to work.
+func (c serveCommand) serve(
+	ctx context.Context, log *slog.Logger, cfg consumer.Config, started func(net.Addr, *consumer.Service),
+) (err error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+
 	db, err := c.open()
 	if err != nil {
 		return err
@@ -51,9 +60,16 @@ func (c serveCommand) serve(ctx context.Context, log *slog.Logger, cfg consumer.
 		return err
 	}
 	defer api.Close()
-
+	listener, err := listen(ctx, "--admin-listen", c.AdminListen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
 	closed := make(chan struct{})
-	nc, err := c.connect(log, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err := c.connect(log, func(err error) {
+		giveUp(fmt.Errorf("%w: %v", errNATSClosed, err))
+		close(closed)
+	})
 	if err != nil {
 		return err
 	}
@@ -63,23 +79,22 @@ func (c serveCommand) serve(ctx context.Context, log *slog.Logger, cfg consumer.
 	}()
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	service, err := consumer.New(cfg, nc, db, api, log, registry)
 	if err != nil {
 		return err
 	}
-	stopAdmin, err := c.admin(ctx, log, service, registry, listening)
-	if err != nil {
+	log.Info("starting", "version", cfg.Version, "admin", listener.Addr().String())
+	defer serveAdmin(listener, log, service, registry)()
+	if c.SchemaApply {
+		defer applySchema(ctx, log, db)()
+	}
+	started(listener.Addr(), service)
+	if err := service.Run(ctx); err != nil {
 		return err
 	}
-	defer stopAdmin()
-
-	if c.SchemaApply {
-		if err := applySchema(ctx, log, db.ApplySchema); err != nil {
-			return err
-		}
-	}
-	if err := service.Run(ctx); err != nil {
+	if err := context.Cause(ctx); errors.Is(err, errNATSClosed) {
 		return err
 	}
 	// What was answered and acknowledged last is still in the connection's buffer.
@@ -89,85 +104,37 @@ func (c serveCommand) serve(ctx context.Context, log *slog.Logger, cfg consumer.
 	return nil
 }
 
-// applySchema waits for the database and applies the schema.
-func applySchema(ctx context.Context, log *slog.Logger, apply func(context.Context) error) error {
-	for {
-		err := apply(ctx)
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		log.Warn("schema not applied yet", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(2 * time.Second):
-		}
-	}
-}
+const (
+	// schemaPatience is how long the service waits for its schema. Without MySQL it can still answer
+	// from memory, so it begins then, and the schema follows.
+	schemaPatience = 5 * time.Second
+	// schemaRetry is the wait between two attempts to apply the schema.
+	schemaRetry = 2 * time.Second
+)
 
-// admin serves the admin endpoint until the returned function is called.
-func (c serveCommand) admin(
-	ctx context.Context, log *slog.Logger, service *consumer.Service, registry *prometheus.Registry, listening func(net.Addr),
-) (stop func(), err error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.AdminListen)
-	if err != nil {
-		return nil, fmt.Errorf("%w: --admin-listen: %w", errSettings, err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := service.Ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+// applySchema applies the schema, which goes on in the background while the database is away. The
+// returned function waits for its end, which that of ctx brings about.
+func applySchema(ctx context.Context, log *slog.Logger, db *repo.Repo) (wait func()) {
+	tried := make(chan struct{})
+	var trying sync.WaitGroup
+	trying.Go(func() {
+		tried := sync.OnceFunc(func() { close(tried) })
+		for {
+			err := db.ApplySchema(ctx)
+			tried()
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			log.Warn("schema not applied: trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(schemaRetry):
+			}
 		}
-		fmt.Fprintln(w, "ready")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	server := &http.Server{
-		Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	select {
+	case <-tried:
+	case <-time.After(schemaPatience):
 	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("admin endpoint ended", "error", err)
-		}
-	}()
-	log.Info("admin endpoint", "address", listener.Addr().String())
-	if listening != nil {
-		listening(listener.Addr())
-	}
-	return func() {
-		_ = server.Close() // scrapes under way may break off
-		<-served
-	}, nil
-}
-
-// checkCommand asks a service's admin endpoint.
-type checkCommand struct {
-	AdminListen string        `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" help:"Admin address of the service."`
-	Timeout     time.Duration `name:"timeout" default:"3s" help:"Time to wait for the answer."`
-}
-
-// Run returns an error unless the service is ready.
-func (c checkCommand) Run(ctx context.Context, to streams) error {
-	host, port, err := net.SplitHostPort(c.AdminListen)
-	if err != nil {
-		return fmt.Errorf("%w: --admin-listen: %w", errSettings, err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1" // it listens on all addresses, so also on this one
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	defer resp.Body.Close()
-	return report(resp, to)
+	return trying.Wait
 }

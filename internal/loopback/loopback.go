@@ -17,9 +17,11 @@ import (
 const lowest, highest = 15000, 32000
 
 // next counts through the range from a random start, so that this process gets no port twice.
-var next atomic.Uint32
-
-func init() { next.Store(rand.Uint32N(highest - lowest)) }
+var next = func() *atomic.Uint32 {
+	var counter atomic.Uint32
+	counter.Store(rand.Uint32N(highest - lowest))
+	return &counter
+}()
 
 // Address returns the address to listen on, an IP address with a port. If listen is empty, it is
 // 127.0.0.1 with a free port; if listen is host:0, it is that host with a free port. A host that is

@@ -359,7 +359,7 @@ func ownServer(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(pid(s))
+	fmt.Fprintln(os.Stdout, pid(s))
 	select {}
 }
 

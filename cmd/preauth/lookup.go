@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"preauth"
+)
+
+// lookupCommand looks up a component, for a person.
+type lookupCommand struct {
+	natsSettings `group:"nats"`
+
+	Component string        `arg:"" help:"The component_appid."`
+	Subject   string        `name:"subject-lookup" env:"PREAUTH_SUBJECT_LOOKUP" default:"preauth.lookup" form:"subject" help:"Subject on which the service answers look-ups."`
+	MinTTL    time.Duration `name:"min-ttl" default:"0s" range:"0s..1h" help:"Life that the code must have left."`
+	Timeout   time.Duration `name:"timeout" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
+	Reveal    bool          `name:"reveal" help:"Print the whole code, which otherwise is shortened to its first and last characters."`
+}
+
+// Run prints the component's current code, or says why there is none.
+func (c lookupCommand) Run(ctx context.Context, to streams) error {
+	if err := preauth.CheckAppID(c.Component); err != nil {
+		return refuse("<component>: %w", err)
+	}
+	options, err := c.options()
+	if err != nil {
+		return err
+	}
+	options.Timeout = c.Timeout
+	nc, err := options.Connect()
+	if err != nil {
+		return fmt.Errorf("connecting to NATS at --nats-url ($NATS_URL): %w", err)
+	}
+	defer nc.Close()
+	subjects := preauth.DefaultSubjects()
+	subjects.Lookup = c.Subject
+	client, err := preauth.NewClientWith(nc, subjects)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	code, err := client.Lookup(ctx, preauth.LookupRequest{AppID: c.Component, MinTTL: c.MinTTL})
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("nobody answers on %s: is the service running, with this NATS and this subject?", c.Subject)
+	case err != nil:
+		return err
+	}
+	shown := code.PreAuthCode.Hint()
+	if c.Reveal {
+		shown = code.PreAuthCode.Reveal()
+	}
+	fmt.Fprintf(to.out, "%s\nrevision %d, valid until %s (%v)\n",
+		shown, code.Revision, code.ExpiresAt.Format(time.RFC3339), code.ExpiresIn)
+	return nil
+}

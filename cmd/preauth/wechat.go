@@ -1,0 +1,38 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"preauth/wechat"
+)
+
+// wechatSettings reach WeChat.
+type wechatSettings struct {
+	URLs    []string      `name:"wechat-url" env:"PREAUTH_WECHAT_URL" default:"https://api.weixin.qq.com,https://api2.weixin.qq.com" help:"Base URLs of the API, tried in this order when one cannot be reached."`
+	Path    string        `name:"wechat-path" env:"PREAUTH_WECHAT_PATH" default:"/cgi-bin/component/api_create_preauthcode" help:"Path of the call below the base URL."`
+	Timeout time.Duration `name:"wechat-timeout" env:"PREAUTH_WECHAT_TIMEOUT" default:"5s" range:"100ms..1m" help:"Time for one call to one host."`
+	Calls   int           `name:"wechat-calls" env:"PREAUTH_WECHAT_CALLS" default:"64" range:"1..10000" help:"Calls under way at once, per replica."`
+}
+
+// client returns the client for WeChat, which the environment's HTTPS_PROXY applies to.
+func (s wechatSettings) client() (*wechat.Client, error) {
+	var errs []error
+	if len(s.URLs) == 0 {
+		errs = append(errs, refuse("--wechat-url ($PREAUTH_WECHAT_URL) must be one base URL at least, such as %s", wechat.MainHost))
+	}
+	if s.Path == "" {
+		errs = append(errs, refuse("--wechat-path ($PREAUTH_WECHAT_PATH) must be a path, such as %s", wechat.DefaultPath))
+	}
+	// One by one, so that the error can name the flag.
+	if _, err := wechat.New(wechat.Config{BaseURLs: s.URLs}); err != nil {
+		errs = append(errs, refuse("--wechat-url ($PREAUTH_WECHAT_URL): %w", err))
+	}
+	if _, err := wechat.New(wechat.Config{Path: s.Path}); err != nil {
+		errs = append(errs, refuse("--wechat-path ($PREAUTH_WECHAT_PATH): %w", err))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return wechat.New(wechat.Config{BaseURLs: s.URLs, Path: s.Path, Timeout: s.Timeout, MaxConnections: s.Calls})
+}
