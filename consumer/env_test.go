@@ -457,10 +457,7 @@ func (w *world) current(appid string) preauth.Secret {
 // promises 2 and 4 say of the component: one current code, and the stream's last message is it.
 func (w *world) settled(r *replica, appid string) preauth.Update {
 	w.t.Helper()
-	w.eventually("all events acknowledged", func() bool {
-		cons, err := w.js.Consumer(w.within(), "COMPONENT_TOKENS", "preauth")
-		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
-	})
+	w.acknowledged()
 	w.eventually("outbox empty", func() bool {
 		rows, _, err := r.db.OutboxDepth(w.within())
 		return err == nil && rows == 0
@@ -482,6 +479,30 @@ func (w *world) settled(r *replica, appid string) preauth.Update {
 		w.t.Fatalf("look-up gives revision %d, announced is %d: %v", lookup.Revision, update.Revision, err)
 	}
 	return update
+}
+
+// acknowledged waits until every event is.
+func (w *world) acknowledged() {
+	w.t.Helper()
+	w.eventually("all events acknowledged", func() bool {
+		stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
+		if err != nil {
+			return false
+		}
+		cons, err := stream.Consumer(w.within(), fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+}
+
+// announcements returns how many messages the stream of announcements has taken.
+func (w *world) announcements() uint64 {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	info := stream.CachedInfo()
+	return info.State.LastSeq - info.Config.FirstSeq + 1
 }
 
 func (w *world) containsNoSecret(where, text string) {

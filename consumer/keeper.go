@@ -7,10 +7,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/singleflight"
 
 	"preauth"
 	"preauth/repo"
+	"preauth/wechat"
 )
 
 // keeper keeps the components' codes valid: it renews them ahead of expiry, tries again after
@@ -22,7 +24,8 @@ type keeper struct {
 	minter  *minter
 	saver   *saver
 	tokens  *tokens
-	working inFlight
+	working sync.WaitGroup
+	places  chan struct{} // an item for each due component that is worked on
 
 	demands singleflight.Group
 
@@ -35,7 +38,7 @@ type keeper struct {
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
-	return &keeper{Service: s, minter: m, saver: sv, tokens: t, queued: map[string]bool{}}
+	return &keeper{Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), queued: map[string]bool{}}
 }
 
 // duePoll is how often MySQL is asked for due components. A simulation asks more often.
@@ -52,21 +55,22 @@ const (
 func (k *keeper) run(ctx context.Context) {
 	for pause(ctx, jittered(duePoll)) {
 		for taken := dueBatch; taken == dueBatch && ctx.Err() == nil; {
-			room := k.cfg.Calls - k.working.size()
-			if room <= 0 || !k.tokens.ready.Load() {
+			room := min(cap(k.places)-len(k.places), dueBatch)
+			// Without NATS the tokens in memory may be old, and those of other replicas are not.
+			if room == 0 || !k.tokens.ready.Load() || k.nc.Status() != nats.CONNECTED {
 				break
 			}
 			now := k.cfg.Now()
-			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
-			k.health.set("MySQL", err)
+			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), room)
+			k.health.set("due components", err)
 			if err != nil {
 				break
 			}
 			for _, component := range components {
+				k.places <- struct{}{}
 				k.working.Go(func() {
-					ctx, cancel := context.WithTimeout(k.lasting, dueLease)
-					defer cancel()
-					if err := k.renew(ctx, component, preauth.CauseRenewal); err != nil {
+					defer func() { <-k.places }()
+					if err := k.renew(k.lasting, component, preauth.CauseRenewal); err != nil {
 						k.log.Warn("due component left for later", "component", component.AppID, "error", err)
 					}
 				})
@@ -85,50 +89,63 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	}
 	defer leave()
 
-	token, ok := k.tokens.view.token(component.AppID, k.cfg.Now())
-	if ok && token.position.After(component.Token.Position) {
-		return nil // the newer event is on its way through the consumer
-	}
+	now := k.cfg.Now()
 	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
-	if component.Current == nil || component.Current.Fingerprint != component.Token.Fingerprint {
+	token, ok := k.tokens.view.token(component.AppID, now)
+	switch {
+	case ok && token.position.After(component.Token.Position):
+		if now.Sub(token.position.Time) < dueLease {
+			return nil // the newer event is on its way through the consumer
+		}
+		// It should have arrived: it was purged from the stream before anybody took it up.
+		outcome.Token = repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt}
+	case !component.Token.ExpiresAt.After(now):
+		return k.commit(ctx, expired(outcome, now))
+	case !ok || token.fingerprint != component.Token.Fingerprint:
+		lost := &wechat.Error{
+			Class:  preauth.ClassTokenExpired,
+			ErrMsg: "the stream does not hold the component's token any more, though it should live: announce it again",
+		}
+		return k.commit(ctx, fail(outcome, lost, component.Attempts, now, now.Add(jittered(k.cfg.Delays.Operator))))
+	}
+	if component.Current == nil || component.Current.Fingerprint != outcome.Token.Fingerprint {
 		outcome.Cause = preauth.CauseToken
 	}
-	if ok && token.fingerprint == component.Token.Fingerprint {
-		outcome, err = k.minter.mint(ctx, job{
-			outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
-			overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, component.Token.Position) },
-		})
-		if errors.Is(err, errOvertaken) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("minting: %w", err)
-		}
-	} else {
-		outcome = k.minter.expired(outcome, "the component's token has expired: announce a newer one")
+	outcome, err = k.minter.mint(ctx, job{
+		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
+		tries:     1, // the component's row keeps the time of the next one
+		overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) },
+	})
+	if errors.Is(err, errOvertaken) {
+		return nil
 	}
-	result, err := k.saver.save(ctx, outcome)
+	if err != nil {
+		return fmt.Errorf("minting: %w", err)
+	}
+	return k.commit(ctx, outcome)
+}
+
+func (k *keeper) commit(ctx context.Context, outcome repo.Outcome) error {
+	outcome, result, err := k.saver.save(ctx, outcome)
 	if err != nil {
 		return fmt.Errorf("saving: %w", err)
 	}
-	k.committed(Step{AppID: component.AppID, Sequence: component.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
+	k.committed(Step{AppID: outcome.AppID, Sequence: outcome.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
 	return nil
 }
 
-// demand makes a new current code for look-ups, once for all that wait for it in this replica, and
-// not at all if another replica is at it. The channel tells the end of the attempt; what came of it
-// is in MySQL.
-func (k *keeper) demand(appid string) <-chan singleflight.Result {
+// demand makes the code that follows the given revision, for look-ups: once for all that wait for it in
+// this replica, and not at all if another replica is at it or has done it. The channel tells the end of
+// the attempt; what came of it is in MySQL.
+func (k *keeper) demand(appid string, revision uint64) <-chan singleflight.Result {
 	return k.demands.DoChan(appid, func() (any, error) {
 		// It outlives the look-up that began it: others may wait, and the code is of use in any case.
-		ctx, cancel := context.WithTimeout(k.lasting, dueLease)
-		defer cancel()
 		now := k.cfg.Now()
-		component, leased, err := k.db.TakeOne(ctx, appid, now, now.Add(dueLease))
+		component, leased, err := k.db.TakeOne(k.lasting, appid, revision, now, now.Add(dueLease))
 		if err != nil || !leased {
 			return nil, err
 		}
-		return nil, k.renew(ctx, component, preauth.CauseDemand)
+		return nil, k.renew(k.lasting, component, preauth.CauseDemand)
 	})
 }
 
@@ -161,11 +178,9 @@ func (k *keeper) topUpQueued() {
 		delete(k.queued, appid) // from here on another claim counts anew
 		k.mu.Unlock()
 
-		ctx, cancel := context.WithTimeout(k.lasting, dueLease)
-		if err := k.makeSpares(ctx, appid); err != nil {
+		if err := k.makeSpares(k.lasting, appid); err != nil {
 			k.log.Info("spares not made: the next claim or renewal tries again", "component", appid, "error", err)
 		}
-		cancel()
 	}
 }
 
@@ -222,7 +237,7 @@ func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.
 			AppID: appid,
 			Token: repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt},
 		},
-		secret: token.Token, issuedAt: token.IssuedAt, priority: p,
+		secret: token.Token, issuedAt: token.IssuedAt, tries: inHandTries, priority: p,
 		overtaken: func() bool { return false }, // the code is as good as one of the newer token
 	})
 	switch {
@@ -240,32 +255,4 @@ type mintError struct{ failure preauth.Failure }
 // Error says which.
 func (e *mintError) Error() string {
 	return fmt.Sprintf("WeChat: %s: errcode %d: %s", e.failure.Class, e.failure.ErrCode, e.failure.ErrMsg)
-}
-
-// inFlight counts and waits for goroutines.
-type inFlight struct {
-	sync.WaitGroup
-	mu sync.Mutex
-	n  int
-}
-
-// Go runs f in a goroutine.
-func (w *inFlight) Go(f func()) {
-	w.add(1)
-	w.WaitGroup.Go(func() {
-		defer w.add(-1)
-		f()
-	})
-}
-
-func (w *inFlight) add(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.n += n
-}
-
-func (w *inFlight) size() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.n
 }

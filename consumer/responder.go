@@ -25,8 +25,11 @@ import (
 type responder struct {
 	*Service
 	service micro.Service
-	slow    sync.WaitGroup
 	places  chan struct{}
+
+	mu       sync.Mutex
+	stopping bool
+	slow     sync.WaitGroup
 }
 
 func newResponder(s *Service) *responder {
@@ -62,11 +65,15 @@ func (r *responder) start() error {
 	return nil
 }
 
-// stop takes no more requests and waits for those that were taken to be answered.
+// stop takes no more requests and waits for those that need more than memory. NATS may have some left
+// for the endpoints, which are answered, or sent away, until its connection is drained.
 func (r *responder) stop() {
 	if err := r.service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		r.log.Warn("micro service not stopped", "error", err)
 	}
+	r.mu.Lock()
+	r.stopping = true
+	r.mu.Unlock()
 	r.slow.Wait()
 }
 
@@ -152,25 +159,25 @@ func (r *responder) current(ctx context.Context, request preauth.LookupRequest) 
 				}
 			}
 		}
-		if e := r.awaitNew(ctx, request.AppID, component.Failure); e != nil {
+		if e := r.awaitNew(ctx, component); e != nil {
 			return preauth.Update{}, e
 		}
 	}
 }
 
 // awaitNew returns when MySQL may have something new of a component.
-func (r *responder) awaitNew(ctx context.Context, appid string, failed *preauth.Failure) *preauth.Error {
+func (r *responder) awaitNew(ctx context.Context, component repo.Component) *preauth.Error {
 	timeUp := func() *preauth.Error {
-		if failed != nil {
-			return because(failed)
+		if component.Failure != nil {
+			return because(component.Failure)
 		}
 		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "a new code is being made: try again in a moment"}
 	}
-	if failed == nil {
+	if component.Failure == nil {
 		select {
-		case attempt := <-r.keeper.demand(appid):
+		case attempt := <-r.keeper.demand(component.AppID, component.Revision):
 			if attempt.Err != nil && !errors.Is(attempt.Err, context.Canceled) {
-				r.log.Warn("no code on demand", "component", appid, "error", attempt.Err)
+				r.log.Warn("no code on demand", "component", component.AppID, "error", attempt.Err)
 			}
 		case <-ctx.Done():
 			return timeUp()
@@ -303,6 +310,14 @@ func (r *responder) resolve(req micro.Request) {
 func (r *responder) handOver(
 	reply string, counter *prometheus.CounterVec, work func(context.Context) (code int, body []byte, e *preauth.Error),
 ) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		r.refuse(reply, counter, &preauth.Error{
+			Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again",
+		})
+		return
+	}
 	select {
 	case r.places <- struct{}{}:
 	default:

@@ -53,7 +53,8 @@ type Config struct {
 	// where they are missing. If another stream covers the token subject already, that one is used
 	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
 	TokenStream, UpdateStream, FailureStream string
-	// Durable is the name of the consumer that all replicas share. Default: preauth.
+	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
+	// ends it. Default: preauth.
 	Durable string
 	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
 	StreamReplicas int
@@ -320,6 +321,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // idle follows a stream that only has to exist.
 func (s *Service) idle(ctx context.Context, _ jetstream.Stream, _ identity) error {
+	s.health.set(string(failureStream)+" stream", nil)
 	<-ctx.Done()
 	return nil
 }

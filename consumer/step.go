@@ -52,12 +52,11 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		if a.Update != nil {
 			s.codes.add(*a.Update)
 		}
-		s.relay.announce(*a)
+		s.relay.announce(*a, outcome)
 	}
 	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
 	switch {
 	case result.Status == repo.Superseded:
-		s.metrics.superseded()
 		s.step(step, StepSuperseded)
 	case outcome.Failure != nil:
 		f := outcome.Failure

@@ -164,8 +164,13 @@ func (p *plan) apply(o Outcome, result *Result) {
 	case o.Failure != nil:
 		c.settle(o, o.Failure.Attempt)
 		p.announceFailure(o, result)
+	case c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At):
+		c.settle(o, 0)
+		result.Status = Saved
 	default:
-		c.Token, c.changed = o.Token, true
+		// Another code took the place of the one that the caller saw: this token needs one of its own.
+		o.DueAt = o.At
+		c.settle(o, 0)
 		result.Status = Saved
 	}
 }
