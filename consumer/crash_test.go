@@ -28,6 +28,9 @@ const (
 	envWeChat = "CONSUMER_TEST_WECHAT"
 )
 
+// never is no step.
+const never consumer.StepName = "never"
+
 // crashingReplica is the main function of that process.
 func crashingReplica() {
 	fail := func(err error) {
@@ -49,6 +52,9 @@ func crashingReplica() {
 			select {} // the signal is on its way
 		}
 	}}
+	if crashAt != never {
+		cfg.Spares = -1 // steps are those of the event alone
+	}
 	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	fail(err)
 	fail(service.Run(context.Background()))
@@ -69,7 +75,7 @@ func (w *world) process(at consumer.StepName) *exec.Cmd {
 
 // killAfter runs a replica in a process of its own, and kills it.
 func (w *world) killAfter(life time.Duration) {
-	cmd := w.process("never")
+	cmd := w.process(never)
 	if err := cmd.Start(); err != nil {
 		w.t.Error(err)
 		return

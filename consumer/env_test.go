@@ -218,7 +218,7 @@ var quick = consumer.Delays{
 // start runs a replica until the test ends or stops it.
 func (w *world) start(change ...func(*setup)) *replica {
 	w.t.Helper()
-	s := setup{cfg: consumer.Config{Delays: quick, AckWait: 2 * time.Second}}
+	s := setup{cfg: consumer.Config{Delays: quick, AckWait: 2 * time.Second, Spares: -1}}
 	for _, c := range change {
 		c(&s)
 	}

@@ -30,7 +30,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.createTokenStream()
 	updates := w.updates()
-	keep := w.start(func(s *setup) { s.cfg.CallsPerDay = 1_000_000 }) // one replica in this process lives, so that there is always one to ask
+	keep := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 1_000_000, 1 }) // one replica in this process lives, so that there is always one to ask
 	w.announce("wx0", w.token("a"))
 	w.announce("wx1", w.token("a"))
 	keep.await(consumer.StepCleared, "", 2)

@@ -53,7 +53,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 
 	w := newWorld(t, wechattest.Options{CodeLife: life, Now: clock.Now, KeepCalls: 1 << 20})
 	r := w.start(func(s *setup) {
-		s.cfg.Now, s.cfg.Spares = clock.Now, -1
+		s.cfg.Now = clock.Now
 		s.cfg.CallsPerSecond, s.cfg.CallsPerDay = 100_000, 100_000_000
 	}).ready()
 
