@@ -53,6 +53,9 @@ func main() {
 }
 
 func run(listen, data, logLevel string) error {
+	// TiDB logs to standard output, which is for the line that says ready.
+	out := os.Stdout
+	os.Stdout = os.Stderr
 	stop := stopped()
 	if data == "" || flag.NArg() > 0 {
 		return errors.New("usage: devdb -data DIR [-listen HOST:PORT] [-log-level LEVEL]")
@@ -88,7 +91,7 @@ func run(listen, data, logLevel string) error {
 		return fmt.Errorf("listen on %s: %w", listen, err)
 	case <-server.RunInGoTestChan:
 	}
-	fmt.Printf("devdb: ready on %s\n", srv.ListenAddr())
+	fmt.Fprintf(out, "devdb: ready on %s\n", srv.ListenAddr())
 
 	select {
 	case err := <-failed:
@@ -96,7 +99,10 @@ func run(listen, data, logLevel string) error {
 	case <-stop:
 	}
 	// Whatever takes longer than this is cut short: what was acknowledged is in the files already.
-	time.AfterFunc(5*time.Second, func() { os.Exit(0) })
+	time.AfterFunc(10*time.Second, func() {
+		fmt.Fprintln(os.Stderr, "devdb: gave up closing in good order")
+		os.Exit(1)
+	})
 	srv.Close()
 	srv.DrainClients(0, time.Second)
 	dom.Close()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -706,6 +707,62 @@ func TestNamedEngineThatIsNotThereIsAnError(t *testing.T) {
 	}
 	if left := entries(t, temporary); len(left) > 0 {
 		t.Errorf("files left: %q", left)
+	}
+}
+
+func TestDevdbEndsInGoodOrder(t *testing.T) {
+	if why := withoutTiDB(); why != "" {
+		t.Skip(why)
+	}
+	_, program, err := tidbProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
+		"when its input closes": func(_ *exec.Cmd, input io.Closer) error { return input.Close() },
+		"when it is terminated": func(devdb *exec.Cmd, _ io.Closer) error { return devdb.Process.Signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			devdb := exec.Command(program, "-data", t.TempDir())
+			devdb.Stderr = os.Stderr
+			input, err := devdb.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			output, err := devdb.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := devdb.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = devdb.Process.Kill() }()
+			var address string
+			if _, err := fmt.Fscanf(output, "devdb: ready on %s\n", &address); err != nil {
+				t.Fatal(err)
+			}
+			// A transaction that is open does not hold it up.
+			db, err := sql.Open("mysql", "root@tcp("+address+")/mysql")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			tx, err := db.BeginTx(within(t), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback() }()
+			if _, err := tx.ExecContext(within(t), "SELECT * FROM user FOR UPDATE"); err != nil {
+				t.Fatal(err)
+			}
+
+			if err := end(devdb, input); err != nil {
+				t.Fatal(err)
+			}
+			if err := devdb.Wait(); err != nil {
+				t.Errorf("ended with %v, want no error", err)
+			}
+		})
 	}
 }
 
