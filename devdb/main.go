@@ -2,7 +2,7 @@
 // TiDB with its built-in single-process store, in Go alone, without cgo.
 //
 // It exists so that `preauth dev` and the tests run wherever Go does. It is a module of its own
-// because TiDB brings hundreds of modules and a binary of 190 MB, which must not weigh on those who
+// because TiDB brings hundreds of modules and a binary of 135 MB, which must not weigh on those who
 // build the service. Package preauth/internal/mysqlserver builds it once, keeps the binary in the
 // user's cache directory and starts it as a child process; nothing else needs it. It is no server
 // for production: there is one copy of the data, and one user, root, without a password.
@@ -10,7 +10,7 @@
 // On standard output it prints one line, "devdb: ready on 127.0.0.1:PORT", once it takes
 // connections. It lives as long as its standard input: the parent holds the other end of a pipe, so
 // that devdb ends even when the parent is killed. SIGTERM and SIGINT end it as well. The data
-// survives kill -9.
+// survives kill -9. SELECT @@datadir tells the directory, by which a parent knows its own server.
 package main
 
 import (
