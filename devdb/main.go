@@ -2,7 +2,7 @@
 // TiDB with its built-in single-process store, in Go alone, without cgo.
 //
 // It exists so that `preauth dev` and the tests run wherever Go does. It is a module of its own
-// because TiDB brings hundreds of modules and a binary of 190 MB, which must not weigh on those who
+// because TiDB brings hundreds of modules and a binary of 135 MB, which must not weigh on those who
 // build the service. Package preauth/internal/mysqlserver builds it once, keeps the binary in the
 // user's cache directory and starts it as a child process; nothing else needs it. It is no server
 // for production: there is one copy of the data, and one user, root, without a password.
@@ -10,7 +10,7 @@
 // On standard output it prints one line, "devdb: ready on 127.0.0.1:PORT", once it takes
 // connections. It lives as long as its standard input: the parent holds the other end of a pipe, so
 // that devdb ends even when the parent is killed. SIGTERM and SIGINT end it as well. The data
-// survives kill -9.
+// survives kill -9. SELECT @@datadir tells the directory, by which a parent knows its own server.
 package main
 
 import (
@@ -53,6 +53,9 @@ func main() {
 }
 
 func run(listen, data, logLevel string) error {
+	// TiDB logs to standard output, which is for the line that says ready.
+	out := os.Stdout
+	os.Stdout = os.Stderr
 	stop := stopped()
 	if data == "" || flag.NArg() > 0 {
 		return errors.New("usage: devdb -data DIR [-listen HOST:PORT] [-log-level LEVEL]")
@@ -88,7 +91,7 @@ func run(listen, data, logLevel string) error {
 		return fmt.Errorf("listen on %s: %w", listen, err)
 	case <-server.RunInGoTestChan:
 	}
-	fmt.Printf("devdb: ready on %s\n", srv.ListenAddr())
+	fmt.Fprintf(out, "devdb: ready on %s\n", srv.ListenAddr())
 
 	select {
 	case err := <-failed:
@@ -96,7 +99,10 @@ func run(listen, data, logLevel string) error {
 	case <-stop:
 	}
 	// Whatever takes longer than this is cut short: what was acknowledged is in the files already.
-	time.AfterFunc(5*time.Second, func() { os.Exit(0) })
+	time.AfterFunc(10*time.Second, func() {
+		fmt.Fprintln(os.Stderr, "devdb: gave up closing in good order")
+		os.Exit(1)
+	})
 	srv.Close()
 	srv.DrainClients(0, time.Second)
 	dom.Close()

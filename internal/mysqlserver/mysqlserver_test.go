@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	_ = mysql.SetLogger(&mysql.NopLogger{}) // it would print each connection that a kill breaks
 	// The build has to happen outside the time that -timeout measures.
-	if why := withoutTiDB(); why == "" {
+	if underTest() == TiDB {
 		if _, err := buildTiDB(context.Background(), TestOptions()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -40,44 +41,37 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func withoutMariaDB() (why string) {
-	if chosen := TestOptions().Engine; chosen != "" && chosen != MariaDB {
-		return EnvTestEngine + " chooses another engine"
+// underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one
+// that Start takes by itself.
+func underTest() Engine {
+	if named := TestOptions().Engine; named != "" {
+		return named
 	}
-	if _, err := locateMariaDB(context.Background(), Options{}); err != nil {
-		return err.Error()
+	if _, err := locateMariaDB(context.Background(), Options{}); err == nil {
+		return MariaDB
 	}
-	return ""
+	return TiDB
 }
 
-// withoutTiDB keeps the first build from those who have MariaDB and did not ask for TiDB.
-func withoutTiDB() (why string) {
-	if chosen := TestOptions().Engine; chosen != "" && chosen != TiDB {
-		return EnvTestEngine + " chooses another engine"
-	} else if chosen == TiDB || withoutMariaDB() != "" {
-		return ""
+// needMariaDB skips a test where there is none.
+func needMariaDB(t *testing.T) {
+	t.Helper()
+	if _, err := locateMariaDB(t.Context(), Options{}); err != nil {
+		t.Skip(err)
 	}
-	if _, program, err := tidbProgram(); err != nil {
-		return err.Error()
-	} else if _, err := os.Stat(program); err != nil {
-		return "TiDB is not built yet; " + EnvTestEngine + "=tidb builds it"
-	}
-	return ""
 }
 
-// onEach runs a test once on each engine that is at hand.
-func onEach(t *testing.T, test func(t *testing.T, engine Engine)) {
-	for _, subject := range []struct {
-		engine  Engine
-		without func() string
-	}{{MariaDB, withoutMariaDB}, {TiDB, withoutTiDB}} {
-		t.Run(string(subject.engine), func(t *testing.T) {
-			if why := subject.without(); why != "" {
-				t.Skip(why)
-			}
-			test(t, subject.engine)
-		})
+// needTiDB returns the path of the program, and skips a test where nobody asked to build it.
+func needTiDB(t *testing.T) string {
+	t.Helper()
+	_, program, err := tidbProgram()
+	if err != nil {
+		t.Fatal(err)
 	}
+	if _, err := os.Stat(program); err != nil {
+		t.Skip("TiDB is not built yet; " + EnvTestEngine + "=tidb builds it")
+	}
+	return program
 }
 
 // within gives a test's waits an end.
@@ -182,174 +176,167 @@ func entries(t *testing.T, dir string) []string {
 }
 
 func TestCloseLeavesNothingBehind(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		temporary := temporaryDirectory(t)
-		s := start(t, Options{Engine: engine})
-		insert(t, openTable(t, s), 1)
-		if len(entries(t, temporary)) == 0 || !alive(pid(s)) {
-			t.Fatal("neither directory nor process is where the test looks for it")
-		}
+	engine := underTest()
+	temporary := temporaryDirectory(t)
+	s := start(t, Options{Engine: engine})
+	insert(t, openTable(t, s), 1)
+	if len(entries(t, temporary)) == 0 || !alive(pid(s)) {
+		t.Fatal("neither directory nor process is where the test looks for it")
+	}
 
-		for range 2 {
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
-		if left := entries(t, temporary); len(left) > 0 {
-			t.Errorf("files left: %q", left)
-		}
-		if alive(pid(s)) {
-			t.Errorf("process %d is still there", pid(s))
-		}
-		if err := s.Restart(within(t)); err == nil {
-			t.Error("a closed server started again")
-		}
-		if err := s.Kill(); err != nil {
-			t.Errorf("kill a closed server: %v", err)
-		}
-	})
+	}
+	if left := entries(t, temporary); len(left) > 0 {
+		t.Errorf("files left: %q", left)
+	}
+	if alive(pid(s)) {
+		t.Errorf("process %d is still there", pid(s))
+	}
+	if err := s.Restart(within(t)); err == nil {
+		t.Error("a closed server started again")
+	}
+	if err := s.Kill(); err != nil {
+		t.Errorf("kill a closed server: %v", err)
+	}
 }
 
 func TestKillLosesNothingThatWasAcknowledged(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		s := start(t, Options{Engine: engine})
-		db := openTable(t, s)
-		address := s.Addr()
+	engine := underTest()
+	s := start(t, Options{Engine: engine})
+	db := openTable(t, s)
+	address := s.Addr()
 
-		for round := range 3 {
-			// Given writers that are in the middle of their work,
-			var mu sync.Mutex
-			var acknowledged []int
-			enough := make(chan struct{})
-			var writers sync.WaitGroup
-			for writer := range 4 {
-				writers.Go(func() {
-					for i := 0; ; i++ {
-						n := round*1_000_000 + i*4 + writer
-						if _, err := db.Exec("INSERT INTO numbers VALUES (?)", n); err != nil {
-							return
-						}
-						mu.Lock()
-						if acknowledged = append(acknowledged, n); len(acknowledged) == 100 {
-							close(enough)
-						}
-						mu.Unlock()
+	for round := range 3 {
+		// Given writers that are in the middle of their work,
+		var mu sync.Mutex
+		var acknowledged []int
+		enough := make(chan struct{})
+		var writers sync.WaitGroup
+		for writer := range 4 {
+			writers.Go(func() {
+				for i := 0; ; i++ {
+					n := round*1_000_000 + i*4 + writer
+					if _, err := db.Exec("INSERT INTO numbers VALUES (?)", n); err != nil {
+						return
 					}
-				})
-			}
-			select {
-			case <-enough:
-			case <-within(t).Done():
-				t.Fatal("the writers did not get on")
-			}
-
-			// when the server is killed and started again,
-			if err := s.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			writers.Wait()
-			if alive(pid(s)) {
-				t.Fatalf("process %d survived", pid(s))
-			}
-			if err := s.Restart(within(t)); err != nil {
-				t.Fatal(err)
-			}
-
-			// then every row that it acknowledged is there, at the same address.
-			if s.Addr() != address {
-				t.Fatalf("moved from %s to %s", address, s.Addr())
-			}
-			kept := numbers(t, db)
-			for _, n := range acknowledged {
-				if _, found := slices.BinarySearch(kept, n); !found {
-					t.Errorf("round %d: row %d was acknowledged and is lost", round, n)
+					mu.Lock()
+					if acknowledged = append(acknowledged, n); len(acknowledged) == 100 {
+						close(enough)
+					}
+					mu.Unlock()
 				}
-			}
+			})
 		}
-	})
-}
+		select {
+		case <-enough:
+		case <-within(t).Done():
+			t.Fatal("the writers did not get on")
+		}
 
-func TestRestartOfARunningServer(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		s := start(t, Options{Engine: engine})
-		before := pid(s)
+		// when the server is killed and started again,
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		writers.Wait()
+		if alive(pid(s)) {
+			t.Fatalf("process %d survived", pid(s))
+		}
 		if err := s.Restart(within(t)); err != nil {
 			t.Fatal(err)
 		}
-		if alive(before) || before == pid(s) {
-			t.Errorf("process %d went on", before)
+
+		// then every row that it acknowledged is there, at the same address.
+		if s.Addr() != address {
+			t.Fatalf("moved from %s to %s", address, s.Addr())
 		}
-		insert(t, openTable(t, s), 1)
-	})
+		kept := numbers(t, db)
+		for _, n := range acknowledged {
+			if _, found := slices.BinarySearch(kept, n); !found {
+				t.Errorf("round %d: row %d was acknowledged and is lost", round, n)
+			}
+		}
+	}
+}
+
+func TestRestartOfARunningServer(t *testing.T) {
+	engine := underTest()
+	s := start(t, Options{Engine: engine})
+	before := pid(s)
+	if err := s.Restart(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if alive(before) || before == pid(s) {
+		t.Errorf("process %d went on", before)
+	}
+	insert(t, openTable(t, s), 1)
 }
 
 func TestDirIsKeptBetweenServers(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		dir := filepath.Join(t.TempDir(), "made", "if missing")
-		first := start(t, Options{Engine: engine, Dir: dir})
-		insert(t, openTable(t, first), 1)
-		if err := first.Close(); err != nil {
-			t.Fatal(err)
-		}
+	engine := underTest()
+	dir := filepath.Join(t.TempDir(), "made", "if missing")
+	first := start(t, Options{Engine: engine, Dir: dir})
+	insert(t, openTable(t, first), 1)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
 
-		// The engine need not be named again.
-		second := start(t, Options{Dir: dir})
-		if second.Engine() != engine {
-			t.Fatalf("engine %s, want %s, which made the data", second.Engine(), engine)
-		}
-		if got := numbers(t, open(t, second)); !slices.Equal(got, []int{1}) {
-			t.Errorf("rows %v, want the one of the first server", got)
-		}
-	})
+	// The engine need not be named again.
+	second := start(t, Options{Dir: dir})
+	if second.Engine() != engine {
+		t.Fatalf("engine %s, want %s, which made the data", second.Engine(), engine)
+	}
+	if got := numbers(t, open(t, second)); !slices.Equal(got, []int{1}) {
+		t.Errorf("rows %v, want the one of the first server", got)
+	}
 }
 
 func TestDirOfAnotherEngineIsRefused(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		dir := t.TempDir()
-		if err := start(t, Options{Engine: engine, Dir: dir}).Close(); err != nil {
-			t.Fatal(err)
-		}
-		before := entries(t, dir)
-		other := MariaDB
-		if engine == MariaDB {
-			other = TiDB
-		}
-		_, err := Start(within(t), Options{Engine: other, Dir: dir})
-		if !errors.Is(err, ErrOtherEngine) || !strings.Contains(err.Error(), dir) {
-			t.Errorf("error %v, want ErrOtherEngine with the directory", err)
-		}
-		if after := entries(t, dir); !slices.Equal(before, after) {
-			t.Errorf("the directory held %q and now holds %q", before, after)
-		}
-	})
+	engine := underTest()
+	dir := t.TempDir()
+	if err := start(t, Options{Engine: engine, Dir: dir}).Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := entries(t, dir)
+	other := TiDB
+	if engine == TiDB {
+		other = MariaDB
+	}
+	_, err := Start(within(t), Options{Engine: other, Dir: dir})
+	if !errors.Is(err, ErrOtherEngine) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("error %v, want ErrOtherEngine with the directory", err)
+	}
+	if after := entries(t, dir); !slices.Equal(before, after) {
+		t.Errorf("the directory held %q and now holds %q", before, after)
+	}
 }
 
 func TestDirInUseIsRefused(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		t.Parallel()
-		dir := t.TempDir()
-		s := start(t, Options{Engine: engine, Dir: dir})
-		if _, err := Start(within(t), Options{Engine: engine, Dir: dir}); !errors.Is(err, ErrInUse) {
-			t.Errorf("error %v, want ErrInUse", err)
-		}
-		if err := s.CreateDatabase(within(t), "kept"); err != nil {
-			t.Errorf("the first server was disturbed: %v", err)
-		}
-	})
+	engine := underTest()
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, Options{Engine: engine, Dir: dir})
+	if _, err := Start(within(t), Options{Engine: engine, Dir: dir}); !errors.Is(err, ErrInUse) {
+		t.Errorf("error %v, want ErrInUse", err)
+	}
+	if err := s.CreateDatabase(within(t), "kept"); err != nil {
+		t.Errorf("the first server was disturbed: %v", err)
+	}
 }
 
 func TestUnfinishedDataDirectoryIsMadeAgain(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		dir := t.TempDir()
-		unfinished := filepath.Join(dir, string(engine)+".new")
-		if err := os.Mkdir(unfinished, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(unfinished, "ibdata1"), []byte("half"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		insert(t, openTable(t, start(t, Options{Engine: engine, Dir: dir})), 1)
-	})
+	engine := underTest()
+	dir := t.TempDir()
+	unfinished := filepath.Join(dir, string(engine)+".new")
+	if err := os.Mkdir(unfinished, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(unfinished, "ibdata1"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	insert(t, openTable(t, start(t, Options{Engine: engine, Dir: dir})), 1)
 }
 
 // ownServer is the process that TestServerEndsWithItsOwner kills.
@@ -364,174 +351,166 @@ func ownServer(dir string) {
 }
 
 func TestServerEndsWithItsOwner(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		// Given a process that owns a server,
-		dir := t.TempDir()
-		owner := exec.Command(os.Args[0])
-		owner.Env = append(os.Environ(), ownerDir+"="+dir, EnvTestEngine+"="+string(engine))
-		owner.Stderr = os.Stderr
-		output, err := owner.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := owner.Start(); err != nil {
-			t.Fatal(err)
-		}
-		var child int
-		_, err = fmt.Fscan(output, &child)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !alive(child) {
-			t.Fatalf("no process %d", child)
-		}
+	engine := underTest()
+	// Given a process that owns a server,
+	dir := t.TempDir()
+	owner := exec.Command(os.Args[0])
+	owner.Env = append(os.Environ(), ownerDir+"="+dir, EnvTestEngine+"="+string(engine))
+	owner.Stderr = os.Stderr
+	output, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var child int
+	_, err = fmt.Fscan(output, &child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !alive(child) {
+		t.Fatalf("no process %d", child)
+	}
 
-		// when that process is killed,
-		if err := owner.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		_ = owner.Wait()
+	// when that process is killed,
+	if err := owner.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = owner.Wait()
 
-		// then the server ends too, and the directory can be used again.
-		s := start(t, Options{Engine: engine, Dir: dir})
-		insert(t, openTable(t, s), 1)
-		for deadline := within(t); alive(child); {
-			select {
-			case <-deadline.Done():
-				t.Fatalf("process %d outlived its owner", child)
-			case <-time.After(10 * time.Millisecond):
-			}
+	// then the server ends too, and the directory can be used again.
+	s := start(t, Options{Engine: engine, Dir: dir})
+	insert(t, openTable(t, s), 1)
+	for deadline := within(t); alive(child); {
+		select {
+		case <-deadline.Done():
+			t.Fatalf("process %d outlived its owner", child)
+		case <-time.After(10 * time.Millisecond):
 		}
-	})
+	}
 }
 
 func TestAbandonedTemporaryDirectoryIsRemoved(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		// Given the directory of a process that was killed an hour ago, and those of one that lives,
-		temporary := temporaryDirectory(t)
-		abandoned := filepath.Join(temporary, temporaryPrefix+"abandoned")
-		if err := os.MkdirAll(filepath.Join(abandoned, "mariadb"), 0o700); err != nil {
+	engine := underTest()
+	// Given the directory of a process that was killed an hour ago, and those of one that lives,
+	temporary := temporaryDirectory(t)
+	abandoned := filepath.Join(temporary, temporaryPrefix+"abandoned")
+	if err := os.MkdirAll(filepath.Join(abandoned, "mariadb"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	living := start(t, Options{Engine: engine})
+	hourAgo := time.Now().Add(-time.Hour)
+	for _, dir := range []string{abandoned, living.private.dir.path} {
+		if err := os.Chtimes(dir, hourAgo, hourAgo); err != nil {
 			t.Fatal(err)
 		}
-		living := start(t, Options{Engine: engine})
-		hourAgo := time.Now().Add(-time.Hour)
-		for _, dir := range []string{abandoned, living.private.dir.path} {
-			if err := os.Chtimes(dir, hourAgo, hourAgo); err != nil {
-				t.Fatal(err)
-			}
-		}
+	}
 
-		// when another server starts, then only the first is removed.
-		other := start(t, Options{Engine: engine})
-		want := []string{filepath.Base(living.private.dir.path), filepath.Base(other.private.dir.path)}
-		slices.Sort(want)
-		if got := entries(t, temporary); !slices.Equal(got, want) {
-			t.Errorf("directories %q, want %q", got, want)
-		}
-	})
+	// when another server starts, then only the first is removed.
+	other := start(t, Options{Engine: engine})
+	want := []string{filepath.Base(living.private.dir.path), filepath.Base(other.private.dir.path)}
+	slices.Sort(want)
+	if got := entries(t, temporary); !slices.Equal(got, want) {
+		t.Errorf("directories %q, want %q", got, want)
+	}
 }
 
 func TestTakenPortIsAnError(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		s := start(t, Options{Engine: engine})
-		silent, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer silent.Close()
+	engine := underTest()
+	s := start(t, Options{Engine: engine})
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 
-		temporary := temporaryDirectory(t)
-		for name, address := range map[string]string{
-			"by another server, which answers": s.Addr(),
-			"by something that says nothing":   silent.Addr().String(),
-		} {
-			if _, err := Start(within(t), Options{Engine: engine, Listen: address}); !errors.Is(err, ErrPortTaken) {
-				t.Errorf("%s: error %v, want ErrPortTaken", name, err)
-			}
-			if left := entries(t, temporary); len(left) > 0 {
-				t.Errorf("%s: files left: %q", name, left)
-			}
+	temporary := temporaryDirectory(t)
+	for name, address := range map[string]string{
+		"by another server, which answers": s.Addr(),
+		"by something that says nothing":   silent.Addr().String(),
+	} {
+		if _, err := Start(within(t), Options{Engine: engine, Listen: address}); !errors.Is(err, ErrPortTaken) {
+			t.Errorf("%s: error %v, want ErrPortTaken", name, err)
 		}
+		if left := entries(t, temporary); len(left) > 0 {
+			t.Errorf("%s: files left: %q", name, left)
+		}
+	}
 
-		// A directory in which nothing could be kept yet does not belong to the engine.
-		dir := t.TempDir()
-		if _, err := Start(within(t), Options{Engine: engine, Dir: dir, Listen: s.Addr()}); !errors.Is(err, ErrPortTaken) {
-			t.Errorf("error %v, want ErrPortTaken", err)
-		}
-		if left := entries(t, dir); !slices.Equal(left, []string{lockName, logName}) {
-			t.Errorf("the directory holds %q", left)
-		}
-	})
+	// A directory in which nothing could be kept yet does not belong to the engine.
+	dir := t.TempDir()
+	if _, err := Start(within(t), Options{Engine: engine, Dir: dir, Listen: s.Addr()}); !errors.Is(err, ErrPortTaken) {
+		t.Errorf("error %v, want ErrPortTaken", err)
+	}
+	if left := entries(t, dir); !slices.Equal(left, []string{lockName, logName}) {
+		t.Errorf("the directory holds %q", left)
+	}
 }
 
 func TestListenOnAGivenPort(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		address, _, err := loopback.Address("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s := start(t, Options{Engine: engine, Listen: address}); s.Addr() != address {
-			t.Errorf("listens on %s, want %s", s.Addr(), address)
-		}
-	})
+	engine := underTest()
+	address, _, err := loopback.Address("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := start(t, Options{Engine: engine, Listen: address}); s.Addr() != address {
+		t.Errorf("listens on %s, want %s", s.Addr(), address)
+	}
 }
 
 func TestServerNamedByDSN(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		private := start(t, Options{Engine: engine})
-		db := openTable(t, private)
-		external := start(t, Options{DSN: private.DSN("ignored") + "?timeout=5s"})
+	engine := underTest()
+	private := start(t, Options{Engine: engine})
+	db := openTable(t, private)
+	external := start(t, Options{DSN: private.DSN("ignored") + "?timeout=5s"})
 
-		if external.Engine() != engine || external.Version() != private.Version() {
-			t.Errorf("engine %s, version %s; want %s, %s", external.Engine(), external.Version(), engine, private.Version())
-		}
-		if want := private.DSN("kept") + "?timeout=5s"; external.DSN("kept") != want {
-			t.Errorf("DSN %q, want %q", external.DSN("kept"), want)
-		}
-		if err := external.Kill(); !errors.Is(err, ErrExternal) {
-			t.Errorf("kill: %v, want ErrExternal", err)
-		}
-		if err := external.Restart(within(t)); !errors.Is(err, ErrExternal) {
-			t.Errorf("restart: %v, want ErrExternal", err)
-		}
-		if err := external.Close(); err != nil {
-			t.Error(err)
-		}
-		insert(t, db, 1)
-	})
+	if external.Engine() != engine || external.Version() != private.Version() {
+		t.Errorf("engine %s, version %s; want %s, %s", external.Engine(), external.Version(), engine, private.Version())
+	}
+	if want := private.DSN("kept") + "?timeout=5s"; external.DSN("kept") != want {
+		t.Errorf("DSN %q, want %q", external.DSN("kept"), want)
+	}
+	if err := external.Kill(); !errors.Is(err, ErrExternal) {
+		t.Errorf("kill: %v, want ErrExternal", err)
+	}
+	if err := external.Restart(within(t)); !errors.Is(err, ErrExternal) {
+		t.Errorf("restart: %v, want ErrExternal", err)
+	}
+	if err := external.Close(); err != nil {
+		t.Error(err)
+	}
+	insert(t, db, 1)
 }
 
 func TestDatabases(t *testing.T) {
-	onEach(t, func(t *testing.T, engine Engine) {
-		s := start(t, Options{Engine: engine})
-		insert(t, openTable(t, s), 1)
-		// Creating it again changes nothing.
-		if err := s.CreateDatabase(within(t), "kept"); err != nil {
+	engine := underTest()
+	s := start(t, Options{Engine: engine})
+	insert(t, openTable(t, s), 1)
+	// Creating it again changes nothing.
+	if err := s.CreateDatabase(within(t), "kept"); err != nil {
+		t.Fatal(err)
+	}
+	if got := numbers(t, open(t, s)); !slices.Equal(got, []int{1}) {
+		t.Errorf("rows %v, want the one that was there", got)
+	}
+	for range 2 {
+		if err := s.DropDatabase(within(t), "kept"); err != nil {
 			t.Fatal(err)
 		}
-		if got := numbers(t, open(t, s)); !slices.Equal(got, []int{1}) {
-			t.Errorf("rows %v, want the one that was there", got)
+	}
+	if err := open(t, s).PingContext(within(t)); err == nil {
+		t.Error("the database is still there")
+	}
+	for _, name := range []string{"", "with space", "a`b", "a.b", strings.Repeat("x", 65)} {
+		if err := s.CreateDatabase(within(t), name); err == nil {
+			t.Errorf("created database %q", name)
 		}
-		for range 2 {
-			if err := s.DropDatabase(within(t), "kept"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := open(t, s).PingContext(within(t)); err == nil {
-			t.Error("the database is still there")
-		}
-		for _, name := range []string{"", "with space", "a`b", "a.b", strings.Repeat("x", 65)} {
-			if err := s.CreateDatabase(within(t), name); err == nil {
-				t.Errorf("created database %q", name)
-			}
-		}
-	})
+	}
 }
 
 func TestMariaDBIsDurable(t *testing.T) {
-	if why := withoutMariaDB(); why != "" {
-		t.Skip(why)
-	}
+	needMariaDB(t)
 	s := start(t, Options{Engine: MariaDB})
 	var flush, doublewrite int
 	err := openTable(t, s).QueryRowContext(within(t),
@@ -653,18 +632,14 @@ func TestOrderOfChoice(t *testing.T) {
 }
 
 func TestMariaDBIsPreferred(t *testing.T) {
-	if why := withoutMariaDB(); why != "" {
-		t.Skip(why)
-	}
+	needMariaDB(t)
 	if s := start(t, Options{}); s.Engine() != MariaDB {
 		t.Errorf("chose %s", s)
 	}
 }
 
 func TestTiDBStepsInForWhatIsNotThereOrDoesNotWork(t *testing.T) {
-	if why := withoutTiDB(); why != "" {
-		t.Skip(why)
-	}
+	needTiDB(t)
 	broken := t.TempDir()
 	program(t, broken, "mariadbd", mariaDBVersion)
 	program(t, broken, "mysqld", mySQLVersion)
@@ -706,6 +681,56 @@ func TestNamedEngineThatIsNotThereIsAnError(t *testing.T) {
 	}
 	if left := entries(t, temporary); len(left) > 0 {
 		t.Errorf("files left: %q", left)
+	}
+}
+
+func TestDevdbEndsInGoodOrder(t *testing.T) {
+	program := needTiDB(t)
+	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
+		"when its input closes": func(_ *exec.Cmd, input io.Closer) error { return input.Close() },
+		"when it is terminated": func(devdb *exec.Cmd, _ io.Closer) error { return devdb.Process.Signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			devdb := exec.Command(program, "-data", t.TempDir())
+			devdb.Stderr = os.Stderr
+			input, err := devdb.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			output, err := devdb.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := devdb.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = devdb.Process.Kill() }()
+			var address string
+			if _, err := fmt.Fscanf(output, "devdb: ready on %s\n", &address); err != nil {
+				t.Fatal(err)
+			}
+			// A transaction that is open does not hold it up.
+			db, err := sql.Open("mysql", "root@tcp("+address+")/mysql")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			tx, err := db.BeginTx(within(t), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback() }()
+			if _, err := tx.ExecContext(within(t), "SELECT * FROM user FOR UPDATE"); err != nil {
+				t.Fatal(err)
+			}
+
+			if err := end(devdb, input); err != nil {
+				t.Fatal(err)
+			}
+			if err := devdb.Wait(); err != nil {
+				t.Errorf("ended with %v, want no error", err)
+			}
+		})
 	}
 }
 

@@ -155,7 +155,7 @@ func hashSource(directory string) (string, error) {
 	return fmt.Sprintf("%x", hash.Sum(nil)[:6]), nil
 }
 
-// removeUnused removes the builds of other versions that have not been used for long: each has 170 MB.
+// removeUnused removes the builds of other versions that have not been used for long: each has 135 MB.
 func removeUnused(cache string) {
 	found, _ := filepath.Glob(filepath.Join(cache, "devdb-*"))
 	for _, path := range found {
