@@ -35,10 +35,16 @@ type keeper struct {
 	toppers int             // goroutines that make spares
 	queue   []string        // components that may lack spares, each once
 	queued  map[string]bool // those in the queue
+	// resting are components for which WeChat gave no code aside, until the time to try again. Their
+	// current code may be well, so this does not stand in their rows.
+	resting map[string]rest
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
-	return &keeper{Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), queued: map[string]bool{}}
+	return &keeper{
+		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), queued: map[string]bool{},
+		resting: map[string]rest{},
+	}
 }
 
 // duePoll is how often MySQL is asked for due components. A simulation asks more often.
@@ -114,6 +120,7 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	outcome, err = k.minter.mint(ctx, job{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
 		tries:     1, // the component's row keeps the time of the next one
+		priority:  priorityOf[cause],
 		overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) },
 	})
 	if errors.Is(err, errOvertaken) {
@@ -124,6 +131,8 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	}
 	return k.commit(ctx, outcome)
 }
+
+var priorityOf = map[preauth.Cause]priority{preauth.CauseRenewal: priorityCurrent, preauth.CauseDemand: priorityDemand}
 
 func (k *keeper) commit(ctx context.Context, outcome repo.Outcome) error {
 	outcome, result, err := k.saver.save(ctx, outcome)
@@ -226,11 +235,14 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 var errNoToken = errors.New("the component has no live token")
 
 // mintAside makes a code that does not become the current one. A failure of WeChat is a
-// [*mintError].
+// [*mintError], which also stands for the calls that are not made before the time to try again.
 func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.Outcome, error) {
 	token, ok := k.tokens.view.token(appid, k.cfg.Now())
 	if !ok {
 		return repo.Outcome{}, errNoToken
+	}
+	if failure, ok := k.rests(appid, token.fingerprint); ok {
+		return repo.Outcome{}, &mintError{failure}
 	}
 	outcome, err := k.minter.mint(ctx, job{
 		outcome: repo.Outcome{
@@ -244,9 +256,30 @@ func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.
 	case err != nil:
 		return repo.Outcome{}, fmt.Errorf("minting: %w", err)
 	case outcome.Failure != nil:
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.resting[appid] = rest{*outcome.Failure, token.fingerprint}
 		return repo.Outcome{}, &mintError{*outcome.Failure}
 	}
 	return outcome, nil
+}
+
+// rest is a failure after which WeChat is not asked with the same token, before the time to try again.
+type rest struct {
+	preauth.Failure
+	fingerprint repo.Fingerprint
+}
+
+// rests returns the failure because of which a component gets no code aside for the moment.
+func (k *keeper) rests(appid string, token repo.Fingerprint) (preauth.Failure, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.resting[appid]
+	if ok && (r.fingerprint != token || !r.RetryAt.IsZero() && !r.RetryAt.After(k.cfg.Now())) {
+		delete(k.resting, appid)
+		ok = false
+	}
+	return r.Failure, ok
 }
 
 // mintError is a failure of WeChat on the way to a code that is not to become current.

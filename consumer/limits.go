@@ -15,8 +15,10 @@ type priority int
 const (
 	// priorityCurrent: the current code, for a token event or a renewal.
 	priorityCurrent priority = iota
-	// priorityCaller: somebody waits for a look-up or a claim.
-	priorityCaller
+	// priorityDemand: the current code, for a look-up that waits for it.
+	priorityDemand
+	// priorityClaim: a code for a claim that waits for it.
+	priorityClaim
 	// prioritySpare: a spare, made ahead.
 	prioritySpare
 )
@@ -26,7 +28,7 @@ func (p priority) reserve() float64 {
 	switch p {
 	case prioritySpare:
 		return 0.5
-	case priorityCaller:
+	case priorityDemand, priorityClaim:
 		return 0.1
 	default:
 		return 0

@@ -61,7 +61,7 @@ type job struct {
 }
 
 // mint completes the job's outcome with a code, or with the failure and the time of the next try.
-// The error is errOvertaken, or that of ctx.
+// The error is errOvertaken, that of ctx, or errLimit for a code that is not to become current.
 func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 	started := m.cfg.Now()
 	for try := 1; ; try++ {
@@ -71,6 +71,9 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 		code, err := m.call(ctx, j)
 		if ctx.Err() != nil {
 			return repo.Outcome{}, ctx.Err()
+		}
+		if errors.Is(err, errLimit) && j.priority >= priorityClaim {
+			return repo.Outcome{}, errLimit
 		}
 		now := m.cfg.Now()
 		j.outcome.At = now

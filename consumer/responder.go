@@ -269,10 +269,12 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 	if f := component.Failure; f != nil && !retriesWithin(ctx, f, r.cfg.Now()) {
 		return repo.Claim{}, because(f)
 	}
-	minted, err := r.keeper.mintAside(ctx, request.AppID, priorityCaller)
+	minted, err := r.keeper.mintAside(ctx, request.AppID, priorityClaim)
 	switch failed, refused := errors.AsType[*mintError](err); {
 	case refused:
 		return repo.Claim{}, because(&failed.failure)
+	case errors.Is(err, errLimit):
+		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: err.Error(), Class: preauth.ClassThrottled}
 	case errors.Is(err, errNoToken):
 		return repo.Claim{}, &preauth.Error{
 			Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
