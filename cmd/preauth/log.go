@@ -10,8 +10,8 @@ import (
 
 // logSettings say how to log.
 type logSettings struct {
-	Level  string `name:"log-level" env:"PREAUTH_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"Least level that is logged."`
-	Format string `name:"log-format" env:"PREAUTH_LOG_FORMAT" default:"auto" enum:"auto,text,json" help:"Form of the log, on standard error. Auto is text on a terminal and JSON otherwise."`
+	Level  string `name:"log-level" env:"PREAUTH_LOG_LEVEL" default:"info" values:"debug,info,warn,error" help:"Least level that is logged."`
+	Format string `name:"log-format" env:"PREAUTH_LOG_FORMAT" default:"auto" values:"auto,text,json" help:"Form of the log, on standard error. Auto is text on a terminal and JSON otherwise."`
 }
 
 // logger returns the log to w.

@@ -56,7 +56,7 @@ func (s natsSettings) options() (nats.Options, error) {
 		errs = append(errs, refuse("--nats-password ($NATS_PASSWORD) goes with --nats-user: give that too"))
 	}
 	if (s.Cert == "") != (s.Key == "") {
-		errs = append(errs, refuse("--nats-cert and --nats-key go together: give both or none"))
+		errs = append(errs, refuse("--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY) go together: give both or none"))
 	}
 	if s.Password == "" {
 		o.Token = cmp.Or(s.Token, s.User)
@@ -118,12 +118,12 @@ func nkey(file string) nats.Option {
 	}
 }
 
-// attempts is how often a connection that cannot be made is logged.
-const attempts = 10 * time.Second
+// refusedEvery is how often it is logged that a connection cannot be made.
+const refusedEvery = 10 * time.Second
 
 // connect returns a connection that may still be tried, which goes on for ever. closed is called when
-// there is none any more: after [nats.Conn.Close], or when a server refuses it in a way that no further
-// attempt mends.
+// there is none any more: after [nats.Conn.Close], or when a server ends it in a way that forbids
+// another attempt.
 func (s natsSettings) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) {
 	o, err := s.options()
 	if err != nil {
@@ -133,29 +133,33 @@ func (s natsSettings) connect(log *slog.Logger, closed func(error)) (*nats.Conn,
 	o.ReconnectWait, o.ReconnectJitter, o.ReconnectJitterTLS = 500*time.Millisecond, 500*time.Millisecond, time.Second
 	o.PingInterval, o.MaxPingsOut = 10*time.Second, 2
 
-	var logged time.Time // of the last failed attempt; these functions are called one after the other
+	// nats.go calls these one after the other.
+	var logged time.Time
 	connected := func(nc *nats.Conn) {
 		logged = time.Time{}
 		log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
 	}
-	o.ConnectedCB, o.ReconnectedCB = connected, connected
-	o.ReconnectErrCB = func(_ *nats.Conn, err error) {
-		if time.Since(logged) >= attempts {
+	refused := func(_ *nats.Conn, err error) {
+		if time.Since(logged) >= refusedEvery {
 			logged = time.Now()
 			log.Warn("not connected to NATS: trying again", "error", err)
 		}
 	}
+	o.ConnectedCB, o.ReconnectedCB, o.ReconnectErrCB = connected, connected, refused
 	o.DisconnectedErrCB = func(_ *nats.Conn, err error) {
 		if err != nil {
 			log.Warn("connection to NATS lost", "error", err)
 		}
 	}
-	o.AsyncErrorCB = func(_ *nats.Conn, sub *nats.Subscription, err error) {
-		subject := ""
-		if sub != nil {
-			subject = sub.Subject
+	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		switch {
+		case !nc.IsConnected():
+			refused(nc, err)
+		case sub != nil:
+			log.Warn("NATS reports an error", "error", err, "subject", sub.Subject)
+		default:
+			log.Warn("NATS reports an error", "error", err)
 		}
-		log.Warn("NATS reports an error", "subject", subject, "error", err)
 	}
 	o.ClosedCB = func(nc *nats.Conn) { closed(nc.LastError()) }
 	nc, err := o.Connect()

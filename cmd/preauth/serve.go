@@ -98,8 +98,10 @@ func (c serveCommand) serve(
 		return err
 	}
 	// What was answered and acknowledged last is still in the connection's buffer.
-	if err := nc.FlushTimeout(time.Second); err != nil {
-		log.Warn("NATS did not take the last messages", "error", err)
+	if nc.IsConnected() {
+		if err := nc.FlushTimeout(time.Second); err != nil {
+			log.Warn("NATS did not take the last messages", "error", err)
+		}
 	}
 	return nil
 }

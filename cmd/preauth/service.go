@@ -18,7 +18,7 @@ type streamSettings struct {
 	TokenStream   string `name:"stream-tokens" env:"PREAUTH_STREAM_TOKENS" default:"COMPONENT_TOKENS" form:"name" help:"Stream of the tokens, created unless a stream covers their subject already."`
 	UpdateStream  string `name:"stream-updates" env:"PREAUTH_STREAM_UPDATES" default:"PREAUTH" form:"name" help:"Stream of the codes, created if missing."`
 	FailureStream string `name:"stream-failures" env:"PREAUTH_STREAM_FAILURES" default:"PREAUTH_FAILED" form:"name" help:"Stream of the failures, created if missing."`
-	Replicas      int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" enum:"1,3,5" help:"Servers of a cluster that keep each stream which is created."`
+	Replicas      int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Servers of a cluster that keep each stream which is created."`
 	Durable       string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" help:"Consumer of the token stream that all replicas share."`
 	Source        string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" help:"CloudEvents source of what is announced."`
 }

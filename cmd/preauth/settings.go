@@ -16,10 +16,11 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// A setting is a field with tags for kong. Two more tags say which of its values are possible:
+// A setting is a field with tags for kong. Three more tags say which of its values are possible:
 //
-//	range:"1s..10m"   a number or a duration with its smallest and its largest value
-//	form:"address"    a text of one of the forms below
+//	range:"1s..10m"       a number or a duration with its smallest and its largest value
+//	values:"auto,text"    one of a few
+//	form:"address"        a text of one of the forms below
 
 // groups are the parts that the settings of the service are shown in.
 var groups = []kong.Group{
@@ -87,14 +88,17 @@ func isServers(text string) bool {
 func checkValues(flags []*kong.Flag) error {
 	var errs []error
 	for _, flag := range flags {
+		value := flag.Target
 		if form, ok := forms[flag.Tag.Get("form")]; ok {
-			text := flag.Target.String()
-			if given := text != "" || flag.HasDefault; given && !form.is(text) {
+			if given := value.String() != "" || flag.HasDefault; given && !form.is(value.String()) {
 				errs = append(errs, refuse("%s must be %s", label(flag), form.want))
 			}
 		}
-		if low, high, ok := bounds(flag); ok && (flag.Target.Int() < low || flag.Target.Int() > high) {
-			errs = append(errs, refuse("%s must be %s, not %v", label(flag), possible(flag), flag.Target))
+		low, high, bounded := bounds(flag)
+		among := flag.Tag.Get("values")
+		if bounded && (value.Int() < low || value.Int() > high) ||
+			among != "" && !slices.Contains(strings.Split(among, ","), fmt.Sprint(value)) {
+			errs = append(errs, refuse("%s must be %s, not %v", label(flag), possible(flag), value))
 		}
 	}
 	return errors.Join(errs...)
@@ -129,13 +133,13 @@ func parse(text string) int64 {
 	return n
 }
 
-// possible says which values a setting has, "" if that needs no words.
+// possible says which values a setting has, "" where its name and default say it.
 func possible(flag *kong.Flag) string {
-	switch from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); {
-	case ok:
+	if from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); ok {
 		return from + " to " + to
-	case flag.Enum != "":
-		return "one of " + strings.Join(flag.EnumSlice(), ", ")
+	}
+	if values := flag.Tag.Get("values"); values != "" {
+		return "one of " + strings.ReplaceAll(values, ",", ", ")
 	}
 	return ""
 }

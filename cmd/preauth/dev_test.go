@@ -1,0 +1,548 @@
+//go:build !nodev
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+
+	"preauth"
+)
+
+// dev is a running "preauth dev".
+type dev struct {
+	*running
+	url string
+	nc  *nats.Conn
+}
+
+// startDev waits until tokens are announced, and looks for codes and tokens on the screen at the end.
+func startDev(t *testing.T, args ...string) *dev {
+	t.Helper()
+	d := &dev{running: start(t, append([]string{"dev"}, args...)...)}
+	d.out.await(t, `What follows: `)
+	d.url = d.out.await(t, `NATS +(nats://\S+)`)[1]
+	d.nc = connect(t, d.url, nats.NoReconnect())
+	return d
+}
+
+// end does what Ctrl-C does. Before that it looks for what must not be on the screen: the tokens that
+// were announced, and the codes that are current.
+func (d *dev) end(t *testing.T) {
+	t.Helper()
+	var secrets []string
+	for _, body := range stored(t, d.nc, "COMPONENT_TOKENS") {
+		if event, err := preauth.ParseTokenEvent("", nil, body, time.Now()); err == nil {
+			secrets = append(secrets, event.Token.Reveal())
+		}
+	}
+	tokens := len(secrets)
+	for _, body := range stored(t, d.nc, "PREAUTH") {
+		u, err := preauth.ParseUpdate(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets = append(secrets, u.PreAuthCode.Reveal())
+	}
+	if tokens == 0 || len(secrets) == tokens {
+		t.Errorf("%d tokens and %d codes to look for, want some of both", tokens, len(secrets)-tokens)
+	}
+	if status := d.stop(); status != 0 {
+		t.Errorf("stopped with status %d, want 0", status)
+	}
+	screen := d.out.String() + d.err.String()
+	for _, text := range secrets {
+		// The instructions show a made-up one.
+		if text != exampleToken && strings.Contains(screen, text) {
+			t.Error("a token or a code is on the screen")
+		}
+	}
+}
+
+// stored returns the bodies of all messages in a stream.
+func stored(t *testing.T, nc *nats.Conn, stream string) [][]byte {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cons, err := js.OrderedConsumer(t.Context(), stream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := cons.FetchNoWait(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bodies [][]byte
+	for msg := range batch.Messages() {
+		bodies = append(bodies, msg.Data())
+	}
+	return bodies
+}
+
+// hint is how a code is shown.
+const hint = `preauthcode@@@\S{2}…\S{4}`
+
+func TestDevShowsEachStepAndLeavesNothing(t *testing.T) {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	d := startDev(t, "--components=2", "--every=200ms")
+	for _, appid := range []string{"wxdev0001", "wxdev0002"} {
+		d.out.await(t, `(?m)^\d\d:\d\d:\d\d\.\d{3}  token      `+appid+`  taken up, number \d+ of its stream$`)
+		d.out.await(t, `(?m)^\S+  saved      `+appid+`  revision 1  for a new token$`)
+		d.out.await(t, `(?m)^\S+  announced  `+appid+`  revision 1  `+hint+`$`)
+		d.out.await(t, `(?m)^\S+  looked up  `+appid+`  revision 1  `+hint+`  valid for 9m\d+s$`)
+		d.out.await(t, appid+"  revision 2  ") // every 200 ms
+	}
+	screen := d.out.String()
+	inOrder(t, screen, "token      wxdev0001", "announced  wxdev0001  revision 1", "looked up  wxdev0001  revision 1")
+	inOrder(t, screen, "token      wxdev0001", "saved      wxdev0001  revision 1")
+
+	d.out.await(t, `(?m)^  database   \S+ \S+ on `+address+"$")
+	d.out.await(t, `(?m)^  WeChat     http://`+address+`, a stand-in that takes any token$`)
+	d.out.await(t, `(?m)^  state      in `+temporary+` until the end$`)
+	awaitReady(t, d.out.await(t, `(?m)^  admin      http://(`+address+`)/readyz, /healthz and /metrics$`)[1])
+
+	if err := d.nc.Publish("component.token.updated", []byte(`{`)); err != nil {
+		t.Fatal(err)
+	}
+	d.out.await(t, `(?m)^\S+  no code    bad_event: .*; given up until a newer token comes$`)
+	if !isChild(t, temporary) {
+		t.Error("no process works in the temporary directory: the test looks for the wrong ones")
+	}
+	d.end(t)
+	d.out.await(t, `\nStopped\. Nothing is left behind\.\n`)
+	if isChild(t, temporary) {
+		t.Error("a process is left")
+	}
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+const address = `127\.0\.0\.1:\d+`
+
+// inOrder requires that the first places of the texts follow one another.
+func inOrder(t *testing.T, screen string, texts ...string) {
+	t.Helper()
+	last := -1
+	for _, text := range texts {
+		place := strings.Index(screen, text)
+		if place <= last {
+			t.Errorf("%q does not follow what comes before it in %q", text, texts)
+		}
+		last = place
+	}
+}
+
+// isChild reports whether a process was started with a path below dir. It finds none where there is no
+// /proc.
+func isChild(t *testing.T, dir string) bool {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range lines {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// exampleToken is the token in the printed command.
+const exampleToken = "my-token-1"
+
+func TestDevPrintsCommandsThatWork(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+newDatabase(t))
+	commands := natsCommands(t, d)
+	if len(commands) != 6 {
+		t.Fatalf("%d commands are printed: %q", len(commands), commands)
+	}
+	updates, failures := subscribe(t, d.nc, argument(t, commands, "sub", "preauth.updated")), subscribe(t, d.nc, argument(t, commands, "sub", "preauth.failed"))
+	d.out.await(t, `looked up  wxdev0001  revision 1  `)
+
+	subject, body := argument(t, commands, "pub", "component.token.updated"), commands[2][2]
+	if !json.Valid([]byte(body)) || !strings.Contains(body, exampleToken) {
+		t.Errorf("the printed token event is %s", body)
+	}
+	published := time.Now()
+	if err := d.nc.Publish(subject, []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+	update := nextUpdate(t, updates, "wxdev0001")
+	for update.Revision < 2 {
+		update = nextUpdate(t, updates, "wxdev0001")
+	}
+	t.Logf("from the token's publish to the code's arrival: %v", time.Since(published))
+
+	msg, err := d.nc.Request(argument(t, commands, "req", "preauth.lookup.wxdev0001"), []byte(commands[3][2]), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, err := preauth.ParseLookup(msg.Data); err != nil || !code.PreAuthCode.Equal(update.PreAuthCode) {
+		t.Errorf("the look-up answers something else than was announced: %v", err)
+	}
+
+	argument(t, commands, "micro", "ls")
+	var ping micro.Ping
+	request(t, d.nc, micro.APIPrefix+".PING", &ping)
+	if service := argument(t, commands[5:], "micro", "stats"); ping.Name != "preauth" || commands[5][2] != "preauth" {
+		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[5][2])
+	}
+	var stats micro.Stats
+	request(t, d.nc, micro.APIPrefix+".STATS."+commands[5][2], &stats)
+	answered := 0
+	for _, endpoint := range stats.Endpoints {
+		answered += endpoint.NumRequests
+	}
+	if answered == 0 {
+		t.Error("the statistics show no look-up")
+	}
+
+	if err := d.nc.Publish(subject, []byte(`[]`)); err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := failures.NextMsg(patience); err != nil {
+		t.Error(err)
+	} else if f, err := preauth.ParseFailure(msg.Data); err != nil || f.Class != preauth.ClassBadEvent {
+		t.Errorf("failure %q, %v", f.Class, err)
+	}
+	d.end(t)
+	d.out.await(t, `\nStopped\. What was stored is in the database\.\n`)
+}
+
+// natsCommands returns the words of the printed command lines, behind the server's address.
+func natsCommands(t *testing.T, d *dev) [][]string {
+	t.Helper()
+	screen := strings.ReplaceAll(d.out.String(), " \\\n", " ") // as a shell reads it
+	var commands [][]string
+	for _, line := range regexp.MustCompile(`(?m)^  nats -s (\S+) (.*)$`).FindAllStringSubmatch(screen, -1) {
+		if line[1] != d.url {
+			t.Errorf("the command is for %s, want %s", line[1], d.url)
+		}
+		var words []string
+		for _, word := range regexp.MustCompile(`'([^']*)'|(\S+)`).FindAllStringSubmatch(line[2], -1) {
+			words = append(words, word[1]+word[2])
+		}
+		commands = append(commands, words)
+	}
+	return commands
+}
+
+// argument requires a command with a first argument, and returns that.
+func argument(t *testing.T, commands [][]string, command, want string) string {
+	t.Helper()
+	for _, words := range commands {
+		if words[0] == command && words[1] == want {
+			return want
+		}
+	}
+	t.Fatalf("no command %s %s in %q", command, want, commands)
+	return ""
+}
+
+func request(t *testing.T, nc *nats.Conn, subject string, into any) {
+	t.Helper()
+	msg, err := nc.Request(subject, nil, patience)
+	if err == nil {
+		err = json.Unmarshal(msg.Data, into)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", subject, err)
+	}
+}
+
+func TestDevKeepsItsStateBetweenRuns(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "state")
+	args := []string{"--data=" + data, "--every=0s", "--components=1"}
+	publish := func(d *dev, token string) {
+		t.Helper()
+		if err := d.nc.Publish("component.token.updated", tokenEvent("wxkept", token)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code := func(d *dev) preauth.Lookup {
+		t.Helper()
+		msg, err := d.nc.Request("preauth.lookup.wxkept", nil, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := preauth.ParseLookup(msg.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+
+	d := startDev(t, args...)
+	d.out.await(t, `(?m)^  state      in `+data+`, kept for the next run$`)
+	publish(d, "one")
+	d.out.await(t, `looked up  wxkept     revision 1  `)
+	publish(d, "two")
+	d.out.await(t, `looked up  wxkept     revision 2  `)
+	before := code(d)
+	status, _, stderr := do(t, append([]string{"dev"}, args...)...)
+	if status != 1 || !strings.Contains(stderr, "--data: ") || !strings.Contains(stderr, "stop the other one, or choose another directory") {
+		t.Errorf("a second one on the same directory: status %d, %q", status, stderr)
+	}
+	d.end(t)
+	d.out.await(t, `\nStopped\. The state is in `+data+`\.\n`)
+	if isChild(t, data) {
+		t.Error("a process is left")
+	}
+
+	d = startDev(t, args...)
+	d.out.await(t, `looked up  wxdev0001  revision 2  `) // its own token is a new one
+	publish(d, "two")
+	d.out.await(t, `token      wxkept     announced again: the code that was made with it still lives`)
+	if after := code(d); !after.PreAuthCode.Equal(before.PreAuthCode) || after.Revision != 2 {
+		t.Errorf("revision %d after the restart, want the same code as before with revision 2", after.Revision)
+	}
+	publish(d, "three")
+	d.out.await(t, `looked up  wxkept     revision 3  `)
+	d.end(t)
+}
+
+func TestDevListensWhereItIsTold(t *testing.T) {
+	t.Parallel()
+	var listeners []net.Listener
+	var ports []string
+	for range 3 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		listeners, ports = append(listeners, listener), append(ports, listener.Addr().String())
+	}
+	args := []string{"--nats-listen=" + ports[0], "--wechat-listen=" + ports[1], "--admin-listen=" + ports[2], "--mysql-dsn=" + newDatabase(t)}
+
+	status, out, stderr := do(t, append([]string{"dev"}, args...)...)
+	for i, flag := range []string{"--nats-listen", "--wechat-listen", "--admin-listen"} {
+		if want := "preauth: " + flag + ": another process listens on " + ports[i] + ": stop it, or choose another address"; !strings.Contains(stderr, want) {
+			t.Errorf("%q does not say %q", stderr, want)
+		}
+	}
+	if status != 1 || out != "" {
+		t.Errorf("status %d, %q; want 1 and nothing started", status, out)
+	}
+
+	for _, listener := range listeners {
+		listener.Close()
+	}
+	d := startDev(t, args...)
+	if d.url != "nats://"+ports[0] {
+		t.Errorf("NATS is at %s, want %s", d.url, ports[0])
+	}
+	d.out.await(t, `WeChat +http://`+regexp.QuoteMeta(ports[1])+",")
+	awaitReady(t, ports[2])
+	d.out.await(t, `looked up  wxdev0001  `)
+	d.end(t)
+}
+
+func TestDevRefusesImpossibleValues(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ arg, says string }{
+		{"--components=0", "--components must be 1 to 1000, not 0"},
+		{"--components=1001", "--components must be 1 to 1000, not 1001"},
+		{"--every=-1s", "--every must be 0s to 24h, not -1s"},
+		{"--code-life=1s", "--code-life must be 10s to 1h, not 1s"},
+		{"--nats-listen=4222", "--nats-listen must be host:port, such as 127.0.0.1:8180"},
+		{"--nats-listen=0.0.0.0:0", "--nats-listen: "},
+		{"--wechat-listen=192.0.2.1:0", "--wechat-listen: "},
+		{"--wechat-listen=", "--wechat-listen must be host:port"},
+		{"--admin-listen=here:now", "--admin-listen must be host:port"},
+		{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1)/", "--mysql-dsn: repo: the MySQL DSN: it names no database: "},
+		{"--verbose=perhaps", "--verbose: bool value must be true, 1, yes, false, 0 or no"},
+	} {
+		refused(t, []string{test.says}, "dev", test.arg)
+	}
+	have := settings(t, "dev")
+	if len(have) != 9 {
+		t.Errorf("dev has %d settings: refuse the impossible values of all of them", len(have))
+	}
+	status, _, stderr := do(t, "dev", "--mysql-dsn=me:"+secret+"@tcp(127.0.0.1:1)/preauth")
+	if status != 1 || !strings.Contains(stderr, "127.0.0.1:1: ") {
+		t.Errorf("a database that is away: status %d, %q", status, stderr)
+	}
+	status, _, stderr = do(t, "dev", "--data="+write(t, "file", ""))
+	if status != 1 || !strings.Contains(stderr, "not a directory") {
+		t.Errorf("a file in place of a directory: status %d, %q", status, stderr)
+	}
+}
+
+// process is the command as a process of its own.
+type process struct {
+	*exec.Cmd
+	out  *output
+	done chan struct{}
+}
+
+// startProcess starts the command as a process that has temporary files of its own.
+func startProcess(t *testing.T, temporary string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command(os.Args[0], args...), out: newOutput(), done: make(chan struct{})}
+	p.Env = append(append(os.Environ(), envMain+"=1", "TMPDIR="+temporary), env...)
+	p.Stdout, p.Stderr = p.out, p.out
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-p.done
+		hasNoSecret(t, p.out.String())
+		if t.Failed() {
+			t.Logf("preauth %s\n%s", strings.Join(args, " "), p.out)
+		}
+	})
+	return p
+}
+
+// signal sends a signal and returns how the process ended.
+func (p *process) signal(t *testing.T, s syscall.Signal) *os.ProcessState {
+	t.Helper()
+	if err := p.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+		return p.ProcessState
+	case <-time.After(patience):
+		t.Fatalf("%v does not end the process", s)
+		return nil
+	}
+}
+
+func TestDevEndsWithItsProcess(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere the database server stays when dev is killed, and there is no /proc to look for it")
+	}
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP, syscall.SIGKILL} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			temporary := t.TempDir()
+			p := startProcess(t, temporary, nil, "dev", "--components=1")
+			p.out.await(t, `looked up  wxdev0001  revision 1  `)
+			nats := p.out.await(t, `nats://(`+address+`)`)[1]
+			if !isChild(t, temporary) {
+				t.Error("no process works in the temporary directory: the test looks for the wrong ones")
+			}
+			ended := p.signal(t, s)
+			eventually(t, "no process is left", func() bool { return !isChild(t, temporary) })
+			if conn, err := net.Dial("tcp", nats); err == nil {
+				conn.Close()
+				t.Error("NATS still listens")
+			}
+			if s == syscall.SIGKILL {
+				return // its files stay: nobody is there to remove them
+			}
+			if ended.ExitCode() != 0 {
+				t.Errorf("ended with %v, want status 0", ended)
+			}
+			if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestServeIsConfiguredByItsEnvironmentAndEndsOnSIGTERM(t *testing.T) {
+	t.Parallel()
+	server, stand := newNATS(t), newWeChat(t, "")
+	p := startProcess(t, t.TempDir(), []string{
+		"NATS_URL=" + server.URL(), "MYSQL_DSN=" + newDatabase(t), "PREAUTH_WECHAT_URL=" + stand.URL(), "PREAUTH_SCHEMA_APPLY=true",
+		"PREAUTH_ADMIN_LISTEN=127.0.0.1:0", "PREAUTH_SUBJECT_UPDATED=codes", "PREAUTH_LOG_LEVEL=", "PREAUTH_LOG_FORMAT=text",
+	}, "serve", "--log-format=json")
+	awaitReady(t, p.out.await(t, `"admin":"([^"]+)"`)[1])
+	nc := connect(t, server.URL())
+	sub := subscribe(t, nc, "codes")
+	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
+		t.Fatal(err)
+	}
+	nextUpdate(t, sub, "wx1")
+	if ended := p.signal(t, syscall.SIGTERM); ended.ExitCode() != 0 {
+		t.Errorf("ended with %v, want status 0", ended)
+	}
+	p.out.await(t, `"msg":"stopped"`)
+}
+
+func TestScreenBreaksLinesWhereTheTerminalEnds(t *testing.T) {
+	t.Parallel()
+	out := newOutput()
+	s := newScreen(out)
+	s.width = func() int { return 60 }
+	s.step(lookedUp, "wxdev0001", "revision 1  preauthcode@@@ab…wxyz  valid for 9m59s")
+	s.row("admin", "http://127.0.0.1:40000/readyz, /healthz and /metrics")
+	s.row("state", "in %s until the end", strings.Repeat("x", 60))
+	s.command("list the service", "nats -s "+strings.Repeat("x", 60)+" micro ls")
+	s.paragraph("a short one")
+	want := `00:00:00.000  looked up  wxdev0001  revision 1
+                         preauthcode@@@ab…wxyz  valid for
+                         9m59s
+  admin      http://127.0.0.1:40000/readyz, /healthz and
+             /metrics
+  state      in
+             ` + strings.Repeat("x", 60) + ` until the end
+  # list the service
+  nats -s ` + strings.Repeat("x", 60) + ` micro ls
+
+a short one
+
+`
+	if got := regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d\.\d{3}`).ReplaceAllString(out.String(), "00:00:00.000"); got != want {
+		t.Errorf("the screen is\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestProductionBuildHasNoServers(t *testing.T) {
+	t.Parallel()
+	servers := []string{"github.com/nats-io/nats-server/v2/server", "preauth/internal/mysqlserver", "preauth/internal/natsserver", "preauth/wechat/wechattest"}
+	dependencies := func(args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		list, err := exec.CommandContext(ctx, "go", append([]string{"list", "-deps"}, args...)...).Output()
+		if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+			err = fmt.Errorf("%w: %s", err, failed.Stderr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "\n" + string(list)
+	}
+	production, development := dependencies("-tags=nodev", "."), dependencies(".")
+	for _, server := range servers {
+		if strings.Contains(production, "\n"+server+"\n") {
+			t.Errorf("the production build has %s", server)
+		}
+		if !strings.Contains(development, "\n"+server+"\n") {
+			t.Errorf("the development build has no %s: the test looks for the wrong packages", server)
+		}
+	}
+}

@@ -1,0 +1,320 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"preauth/internal/loopback"
+)
+
+// newNATSWith starts a nats-server with JetStream from a configuration file, and returns its URL.
+func newNATSWith(t *testing.T, config string) string {
+	t.Helper()
+	address, _, err := loopback.Address("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startNATS(t, address, t.TempDir(), config)
+	return "nats://" + address
+}
+
+// startNATS starts a nats-server on an address, until stop is called or the test ends.
+func startNATS(t *testing.T, address, store, config string, change ...func(*server.Options)) (stop func()) {
+	t.Helper()
+	options, err := server.ProcessConfigFile(write(t, "nats.conf", fmt.Sprintf("listen: %q\njetstream {store_dir: %q}\n%s\n", address, store, config)))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, config)
+	}
+	options.NoSigs, options.NoLog = true, true
+	for _, c := range change {
+		c(options)
+	}
+	nats, err := server.NewServer(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats.Start()
+	stop = func() {
+		nats.Shutdown()
+		nats.WaitForShutdown()
+	}
+	t.Cleanup(stop)
+	if !nats.ReadyForConnections(patience) {
+		t.Fatalf("nats-server does not start:\n%s", config)
+	}
+	return stop
+}
+
+func TestServeLogsInToNATS(t *testing.T) {
+	t.Parallel()
+	files := newCertificates(t)
+	tls := fmt.Sprintf("cert_file: %q\nkey_file: %q\nca_file: %q\n", files.serverCert, files.serverKey, files.ca)
+	user, seed := newNKey(t)
+	operator, creds := newOperator(t)
+
+	tests := []struct {
+		name   string
+		config string
+		args   []string
+		client []nats.Option
+		wrong  []string
+		says   string // what the log says about the wrong arguments
+	}{
+		{
+			name:   "user and password",
+			config: `authorization {user: me, password: "` + secret + `"}`,
+			args:   []string{"--nats-user=me", "--nats-password=" + secret},
+			wrong:  []string{"--nats-user=me", "--nats-password=" + secret + "!"},
+			client: []nats.Option{nats.UserInfo("me", secret)},
+			says:   "Authorization Violation",
+		},
+		{
+			name:   "token",
+			config: `authorization {token: "` + secret + `"}`,
+			args:   []string{"--nats-token=" + secret},
+			wrong:  []string{"--nats-token=" + secret + "!"},
+			client: []nats.Option{nats.Token(secret)},
+			says:   "Authorization Violation",
+		},
+		{
+			name:   "token in place of a user",
+			config: `authorization {token: "` + secret + `"}`,
+			args:   []string{"--nats-user=" + secret},
+			wrong:  []string{},
+			client: []nats.Option{nats.Token(secret)},
+			says:   "Authorization Violation",
+		},
+		{
+			name:   "nkey",
+			config: `authorization {users: [{nkey: ` + user + `}]}`,
+			args:   []string{"--nats-nkey=" + seed},
+			wrong:  []string{},
+			client: []nats.Option{nkey(seed)},
+			says:   "Authorization Violation",
+		},
+		{
+			name:   "credentials file",
+			config: operator,
+			args:   []string{"--nats-creds=" + creds},
+			wrong:  []string{},
+			client: []nats.Option{nats.UserCredentials(creds)},
+			says:   "Authorization Violation",
+		},
+		{
+			name:   "TLS with a certificate authority",
+			config: "tls {" + tls + "}",
+			args:   []string{"--nats-ca=" + files.ca},
+			wrong:  []string{},
+			client: []nats.Option{nats.RootCAs(files.ca)},
+			says:   "certificate signed by unknown authority",
+		},
+		{
+			name:   "TLS with a client's certificate",
+			config: "tls {" + tls + "verify: true}",
+			args:   []string{"--nats-ca=" + files.ca, "--nats-cert=" + files.clientCert, "--nats-key=" + files.clientKey},
+			wrong:  []string{"--nats-ca=" + files.ca},
+			client: []nats.Option{nats.RootCAs(files.ca), nats.ClientCert(files.clientCert, files.clientKey)},
+			says:   "tls: certificate required",
+		},
+		{
+			name:   "TLS first",
+			config: "tls {" + tls + "handshake_first: true}",
+			args:   []string{"--nats-ca=" + files.ca, "--nats-tls-first"},
+			wrong:  []string{"--nats-ca=" + files.ca},
+			client: []nats.Option{nats.RootCAs(files.ca), nats.TLSHandshakeFirst()},
+			says:   "", // both sides wait for the other to begin
+		},
+	}
+	dsn, stand := newDatabase(t), newWeChat(t, "")
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			url, appid := newNATSWith(t, test.config), fmt.Sprint("wx", i)
+			rest := []string{"--nats-url=" + url, "--mysql-dsn=" + dsn, "--wechat-url=" + stand.URL(), "--schema-apply"}
+
+			_, admin := serve(t, append(rest, test.args...)...)
+			awaitReady(t, admin)
+			nc := connect(t, url, test.client...)
+			sub := subscribe(t, nc, "preauth.updated")
+			if err := nc.Publish("component.token.updated", tokenEvent(appid, "first")); err != nil {
+				t.Fatal(err)
+			}
+			nextUpdate(t, sub, appid)
+
+			refused, admin := serve(t, append(rest, test.wrong...)...)
+			if test.says != "" {
+				refused.err.await(t, test.says)
+			}
+			expectReasons(t, admin, "NATS: ", "token stream: ", "update stream: ")
+		})
+	}
+}
+
+// refusing refuses every client, as a server does whose configuration does not know the user yet.
+type refusing struct{ clients atomic.Int64 }
+
+func (r *refusing) Check(server.ClientAuthentication) bool {
+	r.clients.Add(1)
+	return false
+}
+
+func TestServeKeepsTryingToLogIn(t *testing.T) {
+	t.Parallel()
+	address, _, err := loopback.Address("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, refuse := t.TempDir(), new(refusing)
+	stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
+	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+newDatabase(t), "--schema-apply")
+	// More often than a client of NATS does by itself.
+	eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
+	service.err.await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
+	stop()
+	startNATS(t, address, store, `authorization {user: me, password: "`+secret+`"}`)
+	awaitReady(t, admin)
+}
+
+func TestServeReceivesBelowItsInboxPrefix(t *testing.T) {
+	t.Parallel()
+	// The one user may subscribe to what the service needs, and to no _INBOX.
+	url := newNATSWith(t, `authorization {users: [
+		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "$SRV.>"]}}
+	]}`)
+	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + newDatabase(t), "--schema-apply"}
+	_, admin := serve(t, append(login, "--nats-inbox-prefix=inbox-of-preauth")...)
+	awaitReady(t, admin)
+}
+
+// newNKey returns a user's public key, and a file with its seed.
+func newNKey(t *testing.T) (user, file string) {
+	t.Helper()
+	pair, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return publicKey(t, pair), write(t, "user.nk", string(seedOf(t, pair)))
+}
+
+func publicKey(t *testing.T, pair nkeys.KeyPair) string {
+	t.Helper()
+	key, err := pair.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func seedOf(t *testing.T, pair nkeys.KeyPair) []byte {
+	t.Helper()
+	seed, err := pair.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seed
+}
+
+// newOperator returns the configuration of a server that trusts an operator, and the credentials file of
+// a user of one of its accounts.
+func newOperator(t *testing.T) (config, creds string) {
+	t.Helper()
+	must := func(text string, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	pair := func(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
+		t.Helper()
+		p, err := create()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	operator, system, account, user := pair(nkeys.CreateOperator), pair(nkeys.CreateAccount), pair(nkeys.CreateAccount), pair(nkeys.CreateUser)
+	operatorClaims := jwt.NewOperatorClaims(publicKey(t, operator))
+	operatorClaims.SystemAccount = publicKey(t, system)
+	systemClaims, accountClaims := jwt.NewAccountClaims(publicKey(t, system)), jwt.NewAccountClaims(publicKey(t, account))
+	accountClaims.Limits.JetStreamLimits = jwt.JetStreamLimits{
+		MemoryStorage: jwt.NoLimit, DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit,
+	}
+	config = fmt.Sprintf("operator: %s\nresolver: MEMORY\nresolver_preload {%s: %s, %s: %s}\n", must(operatorClaims.Encode(operator)),
+		publicKey(t, system), must(systemClaims.Encode(operator)), publicKey(t, account), must(accountClaims.Encode(operator)))
+	content, err := jwt.FormatUserConfig(must(jwt.NewUserClaims(publicKey(t, user)).Encode(account)), seedOf(t, user))
+	return config, write(t, "user.creds", must(string(content), err))
+}
+
+// certificates are the files of a certificate authority and what it has signed.
+type certificates struct{ ca, serverCert, serverKey, clientCert, clientKey string }
+
+func newCertificates(t *testing.T) certificates {
+	t.Helper()
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	authorityKey := newKey(t)
+	dir := t.TempDir()
+	save := func(name, kind string, content []byte, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	sign := func(name string, certificate *x509.Certificate, key *ecdsa.PrivateKey) string {
+		t.Helper()
+		content, err := x509.CreateCertificate(rand.Reader, certificate, authority, key.Public(), authorityKey)
+		return save(name, "CERTIFICATE", content, err)
+	}
+	saveKey := func(name string, key *ecdsa.PrivateKey) string {
+		t.Helper()
+		content, err := x509.MarshalPKCS8PrivateKey(key)
+		return save(name, "PRIVATE KEY", content, err)
+	}
+	leaf := func(serial int64, usage x509.ExtKeyUsage) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+			NotBefore: authority.NotBefore, NotAfter: authority.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{usage},
+		}
+	}
+	serverKey, clientKey := newKey(t), newKey(t)
+	return certificates{
+		ca:         sign("ca.pem", authority, authorityKey),
+		serverCert: sign("server.pem", leaf(2, x509.ExtKeyUsageServerAuth), serverKey), serverKey: saveKey("server.key", serverKey),
+		clientCert: sign("client.pem", leaf(3, x509.ExtKeyUsageClientAuth), clientKey), clientKey: saveKey("client.key", clientKey),
+	}
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
