@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"preauth/repo"
 )
 
 // healthCheck is how often MySQL and the progress of events are looked at.
@@ -56,6 +58,15 @@ func (h *health) set(part string, err error) {
 	} else {
 		h.reasons[part] = err
 	}
+}
+
+// setUse notes how a part fares that uses MySQL: that MySQL is away is its state and not the part's, and
+// the regular check tells when it is back.
+func (h *health) setUse(part string, err error) {
+	if errors.Is(err, repo.ErrUnavailable) {
+		part = "MySQL"
+	}
+	h.set(part, err)
 }
 
 // Ready returns nil if the service does all its work, and else why not, part by part. A service that

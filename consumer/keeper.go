@@ -68,7 +68,7 @@ func (k *keeper) run(ctx context.Context) {
 			}
 			now := k.cfg.Now()
 			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), room)
-			k.health.set("due components", err)
+			k.health.setUse("due components", err)
 			if err != nil {
 				break
 			}

@@ -200,7 +200,7 @@ func (r *relay) sweep(ctx context.Context) []repo.Announcement {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	rows, err := r.db.Outbox(ctx, r.cfg.Now().Add(-sweepAge), sweepBatch)
-	r.health.set("outbox", err)
+	r.health.setUse("outbox", err)
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn("outbox not swept", "error", err)
 	}

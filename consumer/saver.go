@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -114,11 +113,10 @@ func (s *saver) persist(ctx context.Context, call func(context.Context) error) e
 		if ctx.Err() != nil && err != nil {
 			return ctx.Err()
 		}
+		s.health.setUse("saving", err)
 		if !errors.Is(err, repo.ErrUnavailable) {
-			s.health.set("saving", err)
 			return err
 		}
-		s.health.set("saving", fmt.Errorf("waits for MySQL: %w", err))
 		if !pause(ctx, retry.NextBackOff()) {
 			return ctx.Err()
 		}
