@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   issued_at         DATETIME(6)    NOT NULL,
   expires_at        DATETIME(6)    NOT NULL,
   deleted_at        DATETIME(6)    NULL COMMENT 'when a newer code replaced it; NULL: the current code',
-  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (IF(deleted_at IS NULL, 0, ~revision)) STORED
+  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (IF(deleted_at IS NULL, CAST(0 AS UNSIGNED), ~revision)) STORED
                     COMMENT '0: the current code',
   PRIMARY KEY (id),
   UNIQUE KEY code (code),

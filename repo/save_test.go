@@ -283,6 +283,28 @@ func TestSaveManyInOneCall(t *testing.T) {
 	}
 }
 
+func TestSaveTheLargestFailures(t *testing.T) {
+	// Given as many failures as go into one transaction, each of the largest size, and all of it
+	// characters that JSON and SQL escape,
+	d := newDatabase(t)
+	var outcomes []repo.Outcome
+	for i := range 100 {
+		o := failed(fmt.Sprint("wx", i), at(uint64(i+1)), 1)
+		o.Failure.ErrMsg = ""
+		o.Failure.ErrMsg = strings.Repeat(`"`, (preauth.MaxBody-len(o.Failure.Encode())-len(`,"errmsg":""`))/2)
+		outcomes = append(outcomes, o)
+	}
+	// when they are saved, then the packets are not too large.
+	for i, result := range d.save(t, outcomes...) {
+		if result.Status != repo.Saved {
+			t.Fatalf("outcome %d: %+v", i, result)
+		}
+	}
+	if waiting := d.outbox(t); len(waiting) != 100 || *waiting[99].Failure != *outcomes[99].Failure {
+		t.Errorf("%d failures wait", len(waiting))
+	}
+}
+
 // The announcement that Save returns and the one that the outbox keeps must be the same message.
 func TestSaveReturnsWhatTheOutboxHolds(t *testing.T) {
 	d := newDatabase(t)
