@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   claim_id          VARBINARY(512)  NULL COMMENT 'the claim it was given to, up to 128 characters of UTF-8; compared byte for byte',
   reference         VARBINARY(1024) NULL COMMENT 'what the claim refers to, up to 256 characters of UTF-8',
   claimed_at        DATETIME(6)    NULL,
-  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (CASE WHEN revision IS NULL THEN NULL WHEN deleted_at IS NULL THEN 0 ELSE ~revision END) STORED
+  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (CASE WHEN revision IS NULL THEN NULL WHEN deleted_at IS NULL THEN CAST(0 AS UNSIGNED) ELSE ~revision END) STORED
                     COMMENT '0: the current code',
   live_claim        VARBINARY(512) GENERATED ALWAYS AS (CASE WHEN deleted_at IS NULL THEN claim_id END) STORED
                     COMMENT 'the claim_id whose newest code it is',

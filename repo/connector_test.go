@@ -207,18 +207,18 @@ func TestUnavailable(t *testing.T) {
 }
 
 func TestCheckSaysWhatToDo(t *testing.T) {
-	for name, damage := range map[string]string{
-		"no table":      "DROP TABLE outbox",
-		"no unique key": "ALTER TABLE pre_auth_code DROP INDEX code",
-		"no column":     "ALTER TABLE component DROP COLUMN attempts",
+	for name, test := range map[string]struct{ damage, says string }{
+		"no table":      {"DROP TABLE outbox", "the table outbox is missing: run `preauth schema apply`"},
+		"no unique key": {"ALTER TABLE pre_auth_code DROP INDEX code", "`preauth schema print`"},
+		"no column":     {"ALTER TABLE component DROP COLUMN attempts", "`preauth schema print`"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDatabase(t)
 			if err := d.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			d.exec(t, damage)
-			if err := d.Check(t.Context()); err == nil || errors.Is(err, repo.ErrUnavailable) || !strings.Contains(err.Error(), "`preauth schema apply`") {
+			d.exec(t, test.damage)
+			if err := d.Check(t.Context()); err == nil || errors.Is(err, repo.ErrUnavailable) || !strings.Contains(err.Error(), test.says) {
 				t.Error(err)
 			}
 		})

@@ -146,7 +146,7 @@ func explain(ctx context.Context, operation string, err, told error) error {
 	case passes(err):
 		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, told)
 	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
-		return fmt.Errorf("repo: %s: the schema is missing or older than this program; run `preauth schema apply`: %w", operation, told)
+		return fmt.Errorf("repo: %s: the schema is missing or not this program's: run `preauth schema apply`, or compare it with `preauth schema print`: %w", operation, told)
 	default:
 		return fmt.Errorf("repo: %s: %w", operation, told)
 	}

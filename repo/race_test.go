@@ -123,6 +123,8 @@ func TestALateEventWaitsForTheNewerOne(t *testing.T) {
 
 			// Given a transaction about the newer event that is about to commit,
 			reached, commit := make(chan struct{}), make(chan struct{})
+			goOn := sync.OnceFunc(func() { close(commit) })
+			defer goOn()
 			d.faults.Script("commit", repotest.Fault{Before: func() { close(reached); <-commit }})
 			var saving sync.WaitGroup
 			saving.Go(func() { save(t, d.Repo, succeeded("wx1", at(3), "newer")) })
@@ -135,7 +137,7 @@ func TestALateEventWaitsForTheNewerOne(t *testing.T) {
 				return d.count(t, `SELECT COUNT(*) FROM information_schema.processlist
 					WHERE db = DATABASE() AND (info LIKE '/* repo.lock */%' OR info LIKE '/* repo.create */%')`) > 0
 			})
-			close(commit)
+			goOn()
 			saving.Wait()
 			// then it is superseded.
 			if result.Status != repo.Superseded {
@@ -201,6 +203,62 @@ func TestBatchesOfDifferentComponentsDoNotDeadlock(t *testing.T) {
 		t.Errorf("%d of %d transactions were rolled back", rollbacks, workers*15+rollbacks)
 	}
 	d.consistent(t)
+}
+
+func TestSavingWaitsForNoOtherComponent(t *testing.T) {
+	// Given neighbours in every key, and a transaction about the one in the middle that is about to
+	// commit,
+	d := newDatabase(t)
+	for i, appid := range []string{"wx1", "wx2", "wx3"} {
+		d.save(t, succeeded(appid, at(uint64(i+1)), fmt.Sprint("a", i)))
+		d.save(t, succeeded(appid, at(uint64(i+4)), fmt.Sprint("b", i)))
+	}
+	reached, commit := make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(commit) })
+	defer goOn()
+	d.faults.Script("commit", repotest.Fault{Before: func() { close(reached); <-commit }})
+	var saving sync.WaitGroup
+	saving.Go(func() { save(t, d.Repo, succeeded("wx2", at(9), "c1")) })
+	<-reached
+	// when the codes of the others are replaced meanwhile, then that waits for nothing.
+	d.faults.Operations()
+	d.save(t, succeeded("wx1", at(8), "c0"), succeeded("wx3", at(10), "c2"))
+	if rollbacks := countOf(d.faults.Operations(), "rollback"); rollbacks > 0 {
+		t.Errorf("it waited in vain %d times", rollbacks)
+	}
+	goOn()
+	saving.Wait()
+	d.consistent(t)
+}
+
+func TestADueComponentThatAnotherTookInBetween(t *testing.T) {
+	// Given a replica that has found what is due, and has not taken it yet,
+	d := newDatabase(t)
+	d.save(t, failed("wx1", at(1), 1), failed("wx2", at(2), 1), failed("wx3", at(3), 1))
+	now := start.Add(24 * time.Hour)
+	slow, faults := open(t, d.dsn)
+	found, goOn := make(chan struct{}), make(chan struct{})
+	faults.Script("lease", repotest.Fault{Before: func() { close(found); <-goOn }})
+	var taking sync.WaitGroup
+	var left []repo.Component
+	taking.Go(func() {
+		var err error
+		if left, err = slow.TakeDue(t.Context(), now, now.Add(time.Minute), 10); err != nil {
+			t.Error(err)
+		}
+	})
+	<-found
+	// when another takes one of them, and an outcome of another is saved,
+	if taken, err := d.TakeDue(t.Context(), now, now.Add(time.Minute), 1); err != nil || len(taken) != 1 || taken[0].AppID != "wx1" {
+		t.Errorf("took %+v, %v", taken, err)
+	}
+	d.save(t, succeeded("wx2", at(2), "a", func(o *repo.Outcome) { o.DueAt = now.Add(time.Hour) }))
+	close(goOn)
+	taking.Wait()
+	// then it takes the rest.
+	if len(left) != 1 || left[0].AppID != "wx3" {
+		t.Errorf("took %+v", left)
+	}
 }
 
 func TestTakeDueHasOneOwner(t *testing.T) {

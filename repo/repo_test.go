@@ -167,7 +167,8 @@ func (d *database) count(t testing.TB, query string, args ...any) int {
 	return n
 }
 
-// save saves outcomes in one call and expects what becomes of each.
+// save saves outcomes in one call and returns what becomes of each. It may be called from any
+// goroutine.
 func (d *database) save(t testing.TB, outcomes ...repo.Outcome) []repo.Result {
 	t.Helper()
 	return save(t, d.Repo, outcomes...)
@@ -176,11 +177,9 @@ func (d *database) save(t testing.TB, outcomes ...repo.Outcome) []repo.Result {
 func save(t testing.TB, r *repo.Repo, outcomes ...repo.Outcome) []repo.Result {
 	t.Helper()
 	results, err := r.Save(within(t), outcomes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(results) != len(outcomes) {
-		t.Fatalf("%d results for %d outcomes", len(results), len(outcomes))
+	if err != nil || len(results) != len(outcomes) {
+		t.Errorf("%d results for %d outcomes, %v", len(results), len(outcomes), err)
+		return make([]repo.Result, len(outcomes))
 	}
 	return results
 }
@@ -267,11 +266,18 @@ func failed(appid string, p repo.Position, attempt int, change ...func(*repo.Out
 	}, change)
 }
 
+// later is an event with the same sequence and a later time.
+func later(p repo.Position, d time.Duration) repo.Position {
+	p.Time = p.Time.Add(d)
+	return p
+}
+
 // repeated is the outcome of an event that announces again the token which the code was made with.
 func repeated(appid string, p repo.Position, of repo.Position) repo.Outcome {
 	announced := token(of)
 	announced.Position, announced.ExpiresAt = p, announced.ExpiresAt.Add(time.Minute)
-	return repo.Outcome{AppID: appid, Token: announced, Cause: preauth.CauseToken, At: p.Time.Add(time.Second)}
+	now := p.Time.Add(time.Second)
+	return repo.Outcome{AppID: appid, Token: announced, Cause: preauth.CauseToken, At: now, DueAt: now.Add(20 * time.Minute)}
 }
 
 // bad is the outcome of an event that could not be understood.

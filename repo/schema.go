@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,24 +31,33 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 }
 
 // uniqueKeys are the keys that keep the promises of this package whatever a program does.
-var uniqueKeys = []string{
-	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code",
-	"pre_auth_code.live_claim",
+var uniqueKeys = []uniqueKey{
+	{"component", "PRIMARY"}, {"outbox", "PRIMARY"}, {"pre_auth_code", "code"}, {"pre_auth_code", "current_code"},
+	{"pre_auth_code", "live_claim"},
+}
+
+type uniqueKey struct {
+	Table string `db:"in_table"`
+	Name  string `db:"name"`
 }
 
 // Check returns nil if the server is reachable and the schema complete. The error says what to do.
 func (r *Repo) Check(ctx context.Context) error {
-	var found []string
+	var found []uniqueKey
 	err := do(ctx, "check", func() error {
-		return selectIn(ctx, r.db, &found, `/* repo.check */ SELECT DISTINCT CONCAT(table_name, '.', index_name)
-FROM information_schema.statistics
-WHERE table_schema = DATABASE() AND non_unique = 0 AND CONCAT(table_name, '.', index_name) IN (?)`, uniqueKeys)
+		return selectIn(ctx, r.db, &found, `/* repo.check */ SELECT table_name AS in_table, index_name AS name
+FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
 	})
 	if err != nil {
 		return err
 	}
-	if len(found) < len(uniqueKeys) {
-		return fmt.Errorf("repo: check: the schema is incomplete; run `preauth schema apply`: of the keys %v there are %v", uniqueKeys, found)
+	for _, key := range uniqueKeys {
+		switch {
+		case !slices.ContainsFunc(found, func(k uniqueKey) bool { return k.Table == key.Table }):
+			return fmt.Errorf("repo: check: the table %s is missing: run `preauth schema apply`", key.Table)
+		case !slices.Contains(found, key):
+			return fmt.Errorf("repo: check: the table %s lacks the unique key %s: compare it with `preauth schema print`", key.Table, key.Name)
+		}
 	}
 	// The statements that are read with name the columns.
 	if _, err := r.Components(ctx, []string{""}); err != nil {

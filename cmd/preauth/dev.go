@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -98,10 +97,6 @@ func (c devCommand) Run(ctx context.Context, to streams) (err error) {
 
 // serve runs the service and the demonstration until ctx ends or the service fails.
 func (c devCommand) serve(ctx context.Context, screen *screen, serve serveCommand) error {
-	level := slog.LevelWarn
-	if c.Verbose {
-		level = slog.LevelDebug
-	}
 	cfg := consumer.Config{Version: version(), Calls: serve.Calls, Trace: screen.trace}
 
 	working, cancel := context.WithCancel(ctx)
@@ -110,7 +105,7 @@ func (c devCommand) serve(ctx context.Context, screen *screen, serve serveComman
 	var served, shown error
 	running.Go(func() {
 		defer cancel()
-		served = serve.serve(working, screen.logger(level), cfg, func(admin net.Addr, service *consumer.Service) {
+		served = serve.serve(working, screen.logger(c.Verbose), cfg, func(admin net.Addr, service *consumer.Service) {
 			screen.row("admin", "http://%s/readyz, /healthz and /metrics", admin)
 			screen.row("state", "%s", c.state())
 			running.Go(func() {

@@ -92,7 +92,7 @@ func lookUp(ctx context.Context, screen *screen, client *preauth.Client, u preau
 	case err != nil:
 		screen.step(lookedUp, u.AppID, "%v", err)
 	default:
-		screen.step(lookedUp, u.AppID, "revision %d  %s  valid for %v", code.Revision, code.PreAuthCode.Hint(), code.ExpiresIn)
+		screen.step(lookedUp, u.AppID, "revision %d  %s  valid %v", code.Revision, code.PreAuthCode.Hint(), code.ExpiresIn)
 	}
 }
 
@@ -103,7 +103,7 @@ func showFailure(screen *screen, body []byte) {
 		screen.step(failed, "", "%v", err)
 		return
 	}
-	next := "given up until a newer token comes"
+	next := "given up"
 	if !f.RetryAt.IsZero() {
 		next = "tried again at " + f.RetryAt.Local().Format(time.TimeOnly)
 	}

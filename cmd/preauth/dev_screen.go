@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,10 +30,10 @@ type screen struct {
 
 func newScreen(w io.Writer) *screen {
 	s := &screen{w: w, width: func() int { return 0 }}
-	if isTerminal(w) {
+	if file, ok := w.(*os.File); ok && isTerminal(w) {
 		s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 		s.width = func() int {
-			width, _, _ := term.GetSize(int(w.(*os.File).Fd()))
+			width, _, _ := term.GetSize(int(file.Fd()))
 			return width
 		}
 	}
@@ -107,28 +108,36 @@ func (s *screen) print(head string, indent int, text string) {
 	}
 }
 
-// logger returns a log whose lines are shown among the others.
-func (s *screen) logger(level slog.Level) *slog.Logger {
-	return slog.New(slog.NewTextHandler(logLines{s}, &slog.HandlerOptions{
-		Level: level,
-		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{} // each line begins with it
-			}
-			return a
-		},
-	}))
+// logger returns a log whose lines are shown among the others: all of them, or else only what goes wrong
+// and is not shown otherwise.
+func (s *screen) logger(all bool) *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{} // each line begins with it
+		}
+		return a
+	}}
+	if all {
+		options.Level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(logLines{s, all}, options))
 }
 
 // logLines takes the lines of a log.
-type logLines struct{ screen *screen }
+type logLines struct {
+	screen *screen
+	all    bool
+}
 
 func (l logLines) Write(line []byte) (int, error) {
-	l.screen.step("log", "", "%s", line)
+	failure := bytes.Contains(line, []byte(`msg="no code"`)) // shown when it is announced
+	if l.all || !failure {
+		l.screen.step("log", "", "%s", line)
+	}
 	return len(line), nil
 }
 
-// trace shows what the service does with an event. What it could not do is shown when it announces that.
+// trace shows what the service does with an event.
 func (s *screen) trace(step consumer.Step) {
 	switch step.Name {
 	case consumer.StepReceived:
@@ -139,6 +148,7 @@ func (s *screen) trace(step consumer.Step) {
 		s.step(received, step.AppID, "left out: a newer one is known, or this one was worked on before")
 	case consumer.StepCommitted:
 		s.step(saved, step.AppID, "revision %d  %s", step.Revision, causes[step.Cause])
+	default: // is shown by what it leads to
 	}
 }
 

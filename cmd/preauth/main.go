@@ -80,7 +80,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // newParser returns the parser of the command line.
 func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(c, append([]kong.Option{
-		kong.Name("preauth"), kong.Description(description), kong.Vars{"version": version()},
+		kong.Name("preauth"), kong.Description(description),
+		kong.Vars{"version": version()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}), kong.ValueFormatter(describe),
 		kong.ExplicitGroups(groups), durations,
 	}, options...)...)

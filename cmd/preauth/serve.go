@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -68,7 +70,7 @@ func (c serveCommand) serve(
 	defer listener.Close()
 	closed := make(chan struct{})
 	nc, err := c.connect(log, func(err error) {
-		giveUp(fmt.Errorf("%w: %v", errNATSClosed, err))
+		giveUp(fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(err, nats.ErrConnectionClosed)))
 		close(closed)
 	})
 	if err != nil {

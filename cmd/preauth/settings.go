@@ -72,7 +72,7 @@ func isURIReference(text string) bool {
 }
 
 func isServers(text string) bool {
-	for _, server := range strings.Split(text, ",") {
+	for server := range strings.SplitSeq(text, ",") {
 		server = strings.TrimSpace(server)
 		if !strings.Contains(server, "://") {
 			server = "nats://" + server

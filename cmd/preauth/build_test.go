@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+func TestProductionBuildHasNoServers(t *testing.T) {
+	t.Parallel()
+	servers := []string{"github.com/nats-io/nats-server/v2/server", "preauth/internal/mysqlserver", "preauth/internal/natsserver", "preauth/wechat/wechattest"}
+	dependencies := func(args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		list, err := exec.CommandContext(ctx, "go", append([]string{"list", "-deps"}, args...)...).Output()
+		if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+			err = fmt.Errorf("%w: %s", err, failed.Stderr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "\n" + string(list)
+	}
+	production, development := dependencies("-tags=nodev", "."), dependencies(".")
+	for _, server := range servers {
+		if strings.Contains(production, "\n"+server+"\n") {
+			t.Errorf("the production build has %s", server)
+		}
+		if !strings.Contains(development, "\n"+server+"\n") {
+			t.Errorf("the development build has no %s: the test looks for the wrong packages", server)
+		}
+	}
+}
