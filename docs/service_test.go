@@ -1,0 +1,454 @@
+package docs_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql" // for database/sql
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/internal/mysqlserver"
+	"preauth/repo"
+	"preauth/wechat"
+	"preauth/wechat/wechattest"
+)
+
+// mysql is the database server of these tests.
+var mysql *mysqlserver.Server
+
+func TestMain(m *testing.M) {
+	status := 1
+	var err error
+	if mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions()); err == nil {
+		status = m.Run()
+		err = mysql.Close()
+	}
+	if err == nil && status == 0 {
+		err = goleak.Find()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+const patience = 30 * time.Second
+
+// service is what operation.md is about: the service on NATS and a database, each with the rights that the
+// page says are enough.
+type service struct {
+	nats     *server.Server
+	database *sql.DB // as root
+	wechat   *wechattest.Server
+	registry *prometheus.Registry
+	log      *lockedBuffer
+}
+
+// users are the passwords in the configuration that operation.md shows, and one that may do everything.
+var users = map[string]string{"preauth": "p", "tokens": "t", "reader": "r", "admin": "a"}
+
+func start(t *testing.T) *service {
+	t.Helper()
+	s := &service{registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
+	s.startNATS(t)
+	db := s.openDatabase(t)
+	var err error
+	if s.wechat, err = wechattest.Start(wechattest.Options{AnyToken: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.wechat.Close)
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{s.wechat.URL()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+
+	log := slog.New(slog.NewTextHandler(s.log, nil))
+	running, err := consumer.New(consumer.Config{AckWait: time.Second}, s.connect(t, "preauth"), db, api, log, s.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- running.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("log:\n%s", s.log)
+		}
+	})
+	eventually(t, "ready", func() bool { return running.Ready() == nil })
+	return s
+}
+
+// startNATS starts a server with the configuration that operation.md shows.
+func (s *service) startNATS(t *testing.T) {
+	t.Helper()
+	for variable, user := range map[string]string{
+		"SERVICE_PASSWORD": "preauth", "TOKENS_PASSWORD": "tokens", "READER_PASSWORD": "reader",
+	} {
+		t.Setenv(variable, users[user])
+	}
+	shown := strings.Replace(blocks(t, "docs/operation.md", "conf")[0].text,
+		"users: [", "users: [ {user: admin, password: "+users["admin"]+"}", 1)
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(shown+"no_auth_user: admin\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
+	options.JetStream, options.StoreDir = true, t.TempDir()
+	options.NoLog, options.NoSigs = true, true
+	if s.nats, err = server.NewServer(options); err != nil {
+		t.Fatal(err)
+	}
+	go s.nats.Start()
+	t.Cleanup(func() {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+	})
+	if !s.nats.ReadyForConnections(patience) {
+		t.Fatal("the NATS server does not start")
+	}
+}
+
+// connect returns a connection of one of the users. The test fails if the server refuses something.
+func (s *service) connect(t *testing.T, user string) *nats.Conn {
+	t.Helper()
+	closed := make(chan struct{})
+	nc, err := nats.Connect(s.nats.ClientURL(), nats.UserInfo(user, users[user]),
+		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("as %s: %v", user, err) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		nc.Close()
+		<-closed
+	})
+	return nc
+}
+
+// openDatabase makes a database and returns it as opened by the user that operation.md creates.
+func (s *service) openDatabase(t *testing.T) *repo.Repo {
+	t.Helper()
+	// Not the names that the page has: a server that a DSN names may have those.
+	name := fmt.Sprintf("docs_%d", os.Getpid())
+	own := strings.NewReplacer(" preauth.", " "+name+".", "'preauth'@", "'"+name+"'@")
+	if err := mysql.CreateDatabase(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mysql.DropDatabase(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	asRoot, err := repo.Open(mysql.DSN(name), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := asRoot.ApplySchema(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := asRoot.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s.database, err = sql.Open("mysql", mysql.DSN(name)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.database.Close() })
+	for statement := range statements(t, "MySQL") {
+		if _, err := s.database.ExecContext(t.Context(), own.Replace(statement)); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	t.Cleanup(func() {
+		if _, err := s.database.ExecContext(context.Background(), "DROP USER '"+name+"'@'%'"); err != nil {
+			t.Error(err)
+		}
+	})
+	db, err := repo.Open(fmt.Sprintf("%s:choose-another@tcp(%s)/%s", name, mysql.Addr(), name), 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// statements returns the SQL statements that operation.md shows below a heading, all if it is "".
+func statements(t *testing.T, heading string) func(yield func(string) bool) {
+	t.Helper()
+	var all []string
+	for _, shown := range blocks(t, "docs/operation.md", "sql") {
+		if heading == "" && shown.heading != "MySQL" || heading == shown.heading {
+			for statement := range strings.SplitSeq(shown.text, ";\n") {
+				if strings.TrimSpace(statement) != "" {
+					all = append(all, statement)
+				}
+			}
+		}
+	}
+	return slices.Values(all)
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("never came true: %s", what)
+		}
+	}
+}
+
+// lockedBuffer is a log that many write to.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// With the permissions in NATS and the grants in MySQL that operation.md shows, the service does all its
+// work, and those around it theirs. None is refused anything: see connect.
+func TestPermissionsAreEnough(t *testing.T) {
+	s := start(t)
+	publisher, err := preauth.NewClient(s.connect(t, "tokens"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asReader := s.connect(t, "reader")
+	reader, err := preauth.NewClient(asReader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	updates := make(chan preauth.Update, 10)
+	if _, err := reader.Subscribe(func(u preauth.Update) { updates <- u }, func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := asReader.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := publisher.Announce(ctx, preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret("first")}); err != nil {
+		t.Fatal(err)
+	}
+	var first preauth.Update
+	select {
+	case first = <-updates:
+	case <-ctx.Done():
+		t.Fatal("no update came")
+	}
+	found, err := reader.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinRevision: first.Revision})
+	if err != nil || found.Revision != first.Revision {
+		t.Errorf("looked up %+v, %v", found, err)
+	}
+
+	// An event that takes so long that the service tells the stream twice that it works on it.
+	asAdmin := s.connect(t, "admin")
+	signs := make(chan string, 100)
+	if _, err := asAdmin.Subscribe("$JS.ACK.>", func(msg *nats.Msg) { signs <- string(msg.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	hold := wechattest.NewHold()
+	s.wechat.Next(appID, wechattest.Fault{HoldAnswer: hold})
+	if err := publisher.Announce(ctx, preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret("second")}); err != nil {
+		t.Fatal(err)
+	}
+	for seen := 0; seen < 2; {
+		select {
+		case sign := <-signs:
+			if sign == "+WPI" {
+				seen++
+			}
+		case <-ctx.Done():
+			t.Fatal("no sign that the event is worked on")
+		}
+	}
+	// Meanwhile another's message, which is no update, makes the relay ask the stream for the last one.
+	admin, err := jetstream.New(asAdmin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.Publish(ctx, "preauth.updated."+appID, []byte("another's")); err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	eventually(t, "revision 2 is announced", func() bool { return s.announced(ctx, admin) == 2 })
+
+	// A failure.
+	if _, err := admin.Publish(ctx, "component.token.updated", []byte("not JSON")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the failure is announced", func() bool {
+		stream, err := admin.Stream(ctx, "PREAUTH_FAILED")
+		return err == nil && stream.CachedInfo().State.Msgs == 1
+	})
+	eventually(t, "the outbox is empty", func() bool {
+		var rows int
+		return s.database.QueryRowContext(ctx, "SELECT COUNT(*) FROM outbox").Scan(&rows) == nil && rows == 0
+	})
+
+	// What is deleted is created again.
+	if err := admin.DeleteStream(ctx, "PREAUTH"); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.DeleteStream(ctx, "COMPONENT_TOKENS"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the streams are there and filled", func() bool {
+		_, err := admin.Consumer(ctx, "COMPONENT_TOKENS", "preauth")
+		return err == nil && s.announced(ctx, admin) == 2
+	})
+}
+
+// announced returns the revision of the last update in the stream, 0 if there is none.
+func (s *service) announced(ctx context.Context, js jetstream.JetStream) uint64 {
+	stream, err := js.Stream(ctx, "PREAUTH")
+	if err != nil {
+		return 0
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, "preauth.updated."+appID)
+	if err != nil {
+		return 0
+	}
+	update, err := preauth.ParseUpdate(msg.Data)
+	if err != nil {
+		return 0
+	}
+	return update.Revision
+}
+
+// The statements that operation.md shows work on the tables as they are.
+func TestStatementsOfOperation(t *testing.T) {
+	s := start(t)
+	client, err := preauth.NewClient(s.connect(t, "tokens"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wechat.Next(appID, wechattest.Error(48001, ""))
+	if err := client.Announce(t.Context(), preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret("token")}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the failure is recorded", func() bool {
+		var class string
+		err := s.database.QueryRowContext(t.Context(), "SELECT failure FROM component WHERE appid = ?", appID).Scan(&class)
+		return err == nil && strings.Contains(class, "configuration")
+	})
+	n := 0
+	for statement := range statements(t, "") {
+		n++
+		rows, err := s.database.QueryContext(t.Context(), statement)
+		if err != nil {
+			t.Errorf("%s: %v", statement, err)
+			continue
+		}
+		for rows.Next() { // to the end, where an error may come
+		}
+		if err := rows.Err(); err != nil {
+			t.Errorf("%s: %v", statement, err)
+		}
+		rows.Close()
+	}
+	if n < 8 {
+		t.Errorf("operation.md shows %d statements", n)
+	}
+}
+
+// Each metric has a row in operation.md, and no row is of another.
+func TestMetricsAreDocumented(t *testing.T) {
+	s := start(t)
+	descriptions := make(chan *prometheus.Desc, 1000)
+	s.registry.Describe(descriptions)
+	close(descriptions)
+	registered := map[string]bool{}
+	name := regexp.MustCompile(`fqName: "(\w+)"`)
+	for description := range descriptions {
+		registered[name.FindStringSubmatch(description.String())[1]] = true
+	}
+	documented := map[string]bool{}
+	row := regexp.MustCompile("(?m)^\\| `(preauth_\\w+)(?:\\{\\w+\\})?` \\| \\S.* \\| \\S.* \\|$")
+	for _, found := range row.FindAllStringSubmatch(read(t, "docs/operation.md"), -1) {
+		documented[found[1]] = true
+	}
+	for name := range registered {
+		if !documented[name] {
+			t.Errorf("%s is not documented", name)
+		}
+	}
+	for name := range documented {
+		if !registered[name] {
+			t.Errorf("%s is documented and does not exist", name)
+		}
+	}
+	if len(registered) == 0 {
+		t.Errorf("registered are %v", slices.Sorted(maps.Keys(registered)))
+	}
+}
+
+// The program for Node.js does what it says. It needs what "npm ci" installs.
+func TestNodeExample(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not installed")
+	}
+	if _, err := os.Stat("examples/node_modules"); err != nil {
+		t.Skip("run npm ci in docs/examples to have this tested")
+	}
+	s := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	command := exec.CommandContext(ctx, node, "preauth.mjs")
+	command.Dir = "examples"
+	command.Env = append(os.Environ(), "NATS_URL="+s.nats.ClientURL())
+	output, err := command.CombinedOutput()
+	for _, line := range []string{"announced: revision 1 because of a token", "looked up: revision 1", "redirect the browser to https://"} {
+		if !strings.Contains(string(output), line) {
+			t.Errorf("it does not print %q", line)
+		}
+	}
+	if err != nil || t.Failed() {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
