@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS component (
   updated_at           DATETIME(6)  NOT NULL,
   PRIMARY KEY (appid),
   KEY due (due_at)
-) COMMENT = 'preauth: the components and the newest token taken for each';
+) ENGINE = InnoDB COMMENT = 'preauth: the components and the newest token taken for each';
 
 -- Every code ever saved. The current one of a component has no deleted_at, and with it slot 0, which
 -- the unique key lets only one have. The others follow it there, the newest first. They matter to
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   PRIMARY KEY (id),
   UNIQUE KEY code (code),
   UNIQUE KEY current_code (appid, slot)
-) COMMENT = 'preauth: the codes, of which each component has one current';
+) ENGINE = InnoDB COMMENT = 'preauth: the codes, of which each component has one current';
 
 -- What was committed and is not yet known to be announced. A row is deleted once the stream has
 -- stored its message; rows that stay mean that NATS does not take them.
@@ -63,4 +63,4 @@ CREATE TABLE IF NOT EXISTS outbox (
   PRIMARY KEY (message_id),
   KEY created (created_at),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
-) COMMENT = 'preauth: announcements not yet known to be published';
+) ENGINE = InnoDB COMMENT = 'preauth: announcements not yet known to be published';
