@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS component (
   updated_at           DATETIME(6)  NOT NULL,
   PRIMARY KEY (appid),
   KEY due (due_at)
-) COMMENT = 'preauth: the components and the newest token taken for each';
+) ENGINE = InnoDB COMMENT = 'preauth: the components and the newest token taken for each';
 
 -- Every code saved, until some time after it expired. A code is of one of two kinds for good:
 --
@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   KEY expires (expires_at),
   CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
-) COMMENT = 'preauth: the codes, of which each component has one current';
+) ENGINE = InnoDB COMMENT = 'preauth: the codes, of which each component has one current';
 
 -- What was committed and is not yet known to be announced. A row is deleted once the stream has
 -- stored its message; rows that stay mean that NATS does not take them.
@@ -79,4 +79,4 @@ CREATE TABLE IF NOT EXISTS outbox (
   PRIMARY KEY (message_id),
   KEY created (created_at),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
-) COMMENT = 'preauth: announcements not yet known to be published';
+) ENGINE = InnoDB COMMENT = 'preauth: announcements not yet known to be published';

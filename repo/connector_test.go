@@ -45,6 +45,29 @@ func TestOpenRefusesADSNThatCannotWork(t *testing.T) {
 	}
 }
 
+// Wherever the password ends up when a DSN is taken apart, no error repeats it.
+func FuzzConnector(f *testing.F) {
+	for _, around := range [][2]string{
+		{"", ""},
+		{"user:", "@tcp(host:3306)/db?tls=preferred&timeout=1s"},
+		{"user:", "/@tcp(host/db"},
+		{"user:", "@host(x)/db?loc=%"},
+		{"/", "?strict=1"},
+		{"/db?tls=", ""},
+		{"/db?serverPubKey=", ""},
+		{"@tcp(h)/db?maxAllowedPacket=-1&collation=", "&charset=gbk"},
+	} {
+		f.Add(around[0], around[1])
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const password = "hunter2hunter2"
+		connector, err := repo.Connector(before + password + after)
+		if (connector == nil) == (err == nil) || err != nil && strings.Contains(err.Error(), password) {
+			t.Errorf("%v, %v", connector, err)
+		}
+	})
+}
+
 func TestWhatTheStatementsRelyOnIsSetWhateverTheDSNSays(t *testing.T) {
 	d := newDatabase(t)
 	r, err := repo.Open(d.dsn+"?parseTime=false&loc=Asia%2FShanghai&time_zone=%27%2B08%3A00%27&sql_mode=%27%27&clientFoundRows=false&"+
@@ -88,6 +111,11 @@ func TestWhatTheStatementsRelyOnIsSetWhateverTheDSNSays(t *testing.T) {
 	err = db.GetContext(t.Context(), &isolation, "SHOW SESSION VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation') AND Value <> ''")
 	if err != nil || isolation.Value != "READ-COMMITTED" {
 		t.Errorf("isolation is %q, %v", isolation.Value, err)
+	}
+	var limits string
+	err = db.GetContext(t.Context(), &limits, "SELECT CONCAT(@@wait_timeout, ' ', @@innodb_lock_wait_timeout)")
+	if err != nil || limits != "20 5" {
+		t.Errorf("wait_timeout and innodb_lock_wait_timeout are %q, %v", limits, err)
 	}
 	if _, err := db.ExecContext(t.Context(), "UPDATE component SET appid = ?", strings.Repeat("x", 65)); err == nil {
 		t.Error("a value too long is cut short instead of refused")

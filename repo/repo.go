@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -39,8 +40,8 @@ type Repo struct {
 }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
-// may hold. It does not connect, so the server may come later. maxConns bounds the connections, all
-// of which are kept while they are in use every now and then.
+// may hold. It does not connect, so the server may come later. maxConns bounds the connections;
+// those that are idle for some seconds are closed.
 func Open(dsn string, maxConns int) (*Repo, error) {
 	if maxConns < 1 {
 		return nil, fmt.Errorf("repo: open: at most %d connections are allowed: allow 1 at least", maxConns)
@@ -52,8 +53,8 @@ func Open(dsn string, maxConns int) (*Repo, error) {
 	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
-	// Shorter than the idle limits of servers and of what stands between, and short enough that the
-	// connections spread again over the servers behind one address.
+	db.SetConnMaxIdleTime(idleTimeout / 2)
+	// Short enough that the connections spread again over the servers behind one address.
 	db.SetConnMaxLifetime(3 * time.Minute)
 	return New(sqlx.NewDb(db, "mysql")), nil
 }
@@ -71,6 +72,14 @@ const (
 	readTimeout  = 15 * time.Second
 	writeTimeout = 10 * time.Second
 )
+
+// idleTimeout is how long the server waits for the next statement. A host that is gone without a word
+// in the middle of a transaction holds its locks that long.
+const idleTimeout = 20 * time.Second
+
+// lockTimeout is how long a statement waits for a row. Rows are locked for milliseconds. The wait has
+// to end before readTimeout does, or the server would go on waiting for nobody.
+const lockTimeout = 5 * time.Second
 
 // Connector returns what [Open] connects with. dsn is one of github.com/go-sql-driver/mysql:
 // user:password@tcp(host:3306)/database?option=value. What the statements of this package rely on is
@@ -124,9 +133,8 @@ func parseDSN(dsn string) (cfg *mysql.Config, err error) {
 	if cfg.Params == nil {
 		cfg.Params = map[string]string{}
 	}
-	// Rows are locked for milliseconds. The wait for one has to end before readTimeout does, or the
-	// server would go on waiting for nobody.
-	cfg.Params["innodb_lock_wait_timeout"] = "5"
+	cfg.Params["wait_timeout"] = seconds(idleTimeout)
+	cfg.Params["innodb_lock_wait_timeout"] = seconds(lockTimeout)
 	// A server with a lax mode would cut a long value short instead of refusing it.
 	cfg.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 	if err := cfg.Apply(mysql.Charset("utf8mb4", "")); err != nil {
@@ -141,6 +149,8 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	}
 	return d
 }
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
 // readCommitted sets the isolation level once for each connection, so that no transaction has to.
 // MySQL and MariaDB name the variable differently; the statement is the same.

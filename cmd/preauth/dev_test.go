@@ -332,6 +332,11 @@ func TestDevListensWhereItIsTold(t *testing.T) {
 	for _, listener := range listeners {
 		listener.Close()
 	}
+	status, out, stderr = do(t, "dev", "--nats-listen="+ports[0], "--admin-listen="+ports[0])
+	if want := "--admin-listen: another process listens on " + ports[0]; status != 1 || out != "" || !strings.Contains(stderr, want) {
+		t.Errorf("two parts on one address: status %d, %q, %q; want 1 and %q", status, out, stderr, want)
+	}
+
 	d := startDev(t, args...)
 	if d.url != "nats://"+ports[0] {
 		t.Errorf("NATS is at %s, want %s", d.url, ports[0])

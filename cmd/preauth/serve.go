@@ -117,7 +117,7 @@ const (
 	drainTime = 5 * time.Second
 	// schemaPatience is how long the service waits for its schema. Without MySQL it can still answer
 	// from memory, so it begins then, and the schema follows.
-	schemaPatience = 5 * time.Second
+	schemaPatience = 3 * time.Second
 	// schemaRetry is the wait between two attempts to apply the schema.
 	schemaRetry = 2 * time.Second
 )

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -222,6 +223,24 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if _, err := nc.Request("preauth.lookup.wx1", nil, patience); err != nil {
 		t.Errorf("look-up from memory without MySQL: %v", err)
 	}
+	if status := service.stop(); status != 0 {
+		t.Errorf("stopped with status %d, want 0", status)
+	}
+}
+
+func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	service, admin := serve(t, "--nats-url="+newNATS(t).URL(), "--mysql-dsn=root@tcp("+silent.Addr().String()+")/away", "--schema-apply")
+	service.err.await(t, `"taking token events"`)
+	if strings.Contains(service.err.String(), "schema not applied") {
+		t.Error("the service waited for the database to fail")
+	}
+	expectReasons(t, admin, "MySQL: ")
 	if status := service.stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
