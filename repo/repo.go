@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -33,9 +32,8 @@ import (
 
 // Repo is the database. It is safe for concurrent use.
 type Repo struct {
-	db *sqlx.DB
-	// claiming counts the claims under way.
-	claiming atomic.Int32
+	db       *sqlx.DB
+	claiming crowd
 }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it

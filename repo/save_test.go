@@ -113,13 +113,29 @@ func TestSave(t *testing.T) {
 			},
 			current: "a", fence: at(2), attempts: 1, failed: true,
 		},
-		"a token announced again moves the fence alone": {
+		"a token announced again leaves its code current": {
 			steps: []step{
 				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
 				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
 				{succeeded("wx1", at(2), "b"), want{repo.Superseded, 1, ""}},
 			},
-			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+			current: "a", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).DueAt,
+		},
+		"a token announced again whose code was replaced meanwhile is due for another": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(2), "b"), want{repo.Saved, 2, "wx1.2"}},
+				{repeated("wx1", at(3), at(1)), want{repo.Saved, 2, ""}},
+			},
+			current: "b", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).At,
+		},
+		"a token announced again whose code has expired meanwhile is due for another": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{repeated("wx1", at(1800), at(1)), want{repo.Saved, 1, ""}},
+				{repeated("wx1", at(1802), at(1)), want{repo.Saved, 1, ""}},
+			},
+			current: "a", fence: at(1802), dueAt: repeated("wx1", at(1802), at(1)).At,
 		},
 		"a code saved before the fence moved, and again": {
 			steps: []step{
@@ -127,7 +143,7 @@ func TestSave(t *testing.T) {
 				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
 				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
 			},
-			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+			current: "a", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).DueAt,
 		},
 		"the stream is created anew and counts from 1 again": {
 			steps: []step{
