@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   UNIQUE KEY code (code),
   UNIQUE KEY current_code (appid, slot),
   UNIQUE KEY live_claim (appid, live_claim),
-  KEY unannounced (appid, cause, expires_at),
+  KEY spare (appid, cause, expires_at),
   KEY expires (expires_at),
   CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"preauth"
@@ -98,12 +99,17 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
-	others := int(r.claiming.Add(1)) - 1
-	defer r.claiming.Add(-1)
+	others, leave := r.claiming.enter(request.AppID)
+	defer leave()
+	few := false
 	for {
-		// Simultaneous claims choose among as many spares as keep them from meeting often. A claim that
-		// is alone takes one of the oldest.
-		held, spares, err := r.claimable(ctx, request, min(2+4*others, maxChoice))
+		// A claim that is alone takes one of the oldest spares. Simultaneous ones scatter, so that they
+		// rarely meet.
+		offset, limit := rand.IntN(1+scatter*others), 2
+		if few {
+			offset, limit = 0, maxChoice
+		}
+		held, spares, err := r.claimable(ctx, request, offset, limit)
 		switch {
 		case err != nil:
 			return Claim{}, err
@@ -111,6 +117,9 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 			return Claim{}, fmt.Errorf("repo: claim: %w", ErrReference)
 		case held != nil && request.fits(held.ExpiresAt):
 			return held.claim(), nil
+		case len(spares) == 0 && offset > 0:
+			few = true
+			continue
 		case len(spares) == 0:
 			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
 		case held != nil:
@@ -122,23 +131,52 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		if err != nil || given {
 			return claim, err
 		}
-		// Others were quicker with every one of them, or a request with the same claim id was.
+		// Others were quicker with each of them, or a request with the same claim id was.
 	}
 }
 
-// maxChoice bounds the spares that a claim chooses among.
-const maxChoice = 64
+const (
+	// scatter is how many spares a claim chooses among for each other claim of the component that is
+	// under way. More of them would be met more rarely, but be passed over more often.
+	scatter = 4
+	// maxChoice bounds the spares that are read where there are few.
+	maxChoice = 64
+)
+
+// crowd counts the claims under way for each component.
+type crowd struct {
+	mu     sync.Mutex
+	claims map[string]int
+}
+
+// enter counts one claim until it leaves, and returns how many others there are.
+func (c *crowd) enter(appid string) (others int, leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.claims == nil {
+		c.claims = map[string]int{}
+	}
+	others = c.claims[appid]
+	c.claims[appid]++
+	return others, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.claims[appid]--; c.claims[appid] == 0 {
+			delete(c.claims, appid)
+		}
+	}
+}
 
 // fits reports whether a code that expires then lives long enough for the request.
 func (r ClaimRequest) fits(expiresAt time.Time) bool { return expiresAt.After(r.At.Add(r.MinTTL)) }
 
-// claimable returns the code that the claim id has, nil if there is none, and the oldest of the spares
-// that live long enough.
-func (r *Repo) claimable(ctx context.Context, request ClaimRequest, limit int) (held *claimRow, spares []claimRow, err error) {
+// claimable returns the code that the claim id has, nil if there is none, and from the offset on the
+// spares that live long enough, the oldest first.
+func (r *Repo) claimable(ctx context.Context, request ClaimRequest, offset, limit int) (held *claimRow, spares []claimRow, err error) {
 	err = do(ctx, "claim", func() error {
-		return selectIn(ctx, r.db, &spares, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
-			"UNION ALL ("+selectClaims+"FORCE INDEX (unannounced) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?)",
-			request.AppID, []byte(request.ClaimID), request.AppID, causeSpare, request.At.Add(request.MinTTL), limit)
+		return selectIn(ctx, r.db, &spares, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) UNION ALL "+
+			"("+selectClaims+"FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ? OFFSET ?)",
+			request.AppID, []byte(request.ClaimID), request.AppID, causeSpare, request.At.Add(request.MinTTL), limit, offset)
 	})
 	if err != nil {
 		return nil, nil, err
@@ -215,7 +253,10 @@ func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode)
 		case held != nil && saved != nil && held.ID == saved.ID:
 			return held.claim(), nil // saved before, and the answer got lost
 		case held != nil && request.fits(held.ExpiresAt):
-			return held.claim(), keep()
+			if err := keep(); err != nil {
+				return Claim{}, err
+			}
+			return held.claim(), nil
 		case saved != nil && (saved.AppID != request.AppID || saved.Cause != causeSpare && saved.Cause != causeClaim):
 			return Claim{}, fmt.Errorf("repo: claim new: %w", errGivenBefore)
 		case saved != nil:
@@ -299,7 +340,7 @@ func (r *Repo) Spares(ctx context.Context, appids []string, aliveAt time.Time) (
 			Spares int    `db:"spares"`
 		}
 		err := do(ctx, "spares", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (unannounced) "+
+			return selectIn(ctx, r.db, &rows, "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
 				"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
 		})
 		if err != nil {

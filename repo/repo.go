@@ -25,7 +25,6 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -34,9 +33,8 @@ import (
 
 // Repo is the database. It is safe for concurrent use.
 type Repo struct {
-	db *sqlx.DB
-	// claiming counts the claims under way.
-	claiming atomic.Int32
+	db       *sqlx.DB
+	claiming crowd
 }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it

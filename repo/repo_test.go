@@ -3,6 +3,7 @@ package repo_test
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"slices"
 	"strings"
@@ -70,7 +71,9 @@ func emptyDatabase(t testing.TB) *database {
 		}
 		return r
 	}, strings.ToLower(t.Name()))
-	name = name[:min(len(name), 64)]
+	if len(name) > 64 { // more than a database's name may have
+		name = fmt.Sprintf("%s_%08x", name[:55], crc32.ChecksumIEEE([]byte(name)))
+	}
 	if err := server.DropDatabase(t.Context(), name); err != nil { // of a run before this one
 		t.Fatal(err)
 	}
@@ -115,7 +118,8 @@ func (d *database) dump(t testing.TB) string {
 	for _, query := range []string{
 		`SELECT appid, revision, token_stream, token_stream_created, token_sequence, token_time, HEX(token_fingerprint),
 			token_expires_at, attempts, due_at, failure, created_at, updated_at FROM component ORDER BY appid`,
-		`SELECT appid, revision, code, cause, HEX(token_fingerprint), issued_at, expires_at, deleted_at, slot FROM pre_auth_code ORDER BY appid, revision`,
+		`SELECT appid, revision, code, cause, HEX(token_fingerprint), issued_at, expires_at, deleted_at, slot,
+			claim_id, reference, claimed_at, live_claim FROM pre_auth_code ORDER BY appid, revision, code`,
 		`SELECT message_id, appid, revision, failure, created_at FROM outbox ORDER BY message_id`,
 	} {
 		rows, err := d.raw.QueryxContext(t.Context(), query)
