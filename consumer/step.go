@@ -64,12 +64,12 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		f := outcome.Failure
 		s.metrics.failed(f.Class)
 		step.Class = f.Class
-		retry := slog.String("retry_at", "given up")
+		retry := slog.StringValue("given up")
 		if !f.RetryAt.IsZero() {
-			retry = slog.Time("retry_at", f.RetryAt)
+			retry = slog.TimeValue(f.RetryAt)
 		}
 		log.Warn("no code", "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
-			"request_ip", f.RequestIP, "attempt", f.Attempt, retry)
+			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
 		s.step(step, StepFailed)
 	case outcome.Code != nil:
 		step.Revision = result.Revision

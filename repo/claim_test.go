@@ -484,7 +484,7 @@ func TestACodeHasOneUse(t *testing.T) {
 	// and only the claimed one is resolved.
 	for code, want := range map[string]error{
 		"former": repo.ErrNotClaimed, "current": repo.ErrNotClaimed, "spare": repo.ErrNotClaimed, "claimed": nil,
-		"Claimed": repo.ErrNotClaimed, "claimed ": repo.ErrNotClaimed, "": repo.ErrNotClaimed, strings.Repeat("x", 600): repo.ErrNotClaimed,
+		"Claimed": repo.ErrNotClaimed, "claimed" + " ": repo.ErrNotClaimed, "": repo.ErrNotClaimed, strings.Repeat("x", 600): repo.ErrNotClaimed,
 	} {
 		if _, err := d.Resolve(within(t), preauth.NewSecret(code)); !errors.Is(err, want) {
 			t.Errorf("resolve %q: err = %v", code, err)
@@ -608,7 +608,6 @@ func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 			d := newDatabase(t)
 			other, _ := open(t, d.dsn)
 			replicas := []*repo.Repo{d.Repo, other}
-			codes := 0
 			for round := range 5 {
 				claimID := fmt.Sprint("visitor", round)
 				now := start.Add(time.Duration(round) * time.Hour)
@@ -643,7 +642,7 @@ func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 						t.Errorf("got %+v and %+v", c, claims[0])
 					}
 				}
-				codes = test.spares + int(made.Load()) - 1
+				codes := test.spares + int(made.Load()) - 1
 				if left := d.left(t, now); left != codes {
 					t.Errorf("%d spares are left of %d and %d made", left, test.spares, made.Load())
 				}
@@ -1019,7 +1018,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 				r := request(fmt.Sprint("visitor", i, " ", n), start)
 				code := fresh(fmt.Sprint("n", i, " ", n), start)
 				var c repo.Claim
-				err := error(repo.ErrUnavailable)
+				err := repo.ErrUnavailable
 				for errors.Is(err, repo.ErrUnavailable) && working.Err() == nil {
 					if n%10 == 0 {
 						if err = d.AddSpares(working, sparesOf(numbered(fmt.Sprint("s", i, " ", n, " "), 5)...)); err != nil {
