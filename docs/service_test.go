@@ -58,7 +58,8 @@ const patience = 30 * time.Second
 // page says are enough.
 type service struct {
 	nats     *server.Server
-	database *sql.DB // as root
+	database *sql.DB    // as root
+	repo     *repo.Repo // as the service
 	wechat   *wechattest.Server
 	registry *prometheus.Registry
 	log      *lockedBuffer
@@ -71,7 +72,7 @@ func start(t *testing.T) *service {
 	t.Helper()
 	s := &service{registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
 	s.startNATS(t)
-	db := s.openDatabase(t)
+	s.repo = s.openDatabase(t)
 	var err error
 	if s.wechat, err = wechattest.Start(wechattest.Options{AnyToken: true}); err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func start(t *testing.T) *service {
 	t.Cleanup(api.Close)
 
 	log := slog.New(slog.NewTextHandler(s.log, nil))
-	running, err := consumer.New(consumer.Config{AckWait: time.Second}, s.connect(t, "preauth"), db, api, log, s.registry)
+	running, err := consumer.New(consumer.Config{AckWait: time.Second}, s.connect(t, "preauth"), s.repo, api, log, s.registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,6 +286,26 @@ func TestPermissionsAreEnough(t *testing.T) {
 		t.Errorf("looked up %+v, %v", found, err)
 	}
 
+	// A look-up that makes a code, a claim of a spare and one that makes a code, and what they resolve to.
+	eventually(t, "a code is made on demand", func() bool {
+		found, err := reader.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - time.Second})
+		return err == nil && found.Revision == 2
+	})
+	for _, id := range []string{"visitor 1", "visitor 2", "visitor 3"} {
+		claim, err := reader.Claim(ctx, preauth.ClaimRequest{AppID: appID, ClaimID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if claimed, err := reader.Resolve(ctx, claim.PreAuthCode); err != nil || claimed.ClaimID != id {
+			t.Errorf("resolved %+v, %v", claimed, err)
+		}
+	}
+
+	eventually(t, "a spare is there again", func() bool {
+		spares, err := s.repo.Spares(ctx, []string{appID}, time.Now())
+		return err == nil && spares[appID] == 1
+	})
+
 	// An event that takes so long that the service tells the stream twice that it works on it.
 	asAdmin := s.connect(t, "admin")
 	signs := make(chan string, 100)
@@ -315,7 +336,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	hold.Release()
-	eventually(t, "revision 2 is announced", func() bool { return s.announced(ctx, admin) == 2 })
+	eventually(t, "revision 3 is announced", func() bool { return s.announced(ctx, admin) == 3 })
 
 	// A failure.
 	if _, err := admin.Publish(ctx, "component.token.updated", []byte("not JSON")); err != nil {
@@ -330,6 +351,11 @@ func TestPermissionsAreEnough(t *testing.T) {
 		return s.database.QueryRowContext(ctx, "SELECT COUNT(*) FROM outbox").Scan(&rows) == nil && rows == 0
 	})
 
+	// What the service does every ten minutes.
+	if purged, err := s.repo.Purge(ctx, time.Now().Add(24*time.Hour), 100); err != nil || purged == 0 {
+		t.Errorf("%d codes purged, %v", purged, err)
+	}
+
 	// What is deleted is created again.
 	if err := admin.DeleteStream(ctx, "PREAUTH"); err != nil {
 		t.Fatal(err)
@@ -338,8 +364,12 @@ func TestPermissionsAreEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the streams are there and filled", func() bool {
-		_, err := admin.Consumer(ctx, "COMPONENT_TOKENS", "preauth")
-		return err == nil && s.announced(ctx, admin) == 2
+		stream, err := admin.Stream(ctx, "COMPONENT_TOKENS")
+		if err != nil {
+			return false
+		}
+		_, err = stream.Consumer(ctx, fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
+		return err == nil && s.announced(ctx, admin) == 3
 	})
 }
 
@@ -391,7 +421,7 @@ func TestStatementsOfOperation(t *testing.T) {
 		}
 		rows.Close()
 	}
-	if n < 8 {
+	if n < 11 {
 		t.Errorf("operation.md shows %d statements", n)
 	}
 }
