@@ -18,7 +18,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: database ## Run the service with NATS, a database and a stand-in for WeChat, until Ctrl-C
-	$(GO) run ./cmd/preauth dev $(ARGS)
+	$(GO) build -o bin/preauth ./cmd/preauth
+	@# Not "go run", which reports the end by Ctrl-C as a failure.
+	@exec bin/preauth dev $(ARGS)
 
 test: prepare ## Run the tests
 	$(GO) test $(ARGS) ./...

@@ -50,12 +50,9 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 	if _, err := ParseLookupRequest("", body); err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
-	reply, err := c.nc.RequestWithContext(ctx, Of(c.subjects.Lookup, r.AppID), body)
+	reply, err := c.request(ctx, Of(c.subjects.Lookup, r.AppID), body)
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
-	}
-	if err := ParseError(reply.Header.Get, reply.Data); err != nil {
-		return Lookup{}, err
 	}
 	l, err := ParseLookup(reply.Data)
 	if err != nil {
@@ -65,6 +62,58 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", invalid("the answer is about another component"))
 	}
 	return l, nil
+}
+
+// Claim returns a code of the caller's own. Everything said of [Client.Lookup] holds. Set a ClaimID,
+// and repeat the request with it after an error: without one, an answer that got lost has used up a
+// code.
+func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
+	body := r.Encode()
+	if _, err := ParseClaimRequest("", body); err != nil {
+		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
+	}
+	reply, err := c.request(ctx, Of(c.subjects.Claim, r.AppID), body)
+	if err != nil {
+		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
+	}
+	claim, err := ParseClaim(reply.Data)
+	if err != nil {
+		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
+	}
+	if claim.AppID != r.AppID || r.ClaimID != "" && claim.ClaimID != r.ClaimID {
+		return Claim{}, fmt.Errorf("preauth: claim: %w", invalid("the answer is about another claim"))
+	}
+	return claim, nil
+}
+
+// Resolve returns the claim that a code was given to; an [*Error] with [CodeNotFound] if it was given
+// to none.
+func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
+	body := ResolveRequest{code}.Encode()
+	if _, err := ParseResolveRequest(body); err != nil {
+		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
+	}
+	reply, err := c.request(ctx, c.subjects.Resolve, body)
+	if err != nil {
+		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
+	}
+	r, err := ParseResolved(reply.Data)
+	if err != nil {
+		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
+	}
+	return r, nil
+}
+
+// request returns the answer to a request; one that cannot be served is an [*Error].
+func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	reply, err := c.nc.RequestWithContext(ctx, subject, body)
+	if err != nil {
+		return nil, err
+	}
+	if err := ParseError(reply.Header.Get, reply.Data); err != nil {
+		return nil, err
+	}
+	return reply, nil
 }
 
 // Subscribe calls updated for every code announced from now on, one after the other. Delivery is

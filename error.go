@@ -15,6 +15,8 @@ const (
 	CodeBadRequest = 400
 	// CodeNotFound: no valid token event ever named the component.
 	CodeNotFound = 404
+	// CodeConflict: the claim id was used with another reference.
+	CodeConflict = 409
 	// CodeTooMany: more requests at once than the service takes on; try again a little later.
 	CodeTooMany = 429
 	// CodeInternal: a fault of the service.
@@ -45,7 +47,7 @@ type Error struct {
 
 // Error returns the message with what is known of the reason.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("preauth: %d: %s", e.Code, e.Message)
+	text := fmt.Sprintf("%d: %s", e.Code, e.Message)
 	if e.Class != "" {
 		text += fmt.Sprintf(" (%s", e.Class)
 		if e.ErrCode != 0 {

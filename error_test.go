@@ -26,7 +26,7 @@ func TestErrorOnTheWire(t *testing.T) {
 		"the least": {
 			&preauth.Error{Code: preauth.CodeNotFound, Message: "component never seen"},
 			`{"error":{"code":404,"message":"component never seen"}}`,
-			"preauth: 404: component never seen",
+			"404: component never seen",
 		},
 		"with the reason": {
 			&preauth.Error{
@@ -36,12 +36,12 @@ func TestErrorOnTheWire(t *testing.T) {
 			`{"error":{"code":503,"message":"no valid code","class":"address_not_allowed","errcode":61004,` +
 				`"errmsg":"access clientip is not registered","rid":"62ea13fb","request_ip":"203.0.113.9",` +
 				`"retry_at":"2026-03-14T09:27:53.589793Z"}}`,
-			"preauth: 503: no valid code (address_not_allowed, errcode 61004)",
+			"503: no valid code (address_not_allowed, errcode 61004)",
 		},
 		"with a reason that is not WeChat's": {
 			&preauth.Error{Code: preauth.CodeUnavailable, Message: "no valid code", Class: preauth.ClassTokenExpired},
 			`{"error":{"code":503,"message":"no valid code","class":"token_expired"}}`,
-			"preauth: 503: no valid code (token_expired)",
+			"503: no valid code (token_expired)",
 		},
 	}
 	for name, test := range tests {

@@ -41,6 +41,10 @@ type Subjects struct {
 	Failed string
 	// Lookup is where the current code of a component is asked for.
 	Lookup string
+	// Claim is where a code of one's own is asked for.
+	Claim string
+	// Resolve is where it is asked which claim a code was given to.
+	Resolve string
 }
 
 // DefaultSubjects returns the subjects that are in use where nobody chose others.
@@ -50,6 +54,8 @@ func DefaultSubjects() Subjects {
 		Updated:      "preauth.updated",
 		Failed:       "preauth.failed",
 		Lookup:       "preauth.lookup",
+		Claim:        "preauth.claim",
+		Resolve:      "preauth.resolve",
 	}
 }
 

@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS component (
   token_expires_at     DATETIME(6)  NULL COMMENT 'when its token dies',
   attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'calls to WeChat in vain since the last code',
   due_at               DATETIME(6)  NULL COMMENT 'when the component is worked on next, to renew or to try again; NULL: not before a newer token',
-  lease                BINARY(16)   NULL COMMENT 'the call of a replica that moved due_at last',
+  lease                BINARY(16)   NULL COMMENT 'the call of a replica that works on the component until due_at, unless it dies; NULL: none',
   failure              MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'the last failure as announced on preauth.failed, JSON; NULL after a success',
   created_at           DATETIME(6)  NOT NULL,
   updated_at           DATETIME(6)  NOT NULL,
@@ -28,28 +28,44 @@ CREATE TABLE IF NOT EXISTS component (
   KEY due (due_at)
 ) ENGINE = InnoDB COMMENT = 'preauth: the components and the newest token taken for each';
 
--- Every code ever saved. The current one of a component has no deleted_at, and with it slot 0, which
--- the unique key lets only one have. The others follow it there, the newest first. They matter to
--- InnoDB, which locks the gaps on both sides of an entry that is replaced: these gaps then lie within
--- the component, and transactions about others do not wait for them.
+-- Every code saved, until some time after it expired. A code is of one of two kinds for good:
 --
--- The current codes:
---   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE deleted_at IS NULL
+-- A code with a revision is announced. The current one of a component has no deleted_at, and with it
+-- slot 0, which the unique key lets only one have. The others follow it there, the newest first. They
+-- matter to InnoDB, which locks the gaps on both sides of an entry that is replaced: these gaps then
+-- lie within the component, and transactions about others do not wait for them.
+--
+-- A code without a revision is never announced: it is a spare until it is given to a claim. The unique
+-- key lets a claim id have only one that is not deleted.
+--
+-- The current codes, and the codes made ahead of claims:
+--   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE slot = 0
+--   SELECT appid, issued_at, expires_at FROM pre_auth_code WHERE cause = 'spare' AND expires_at > UTC_TIMESTAMP()
 CREATE TABLE IF NOT EXISTS pre_auth_code (
   id                BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   appid             VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
-  revision          BIGINT UNSIGNED NOT NULL COMMENT 'as announced',
+  revision          BIGINT UNSIGNED NULL COMMENT 'as announced; NULL: never announced',
   code              VARBINARY(512) NOT NULL COMMENT 'the pre_auth_code; compared byte for byte',
-  cause             VARCHAR(16)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it was made for: token, renewal',
+  cause             VARCHAR(16)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it was made for: token, renewal, demand; or without a revision: spare, claim',
   token_fingerprint BINARY(32)     NOT NULL COMMENT 'SHA-256 of the token it was made with',
   issued_at         DATETIME(6)    NOT NULL,
   expires_at        DATETIME(6)    NOT NULL,
-  deleted_at        DATETIME(6)    NULL COMMENT 'when a newer code replaced it; NULL: the current code',
-  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (IF(deleted_at IS NULL, CAST(0 AS UNSIGNED), ~revision)) STORED
+  deleted_at        DATETIME(6)    NULL COMMENT 'when a newer code replaced it, for the component or for the claim id',
+  claim_id          VARBINARY(512)  NULL COMMENT 'the claim it was given to, up to 128 characters of UTF-8; compared byte for byte',
+  reference         VARBINARY(1024) NULL COMMENT 'what the claim refers to, up to 256 characters of UTF-8',
+  claimed_at        DATETIME(6)    NULL,
+  slot              BIGINT UNSIGNED GENERATED ALWAYS AS (CASE WHEN revision IS NULL THEN NULL WHEN deleted_at IS NULL THEN CAST(0 AS UNSIGNED) ELSE ~revision END) STORED
                     COMMENT '0: the current code',
+  live_claim        VARBINARY(512) GENERATED ALWAYS AS (CASE WHEN deleted_at IS NULL THEN claim_id END) STORED
+                    COMMENT 'the claim_id whose newest code it is',
   PRIMARY KEY (id),
   UNIQUE KEY code (code),
-  UNIQUE KEY current_code (appid, slot)
+  UNIQUE KEY current_code (appid, slot),
+  UNIQUE KEY live_claim (appid, live_claim),
+  KEY spare (appid, cause, expires_at),
+  KEY expires (expires_at),
+  CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
+  CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
 ) ENGINE = InnoDB COMMENT = 'preauth: the codes, of which each component has one current';
 
 -- What was committed and is not yet known to be announced. A row is deleted once the stream has

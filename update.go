@@ -16,6 +16,8 @@ const (
 	CauseToken Cause = "token"
 	// CauseRenewal is the renewal of a code ahead of its expiry, with the same token.
 	CauseRenewal Cause = "renewal"
+	// CauseDemand is a look-up that no code had enough life left for.
+	CauseDemand Cause = "demand"
 )
 
 // Update announces the current code of a component. It is published on "preauth.updated.<appid>"

@@ -28,6 +28,9 @@ const (
 	envWeChat = "CONSUMER_TEST_WECHAT"
 )
 
+// never is no step.
+const never consumer.StepName = "never"
+
 // crashingReplica is the main function of that process.
 func crashingReplica() {
 	fail := func(err error) {
@@ -43,28 +46,49 @@ func crashingReplica() {
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{os.Getenv(envWeChat)}})
 	fail(err)
 	crashAt := consumer.StepName(os.Getenv(envCrash))
-	cfg := consumer.Config{Delays: quick, AckWait: time.Second, Trace: func(step consumer.Step) {
+	cfg := consumer.Config{Delays: quick, AckWait: time.Second, CallsPerDay: 1_000_000, Trace: func(step consumer.Step) {
 		if step.Name == crashAt {
 			fail(syscall.Kill(os.Getpid(), syscall.SIGKILL))
 			select {} // the signal is on its way
 		}
 	}}
+	if crashAt != never {
+		cfg.Spares = -1 // steps are those of the event alone
+	}
 	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	fail(err)
 	fail(service.Run(context.Background()))
 }
 
-// crash runs a replica in a process of its own until it kills itself.
-func (w *world) crash(at consumer.StepName) {
+// process is a replica in a process of its own, which kills itself at a step.
+func (w *world) process(at consumer.StepName) *exec.Cmd {
 	w.t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(w.within(), executable)
-	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.nats.URL(), envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
+	cmd := exec.CommandContext(w.t.Context(), executable)
+	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.url, envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	err = cmd.Run()
+	return cmd
+}
+
+// killAfter runs a replica in a process of its own, and kills it.
+func (w *world) killAfter(life time.Duration) {
+	cmd := w.process(never)
+	if err := cmd.Start(); err != nil {
+		w.t.Error(err)
+		return
+	}
+	time.AfterFunc(life, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait()
+}
+
+// crash runs a replica in a process of its own until it kills itself.
+func (w *world) crash(at consumer.StepName) {
+	w.t.Helper()
+	cmd := w.process(at)
+	err := cmd.Run()
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
 		w.t.Fatalf("the process did not kill itself at %q: %v", at, err)

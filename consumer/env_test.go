@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envCrash) != "" {
 		crashingReplica()
 	}
+	consumer.PollDue(50 * time.Millisecond)
 	// The tests wait far more than they compute.
 	err := flag.Set("test.parallel", "16")
 	if err == nil {
@@ -69,6 +70,7 @@ const patience = 30 * time.Second
 type world struct {
 	t      *testing.T
 	nats   *natsserver.Server
+	url    string // of NATS
 	dsn    string
 	wechat *wechattest.Server
 
@@ -94,7 +96,7 @@ func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Opti
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.nats = server
+	w.nats, w.url = server, server.URL()
 	t.Cleanup(func() {
 		if err := server.Close(); err != nil {
 			t.Error(err)
@@ -147,7 +149,7 @@ func (w *world) openRepo() *repo.Repo {
 
 func (w *world) connect(options ...nats.Option) *nats.Conn {
 	w.t.Helper()
-	nc, err := nats.Connect(w.nats.URL(), append([]nats.Option{
+	nc, err := nats.Connect(w.url, append([]nats.Option{
 		nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.RetryOnFailedConnect(true),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, options...)...)
@@ -192,9 +194,10 @@ type replica struct {
 	cancel   context.CancelFunc
 	ended    chan error
 
-	mu    sync.Mutex
-	steps []consumer.Step
-	more  chan struct{} // closed and replaced at each step
+	mu     sync.Mutex
+	steps  []consumer.Step
+	counts map[consumer.StepName]int
+	more   chan struct{} // closed and replaced at each step
 }
 
 // setup is what a test changes of a replica.
@@ -215,7 +218,7 @@ var quick = consumer.Delays{
 // start runs a replica until the test ends or stops it.
 func (w *world) start(change ...func(*setup)) *replica {
 	w.t.Helper()
-	s := setup{cfg: consumer.Config{Delays: quick, AckWait: 2 * time.Second}}
+	s := setup{cfg: consumer.Config{Delays: quick, AckWait: 2 * time.Second, Spares: -1}}
 	for _, c := range change {
 		c(&s)
 	}
@@ -228,7 +231,10 @@ func (w *world) start(change ...func(*setup)) *replica {
 	if s.api == nil {
 		s.api = w.client()
 	}
-	r := &replica{world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1), more: make(chan struct{})}
+	r := &replica{
+		world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1),
+		more: make(chan struct{}), counts: map[consumer.StepName]int{},
+	}
 	s.cfg.Trace = func(step consumer.Step) {
 		if s.onStep != nil {
 			s.onStep(step)
@@ -236,6 +242,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.steps = append(r.steps, step)
+		r.counts[step.Name]++
 		close(r.more)
 		r.more = make(chan struct{})
 	}
@@ -323,13 +330,7 @@ func (r *replica) ready() *replica {
 func (r *replica) count(name consumer.StepName) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := 0
-	for _, step := range r.steps {
-		if step.Name == name {
-			n++
-		}
-	}
-	return n
+	return r.counts[name]
 }
 
 func (r *replica) metrics() string {
@@ -440,7 +441,7 @@ func (w *world) dump(table string) string {
 func (w *world) current(appid string) preauth.Secret {
 	w.t.Helper()
 	var codes []string
-	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND deleted_at IS NULL", appid)
+	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND slot = 0", appid)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -457,10 +458,7 @@ func (w *world) current(appid string) preauth.Secret {
 // promises 2 and 4 say of the component: one current code, and the stream's last message is it.
 func (w *world) settled(r *replica, appid string) preauth.Update {
 	w.t.Helper()
-	w.eventually("all events acknowledged", func() bool {
-		cons, err := w.js.Consumer(w.within(), "COMPONENT_TOKENS", "preauth")
-		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
-	})
+	w.acknowledged()
 	w.eventually("outbox empty", func() bool {
 		rows, _, err := r.db.OutboxDepth(w.within())
 		return err == nil && rows == 0
@@ -482,6 +480,30 @@ func (w *world) settled(r *replica, appid string) preauth.Update {
 		w.t.Fatalf("look-up gives revision %d, announced is %d: %v", lookup.Revision, update.Revision, err)
 	}
 	return update
+}
+
+// acknowledged waits until every event is.
+func (w *world) acknowledged() {
+	w.t.Helper()
+	w.eventually("all events acknowledged", func() bool {
+		stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
+		if err != nil {
+			return false
+		}
+		cons, err := stream.Consumer(w.within(), fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+}
+
+// announcements returns how many messages the stream of announcements has taken.
+func (w *world) announcements() uint64 {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	info := stream.CachedInfo()
+	return info.State.LastSeq - info.Config.FirstSeq + 1
 }
 
 func (w *world) containsNoSecret(where, text string) {

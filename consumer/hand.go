@@ -57,7 +57,8 @@ func (h *hand) hold(msg jetstream.Msg) {
 	timer = time.AfterFunc(every, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if h.held[msg] == timer && msg.InProgress() == nil {
+		if h.held[msg] == timer {
+			_ = msg.InProgress() // the next one may get through
 			timer.Reset(every)
 		}
 	})
@@ -78,17 +79,6 @@ func (h *hand) size() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.held)
-}
-
-// cancelling ends the context of a pull request when its messages have been read.
-type cancelling struct {
-	jetstream.MessageBatch
-	cancel context.CancelFunc
-}
-
-func (b cancelling) Error() error {
-	defer b.cancel()
-	return b.MessageBatch.Error()
 }
 
 // lanes let one worker at a time work on a component.

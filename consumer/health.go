@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth/repo"
 )
 
 // healthCheck is how often MySQL and the progress of events are looked at.
@@ -24,8 +25,8 @@ type health struct {
 	reasons map[string]error
 	gauges  gauges
 
-	lastDone    time.Time
-	lastPending uint64
+	progress progress
+	lastDone time.Time
 }
 
 // gauges are the figures that are asked for from time to time.
@@ -57,6 +58,15 @@ func (h *health) set(part string, err error) {
 	} else {
 		h.reasons[part] = err
 	}
+}
+
+// setUse notes how a part fares that uses MySQL: that MySQL is away is its state and not the part's, and
+// the regular check tells when it is back.
+func (h *health) setUse(part string, err error) {
+	if errors.Is(err, repo.ErrUnavailable) {
+		part = "MySQL"
+	}
+	h.set(part, err)
 }
 
 // Ready returns nil if the service does all its work, and else why not, part by part. A service that
@@ -106,33 +116,44 @@ func (h *health) checkMySQL(ctx context.Context) {
 
 // checkProgress finds a service that is up and gets nothing done.
 func (h *health) checkProgress(ctx context.Context) {
-	stream := h.streams.name(tokenStream)
-	if stream == "" {
-		return
-	}
-	cons, err := h.js.Consumer(ctx, stream, h.cfg.Durable)
-	if err != nil {
-		if !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			h.log.Debug("consumer not asked", "error", err)
-		}
-		return
-	}
-	info, now := cons.CachedInfo(), h.cfg.Now()
-	floor := info.AckFloor.Stream
+	state, err := h.progressNow(ctx)
+	now := h.cfg.Now()
 	h.mu.Lock()
-	h.gauges.pending, h.gauges.ackPending = info.NumPending, info.NumAckPending
-	moved := floor != h.lastPending
-	h.lastPending = floor
-	if moved || info.NumPending+uint64(info.NumAckPending) == 0 {
-		h.lastDone = now
+	if err == nil {
+		h.gauges.pending, h.gauges.ackPending = state.pending, state.inHand
+		if state.waiting() == 0 || state.floor != h.progress.floor || state.waiting() < h.progress.waiting() {
+			h.lastDone = now
+		}
+		h.progress = state
 	}
 	idle := now.Sub(h.lastDone)
 	h.mu.Unlock()
-
-	err = nil
-	if idle > h.cfg.Stall {
-		err = fmt.Errorf("%d token events wait and none was finished for %v",
-			info.NumPending+uint64(info.NumAckPending), idle.Truncate(time.Second))
+	switch {
+	case idle <= h.cfg.Stall:
+		err = nil
+	case err != nil:
+		err = fmt.Errorf("not known for %v: %w", idle.Truncate(time.Second), err)
+	default:
+		err = fmt.Errorf("%d token events wait and none was finished for %v", state.waiting(), idle.Truncate(time.Second))
 	}
 	h.set("progress", err)
+}
+
+// progress is the state of the shared consumer.
+type progress struct {
+	floor   uint64 // all up to this sequence is acknowledged
+	pending uint64 // in the stream
+	inHand  int    // of all replicas
+}
+
+func (p progress) waiting() uint64 { return p.pending + uint64(p.inHand) }
+
+func (h *health) progressNow(ctx context.Context) (progress, error) {
+	id := h.streams.inUse()
+	cons, err := h.js.Consumer(ctx, id.name, id.durable(h.cfg.Durable))
+	if err != nil {
+		return progress{}, err
+	}
+	info := cons.CachedInfo()
+	return progress{info.AckFloor.Stream, info.NumPending, info.NumAckPending}, nil
 }

@@ -1,8 +1,8 @@
 package consumer
 
 import (
+	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,16 +15,19 @@ import (
 // metrics are what Prometheus is told. No label has a value that comes from outside, but for WeChat's
 // classes.
 type metrics struct {
-	events       *prometheus.CounterVec
-	eventSeconds prometheus.Histogram
-	endToEnd     prometheus.Histogram
-	calls        *prometheus.CounterVec
-	callSeconds  *prometheus.HistogramVec
-	failures     *prometheus.CounterVec
-	txSeconds    *prometheus.HistogramVec
-	txOutcomes   prometheus.Histogram
-	publishes    *prometheus.HistogramVec
-	lookups      *prometheus.CounterVec
+	events      *prometheus.CounterVec
+	endToEnd    prometheus.Histogram
+	calls       *prometheus.CounterVec
+	callSeconds *prometheus.HistogramVec
+	failures    *prometheus.CounterVec
+	txSeconds   *prometheus.HistogramVec
+	txOutcomes  prometheus.Histogram
+	publishes   *prometheus.HistogramVec
+	lookups     *prometheus.CounterVec
+	claims      *prometheus.CounterVec
+	resolves    *prometheus.CounterVec
+	spares      prometheus.Counter
+	purged      prometheus.Counter
 }
 
 // seconds are the buckets of all durations: from a tenth of a millisecond to half a minute.
@@ -44,21 +47,30 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
 		failures: counters("failures_total", "Failures recorded and announced, by class.", "class"),
 		lookups:  counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code"),
+		claims: counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
+			"201 for a pre_auth_code made while the caller waited.", "code"),
+		resolves: counters("resolves_total", "Requests to resolve a code answered, by code.", "code"),
+		spares: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "preauth", Name: "spares_made_total", Help: "Codes made ahead of claims.",
+		}),
+		purged: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "preauth", Name: "codes_purged_total", Help: "Expired codes deleted after their retention.",
+		}),
 		callSeconds: durations("wechat_call_duration_seconds",
 			"Time of a call of WeChat, over all hosts tried.", "class"),
 		txSeconds: durations("transaction_duration_seconds", "Time of the saving transaction, retries included.", "result"),
 		publishes: durations("publish_duration_seconds", "Time until the stream has stored an announcement.", "result"),
-		eventSeconds: durations("event_duration_seconds",
-			"Time from taking up a token event to its committed outcome.").With(nil).(prometheus.Histogram),
-		endToEnd: durations("event_age_seconds",
-			"Age of a token event, by the stream's clock, when its outcome was committed.").With(nil).(prometheus.Histogram),
+		endToEnd: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "preauth", Name: "end_to_end_seconds", Buckets: seconds,
+			Help: "Time from the token event, by the stream's clock, to the stored announcement of its code.",
+		}),
 		txOutcomes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "preauth", Name: "transaction_outcomes", Help: "Outcomes saved by one transaction.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
 	}
 	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups, m.callSeconds, m.txSeconds, m.publishes,
-		m.eventSeconds, m.endToEnd, m.txOutcomes)
+		m.endToEnd, m.txOutcomes, m.claims, m.resolves, m.spares, m.purged)
 	return m
 }
 
@@ -98,13 +110,14 @@ func (m *metrics) observe(s *Service, registerer prometheus.Registerer) {
 	})
 }
 
-func (m *metrics) superseded() { m.events.WithLabelValues("superseded").Inc() }
-
 func (m *metrics) failed(class preauth.Class) { m.failures.WithLabelValues(string(class)).Inc() }
 
-func (m *metrics) eventDone(outcome repo.Outcome, took, age time.Duration) {
+// settled counts an event by its committed outcome.
+func (m *metrics) settled(outcome repo.Outcome, result repo.Result) {
 	label := "repeated"
 	switch {
+	case result.Status == repo.Superseded:
+		label = "superseded"
 	case outcome.Code != nil:
 		label = "saved"
 	case outcome.Failure != nil && outcome.Failure.RetryAt.IsZero():
@@ -113,16 +126,15 @@ func (m *metrics) eventDone(outcome repo.Outcome, took, age time.Duration) {
 		label = "parked"
 	}
 	m.events.WithLabelValues(label).Inc()
-	m.eventSeconds.Observe(took.Seconds())
-	m.endToEnd.Observe(max(0, age.Seconds()))
 }
 
 func (m *metrics) called(err error, took time.Duration) {
 	class := "ok"
-	if failed, ok := errors.AsType[*wechat.Error](err); ok {
+	switch failed, ok := errors.AsType[*wechat.Error](err); {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		class = "cancelled" // by us, not by WeChat
+	case ok:
 		class = string(failed.Class)
-	} else if err != nil {
-		class = "cancelled"
 	}
 	m.calls.WithLabelValues(class).Inc()
 	m.callSeconds.WithLabelValues(class).Observe(took.Seconds())
@@ -135,13 +147,6 @@ func (m *metrics) saved(outcomes int, took time.Duration, err error) {
 
 func (m *metrics) published(err error, took time.Duration) {
 	m.publishes.WithLabelValues(result(err)).Observe(took.Seconds())
-}
-
-func (m *metrics) lookedUp(code int) {
-	if code == 0 {
-		code = 200
-	}
-	m.lookups.WithLabelValues(strconv.Itoa(code)).Inc()
 }
 
 func result(err error) string {

@@ -15,8 +15,9 @@ const (
 	// inHandWait is the longest wait that is spent with the event in hand. What has to wait longer
 	// is recorded as failed, with the time at which the due loop tries again.
 	inHandWait = 2 * time.Second
-	// inHandTries bounds the calls made for an event before it is recorded as failed.
+	// inHandTries and inHandTime bound the calls made for an event before it is recorded as failed.
 	inHandTries = 5
+	inHandTime  = 5 * time.Second
 	// youngToken is the age up to which a rejected token is tried once more: WeChat may not know it
 	// everywhere yet.
 	youngToken = 30 * time.Second
@@ -33,10 +34,14 @@ type minter struct {
 	*Service
 	api   *wechat.Client
 	calls chan struct{} // bounds the calls under way
+	*limits
 }
 
 func newMinter(s *Service, api *wechat.Client) *minter {
-	return &minter{Service: s, api: api, calls: make(chan struct{}, s.cfg.Calls)}
+	return &minter{
+		Service: s, api: api, calls: make(chan struct{}, s.cfg.Calls),
+		limits: newLimits(s.cfg.CallsPerSecond, s.cfg.CallsPerDay),
+	}
 }
 
 // job is a code to be made.
@@ -47,13 +52,18 @@ type job struct {
 	issuedAt time.Time
 	// attempts counts the calls in vain since the component's last success.
 	attempts int
+	// tries bounds the calls made before a failure is recorded.
+	tries int
+	// priority decides when calls are short.
+	priority priority
 	// overtaken reports that a newer token was announced meanwhile.
 	overtaken func() bool
 }
 
 // mint completes the job's outcome with a code, or with the failure and the time of the next try.
-// The error is errOvertaken, or that of ctx.
+// The error is errOvertaken, that of ctx, or errLimit for a code that is not to become current.
 func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
+	started := m.cfg.Now()
 	for try := 1; ; try++ {
 		if j.overtaken() {
 			return repo.Outcome{}, errOvertaken
@@ -61,6 +71,9 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 		code, err := m.call(ctx, j)
 		if ctx.Err() != nil {
 			return repo.Outcome{}, ctx.Err()
+		}
+		if errors.Is(err, errLimit) && j.priority >= priorityClaim {
+			return repo.Outcome{}, errLimit
 		}
 		now := m.cfg.Now()
 		j.outcome.At = now
@@ -78,23 +91,30 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 			return j.outcome, nil
 		}
 		failed, ok := errors.AsType[*wechat.Error](err)
-		if !ok {
-			failed = &wechat.Error{Class: preauth.ClassRequest, ErrMsg: err.Error()}
+		if !ok { // errLimit
+			failed = &wechat.Error{Class: preauth.ClassThrottled, ErrMsg: err.Error()}
 		}
 		j.attempts++
 		delay, again := m.delay(failed.Class, j.attempts, try, now.Sub(j.issuedAt), now)
-		if again && delay <= inHandWait && try < inHandTries {
+		if again && delay <= inHandWait && try < j.tries && now.Sub(started) < inHandTime {
 			m.log.Debug("trying again", "component", j.outcome.AppID, "class", string(failed.Class), "in", delay)
 			if !pause(ctx, delay) {
 				return repo.Outcome{}, ctx.Err()
 			}
 			continue
 		}
-		return m.failed(j, failed, now, delay, again), nil
+		var retryAt time.Time
+		if again {
+			retryAt = now.Add(delay)
+		}
+		return fail(j.outcome, failed, j.attempts, now, retryAt), nil
 	}
 }
 
 func (m *minter) call(ctx context.Context, j job) (wechat.Code, error) {
+	if err := m.limits.wait(ctx, j.outcome.AppID, j.priority); err != nil {
+		return wechat.Code{}, err
+	}
 	select {
 	case m.calls <- struct{}{}:
 		defer func() { <-m.calls }()
@@ -107,34 +127,33 @@ func (m *minter) call(ctx context.Context, j job) (wechat.Code, error) {
 	return code, err
 }
 
-// failed completes a job's outcome with a failure, to be tried again after delay if again is set and
-// the token lives that long.
-func (m *minter) failed(j job, failed *wechat.Error, now time.Time, delay time.Duration, again bool) repo.Outcome {
-	position := j.outcome.Token.Position
+// fail completes an outcome with a failure. attempts counts the calls in vain since the component's
+// last success. It is tried again at retryAt, if the token lives then; the zero time gives up.
+func fail(outcome repo.Outcome, failed *wechat.Error, attempts int, now, retryAt time.Time) repo.Outcome {
+	position := outcome.Token.Position
 	failure := &preauth.Failure{
-		AppID: j.outcome.AppID, Class: failed.Class, ErrCode: failed.ErrCode, ErrMsg: failed.ErrMsg,
+		AppID: outcome.AppID, Class: failed.Class, ErrCode: failed.ErrCode, ErrMsg: failed.ErrMsg,
 		RID: failed.RID, RequestIP: failed.RequestIP,
 		Stream: position.Stream, StreamSequence: position.Sequence,
-		Attempt: j.attempts, OccurredAt: now.UTC().Truncate(time.Microsecond),
+		Attempt: attempts, OccurredAt: now.UTC().Truncate(time.Microsecond),
 	}
 	if failure.ErrMsg == "" {
 		failure.ErrMsg = failed.Error()
 	}
-	if retry := now.Add(delay); again && retry.Before(j.outcome.Token.ExpiresAt) {
-		failure.RetryAt = retry.UTC().Truncate(time.Microsecond)
+	if retryAt.Before(outcome.Token.ExpiresAt) && !retryAt.IsZero() {
+		failure.RetryAt = retryAt.UTC().Truncate(time.Microsecond)
 	}
-	j.outcome.Failure, j.outcome.DueAt = failure, failure.RetryAt
-	j.outcome.FailureID = failureID(position, j.attempts)
-	return j.outcome
+	outcome.Code, outcome.At = nil, now
+	outcome.Failure, outcome.DueAt = failure, failure.RetryAt
+	outcome.FailureID = failureID(position, failure.OccurredAt)
+	return outcome
 }
 
 // expired completes an outcome for a token that is dead: nothing more is tried until a newer one
 // comes.
-func (m *minter) expired(outcome repo.Outcome, why string) repo.Outcome {
-	now := m.cfg.Now()
-	j := job{outcome: outcome}
-	j.outcome.At = now
-	return m.failed(j, &wechat.Error{Class: preauth.ClassTokenExpired, ErrMsg: why}, now, 0, false)
+func expired(outcome repo.Outcome, now time.Time) repo.Outcome {
+	dead := &wechat.Error{Class: preauth.ClassTokenExpired, ErrMsg: "the component's token has expired: announce a newer one"}
+	return fail(outcome, dead, 0, now, time.Time{})
 }
 
 // delay returns how long to wait after a failure, and whether to try again with this token at all.
@@ -173,6 +192,6 @@ func (m *minter) delay(class preauth.Class, attempt, try int, age time.Duration,
 // so that codes made at the same time are not renewed at the same time.
 func renewAt(code *repo.Code) time.Time {
 	life := code.ExpiresAt.Sub(code.IssuedAt)
-	lead := life/4 + rand.N(life/20+1)
+	lead := life/4 + rand.N(life/50+1)
 	return code.ExpiresAt.Add(-lead).Truncate(time.Microsecond)
 }

@@ -44,25 +44,37 @@ var errChanging = errors.New("the component's last announcement keeps changing")
 // component's subject keeps an older revision from following a newer one.
 type relay struct {
 	*Service
-	queue chan repo.Announcement
+	queue chan offer
 	done  chan published
+}
+
+// offer is an announcement to be published.
+type offer struct {
+	repo.Announcement
+	// eventAt is the stream's time stamp of the token event that brought it about; the zero time if
+	// none did, or if that is not known any more.
+	eventAt time.Time
 }
 
 // published is the end of an attempt to announce. The row is to be deleted unless there is an error.
 type published struct {
-	announcement repo.Announcement
-	err          error
+	offer
+	err error
 }
 
 func newRelay(s *Service) *relay {
-	return &relay{Service: s, queue: make(chan repo.Announcement, relayQueue), done: make(chan published)}
+	return &relay{Service: s, queue: make(chan offer, relayQueue), done: make(chan published)}
 }
 
 // announce takes what was committed just now. It never waits: what there is no room for stays in the
 // outbox.
-func (r *relay) announce(a repo.Announcement) {
+func (r *relay) announce(a repo.Announcement, outcome repo.Outcome) {
+	o := offer{Announcement: a}
+	if outcome.Cause == preauth.CauseToken && a.Update != nil {
+		o.eventAt = outcome.Token.Position.Time
+	}
 	select {
-	case r.queue <- a:
+	case r.queue <- o:
 	default:
 	}
 }
@@ -70,7 +82,7 @@ func (r *relay) announce(a repo.Announcement) {
 // deliver takes an announcement that may have no row in the outbox, as soon as there is room.
 func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
 	select {
-	case r.queue <- a:
+	case r.queue <- offer{Announcement: a}:
 	case <-ctx.Done():
 	}
 }
@@ -81,7 +93,7 @@ func (r *relay) run(ctx context.Context) {
 	// that wait is next.
 	var (
 		underWay  = map[string]bool{}
-		waiting   = map[string]repo.Announcement{}
+		waiting   = map[string]offer{}
 		order     []string // the keys of waiting that are not under way, oldest first
 		toDelete  []repo.Announcement
 		deleting  bool
@@ -92,19 +104,19 @@ func (r *relay) run(ctx context.Context) {
 		stopping  = ctx.Done()
 	)
 	defer sweepTime.Stop()
-	take := func(a repo.Announcement) {
+	take := func(a offer) {
 		if a.Update == nil && a.Failure == nil {
-			toDelete = append(toDelete, a) // a newer state replaced it
+			toDelete = append(toDelete, a.Announcement) // a newer state replaced it
 			return
 		}
-		key := keyOf(a)
+		key := keyOf(a.Announcement)
 		if newest, ok := waiting[key]; ok {
 			older := newest
-			if revisionOf(newest) >= revisionOf(a) {
+			if revisionOf(newest.Announcement) >= revisionOf(a.Announcement) {
 				a, older = newest, a
 			}
 			if older.MessageID != a.MessageID {
-				toDelete = append(toDelete, older)
+				toDelete = append(toDelete, older.Announcement)
 			}
 		} else if !underWay[key] {
 			order = append(order, key)
@@ -137,10 +149,10 @@ func (r *relay) run(ctx context.Context) {
 		case a := <-queue:
 			take(a)
 		case p := <-r.done:
-			key := keyOf(p.announcement)
+			key := keyOf(p.Announcement)
 			delete(underWay, key)
 			if p.err == nil {
-				toDelete = append(toDelete, p.announcement)
+				toDelete = append(toDelete, p.Announcement)
 			}
 			if _, ok := waiting[key]; ok {
 				order = append(order, key)
@@ -154,7 +166,7 @@ func (r *relay) run(ctx context.Context) {
 			sweeping = false
 			for _, a := range rows {
 				if !underWay[keyOf(a)] {
-					take(a)
+					take(offer{Announcement: a})
 				}
 			}
 			if stopping != nil {
@@ -188,7 +200,7 @@ func (r *relay) sweep(ctx context.Context) []repo.Announcement {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	rows, err := r.db.Outbox(ctx, r.cfg.Now().Add(-sweepAge), sweepBatch)
-	r.health.set("MySQL", err)
+	r.health.setUse("outbox", err)
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn("outbox not swept", "error", err)
 	}
@@ -214,7 +226,7 @@ func (r *relay) clear(ctx context.Context, announced []repo.Announcement) {
 }
 
 // publish returns nil when the stream has stored the announcement, or a newer one of the component.
-func (r *relay) publish(ctx context.Context, a repo.Announcement) error {
+func (r *relay) publish(ctx context.Context, a offer) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	started := time.Now()
@@ -235,7 +247,10 @@ func (r *relay) publish(ctx context.Context, a repo.Announcement) error {
 		r.log.Warn("not announced: the outbox keeps it", "component", a.AppID, "message_id", a.MessageID, "error", err)
 		return err
 	}
-	r.step(stepOf(a), StepAnnounced)
+	if !a.eventAt.IsZero() {
+		r.metrics.endToEnd.Observe(max(0, r.cfg.Now().Sub(a.eventAt).Seconds()))
+	}
+	r.step(stepOf(a.Announcement), StepAnnounced)
 	return nil
 }
 
@@ -260,7 +275,8 @@ func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error 
 		if last.revision >= update.Revision {
 			return nil
 		}
-		ack, err := r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence))
+		ack, err := r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence),
+			jetstream.WithExpectStream(r.cfg.UpdateStream))
 		switch {
 		case err == nil && !ack.Duplicate:
 			r.codes.stored(update, ack.Sequence)

@@ -2,28 +2,34 @@ package consumer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
 	"preauth/repo"
 	"preauth/wechat"
 )
 
-// responder answers look-ups as a NATS micro service. What memory can answer is answered at once,
-// by NATS's own goroutine of the endpoint; the rest is handed to a bounded number of goroutines,
-// since a handler that waits holds up all requests behind it.
+// responder answers look-ups, claims and resolves as a NATS micro service. What memory can answer is
+// answered at once, by NATS's own goroutine of the endpoint; the rest is handed to a bounded number
+// of goroutines, since a handler that waits holds up all requests behind it.
 type responder struct {
 	*Service
 	service micro.Service
-	slow    sync.WaitGroup
 	places  chan struct{}
+
+	mu       sync.Mutex
+	stopping bool
+	slow     sync.WaitGroup
 }
 
 func newResponder(s *Service) *responder {
@@ -41,11 +47,16 @@ func (r *responder) start() error {
 	if err != nil {
 		return fmt.Errorf("consumer: micro service: %w", err)
 	}
-	lookup := micro.HandlerFunc(r.lookup)
-	// Everything below the subject is taken, so that an impossible appid gets an answer.
+	endpoint := func(name, subject string, handle micro.HandlerFunc) error {
+		return service.AddEndpoint(name, handle, micro.WithEndpointSubject(subject))
+	}
+	// Everything below a subject is taken, so that an impossible appid gets an answer.
 	err = errors.Join(
-		service.AddEndpoint("lookup", lookup, micro.WithEndpointSubject(r.cfg.Subjects.Lookup)),
-		service.AddEndpoint("lookup-component", lookup, micro.WithEndpointSubject(r.cfg.Subjects.Lookup+".>")),
+		endpoint("lookup", r.cfg.Subjects.Lookup, r.lookup),
+		endpoint("lookup-component", r.cfg.Subjects.Lookup+".>", r.lookup),
+		endpoint("claim", r.cfg.Subjects.Claim, r.claim),
+		endpoint("claim-component", r.cfg.Subjects.Claim+".>", r.claim),
+		endpoint("resolve", r.cfg.Subjects.Resolve, r.resolve),
 	)
 	if err != nil {
 		return fmt.Errorf("consumer: micro service: %w", errors.Join(err, service.Stop()))
@@ -54,44 +65,35 @@ func (r *responder) start() error {
 	return nil
 }
 
-// stop takes no more requests and waits for those that were taken to be answered.
+// stop takes no more requests and waits for those that need more than memory. NATS may have some left
+// for the endpoints, which are answered, or sent away, until its connection is drained.
 func (r *responder) stop() {
 	if err := r.service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		r.log.Warn("micro service not stopped", "error", err)
 	}
+	r.mu.Lock()
+	r.stopping = true
+	r.mu.Unlock()
 	r.slow.Wait()
 }
 
+// lookup answers with the current code of a component.
 func (r *responder) lookup(req micro.Request) {
-	started := r.cfg.Now()
 	request, err := preauth.ParseLookupRequest(preauth.AppIDIn(r.cfg.Subjects.Lookup, req.Subject()), req.Data())
 	if err != nil {
-		r.refuse(req.Reply(), &preauth.Error{Code: preauth.CodeBadRequest, Message: err.Error()})
+		r.refuse(req.Reply(), r.metrics.lookups, badRequest(err))
 		return
 	}
-	if code, ok := r.codes.code(request.AppID); ok && serves(code, request, started) {
-		r.answer(req.Reply(), code, request)
+	if code, ok := r.codes.code(request.AppID); ok && serves(code, request, r.cfg.Now()) {
+		r.answer(req.Reply(), r.metrics.lookups, 200, r.lookupOf(code, request))
 		return
 	}
-	select {
-	case r.places <- struct{}{}:
-	default:
-		r.refuse(req.Reply(), &preauth.Error{
-			Code: preauth.CodeTooMany, Message: "too many look-ups at once: try again in a moment",
-		})
-		return
-	}
-	reply := req.Reply()
-	r.slow.Go(func() {
-		defer func() { <-r.places }()
-		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
-		defer cancel()
-		code, err := r.fromMySQL(ctx, request)
-		if err != nil {
-			r.refuse(reply, err)
-			return
+	r.handOver(req.Reply(), r.metrics.lookups, func(ctx context.Context) (int, []byte, *preauth.Error) {
+		code, e := r.current(ctx, request)
+		if e != nil {
+			return 0, nil, e
 		}
-		r.answer(reply, code, request)
+		return 200, r.lookupOf(code, request), nil
 	})
 }
 
@@ -101,61 +103,251 @@ func serves(code preauth.Update, request preauth.LookupRequest, now time.Time) b
 	return left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
 }
 
-// fromMySQL returns a code that serves the request, or says why there is none.
-func (r *responder) fromMySQL(ctx context.Context, request preauth.LookupRequest) (preauth.Update, *preauth.Error) {
-	known, err := r.db.Components(ctx, []string{request.AppID})
-	if err != nil {
-		r.log.Warn("look-up without MySQL", "component", request.AppID, "error", err)
-		return preauth.Update{}, &preauth.Error{Code: preauth.CodeInternal, Message: "the database does not answer: try again"}
+func (r *responder) lookupOf(code preauth.Update, request preauth.LookupRequest) []byte {
+	return preauth.Lookup{
+		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
+		ExpiresIn: code.ExpiresAt.Sub(r.cfg.Now()), Revision: code.Revision,
+		Links: links(code.AppID, code.PreAuthCode, request.LinkOptions),
+	}.Encode()
+}
+
+func links(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
+	if options.RedirectURI == "" {
+		return preauth.Links{}
 	}
-	component, ok := known[request.AppID]
+	return wechat.AuthorizationLinks(appid, code, options)
+}
+
+// anotherLook is how often a look-up that waits for another replica's work looks at MySQL.
+const anotherLook = 100 * time.Millisecond
+
+// current returns a code that serves the request: the one in MySQL, or a new one, which is made once
+// for all who wait, here or in another replica. The error says why there is none.
+func (r *responder) current(ctx context.Context, request preauth.LookupRequest) (preauth.Update, *preauth.Error) {
+	for {
+		component, e := r.component(ctx, request.AppID)
+		if e != nil {
+			return preauth.Update{}, e
+		}
+		now := r.cfg.Now()
+		if current := component.Current; current != nil {
+			code := updateOf(component.AppID, *current)
+			r.codes.add(code)
+			if serves(code, request, now) {
+				return code, nil
+			}
+			if life := current.ExpiresAt.Sub(current.IssuedAt); request.MinTTL >= life {
+				return preauth.Update{}, &preauth.Error{
+					Code:    preauth.CodeBadRequest,
+					Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
+				}
+			}
+			if current.Revision < request.MinRevision {
+				return preauth.Update{}, &preauth.Error{
+					Code: preauth.CodeUnavailable, Message: "the revision asked for is not committed yet",
+				}
+			}
+		}
+		if f := component.Failure; f != nil && !retriesWithin(ctx, f, now) {
+			return preauth.Update{}, because(f)
+		}
+		if component.Failure == nil {
+			if _, alive := r.tokens.view.token(request.AppID, now); !alive && r.tokens.ready.Load() {
+				return preauth.Update{}, &preauth.Error{
+					Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
+					Class: preauth.ClassTokenExpired,
+				}
+			}
+		}
+		if e := r.awaitNew(ctx, component); e != nil {
+			return preauth.Update{}, e
+		}
+	}
+}
+
+// awaitNew returns when MySQL may have something new of a component.
+func (r *responder) awaitNew(ctx context.Context, component repo.Component) *preauth.Error {
+	timeUp := func() *preauth.Error {
+		if component.Failure != nil {
+			return because(component.Failure)
+		}
+		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "a new code is being made: try again in a moment"}
+	}
+	if component.Failure == nil {
+		select {
+		case attempt := <-r.keeper.demand(component.AppID, component.Revision):
+			if attempt.Err != nil && !errors.Is(attempt.Err, context.Canceled) {
+				r.log.Warn("no code on demand", "component", component.AppID, "error", attempt.Err)
+			}
+		case <-ctx.Done():
+			return timeUp()
+		}
+	}
+	if !pause(ctx, anotherLook) {
+		return timeUp()
+	}
+	return nil
+}
+
+// retriesWithin reports whether the service tries again, after a failure, while the request waits.
+func retriesWithin(ctx context.Context, f *preauth.Failure, now time.Time) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !f.RetryAt.IsZero() && f.RetryAt.Sub(now) < time.Until(deadline)
+}
+
+// component returns what MySQL knows of a component.
+func (r *responder) component(ctx context.Context, appid string) (repo.Component, *preauth.Error) {
+	known, err := r.db.Components(ctx, []string{appid})
+	if err != nil {
+		return repo.Component{}, r.noDatabase(err)
+	}
+	component, ok := known[appid]
 	if !ok {
-		return preauth.Update{}, &preauth.Error{
+		return repo.Component{}, &preauth.Error{
 			Code: preauth.CodeNotFound, Message: "no token event ever named this component",
 		}
 	}
-	if current := component.Current; current != nil {
-		code := updateOf(component.AppID, *current)
-		r.codes.add(code)
-		if serves(code, request, r.cfg.Now()) {
-			return code, nil
+	return component, nil
+}
+
+// claim answers with a code of the caller's own.
+func (r *responder) claim(req micro.Request) {
+	request, err := preauth.ParseClaimRequest(preauth.AppIDIn(r.cfg.Subjects.Claim, req.Subject()), req.Data())
+	if err != nil {
+		r.refuse(req.Reply(), r.metrics.claims, badRequest(err))
+		return
+	}
+	if request.ClaimID == "" {
+		request.ClaimID = rand.Text()
+	}
+	r.handOver(req.Reply(), r.metrics.claims, func(ctx context.Context) (int, []byte, *preauth.Error) {
+		code := 200
+		claimed, err := r.db.Claim(ctx, r.claimOf(request))
+		if errors.Is(err, repo.ErrNoSpare) {
+			code = 201
+			claimed, err = r.claimNew(ctx, request)
 		}
+		switch e, refused := errors.AsType[*preauth.Error](err); {
+		case refused:
+			return 0, nil, e
+		case errors.Is(err, repo.ErrReference):
+			return 0, nil, &preauth.Error{
+				Code: preauth.CodeConflict, Message: "this claim_id was used with another reference: choose another claim_id",
+			}
+		case err != nil:
+			return 0, nil, r.noDatabase(err)
+		}
+		r.keeper.topUp(request.AppID)
+		return code, preauth.Claim{
+			AppID: claimed.AppID, PreAuthCode: claimed.PreAuthCode, IssuedAt: claimed.IssuedAt, ExpiresAt: claimed.ExpiresAt,
+			ExpiresIn: claimed.ExpiresAt.Sub(r.cfg.Now()), ClaimID: claimed.ClaimID, Reference: claimed.Reference,
+			ClaimedAt: claimed.ClaimedAt, Links: links(claimed.AppID, claimed.PreAuthCode, request.LinkOptions),
+		}.Encode(), nil
+	})
+}
+
+func (r *responder) claimOf(request preauth.ClaimRequest) repo.ClaimRequest {
+	return repo.ClaimRequest{
+		AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, At: r.cfg.Now(), MinTTL: request.MinTTL,
+	}
+}
+
+// claimNew makes a code for a claim that found no spare.
+func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) (repo.Claim, error) {
+	component, e := r.component(ctx, request.AppID)
+	if e != nil {
+		return repo.Claim{}, e
+	}
+	if current := component.Current; current != nil {
 		if life := current.ExpiresAt.Sub(current.IssuedAt); request.MinTTL >= life {
-			return preauth.Update{}, &preauth.Error{
+			return repo.Claim{}, &preauth.Error{
 				Code:    preauth.CodeBadRequest,
 				Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
 			}
 		}
 	}
-	return preauth.Update{}, unavailable(component, request)
+	if f := component.Failure; f != nil && !retriesWithin(ctx, f, r.cfg.Now()) {
+		return repo.Claim{}, because(f)
+	}
+	minted, err := r.keeper.mintAside(ctx, request.AppID, priorityClaim)
+	switch failed, refused := errors.AsType[*mintError](err); {
+	case refused:
+		return repo.Claim{}, because(&failed.failure)
+	case errors.Is(err, errLimit):
+		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: err.Error(), Class: preauth.ClassThrottled}
+	case errors.Is(err, errNoToken):
+		return repo.Claim{}, &preauth.Error{
+			Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
+			Class: preauth.ClassTokenExpired,
+		}
+	case err != nil:
+		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: "WeChat did not answer in time: try again"}
+	}
+	return r.db.ClaimNew(ctx, r.claimOf(request), repo.NewCode{Code: *minted.Code, Fingerprint: minted.Token.Fingerprint})
 }
 
-// unavailable says why there is no code that serves the request.
-func unavailable(component repo.Component, request preauth.LookupRequest) *preauth.Error {
-	e := &preauth.Error{Code: preauth.CodeUnavailable, Message: "there is no valid code now", RetryAt: component.DueAt}
-	if current := component.Current; current != nil && current.Revision < request.MinRevision {
-		e.Message = "the revision asked for is not committed yet"
+// resolve answers with the claim that a code was given to.
+func (r *responder) resolve(req micro.Request) {
+	request, err := preauth.ParseResolveRequest(req.Data())
+	if err != nil {
+		r.refuse(req.Reply(), r.metrics.resolves, badRequest(err))
+		return
 	}
-	if f := component.Failure; f != nil {
-		e.Class, e.ErrCode, e.ErrMsg, e.RID, e.RequestIP, e.RetryAt = f.Class, f.ErrCode, f.ErrMsg, f.RID, f.RequestIP, f.RetryAt
-	}
-	return e
+	r.handOver(req.Reply(), r.metrics.resolves, func(ctx context.Context) (int, []byte, *preauth.Error) {
+		claimed, err := r.db.Resolve(ctx, request.PreAuthCode)
+		switch {
+		case errors.Is(err, repo.ErrNotClaimed):
+			return 0, nil, &preauth.Error{Code: preauth.CodeNotFound, Message: "no claim was given this code, or that is too long ago"}
+		case err != nil:
+			return 0, nil, r.noDatabase(err)
+		}
+		return 200, preauth.Resolved{
+			AppID: claimed.AppID, ClaimID: claimed.ClaimID, Reference: claimed.Reference,
+			ClaimedAt: claimed.ClaimedAt, IssuedAt: claimed.IssuedAt, ExpiresAt: claimed.ExpiresAt,
+		}.Encode(), nil
+	})
 }
 
-func (r *responder) answer(reply string, code preauth.Update, request preauth.LookupRequest) {
-	lookup := preauth.Lookup{
-		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
-		ExpiresIn: code.ExpiresAt.Sub(r.cfg.Now()), Revision: code.Revision,
+// handOver lets a request be answered by a goroutine of its own, if there is room for one more.
+func (r *responder) handOver(
+	reply string, counter *prometheus.CounterVec, work func(context.Context) (code int, body []byte, e *preauth.Error),
+) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		r.refuse(reply, counter, &preauth.Error{
+			Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again",
+		})
+		return
 	}
-	if request.RedirectURI != "" {
-		lookup.Links = wechat.AuthorizationLinks(code.AppID, code.PreAuthCode, request.LinkOptions)
+	select {
+	case r.places <- struct{}{}:
+	default:
+		r.refuse(reply, counter, &preauth.Error{
+			Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment",
+		})
+		return
 	}
-	r.metrics.lookedUp(0)
-	r.send(&nats.Msg{Subject: reply, Data: lookup.Encode()})
+	r.slow.Go(func() {
+		defer func() { <-r.places }()
+		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
+		defer cancel()
+		code, body, e := work(ctx)
+		if e != nil {
+			r.refuse(reply, counter, e)
+			return
+		}
+		r.answer(reply, counter, code, body)
+	})
 }
 
-func (r *responder) refuse(reply string, e *preauth.Error) {
-	r.metrics.lookedUp(e.Code)
+func (r *responder) answer(reply string, counter *prometheus.CounterVec, code int, body []byte) {
+	counter.WithLabelValues(strconv.Itoa(code)).Inc()
+	r.send(&nats.Msg{Subject: reply, Data: body})
+}
+
+func (r *responder) refuse(reply string, counter *prometheus.CounterVec, e *preauth.Error) {
+	counter.WithLabelValues(strconv.Itoa(e.Code)).Inc()
 	r.send(&nats.Msg{
 		Subject: reply,
 		Header:  nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(e.Code)}, micro.ErrorHeader: {e.Message}},
@@ -169,6 +361,25 @@ func (r *responder) send(msg *nats.Msg) {
 		return // published, not requested
 	}
 	if err := r.nc.PublishMsg(msg); err != nil {
-		r.log.Debug("look-up not answered", "error", err)
+		r.log.Debug("request not answered", "error", err)
+	}
+}
+
+func badRequest(err error) *preauth.Error {
+	return &preauth.Error{
+		Code: preauth.CodeBadRequest, Message: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": "),
+	}
+}
+
+func (r *responder) noDatabase(err error) *preauth.Error {
+	r.log.Warn("request not answered from MySQL", "error", err)
+	return &preauth.Error{Code: preauth.CodeInternal, Message: "the database does not answer: try again"}
+}
+
+// because says that there is no code because of a failure.
+func because(f *preauth.Failure) *preauth.Error {
+	return &preauth.Error{
+		Code: preauth.CodeUnavailable, Message: "there is no valid code now",
+		Class: f.Class, ErrCode: f.ErrCode, ErrMsg: f.ErrMsg, RID: f.RID, RequestIP: f.RequestIP, RetryAt: f.RetryAt,
 	}
 }

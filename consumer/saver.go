@@ -3,13 +3,14 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
+	"preauth"
 	"preauth/repo"
+	"preauth/wechat"
 )
 
 // saver commits outcomes: what waits while one transaction is under way goes into the next, so that
@@ -32,8 +33,24 @@ type saving struct {
 func newSaver(s *Service) *saver { return &saver{Service: s} }
 
 // save returns when the outcome is committed, however long MySQL is away, or else with an error: of
-// ctx, or about an outcome that MySQL refuses.
-func (s *saver) save(ctx context.Context, outcome repo.Outcome) (repo.Result, error) {
+// ctx, or about an outcome that MySQL refuses. The outcome returned is the committed one: a code that
+// cannot be kept, because another component has it, becomes a failure.
+func (s *saver) save(ctx context.Context, outcome repo.Outcome) (repo.Outcome, repo.Result, error) {
+	result, err := s.enqueue(ctx, outcome)
+	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
+		now := s.cfg.Now()
+		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
+		outcome = fail(outcome, bad, 1, now, now.Add(jittered(s.cfg.Delays.TransientMax)))
+		result, err = s.enqueue(ctx, outcome)
+	}
+	if err == nil {
+		err = result.Err
+	}
+	return outcome, result, err
+}
+
+// enqueue has an outcome committed with those that wait beside it.
+func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result, error) {
 	this := &saving{outcome: outcome, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, this)
@@ -82,7 +99,7 @@ func (s *saver) commit(batch []*saving) {
 	s.metrics.saved(len(batch), time.Since(started), err)
 	for i, each := range batch {
 		if each.err = err; err == nil {
-			each.result, each.err = results[i], results[i].Err
+			each.result = results[i]
 		}
 	}
 }
@@ -96,11 +113,10 @@ func (s *saver) persist(ctx context.Context, call func(context.Context) error) e
 		if ctx.Err() != nil && err != nil {
 			return ctx.Err()
 		}
+		s.health.setUse("saving", err)
 		if !errors.Is(err, repo.ErrUnavailable) {
-			s.health.set("MySQL", err)
 			return err
 		}
-		s.health.set("MySQL", fmt.Errorf("is away: %w", err))
 		if !pause(ctx, retry.NextBackOff()) {
 			return ctx.Err()
 		}

@@ -53,7 +53,8 @@ type Config struct {
 	// where they are missing. If another stream covers the token subject already, that one is used
 	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
 	TokenStream, UpdateStream, FailureStream string
-	// Durable is the name of the consumer that all replicas share. Default: preauth.
+	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
+	// ends it. Default: preauth.
 	Durable string
 	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
 	StreamReplicas int
@@ -64,6 +65,15 @@ type Config struct {
 
 	// Calls is how many calls of WeChat may be under way at once. Default: 64.
 	Calls int
+	// CallsPerSecond bounds the calls of WeChat over all components, and CallsPerDay those for one
+	// component, of which a tenth can be used at once. Spares are made while half of that is left, and
+	// the last tenth is for token events and renewals. Both are per replica. Defaults: 200 and 10000.
+	CallsPerSecond, CallsPerDay int
+	// Spares is how many codes are made ahead of claims for each component; negative for none, so that
+	// every claim waits for WeChat. Default: 1.
+	Spares int
+	// Retention is how long codes and claims are kept after they expired. Default: 7 days.
+	Retention time.Duration
 	// InHand is how many token events may be worked on at once. Default: 512.
 	InHand int
 	// Requests is how many look-ups that need more than memory may be under way at once; one more is
@@ -112,6 +122,8 @@ func (c Config) withDefaults() Config {
 	c.Subjects.Updated = cmp.Or(c.Subjects.Updated, subjects.Updated)
 	c.Subjects.Failed = cmp.Or(c.Subjects.Failed, subjects.Failed)
 	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
+	c.Subjects.Claim = cmp.Or(c.Subjects.Claim, subjects.Claim)
+	c.Subjects.Resolve = cmp.Or(c.Subjects.Resolve, subjects.Resolve)
 	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
 	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
 	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
@@ -120,6 +132,10 @@ func (c Config) withDefaults() Config {
 	c.Source = cmp.Or(c.Source, "/preauth")
 	c.Version = cmp.Or(c.Version, "0.0.0")
 	c.Calls = cmp.Or(c.Calls, 64)
+	c.CallsPerSecond = cmp.Or(c.CallsPerSecond, 200)
+	c.CallsPerDay = cmp.Or(c.CallsPerDay, 10_000)
+	c.Spares = cmp.Or(c.Spares, 1)
+	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
 	c.InHand = cmp.Or(c.InHand, 512)
 	c.Requests = cmp.Or(c.Requests, 256)
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, 4*time.Second)
@@ -155,7 +171,7 @@ func (c Config) Check() error {
 	}
 	subjects := map[string]string{
 		"token": c.Subjects.TokenUpdated, "updated": c.Subjects.Updated,
-		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup,
+		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
 	}
 	for name, s := range subjects {
 		if !subject.MatchString(s) {
@@ -187,11 +203,17 @@ func (c Config) Check() error {
 			refuse("the number of %s at once must be 1 to 100000, not %d", what, n)
 		}
 	}
+	if c.Spares > 1000 {
+		refuse("the number of spares per component must be at most 1000, not %d", c.Spares)
+	}
+	if c.CallsPerSecond < 1 || c.CallsPerDay < 100 {
+		refuse("the limits of calls must be at least 1 per second and 100 per day, not %d and %d", c.CallsPerSecond, c.CallsPerDay)
+	}
 	if c.AckWait < time.Second {
 		refuse("the ack wait must be at least 1s, not %v: events would be handed out twice", c.AckWait)
 	}
 	durations := map[string]time.Duration{
-		"request time-out": c.RequestTimeout, "shutdown time": c.Shutdown, "stall time": c.Stall,
+		"request time-out": c.RequestTimeout, "shutdown time": c.Shutdown, "stall time": c.Stall, "retention": c.Retention,
 		"transient delay": c.Delays.Transient, "largest transient delay": c.Delays.TransientMax, "throttled delay": c.Delays.Throttled,
 		"quota delay": c.Delays.Quota, "operator delay": c.Delays.Operator, "single delay": c.Delays.Once,
 	}
@@ -220,7 +242,7 @@ type Service struct {
 	tokens    *tokens
 	codes     *codeView
 	relay     *relay
-	due       *due
+	keeper    *keeper
 	responder *responder
 	health    *health
 }
@@ -248,7 +270,7 @@ func New(
 	saver := newSaver(s)
 	minter := newMinter(s, api)
 	s.tokens = newTokens(s, minter, saver)
-	s.due = &due{Service: s, minter: minter, saver: saver, tokens: s.tokens}
+	s.keeper = newKeeper(s, minter, saver, s.tokens)
 	s.responder = newResponder(s)
 	s.metrics.observe(s, registerer)
 	return s, nil
@@ -271,10 +293,11 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stopWatching()
 	relay.Go(func() { s.relay.run(relayCtx) })
 	watching.Go(func() { s.health.run(watchCtx) })
+	watching.Go(func() { s.purge(watchCtx) })
 	watching.Go(func() { s.streams.keep(watchCtx, failureStream, s.idle) })
 	watching.Go(func() { s.streams.keep(watchCtx, updateStream, s.codes.follow) })
 	taking.Go(func() { s.streams.keep(ctx, tokenStream, s.tokens.follow) })
-	taking.Go(func() { s.due.run(ctx) })
+	taking.Go(func() { s.keeper.run(ctx) })
 
 	<-ctx.Done()
 	s.log.Info("stopping", "in_hand", s.tokens.hand.size(), "limit", s.cfg.Shutdown)
@@ -286,7 +309,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 	taking.Wait()
 	s.tokens.hand.working.Wait()
-	s.due.working.Wait()
+	s.keeper.stop()
 	stopRelay()
 	relay.Wait()
 	s.responder.stop()
@@ -298,6 +321,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // idle follows a stream that only has to exist.
 func (s *Service) idle(ctx context.Context, _ jetstream.Stream, _ identity) error {
+	s.health.set(string(failureStream)+" stream", nil)
 	<-ctx.Done()
 	return nil
 }

@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"log/slog"
+
 	"preauth"
 	"preauth/repo"
 )
@@ -52,22 +54,26 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		if a.Update != nil {
 			s.codes.add(*a.Update)
 		}
-		s.relay.announce(*a)
+		s.relay.announce(*a, outcome)
 	}
 	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
 	switch {
 	case result.Status == repo.Superseded:
-		s.metrics.superseded()
 		s.step(step, StepSuperseded)
 	case outcome.Failure != nil:
 		f := outcome.Failure
 		s.metrics.failed(f.Class)
 		step.Class = f.Class
+		retry := slog.StringValue("given up")
+		if !f.RetryAt.IsZero() {
+			retry = slog.TimeValue(f.RetryAt)
+		}
 		log.Warn("no code", "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
-			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", f.RetryAt)
+			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
 		s.step(step, StepFailed)
 	case outcome.Code != nil:
 		step.Revision = result.Revision
+		s.keeper.topUp(step.AppID)
 		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
 		s.step(step, StepCommitted)
 	default:

@@ -38,29 +38,39 @@ type identity struct {
 	created time.Time
 }
 
+// durable names the consumer of this very stream: no pull request and no acknowledgement that is
+// meant for it reaches the consumer of a stream that was created anew under the same name, where the
+// sequences would be another event's.
+func (id identity) durable(prefix string) string {
+	return fmt.Sprintf("%s-%d", prefix, id.created.UnixMicro())
+}
+
 var (
 	errOtherStream = errors.New("the stream was re-created or lost messages")
 	errStreamSplit = errors.New("two streams share the token subjects: let one stream cover both")
+	errRetention   = errors.New("messages go away when they are acknowledged: its retention must be limits, " +
+		"because every replica reads the tokens into memory")
+	errUncovered = errors.New("it does not take the subjects that it has to: rename it, or name another one in the settings")
 )
 
 // streams creates the streams where they are missing and watches them. It never alters one.
 type streams struct {
 	*Service
 
-	mu    sync.Mutex
-	names map[role]string // of the streams in use
-	drift map[role]string // as last reported
+	mu     sync.Mutex
+	tokens identity        // of the token stream in use
+	drift  map[role]string // as last reported
 }
 
 func newStreams(s *Service) *streams {
-	return &streams{Service: s, names: map[role]string{}, drift: map[role]string{}}
+	return &streams{Service: s, drift: map[role]string{}}
 }
 
-// name returns the name of the stream in use, "" before there is one.
-func (s *streams) name(r role) string {
+// inUse returns the identity of the token stream in use.
+func (s *streams) inUse() identity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.names[r]
+	return s.tokens
 }
 
 // keep makes sure that the stream of a role is there and calls follow with it, again whenever the
@@ -91,7 +101,16 @@ func (s *streams) once(
 		return err
 	}
 	info := stream.CachedInfo()
+	if info.Config.Retention != jetstream.LimitsPolicy {
+		return fmt.Errorf("stream %s: %w", info.Config.Name, errRetention)
+	}
 	id := identity{info.Config.Name, info.Created.UTC().Truncate(time.Microsecond)}
+
+	if r == tokenStream {
+		s.mu.Lock()
+		s.tokens = id
+		s.mu.Unlock()
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -154,7 +173,7 @@ func (s *streams) ensure(ctx context.Context, r role) (jetstream.Stream, error) 
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
-	s.use(r, want, stream.CachedInfo().Config)
+	s.reportDrift(r, want, stream.CachedInfo().Config)
 	return stream, nil
 }
 
@@ -216,20 +235,23 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		c.Name, c.Subjects = s.cfg.UpdateStream, []string{s.cfg.Subjects.Updated + ".*"}
 		c.Description = "the current pre_auth_code of each component"
 		c.MaxMsgsPerSubject = 1
+		// No sequence is that of a message in an earlier stream of this name, so that an announcement
+		// which was meant to follow a message there is refused here.
+		c.FirstSeq = uint64(s.cfg.Now().UnixMicro())
 		c.AllowDirect = true
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Updated + ".*", Destination: s.cfg.Subjects.Updated}
 	case failureStream:
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
 		c.Description = "why components got no new pre_auth_code"
 		c.MaxAge = 7 * 24 * time.Hour
-		c.MaxBytes = 1 << 30
+		c.MaxBytes = 64 << 20
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Failed + ".*", Destination: s.cfg.Subjects.Failed}
 	}
 	return c
 }
 
-// use notes the stream in use and logs, once per state, where an existing stream differs from what would be created.
-func (s *streams) use(r role, want, have jetstream.StreamConfig) {
+// reportDrift logs, once per state, where an existing stream differs from what would be created.
+func (s *streams) reportDrift(r role, want, have jetstream.StreamConfig) {
 	var drift []string
 	differs := func(what string, want, have any) {
 		if fmt.Sprint(want) != fmt.Sprint(have) {
@@ -254,7 +276,7 @@ func (s *streams) use(r role, want, have jetstream.StreamConfig) {
 	if report != "" && s.drift[r] != report {
 		s.log.Warn("stream differs from the settings and is used as it is", "stream", have.Name, "drift", report)
 	}
-	s.drift[r], s.names[r] = report, have.Name
+	s.drift[r] = report
 }
 
 func republished(c jetstream.StreamConfig) string {
@@ -296,7 +318,16 @@ func (s *streams) read(
 		return fmt.Errorf("reading stream: %w", err)
 	}
 	<-ctx.Done()
-	reading.Stop()
-	<-reading.Closed()
+	// While the ordered consumer tries to find its stream again, it does not even stop.
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		reading.Stop()
+		<-reading.Closed()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(time.Second):
+	}
 	return nil
 }

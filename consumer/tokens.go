@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
@@ -51,6 +52,9 @@ func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identit
 	if err != nil {
 		return err
 	}
+	if len(filters) == 0 {
+		return fmt.Errorf("stream %s: %w", id.name, errUncovered)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var reading sync.WaitGroup
 	defer reading.Wait()
@@ -73,11 +77,13 @@ func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identit
 		return err
 	}
 
+	t.codes.awaitRead(ctx)
+
 	// Ours alone and shared by all replicas, so a changed setting is applied.
 	reqCtx, cancelReq := context.WithTimeout(ctx, apiTimeout)
 	defer cancelReq()
 	cons, err := stream.CreateOrUpdateConsumer(reqCtx, jetstream.ConsumerConfig{
-		Durable:        t.cfg.Durable,
+		Durable:        id.durable(t.cfg.Durable),
 		Description:    "asks WeChat for the pre_auth_code that belongs to each token",
 		FilterSubjects: filters,
 		AckPolicy:      jetstream.AckExplicitPolicy,
@@ -86,9 +92,9 @@ func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identit
 		MaxAckPending:  max(1000, 8*t.cfg.InHand),
 	})
 	if err != nil {
-		return fmt.Errorf("consumer %s: %w", t.cfg.Durable, err)
+		return fmt.Errorf("consumer %s: %w", id.durable(t.cfg.Durable), err)
 	}
-	t.log.Info("taking token events", "stream", id.name, "durable", t.cfg.Durable)
+	t.log.Info("taking token events", "stream", id.name, "durable", id.durable(t.cfg.Durable))
 	t.health.set(string(tokenStream)+" stream", nil)
 	return t.take(ctx, cons, id)
 }
@@ -101,31 +107,12 @@ func (t *tokens) take(ctx context.Context, cons jetstream.Consumer, id identity)
 		if err != nil {
 			return nil
 		}
-		batch, err := t.fetch(ctx, cons, room)
-		if err != nil {
-			t.hand.free(room)
-			return err
-		}
-		for msg := range batch.Messages() {
-			room--
-			meta, err := msg.Metadata()
-			if err != nil {
-				t.log.Error("message without metadata", "error", err)
-				t.hand.free(1)
-				continue
-			}
-			t.hand.hold(msg)
-			t.hand.working.Go(func() {
-				defer t.hand.release(msg)
-				t.work(t.lasting, msg, meta, id)
-			})
-		}
-		t.hand.free(room)
-		err = batch.Error()
+		err = t.pull(ctx, cons, id, room)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
+		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound),
+			errors.Is(err, nats.ErrNoResponders): // the consumer is gone, and with it perhaps the stream
 			return err
 		case err != nil:
 			t.log.Debug("pull request ended", "error", err)
@@ -134,21 +121,36 @@ func (t *tokens) take(ctx context.Context, cons jetstream.Consumer, id identity)
 	}
 }
 
-func (t *tokens) fetch(ctx context.Context, cons jetstream.Consumer, room int) (jetstream.MessageBatch, error) {
+// pull takes events into as many places, until these are full or the request has ended.
+func (t *tokens) pull(ctx context.Context, cons jetstream.Consumer, id identity, places int) error {
+	defer func() { t.hand.free(places) }() // those that are left
 	// The context ends the request at shutdown; its deadline is when the server ends it.
 	ctx, cancel := context.WithTimeout(ctx, fetchFor)
-	batch, err := cons.Fetch(room, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
+	defer cancel()
+	batch, err := cons.Fetch(places, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
 	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("pulling token events: %w", err)
+		return fmt.Errorf("pulling token events: %w", err)
 	}
-	return cancelling{batch, cancel}, nil
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil {
+			t.log.Error("message without metadata", "error", err)
+			continue
+		}
+		places--
+		t.hand.hold(msg)
+		t.hand.working.Go(func() {
+			defer t.hand.release(msg)
+			t.work(t.lasting, msg, meta, id)
+		})
+	}
+	return batch.Error()
 }
 
 // work takes one event all its way: to WeChat, through the transaction, to its acknowledgement and
 // to the relay. ctx ends when the service gives up; the event then goes back to the stream.
 func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity) {
-	started, position := t.cfg.Now(), positionOf(id, meta)
+	position := positionOf(id, meta)
 	event, err := t.parse(msg, meta)
 	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
 	t.step(step, StepReceived)
@@ -166,9 +168,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	}
 	defer leave()
 	if t.view.overtaken(event.AppID, position) {
-		t.metrics.superseded()
-		t.step(step, StepSuperseded)
-		t.acknowledge(msg, step)
+		t.supersede(msg, step)
 		return
 	}
 
@@ -182,23 +182,19 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	switch now := t.cfg.Now(); {
 	case !position.After(known.Token.Position):
 		// A repeated delivery: the outcome of this event, or of a newer one, is committed.
-		t.metrics.superseded()
-		t.step(step, StepSuperseded)
-		t.acknowledge(msg, step)
+		t.supersede(msg, step)
 		return
 	case known.Current != nil && known.Current.Fingerprint == token.Fingerprint && known.Current.ExpiresAt.After(now):
-		t.step(step, StepRepeated)
+		outcome.DueAt = renewAt(&known.Current.Code)
 	case !event.ExpiresAt.After(now):
-		outcome = t.minter.expired(outcome, "the token had expired when its event was taken up")
+		outcome = expired(outcome, now)
 	default:
 		outcome, err = t.minter.mint(ctx, job{
 			outcome: outcome, secret: event.Token, issuedAt: event.IssuedAt, attempts: 0,
-			overtaken: func() bool { return t.view.overtaken(event.AppID, position) },
+			tries: inHandTries, overtaken: func() bool { return t.view.overtaken(event.AppID, position) },
 		})
 		if errors.Is(err, errOvertaken) {
-			t.metrics.superseded()
-			t.step(step, StepSuperseded)
-			t.acknowledge(msg, step)
+			t.supersede(msg, step)
 			return
 		}
 		if err != nil {
@@ -206,31 +202,36 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 			return
 		}
 	}
-	if t.settle(ctx, msg, step, outcome) {
-		t.metrics.eventDone(outcome, t.cfg.Now().Sub(started), t.cfg.Now().Sub(position.Time))
-	}
+	t.settle(ctx, msg, step, outcome)
 }
 
 // settle commits the outcome of an event, hands what is to be announced to the relay, and
-// acknowledges the event. It reports whether that was done.
-func (t *tokens) settle(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) bool {
-	result, err := t.saver.save(ctx, outcome)
+// acknowledges the event.
+func (t *tokens) settle(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
+	outcome, result, err := t.saver.save(ctx, outcome)
 	if err != nil {
 		t.putBack(msg, err)
-		return false
+		return
 	}
 	t.committed(step, outcome, result)
+	t.metrics.settled(outcome, result)
 	if f := outcome.Failure; f != nil && f.RetryAt.IsZero() {
 		// Given up: the stream's advisory says why this event has no code.
 		if err := msg.TermWithReason(string(f.Class)); err != nil {
 			t.log.Debug("event not terminated: it will come again", "sequence", step.Sequence, "error", err)
-			return true
+			return
 		}
 		t.step(step, StepAcknowledged)
-		return true
+		return
 	}
 	t.acknowledge(msg, step)
-	return true
+}
+
+// supersede acknowledges an event whose component has a newer one, or that was settled before.
+func (t *tokens) supersede(msg jetstream.Msg, step Step) {
+	t.metrics.events.WithLabelValues("superseded").Inc()
+	t.step(step, StepSuperseded)
+	t.acknowledge(msg, step)
 }
 
 func (t *tokens) acknowledge(msg jetstream.Msg, step Step) {
@@ -269,7 +270,7 @@ func (t *tokens) component(ctx context.Context, appid string) (repo.Component, e
 func (t *tokens) badEvent(appid string, position repo.Position, cause error) repo.Outcome {
 	now := t.cfg.Now().UTC()
 	return repo.Outcome{
-		AppID: appid, At: now, FailureID: failureID(position, 0),
+		AppID: appid, At: now, FailureID: failureID(position, now),
 		Failure: &preauth.Failure{
 			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
 			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,
@@ -289,7 +290,8 @@ func positionOf(id identity, meta *jetstream.MsgMetadata) repo.Position {
 	}
 }
 
-// failureID is the message id of a failure: the event and the attempt.
-func failureID(p repo.Position, attempt int) string {
-	return fmt.Sprintf("failed.%s.%d.%d.%d", p.Stream, p.StreamCreated.UnixMicro(), p.Sequence, attempt)
+// failureID is the message id of a failure: the event, and when it failed. It is made once, when the
+// failure is, and stays with it in the outbox.
+func failureID(p repo.Position, at time.Time) string {
+	return fmt.Sprintf("failed.%s.%d.%d.%d", p.Stream, p.StreamCreated.UnixMicro(), p.Sequence, at.UnixMicro())
 }

@@ -76,6 +76,9 @@ func (v *tokenView) size() int {
 type codeView struct {
 	*Service
 
+	read   chan struct{} // closed when the stream was read to its end once
+	onRead func()
+
 	mu        sync.RWMutex
 	codes     map[string]preauth.Update
 	announced map[string]announcement
@@ -85,7 +88,22 @@ type codeView struct {
 type announcement struct{ revision, sequence uint64 }
 
 func newCodeView(s *Service) *codeView {
-	return &codeView{Service: s, codes: map[string]preauth.Update{}, announced: map[string]announcement{}}
+	v := &codeView{
+		Service: s, read: make(chan struct{}), codes: map[string]preauth.Update{}, announced: map[string]announcement{},
+	}
+	v.onRead = sync.OnceFunc(func() { close(v.read) })
+	return v
+}
+
+// awaitRead waits until the stream of announcements has been read, so that new revisions are above all
+// that it holds. It does not wait for ever: the outbox can keep what the stream does not take.
+func (v *codeView) awaitRead(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	select {
+	case <-v.read:
+	case <-ctx.Done():
+	}
 }
 
 // follow reads the stream of announcements, and has announced again what it turns out to lack, until
@@ -101,6 +119,7 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 	reconciling.Go(func() {
 		select {
 		case <-caughtUp:
+			v.onRead()
 			v.health.set(string(updateStream)+" stream", nil)
 			v.reconcile(ctx)
 		case <-ctx.Done():
@@ -206,7 +225,7 @@ func (v *codeView) reconcile(ctx context.Context) {
 			v.log.Info("announcing again what the stream lacked", "components", lacking)
 		}
 		wait := reconcileEvery
-		if err != nil {
+		if err != nil || lacking > 0 { // they have no row in the outbox, so look again whether it is done
 			wait = 2 * time.Second
 		}
 		if !pause(ctx, jittered(wait)) {

@@ -2,8 +2,10 @@ package repo_test
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"preauth/repo"
 )
@@ -42,4 +44,77 @@ func batch(worker int64, size int, sequence uint64) []repo.Outcome {
 		outcomes[i] = succeeded(fmt.Sprintf("wx%d-%d", i, worker), at(sequence), fmt.Sprintf("code %d %d %d", worker, i, sequence))
 	}
 	return outcomes
+}
+
+// BenchmarkClaim gives spares of one component to as many claims as connections allow at once.
+func BenchmarkClaim(b *testing.B) {
+	for _, claimants := range []int{1, 8, 32} {
+		b.Run(fmt.Sprint(claimants, " at once"), func(b *testing.B) {
+			d := newDatabase(b)
+			replica := openFor(b, d.dsn, claimants)
+			stock(b, replica, b.N)
+			claims := func(i int64) error {
+				_, err := replica.Claim(b.Context(), request(fmt.Sprint("visitor ", i), start))
+				return err
+			}
+			together(b, claimants, claims)
+		})
+	}
+}
+
+// BenchmarkClaimNew saves codes that were made for a claim.
+func BenchmarkClaimNew(b *testing.B) {
+	for _, claimants := range []int{1, 8, 32} {
+		b.Run(fmt.Sprint(claimants, " at once"), func(b *testing.B) {
+			d := newDatabase(b)
+			replica := openFor(b, d.dsn, claimants)
+			together(b, claimants, func(i int64) error {
+				_, err := replica.ClaimNew(b.Context(), request(fmt.Sprint("visitor ", i), start), fresh(fmt.Sprint("code ", i), start))
+				return err
+			})
+		})
+	}
+}
+
+// openFor returns a replica with a connection for each of those who use it at once.
+func openFor(b *testing.B, dsn string, users int) *repo.Repo {
+	b.Helper()
+	r, err := repo.Open(dsn, users)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { r.Close() })
+	return r
+}
+
+// stock adds spares of one component.
+func stock(b *testing.B, r *repo.Repo, n int) {
+	b.Helper()
+	spares := make([]repo.Spare, n)
+	for i := range spares {
+		spares[i] = spare(fmt.Sprint("spare ", i), start.Add(time.Duration(i)*time.Microsecond))
+	}
+	if err := r.AddSpares(b.Context(), spares); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// together runs the benchmark's iterations in as many goroutines as are given.
+func together(b *testing.B, goroutines int, iteration func(i int64) error) {
+	b.Helper()
+	b.ResetTimer()
+	var next atomic.Int64
+	var working sync.WaitGroup
+	for range goroutines {
+		working.Go(func() {
+			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+				if err := iteration(i); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	working.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "claims/s")
 }

@@ -2,9 +2,7 @@ package repo
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"errors"
 	"slices"
 	"time"
 
@@ -55,7 +53,7 @@ func (c Code) stored() Code {
 // however few rows there are: the component's row is read, and with FOR UPDATE locked, first, and the
 // rows of other components are not touched.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
-	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.failure,
+	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure,
 	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
 FROM component AS c FORCE INDEX (PRIMARY)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
@@ -72,6 +70,7 @@ type componentRow struct {
 	TokenExpiresAt     sql.Null[time.Time] `db:"token_expires_at"`
 	Attempts           int                 `db:"attempts"`
 	DueAt              sql.Null[time.Time] `db:"due_at"`
+	Lease              []byte              `db:"lease"`
 	Failure            sql.Null[string]    `db:"failure"`
 
 	CodeID          sql.Null[uint64]    `db:"code_id"`
@@ -113,7 +112,7 @@ func (row componentRow) component() Component {
 }
 
 // rowOf returns the row without its current code.
-func rowOf(c Component) componentRow {
+func rowOf(c Component, lease []byte) componentRow {
 	return componentRow{
 		AppID:              c.AppID,
 		Revision:           c.Revision,
@@ -125,6 +124,7 @@ func rowOf(c Component) componentRow {
 		TokenExpiresAt:     null(c.Token.ExpiresAt),
 		Attempts:           c.Attempts,
 		DueAt:              null(c.DueAt),
+		Lease:              lease,
 		Failure:            textOf(c.Failure),
 	}
 }
@@ -182,71 +182,6 @@ func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Comp
 		}
 	}
 	return components, nil
-}
-
-// TakeDue leases components that are due at now, at most limit: it moves their DueAt to until, before
-// which no other call gets them, from whatever replica. They come in the order in which they were
-// due. Whoever has one saves an [Outcome] before until, which sets DueAt anew; a replica that dies
-// leaves it to the others at until. After an error some may have been leased until then and worked on
-// by nobody.
-func (r *Repo) TakeDue(ctx context.Context, now, until time.Time, limit int) ([]Component, error) {
-	now, until = stored(now), stored(until)
-	if !until.After(now) {
-		return nil, errors.New("repo: take due: until has to be after now, or two would get the same component")
-	}
-	lease := make([]byte, 16)
-	_, _ = rand.Read(lease) // never fails
-	for {
-		var due []string
-		err := do(ctx, "take due", func() error {
-			due = nil
-			return r.db.SelectContext(ctx, &due,
-				"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
-		})
-		if err != nil || len(due) == 0 {
-			return nil, err
-		}
-		taken, err := r.take(ctx, due, lease, now, until)
-		if err != nil || len(taken) > 0 {
-			return taken, err
-		}
-		// Others were quicker with every one of them. There may be more.
-	}
-}
-
-// take leases those of the components that are still due. The lease names them, so that both
-// statements can be repeated.
-func (r *Repo) take(ctx context.Context, due []string, lease []byte, now, until time.Time) ([]Component, error) {
-	// All calls take the rows in the same order, in which a saving transaction locks them too.
-	sorted := slices.Sorted(slices.Values(due))
-	var taken []Component
-	for piece := range slices.Chunk(sorted, maxIn) {
-		err := do(ctx, "take due", func() error {
-			statement, args, err := sqlx.In("/* repo.lease */ UPDATE component FORCE INDEX (PRIMARY) SET due_at = ?, lease = ? "+
-				"WHERE appid IN (?) AND due_at <= ?", until, lease, piece, now)
-			if err != nil {
-				return err
-			}
-			_, err = r.db.ExecContext(ctx, statement, args...)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		var rows []componentRow
-		err = do(ctx, "take due", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.leased */ "+selectComponents+
-				"WHERE c.appid IN (?) AND c.lease = ? AND c.due_at = ?", piece, lease, until)
-		})
-		if err != nil {
-			return nil, err
-		}
-		for _, row := range rows {
-			taken = append(taken, row.component())
-		}
-	}
-	slices.SortFunc(taken, func(a, b Component) int { return slices.Index(due, a.AppID) - slices.Index(due, b.AppID) })
-	return taken, nil
 }
 
 // selectIn reads rows into the slice that into points to, in place of what it holds. The slices among

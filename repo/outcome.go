@@ -13,7 +13,8 @@ import (
 )
 
 // Outcome is what became of working on a token: a Code, a Failure, or neither where the token was
-// announced again while the code made with it has life left, in which case only the fence moves.
+// announced again while the code made with it has life left. Should that code not be the current one any
+// more when the outcome is saved, the component becomes due at once.
 type Outcome struct {
 	// AppID is the component_appid, "" only for a bad event that names no valid one.
 	AppID string

@@ -32,6 +32,8 @@ type plan struct {
 type component struct {
 	Component
 	changed bool
+	// lease is kept as long as DueAt is: an outcome that sets DueAt anew ends it.
+	lease []byte
 	// codeID is the row of the current code, where the table has it.
 	codeID uint64
 	// planned is the current code where this transaction brings it, for the outcome with this result.
@@ -108,7 +110,7 @@ func (p *plan) lockRows(ctx context.Context, tx *sqlx.Tx, appids []string) error
 		return err
 	}
 	for _, row := range rows {
-		p.components[row.AppID] = &component{Component: row.component(), codeID: row.CodeID.V}
+		p.components[row.AppID] = &component{Component: row.component(), lease: row.Lease, codeID: row.CodeID.V}
 	}
 	return nil
 }
@@ -151,7 +153,7 @@ func (p *plan) apply(o Outcome, result *Result) {
 		// The outcome was saved before and the answer got lost, or WeChat gave the same code once more
 		// for a newer token.
 		if order > 0 {
-			c.succeed(o)
+			c.settle(o, 0)
 		}
 		result.Status, result.Revision = Saved, c.Current.Revision
 		result.Announcement = c.announcement(o.At)
@@ -160,10 +162,15 @@ func (p *plan) apply(o Outcome, result *Result) {
 	case o.Code != nil:
 		p.replaceCode(c, o, order, result)
 	case o.Failure != nil:
-		c.Token, c.Attempts, c.Failure, c.DueAt, c.changed = o.Token, o.Failure.Attempt, o.Failure, o.DueAt, true
+		c.settle(o, o.Failure.Attempt)
 		p.announceFailure(o, result)
+	case c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At):
+		c.settle(o, 0)
+		result.Status = Saved
 	default:
-		c.Token, c.changed = o.Token, true
+		// Another code took the place of the one that the caller saw: this token needs one of its own.
+		o.DueAt = o.At
+		c.settle(o, 0)
 		result.Status = Saved
 	}
 }
@@ -175,9 +182,10 @@ func (c *component) servedAlready(o Outcome) bool {
 		c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At)
 }
 
-// succeed records what a code brings besides itself.
-func (c *component) succeed(o Outcome) {
-	c.Token, c.Attempts, c.Failure, c.DueAt, c.changed = o.Token, 0, nil, o.DueAt, true
+// settle records what a code or a failure brings besides itself, and ends the lease under which it was
+// worked for.
+func (c *component) settle(o Outcome, attempts int) {
+	c.Token, c.Attempts, c.Failure, c.DueAt, c.lease, c.changed = o.Token, attempts, o.Failure, o.DueAt, nil, true
 }
 
 // replaceCode makes the outcome's code current.
@@ -201,7 +209,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	case c.Current != nil:
 		p.retire = append(p.retire, c.codeID)
 	}
-	c.succeed(o)
+	c.settle(o, 0)
 	c.Revision = max(c.Revision, o.MinRevision) + 1
 	c.Current = &CurrentCode{Code: *o.Code, Revision: c.Revision, Cause: o.Cause, Fingerprint: o.Token.Fingerprint}
 	result.Status, result.Revision = Saved, c.Revision
@@ -242,17 +250,17 @@ func (p *plan) write(ctx context.Context, tx *sqlx.Tx) error {
 	var changed []row
 	for _, appid := range slices.Sorted(maps.Keys(p.components)) {
 		if c := p.components[appid]; c.changed {
-			changed = append(changed, row{rowOf(c.Component), p.at})
+			changed = append(changed, row{rowOf(c.Component, c.lease), p.at})
 		}
 	}
 	if len(changed) > 0 {
 		_, err := tx.NamedExecContext(ctx, `/* repo.component */ INSERT INTO component
-(appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at, attempts, due_at, failure, created_at, updated_at)
-VALUES (:appid, :revision, :token_stream, :token_stream_created, :token_sequence, :token_time, :token_fingerprint, :token_expires_at, :attempts, :due_at, :failure, :at, :at)
+(appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at, attempts, due_at, lease, failure, created_at, updated_at)
+VALUES (:appid, :revision, :token_stream, :token_stream_created, :token_sequence, :token_time, :token_fingerprint, :token_expires_at, :attempts, :due_at, :lease, :failure, :at, :at)
 ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created),
 	token_sequence = VALUES(token_sequence), token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint),
-	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at), failure = VALUES(failure),
-	updated_at = VALUES(updated_at)`, changed)
+	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at),
+	lease = VALUES(lease), failure = VALUES(failure), updated_at = VALUES(updated_at)`, changed)
 		if err != nil {
 			return err
 		}

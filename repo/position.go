@@ -21,15 +21,25 @@ type Position struct {
 	Time time.Time
 }
 
-// After reports whether p is the newer event of the two. In one stream the sequence decides. Between
-// two streams it is the time, because a stream that was created anew counts from 1 again. The zero
-// Position is before every other.
+// rolledBack is how much later an event with a smaller sequence has to be to count as the newer one: its
+// stream has then lost messages and gives their sequences to others. Less may be two servers' clocks.
+const rolledBack = time.Minute
+
+// After reports whether p, an event that is worked on, is newer than q, one that was.
+//
+// In one stream the sequence decides, unless the stream was rolled back, by a restore or by a power
+// failure before it had synced: then the same sequence, or a smaller one, is that of an event with a later
+// time. Between two streams it is the time, because a stream that was created anew counts from 1 again.
+// The zero Position is before every other.
 func (p Position) After(q Position) bool { return p.compare(q) > 0 }
 
 func (p Position) compare(q Position) int {
 	p, q = p.stored(), q.stored()
 	if p.Stream == q.Stream && p.StreamCreated.Equal(q.StreamCreated) {
-		return cmp.Compare(p.Sequence, q.Sequence)
+		if p.Sequence < q.Sequence && p.Time.Sub(q.Time) > rolledBack {
+			return 1
+		}
+		return cmp.Or(cmp.Compare(p.Sequence, q.Sequence), p.Time.Compare(q.Time))
 	}
 	return cmp.Or(
 		p.Time.Compare(q.Time),

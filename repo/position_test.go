@@ -18,6 +18,7 @@ func TestPositionAfter(t *testing.T) {
 	tests := map[string]struct{ newer, older repo.Position }{
 		"the sequence decides in one stream":          {position("S", start, 10, start), position("S", start, 9, start)},
 		"even against the clock":                      {position("S", start, 2, start), position("S", start, 1, later)},
+		"a sequence given twice is the later event's": {position("S", start, 1, start.Add(time.Microsecond)), position("S", start, 1, start)},
 		"the time decides between two streams":        {recreated, position("S", start, 700, start)},
 		"even if the newer event is the old stream's": {position("S", start, 1, later.Add(time.Hour)), recreated},
 		"a stream of another name is another stream":  {position("A", start, 1, later), position("B", start, 2, start)},
@@ -33,6 +34,12 @@ func TestPositionAfter(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a sequence that a stream gives again after it lost messages", func(t *testing.T) {
+		taken := position("S", start, 9, start)
+		if !position("S", start, 2, start.Add(time.Minute+time.Microsecond)).After(taken) || position("S", start, 2, start.Add(time.Minute)).After(taken) {
+			t.Error("it has to be more than a minute later to be newer, and no more than that")
+		}
+	})
 	t.Run("none is after itself as the database gives it back", func(t *testing.T) {
 		given := position("S", start.Add(789), 1, start.Add(987).In(time.FixedZone("UTC+8", 8*60*60)))
 		back := position("S", start, 1, start)

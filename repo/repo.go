@@ -2,7 +2,9 @@
 // each, their codes, and the outbox of what has yet to be announced.
 //
 // It promises that
-//   - a component has at most one current code, which the schema itself enforces;
+//   - a component has at most one current code, and a claim id at most one that is not replaced, which
+//     the schema itself enforces;
+//   - a code given to a claim was never announced, and is given to no other claim;
 //   - an event never replaces the code of a newer one, however late or often it is saved;
 //   - an announcement is in the outbox if and only if what it announces is committed;
 //   - what is saved again, after a lost connection or a lost answer to COMMIT, is saved once.
@@ -30,7 +32,10 @@ import (
 )
 
 // Repo is the database. It is safe for concurrent use.
-type Repo struct{ db *sqlx.DB }
+type Repo struct {
+	db       *sqlx.DB
+	claiming crowd
+}
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
 // may hold. It does not connect, so the server may come later. maxConns bounds the connections;

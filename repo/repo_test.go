@@ -3,6 +3,7 @@ package repo_test
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"slices"
 	"strings"
@@ -70,7 +71,9 @@ func emptyDatabase(t testing.TB) *database {
 		}
 		return r
 	}, strings.ToLower(t.Name()))
-	name = name[:min(len(name), 64)]
+	if len(name) > 64 { // more than a database's name may have
+		name = fmt.Sprintf("%s_%08x", name[:55], crc32.ChecksumIEEE([]byte(name)))
+	}
 	if err := server.DropDatabase(t.Context(), name); err != nil { // of a run before this one
 		t.Fatal(err)
 	}
@@ -115,7 +118,8 @@ func (d *database) dump(t testing.TB) string {
 	for _, query := range []string{
 		`SELECT appid, revision, token_stream, token_stream_created, token_sequence, token_time, HEX(token_fingerprint),
 			token_expires_at, attempts, due_at, failure, created_at, updated_at FROM component ORDER BY appid`,
-		`SELECT appid, revision, code, cause, HEX(token_fingerprint), issued_at, expires_at, deleted_at, slot FROM pre_auth_code ORDER BY appid, revision`,
+		`SELECT appid, revision, code, cause, HEX(token_fingerprint), issued_at, expires_at, deleted_at, slot,
+			claim_id, reference, claimed_at, live_claim FROM pre_auth_code ORDER BY appid, revision, code`,
 		`SELECT message_id, appid, revision, failure, created_at FROM outbox ORDER BY message_id`,
 	} {
 		rows, err := d.raw.QueryxContext(t.Context(), query)
@@ -266,11 +270,18 @@ func failed(appid string, p repo.Position, attempt int, change ...func(*repo.Out
 	}, change)
 }
 
+// later is an event with the same sequence and a later time.
+func later(p repo.Position, d time.Duration) repo.Position {
+	p.Time = p.Time.Add(d)
+	return p
+}
+
 // repeated is the outcome of an event that announces again the token which the code was made with.
 func repeated(appid string, p repo.Position, of repo.Position) repo.Outcome {
 	announced := token(of)
 	announced.Position, announced.ExpiresAt = p, announced.ExpiresAt.Add(time.Minute)
-	return repo.Outcome{AppID: appid, Token: announced, Cause: preauth.CauseToken, At: p.Time.Add(time.Second)}
+	now := p.Time.Add(time.Second)
+	return repo.Outcome{AppID: appid, Token: announced, Cause: preauth.CauseToken, At: now, DueAt: now.Add(20 * time.Minute)}
 }
 
 // bad is the outcome of an event that could not be understood.

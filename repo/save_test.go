@@ -113,13 +113,38 @@ func TestSave(t *testing.T) {
 			},
 			current: "a", fence: at(2), attempts: 1, failed: true,
 		},
-		"a token announced again moves the fence alone": {
+		"a token announced again moves the fence": {
 			steps: []step{
 				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
 				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
 				{succeeded("wx1", at(2), "b"), want{repo.Superseded, 1, ""}},
 			},
-			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+			current: "a", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).DueAt,
+		},
+		"a token announced again after another one was refused": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{failed("wx1", at(2), 1), want{repo.Saved, 1, "failed.COMPONENT_TOKENS.2.1"}},
+				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
+			},
+			current: "a", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).DueAt,
+		},
+		"a token announced again after another one's code took the place of its own": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", at(2), "b"), want{repo.Saved, 2, "wx1.2"}},
+				{repeated("wx1", at(3), at(1)), want{repo.Saved, 2, ""}},
+			},
+			current: "b", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).At,
+		},
+		"the stream was rolled back and gives a sequence to another event": {
+			steps: []step{
+				{succeeded("wx1", at(5), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{succeeded("wx1", later(at(5), time.Second), "b"), want{repo.Saved, 2, "wx1.2"}},
+				{succeeded("wx1", later(at(4), time.Hour), "c"), want{repo.Saved, 3, "wx1.3"}},
+				{succeeded("wx1", at(3), "d"), want{repo.Superseded, 3, ""}},
+			},
+			current: "c", fence: later(at(4), time.Hour), dueAt: succeeded("wx1", later(at(4), time.Hour), "c").DueAt,
 		},
 		"a code saved before the fence moved, and again": {
 			steps: []step{
@@ -127,7 +152,7 @@ func TestSave(t *testing.T) {
 				{repeated("wx1", at(3), at(1)), want{repo.Saved, 1, ""}},
 				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
 			},
-			current: "a", fence: at(3), dueAt: succeeded("wx1", at(1), "a").DueAt,
+			current: "a", fence: at(3), dueAt: repeated("wx1", at(3), at(1)).DueAt,
 		},
 		"the stream is created anew and counts from 1 again": {
 			steps: []step{

@@ -32,7 +32,11 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 
 // uniqueKeys are the keys that keep the promises of this package whatever a program does.
 var uniqueKeys = []uniqueKey{
-	{"component", "PRIMARY"}, {"outbox", "PRIMARY"}, {"pre_auth_code", "code"}, {"pre_auth_code", "current_code"},
+	{"component", "PRIMARY"},
+	{"outbox", "PRIMARY"},
+	{"pre_auth_code", "code"},
+	{"pre_auth_code", "current_code"},
+	{"pre_auth_code", "live_claim"},
 }
 
 type uniqueKey struct {

@@ -24,6 +24,7 @@ type serveCommand struct {
 	mysqlSettings  `group:"mysql"`
 	wechatSettings `group:"wechat"`
 	streamSettings `group:"streams"`
+	claimSettings  `group:"claims"`
 	workSettings   `group:"work"`
 	delaySettings  `group:"delays"`
 	adminSettings  `group:"admin"`
@@ -99,16 +100,21 @@ func (c serveCommand) serve(
 	if err := context.Cause(ctx); errors.Is(err, errNATSClosed) {
 		return err
 	}
-	// What was answered and acknowledged last is still in the connection's buffer.
-	if nc.IsConnected() {
-		if err := nc.FlushTimeout(time.Second); err != nil {
-			log.Warn("NATS did not take the last messages", "error", err)
-		}
+	// What is left in the endpoints is answered, and what was published last is sent.
+	if err := nc.Drain(); err != nil {
+		log.Warn("NATS did not take the last messages", "error", err)
+		return nil
+	}
+	select {
+	case <-closed:
+	case <-time.After(drainTime):
 	}
 	return nil
 }
 
 const (
+	// drainTime bounds the wait for the last messages to be taken.
+	drainTime = 5 * time.Second
 	// schemaPatience is how long the service waits for its schema. Without MySQL it can still answer
 	// from memory, so it begins then, and the schema follows.
 	schemaPatience = 3 * time.Second

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"regexp"
@@ -46,7 +47,7 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	server, stand := newNATS(t), newWeChat(t, "")
 	// A DSN may come from a file, with a line break at its end.
 	dsn := write(t, "dsn", newDatabase(t)+"\n")
-	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn-file="+dsn, "--wechat-url="+stand.URL(), "--schema-apply")
+	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn-file="+dsn, "--wechat-url="+stand.URL(), "--schema-apply", "--spares=0")
 	awaitReady(t, admin)
 	if status, body := get(t, admin, "/healthz"); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz says %d %q", status, body)
@@ -93,7 +94,11 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cons, err := js.Consumer(t.Context(), "COMPONENT_TOKENS", "preauth")
+	stream, err := js.Stream(t.Context(), "COMPONENT_TOKENS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cons, err := stream.Consumer(t.Context(), fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,8 +135,7 @@ func checkMetrics(t *testing.T, admin string) {
 		"latency of calls":           `preauth_wechat_call_duration_seconds_count{class="ok"} 1`,
 		"latency of transactions":    `preauth_transaction_duration_seconds_count{result="ok"} 1`,
 		"latency of publishing":      `preauth_publish_duration_seconds_count{result="ok"} 1`,
-		"time in hand":               `preauth_event_duration_seconds_count 1`,
-		"latency from end to end":    `preauth_event_age_seconds_count 1`,
+		"latency from end to end":    `preauth_end_to_end_seconds_count 1`,
 		"depth of the outbox":        `preauth_outbox_rows 0`,
 		"age in the outbox":          `preauth_outbox_oldest_seconds 0`,
 		"lag of the consumer":        `preauth_consumer_pending 0`,

@@ -14,6 +14,8 @@ type streamSettings struct {
 	Updated string `name:"subject-updated" env:"PREAUTH_SUBJECT_UPDATED" default:"preauth.updated" form:"subject" help:"Subject on which it announces codes."`
 	Failed  string `name:"subject-failed" env:"PREAUTH_SUBJECT_FAILED" default:"preauth.failed" form:"subject" help:"Subject on which it announces failures."`
 	Lookup  string `name:"subject-lookup" env:"PREAUTH_SUBJECT_LOOKUP" default:"preauth.lookup" form:"subject" help:"Subject on which it answers look-ups."`
+	Claim   string `name:"subject-claim" env:"PREAUTH_SUBJECT_CLAIM" default:"preauth.claim" form:"subject" help:"Subject on which it answers claims."`
+	Resolve string `name:"subject-resolve" env:"PREAUTH_SUBJECT_RESOLVE" default:"preauth.resolve" form:"subject" help:"Subject on which it tells the claim of a code."`
 
 	TokenStream   string `name:"stream-tokens" env:"PREAUTH_STREAM_TOKENS" default:"COMPONENT_TOKENS" form:"name" help:"Stream of the tokens, created unless a stream covers their subject already."`
 	UpdateStream  string `name:"stream-updates" env:"PREAUTH_STREAM_UPDATES" default:"PREAUTH" form:"name" help:"Stream of the codes, created if missing."`
@@ -23,12 +25,18 @@ type streamSettings struct {
 	Source        string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" help:"CloudEvents source of what is announced."`
 }
 
+// claimSettings are about the codes that are made for claims, and how long all codes are kept.
+type claimSettings struct {
+	Spares    int           `name:"spares" env:"PREAUTH_SPARES" default:"1" range:"0..1000" help:"Codes made ahead of claims for each component; with 0 every claim waits for WeChat."`
+	Retention time.Duration `name:"retention" env:"PREAUTH_RETENTION" default:"168h" range:"1h..8760h" help:"Time for which codes and claims are kept after they expired, and can be resolved."`
+}
+
 // workSettings are how much is done at once and how long it may take.
 type workSettings struct {
 	InHand         int           `name:"in-hand" env:"PREAUTH_IN_HAND" default:"512" range:"1..100000" help:"Token events worked on at once, per replica."`
 	AckWait        time.Duration `name:"ack-wait" env:"PREAUTH_ACK_WAIT" default:"5s" range:"1s..10m" help:"Time without a sign of life after which another replica gets an event."`
-	Requests       int           `name:"requests" env:"PREAUTH_REQUESTS" default:"256" range:"1..100000" help:"Look-ups at once that need MySQL, per replica; one more is answered with 429."`
-	RequestTimeout time.Duration `name:"request-timeout" env:"PREAUTH_REQUEST_TIMEOUT" default:"4s" range:"10ms..1m" help:"Time in which such a look-up is answered. Clients should wait a little longer."`
+	Requests       int           `name:"requests" env:"PREAUTH_REQUESTS" default:"256" range:"1..100000" help:"Look-ups and claims at once that need more than memory, per replica; one more is answered with 429."`
+	RequestTimeout time.Duration `name:"request-timeout" env:"PREAUTH_REQUEST_TIMEOUT" default:"4s" range:"10ms..1m" help:"Time in which such a request is answered. Clients should wait a little longer."`
 	Stall          time.Duration `name:"stall" env:"PREAUTH_STALL" default:"1m" range:"1s..24h" help:"Time without progress, while events wait, after which the service is not ready."`
 	Shutdown       time.Duration `name:"shutdown" env:"PREAUTH_SHUTDOWN" default:"15s" range:"1s..1h" help:"Time for finishing what is in hand when the service is stopped."`
 }
@@ -47,16 +55,21 @@ type delaySettings struct {
 func (c serveCommand) config() (consumer.Config, error) {
 	cfg := consumer.Config{
 		Subjects: preauth.Subjects{
-			TokenUpdated: c.streamSettings.Token, Updated: c.Updated, Failed: c.Failed, Lookup: c.Lookup,
+			TokenUpdated: c.streamSettings.Token, Updated: c.Updated, Failed: c.Failed,
+			Lookup: c.Lookup, Claim: c.Claim, Resolve: c.Resolve,
 		},
 		TokenStream: c.TokenStream, UpdateStream: c.UpdateStream, FailureStream: c.FailureStream,
 		StreamReplicas: c.Replicas, Durable: c.Durable, Source: c.Source, Version: version(),
-		Calls: c.Calls, InHand: c.InHand, Requests: c.Requests, RequestTimeout: c.RequestTimeout,
+		Calls: c.Calls, CallsPerSecond: c.CallsPerSecond, CallsPerDay: c.CallsPerDay,
+		Spares: c.Spares, Retention: c.Retention, InHand: c.InHand, Requests: c.Requests, RequestTimeout: c.RequestTimeout,
 		AckWait: c.AckWait, Shutdown: c.Shutdown, Stall: c.Stall,
 		Delays: consumer.Delays{
 			Transient: c.Transient, TransientMax: c.TransientMax, Throttled: c.Throttled,
 			Quota: c.Quota, Operator: c.Operator, Once: c.Once,
 		},
+	}
+	if c.Spares == 0 {
+		cfg.Spares = -1 // where 0 means the default
 	}
 	var errs []error
 	if c.TransientMax < c.Transient {

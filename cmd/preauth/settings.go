@@ -28,6 +28,7 @@ var groups = []kong.Group{
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
 	{Key: "streams", Title: "Streams and subjects", Description: "The same for all replicas."},
+	{Key: "claims", Title: "Claims"},
 	{Key: "work", Title: "Work"},
 	{Key: "delays", Title: "Delays", Description: "Waits after a failure, each up to a quarter longer by chance."},
 	{Key: "admin", Title: "Admin and log"},

@@ -11,8 +11,11 @@ import (
 type wechatSettings struct {
 	URLs    []string      `name:"wechat-url" env:"PREAUTH_WECHAT_URL" default:"https://api.weixin.qq.com,https://api2.weixin.qq.com" help:"Base URLs of the API, tried in this order when one cannot be reached."`
 	Path    string        `name:"wechat-path" env:"PREAUTH_WECHAT_PATH" default:"/cgi-bin/component/api_create_preauthcode" help:"Path of the call below the base URL."`
-	Timeout time.Duration `name:"wechat-timeout" env:"PREAUTH_WECHAT_TIMEOUT" default:"5s" range:"100ms..1m" help:"Time for one call to one host."`
+	Timeout time.Duration `name:"wechat-timeout" env:"PREAUTH_WECHAT_TIMEOUT" default:"3s" range:"100ms..1m" help:"Time for one call to one host. More than the request time-out leaves a look-up that waits no time for the next host."`
 	Calls   int           `name:"wechat-calls" env:"PREAUTH_WECHAT_CALLS" default:"64" range:"1..10000" help:"Calls under way at once, per replica."`
+
+	CallsPerSecond int `name:"calls-per-second" env:"PREAUTH_CALLS_PER_SECOND" default:"200" range:"1..100000" help:"Calls per second, per replica."`
+	CallsPerDay    int `name:"calls-per-day" env:"PREAUTH_CALLS_PER_DAY" default:"10000" range:"100..100000000" help:"Calls per day for one component, per replica, a tenth of them at once. Spares are made while half of that is left; the last tenth is for token events and renewals."`
 }
 
 // client returns the client for WeChat, which the environment's HTTPS_PROXY applies to.

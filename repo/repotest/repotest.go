@@ -12,6 +12,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"maps"
 	"regexp"
 	"slices"
 	"sync"
@@ -55,14 +56,15 @@ func Answered(number uint16, text string) Fault {
 type Faults struct {
 	connector driver.Connector
 
-	mu     sync.Mutex
-	script map[string][]Fault
-	seen   []string
+	mu      sync.Mutex
+	script  map[string][]Fault
+	seen    []string
+	refused map[uint16]int
 }
 
 // Faulty returns a connector that works like the given one as long as nothing is scripted.
 func Faulty(connector driver.Connector) *Faults {
-	return &Faults{connector: connector, script: map[string][]Fault{}}
+	return &Faults{connector: connector, script: map[string][]Fault{}, refused: map[uint16]int{}}
 }
 
 // Open returns a Repo as [repo.Open] does, and the faults of its connections. Closing the Repo is the
@@ -114,6 +116,27 @@ func (f *Faults) Operations() []string {
 	return seen
 }
 
+// Refusals returns how often the server itself has refused an operation since the last call, by its
+// error number: 1213 for a deadlock, 1062 for a value that a unique key has already.
+func (f *Faults) Refusals() map[uint16]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	refused := maps.Clone(f.refused)
+	clear(f.refused)
+	return refused
+}
+
+// note counts what the server refuses.
+func (f *Faults) note(err error) {
+	server, ok := errors.AsType[*mysql.MySQLError](err)
+	if !ok {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refused[server.Number]++
+}
+
 // Connect implements [driver.Connector].
 func (f *Faults) Connect(ctx context.Context) (driver.Conn, error) {
 	return meet(f, "connect", nil, func() (driver.Conn, error) {
@@ -156,6 +179,7 @@ func meet[Answer any](f *Faults, operation string, on *conn, run func() (Answer,
 	}
 	if !fault.Skip {
 		answer, err = run()
+		f.note(err)
 	}
 	if fault.After != nil {
 		fault.After()

@@ -1,0 +1,250 @@
+package consumer_test
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/wechat/wechattest"
+)
+
+// clock is a clock that a test moves.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+func oneSpare(s *setup) { s.cfg.Spares = 1 }
+
+func (w *world) claim(request preauth.ClaimRequest) (preauth.Claim, error) {
+	w.t.Helper()
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client.Claim(w.within(), request)
+}
+
+// spares waits until MySQL has exactly n spares of a component.
+func (w *world) spares(r *replica, appid string, n int) {
+	w.t.Helper()
+	w.eventually(fmt.Sprintf("%d spares of %s", n, appid), func() bool {
+		have, err := r.db.Spares(w.within(), []string{appid}, time.Now())
+		return err == nil && have[appid] == n
+	})
+}
+
+func TestClaimGivesACodeOfItsOwn(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(oneSpare).ready()
+	w.announce("wx1", w.token("a"))
+	w.spares(r, "wx1", 1)
+	current := w.settled(r, "wx1")
+
+	// WeChat is not asked while the caller waits.
+	hold := wechattest.NewHold()
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{HoldAnswer: hold} })
+	first, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	w.wechat.Every(nil)
+	if first.PreAuthCode.Equal(current.PreAuthCode) {
+		t.Error("the claim got the current code")
+	}
+	if first.ClaimID != "visitor 1" || first.Reference != "order 7" || first.ClaimedAt.IsZero() || first.ExpiresIn <= 0 {
+		t.Errorf("got %+v", first)
+	}
+
+	// The same again, as long as the code is valid; another one for another visitor.
+	again, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 7"})
+	if err != nil || !again.PreAuthCode.Equal(first.PreAuthCode) || !again.ClaimedAt.Equal(first.ClaimedAt) {
+		t.Errorf("again %+v, %v", again, err)
+	}
+	other, err := w.claim(preauth.ClaimRequest{AppID: "wx1", LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/"}})
+	if err != nil || other.PreAuthCode.Equal(first.PreAuthCode) || other.ClaimID == "" {
+		t.Errorf("other %+v, %v", other, err)
+	}
+	link, err := url.Parse(other.Links.Mobile.Reveal())
+	if err != nil || link.Query().Get("pre_auth_code") != other.PreAuthCode.Reveal() {
+		t.Error("the link has another code")
+	}
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 8"}); code(err) != preauth.CodeConflict {
+		t.Errorf("another reference: %v", err)
+	}
+
+	// The code of WeChat's push leads back to the claim.
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := client.Resolve(w.within(), first.PreAuthCode)
+	if err != nil || resolved.AppID != "wx1" || resolved.ClaimID != "visitor 1" || resolved.Reference != "order 7" ||
+		!resolved.ClaimedAt.Equal(first.ClaimedAt) || !resolved.ExpiresAt.Equal(first.ExpiresAt) {
+		t.Errorf("resolved %+v, %v", resolved, err)
+	}
+	if _, err := client.Resolve(w.within(), current.PreAuthCode); code(err) != preauth.CodeNotFound {
+		t.Errorf("the current code resolves: %v", err)
+	}
+
+	// What was claimed is made up for, and nothing of it was announced or became current.
+	w.spares(r, "wx1", 1)
+	if after := w.settled(r, "wx1"); after.Revision != current.Revision {
+		t.Errorf("claims moved the revision to %d", after.Revision)
+	}
+}
+
+func TestClaimWithoutSpareWaitsForWeChat(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	var (
+		mu    sync.Mutex
+		codes = map[string]bool{w.current("wx1").Reveal(): true}
+		group sync.WaitGroup
+	)
+	const claims = 20
+	for i := range claims {
+		group.Go(func() {
+			claim, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: fmt.Sprint(i)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			codes[claim.PreAuthCode.Reveal()] = true
+		})
+	}
+	group.Wait()
+	if len(codes) != claims+1 {
+		t.Errorf("%d codes for %d claims", len(codes)-1, claims)
+	}
+	if n := w.wechat.Count("wx1"); n != claims+1 {
+		t.Errorf("%d calls for %d claims", n-1, claims)
+	}
+}
+
+func TestClaimsThatCannotBeServed(t *testing.T) {
+	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(45009, "") })
+	long := strings.Repeat("x", 200)
+	cases := map[string]struct {
+		subject, body string
+		code          int
+		says          string
+	}{
+		"never seen":           {"preauth.claim.wx2", "", 404, "no token event"},
+		"no component":         {"preauth.claim", "", 400, "component_appid is missing"},
+		"impossible component": {"preauth.claim.a.b", "", 400, "component_appid must be"},
+		"claim_id too long":    {"preauth.claim.wx1", `{"claim_id":"` + long + `"}`, 400, "claim_id has 200 characters"},
+		"control character":    {"preauth.claim.wx1", `{"reference":"a\u0000b"}`, 400, "reference must not hold"},
+		"min_ttl":              {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be less than the 1200 s"},
+		"quota":                {"preauth.claim.wx1", `{}`, 503, "no valid code"},
+		"no code to resolve":   {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
+		"unknown code":         {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			reply, err := w.nc.RequestWithContext(w.within(), c.subject, []byte(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := preauth.ParseError(reply.Header.Get, reply.Data)
+			if e == nil || e.Code != c.code || !strings.Contains(e.Message, c.says) {
+				t.Errorf("got %v, want %d with %q", e, c.code, c.says)
+			}
+			if name == "quota" && (e.Class != preauth.ClassQuota || e.ErrCode != 45009 || e.RID == "" || e.RetryAt.IsZero()) {
+				t.Errorf("got %#v", e)
+			}
+		})
+	}
+}
+
+// A look-up that no code has enough life for makes one, once for all who wait in all replicas.
+func TestLookUpMakesACodeOnDemand(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
+	withClock := func(s *setup) { s.cfg.Now = c.Now }
+	a := w.start(withClock).ready()
+	b := w.start(withClock).ready()
+	w.announce("wx1", w.token("a"))
+	w.eventually("saved", func() bool { return a.count(consumer.StepCleared)+b.count(consumer.StepCleared) == 1 })
+	c.advance(10 * time.Minute) // before the renewal is due
+
+	var group sync.WaitGroup
+	for range 30 {
+		group.Go(func() {
+			got, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 15 * time.Minute})
+			if err != nil || got.Revision != 2 || got.ExpiresIn < 19*time.Minute {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+	group.Wait()
+	if n := w.wechat.Count("wx1"); n != 2 {
+		t.Errorf("%d calls, want one more than before", n)
+	}
+	w.eventually("announced", func() bool {
+		update, ok := w.stored("wx1")
+		return ok && update.Revision == 2 && update.Cause == preauth.CauseDemand
+	})
+}
+
+func TestLookUpOfADeadToken(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	c.advance(3 * time.Hour)
+	_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable || e.Class != preauth.ClassTokenExpired {
+		t.Errorf("got %v", err)
+	}
+	r.await(consumer.StepFailed, "wx1", 1)
+	if n := w.wechat.Count("wx1"); n > 1 {
+		t.Errorf("%d calls with a dead token", n-1)
+	}
+}
+
+// The last of a component's calls are for token events and renewals.
+func TestCallLimits(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 100, 100 }).ready() // ten at once
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	w.spares(r, "wx1", 4) // not below half
+	served := 0
+	for range 20 {
+		_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
+		if err == nil {
+			served++
+			continue
+		}
+		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassThrottled {
+			t.Errorf("got %v", err)
+		}
+	}
+	if served != 8 {
+		t.Errorf("%d claims served, want the 4 spares and 4 calls", served)
+	}
+	w.announce("wx1", w.token("b"))
+	r.await(consumer.StepCommitted, "wx1", 2)
+	if n := w.wechat.Count("wx1"); n != 10 {
+		t.Errorf("%d calls, want 10", n)
+	}
+}

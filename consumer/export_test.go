@@ -1,0 +1,6 @@
+package consumer
+
+import "time"
+
+// PollDue changes how often MySQL is asked for due components, for all services started afterwards.
+func PollDue(every time.Duration) { duePoll = every }

@@ -1,0 +1,291 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/singleflight"
+
+	"preauth"
+	"preauth/repo"
+	"preauth/wechat"
+)
+
+// keeper keeps the components' codes valid: it renews them ahead of expiry, tries again after
+// failures, makes codes that look-ups demand, and makes spares for claims ahead.
+//
+// When a component is due stands in its row, and replicas share the due ones by a short lease on it.
+type keeper struct {
+	*Service
+	minter  *minter
+	saver   *saver
+	tokens  *tokens
+	working sync.WaitGroup
+	places  chan struct{} // an item for each due component that is worked on
+
+	demands singleflight.Group
+
+	topping sync.WaitGroup
+	mu      sync.Mutex
+	stopped bool
+	toppers int             // goroutines that make spares
+	queue   []string        // components that may lack spares, each once
+	queued  map[string]bool // those in the queue
+	// resting are components for which WeChat gave no code aside, until the time to try again. Their
+	// current code may be well, so this does not stand in their rows.
+	resting map[string]rest
+}
+
+func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
+	return &keeper{
+		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), queued: map[string]bool{},
+		resting: map[string]rest{},
+	}
+}
+
+// duePoll is how often MySQL is asked for due components. A simulation asks more often.
+var duePoll = time.Second
+
+const (
+	// dueLease is for how long a component is left to the replica that took it.
+	dueLease = 20 * time.Second
+	// dueBatch is how many components are taken at once.
+	dueBatch = 100
+)
+
+// run works on due components until ctx ends.
+func (k *keeper) run(ctx context.Context) {
+	for pause(ctx, jittered(duePoll)) {
+		for taken := dueBatch; taken == dueBatch && ctx.Err() == nil; {
+			room := min(cap(k.places)-len(k.places), dueBatch)
+			// Without NATS the tokens in memory may be old, and those of other replicas are not.
+			if room == 0 || !k.tokens.ready.Load() || k.nc.Status() != nats.CONNECTED {
+				break
+			}
+			now := k.cfg.Now()
+			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), room)
+			k.health.setUse("due components", err)
+			if err != nil {
+				break
+			}
+			for _, component := range components {
+				k.places <- struct{}{}
+				k.working.Go(func() {
+					defer func() { <-k.places }()
+					if err := k.renew(k.lasting, component, preauth.CauseRenewal); err != nil {
+						k.log.Warn("due component left for later", "component", component.AppID, "error", err)
+					}
+				})
+			}
+			taken = len(components)
+		}
+	}
+}
+
+// renew makes a new current code for a leased component with its newest token, and commits it or the
+// failure. cause is why, where the token has brought a code before.
+func (k *keeper) renew(ctx context.Context, component repo.Component, cause preauth.Cause) error {
+	leave, err := k.tokens.lanes.enter(ctx, component.AppID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	now := k.cfg.Now()
+	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
+	token, ok := k.tokens.view.token(component.AppID, now)
+	switch {
+	case ok && token.position.After(component.Token.Position):
+		if now.Sub(token.position.Time) < dueLease {
+			return nil // the newer event is on its way through the consumer
+		}
+		// It should have arrived: it was purged from the stream before anybody took it up.
+		outcome.Token = repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt}
+	case !component.Token.ExpiresAt.After(now):
+		return k.commit(ctx, expired(outcome, now))
+	case !ok || token.fingerprint != component.Token.Fingerprint:
+		lost := &wechat.Error{
+			Class:  preauth.ClassTokenExpired,
+			ErrMsg: "the stream does not hold the component's token any more, though it should live: announce it again",
+		}
+		return k.commit(ctx, fail(outcome, lost, component.Attempts, now, now.Add(jittered(k.cfg.Delays.Operator))))
+	}
+	if component.Current == nil || component.Current.Fingerprint != outcome.Token.Fingerprint {
+		outcome.Cause = preauth.CauseToken
+	}
+	outcome, err = k.minter.mint(ctx, job{
+		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
+		tries:     1, // the component's row keeps the time of the next one
+		priority:  priorityOf[cause],
+		overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) },
+	})
+	if errors.Is(err, errOvertaken) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("minting: %w", err)
+	}
+	return k.commit(ctx, outcome)
+}
+
+var priorityOf = map[preauth.Cause]priority{preauth.CauseRenewal: priorityCurrent, preauth.CauseDemand: priorityDemand}
+
+func (k *keeper) commit(ctx context.Context, outcome repo.Outcome) error {
+	outcome, result, err := k.saver.save(ctx, outcome)
+	if err != nil {
+		return fmt.Errorf("saving: %w", err)
+	}
+	k.committed(Step{AppID: outcome.AppID, Sequence: outcome.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
+	return nil
+}
+
+// demand makes the code that follows the given revision, for look-ups: once for all that wait for it in
+// this replica, and not at all if another replica is at it or has done it. The channel tells the end of
+// the attempt; what came of it is in MySQL.
+func (k *keeper) demand(appid string, revision uint64) <-chan singleflight.Result {
+	return k.demands.DoChan(appid, func() (any, error) {
+		// It outlives the look-up that began it: others may wait, and the code is of use in any case.
+		now := k.cfg.Now()
+		component, leased, err := k.db.TakeOne(k.lasting, appid, revision, now, now.Add(dueLease))
+		if err != nil || !leased {
+			return nil, err
+		}
+		return nil, k.renew(k.lasting, component, preauth.CauseDemand)
+	})
+}
+
+// topUp has the spares made that a component lacks, in the background.
+func (k *keeper) topUp(appid string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cfg.Spares < 0 || k.stopped || k.queued[appid] {
+		return
+	}
+	k.queued[appid] = true
+	k.queue = append(k.queue, appid)
+	if k.toppers < max(1, k.cfg.Calls/4) { // most of the calls are for current codes
+		k.toppers++
+		k.topping.Go(k.topUpQueued)
+	}
+}
+
+// topUpQueued works on the components that lack spares until there are none.
+func (k *keeper) topUpQueued() {
+	for {
+		k.mu.Lock()
+		if len(k.queue) == 0 {
+			k.toppers--
+			k.mu.Unlock()
+			return
+		}
+		appid := k.queue[0]
+		k.queue = k.queue[1:]
+		delete(k.queued, appid) // from here on another claim counts anew
+		k.mu.Unlock()
+
+		if err := k.makeSpares(k.lasting, appid); err != nil {
+			k.log.Info("spares not made: the next claim or renewal tries again", "component", appid, "error", err)
+		}
+	}
+}
+
+// stop lets nothing more be begun, and waits for what was.
+func (k *keeper) stop() {
+	k.mu.Lock()
+	k.stopped, k.queue = true, nil
+	k.mu.Unlock()
+	k.topping.Wait()
+	k.working.Wait()
+}
+
+// makeSpares makes spares until the component has as many as it is to have. Those whose life is as
+// good as over, by the measure by which the current code is renewed, do not count.
+func (k *keeper) makeSpares(ctx context.Context, appid string) error {
+	current, ok := k.codes.code(appid)
+	if !ok {
+		return nil
+	}
+	lead := current.ExpiresAt.Sub(current.IssuedAt) / 4
+	for {
+		now := k.cfg.Now()
+		have, err := k.db.Spares(ctx, []string{appid}, now.Add(lead))
+		if err != nil {
+			return fmt.Errorf("counting: %w", err)
+		}
+		if have[appid] >= k.cfg.Spares {
+			return nil
+		}
+		minted, err := k.mintAside(ctx, appid, prioritySpare)
+		if err != nil {
+			return err
+		}
+		err = k.db.AddSpares(ctx, []repo.Spare{{AppID: appid, Code: *minted.Code, Fingerprint: minted.Token.Fingerprint}})
+		if err != nil {
+			return fmt.Errorf("saving: %w", err)
+		}
+		k.metrics.spares.Inc()
+	}
+}
+
+// errNoToken: see mintAside.
+var errNoToken = errors.New("the component has no live token")
+
+// mintAside makes a code that does not become the current one. A failure of WeChat is a
+// [*mintError], which also stands for the calls that are not made before the time to try again.
+func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.Outcome, error) {
+	token, ok := k.tokens.view.token(appid, k.cfg.Now())
+	if !ok {
+		return repo.Outcome{}, errNoToken
+	}
+	if failure, ok := k.rests(appid, token.fingerprint); ok {
+		return repo.Outcome{}, &mintError{failure}
+	}
+	outcome, err := k.minter.mint(ctx, job{
+		outcome: repo.Outcome{
+			AppID: appid,
+			Token: repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt},
+		},
+		secret: token.Token, issuedAt: token.IssuedAt, tries: inHandTries, priority: p,
+		overtaken: func() bool { return false }, // the code is as good as one of the newer token
+	})
+	switch {
+	case err != nil:
+		return repo.Outcome{}, fmt.Errorf("minting: %w", err)
+	case outcome.Failure != nil:
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.resting[appid] = rest{*outcome.Failure, token.fingerprint}
+		return repo.Outcome{}, &mintError{*outcome.Failure}
+	}
+	return outcome, nil
+}
+
+// rest is a failure after which WeChat is not asked with the same token, before the time to try again.
+type rest struct {
+	preauth.Failure
+	fingerprint repo.Fingerprint
+}
+
+// rests returns the failure because of which a component gets no code aside for the moment.
+func (k *keeper) rests(appid string, token repo.Fingerprint) (preauth.Failure, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.resting[appid]
+	if ok && (r.fingerprint != token || !r.RetryAt.IsZero() && !r.RetryAt.After(k.cfg.Now())) {
+		delete(k.resting, appid)
+		ok = false
+	}
+	return r.Failure, ok
+}
+
+// mintError is a failure of WeChat on the way to a code that is not to become current.
+type mintError struct{ failure preauth.Failure }
+
+// Error says which.
+func (e *mintError) Error() string {
+	return fmt.Sprintf("WeChat: %s: errcode %d: %s", e.failure.Class, e.failure.ErrCode, e.failure.ErrMsg)
+}

@@ -1,0 +1,185 @@
+package consumer_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/internal/natsserver"
+	"preauth/wechat/wechattest"
+)
+
+// The run is short by default. The long one:
+//
+//	go test ./consumer -run TestClaimsWhileReplicasAreKilled -claims 20000 -timeout 30m -v
+var claims = flag.Int("claims", 1500, "codes claimed while replicas are killed")
+
+// Clients claim from replicas that are killed and started again: no code twice, none that was ever
+// announced or looked up, no claim id with two codes.
+func TestClaimsWhileReplicasAreKilled(t *testing.T) {
+	const clients, replicas = 50, 3
+	w := newWorld(t, wechattest.Options{})
+	w.createTokenStream()
+	updates := w.updates()
+	keep := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 1_000_000, 1 }) // one replica in this process lives, so that there is always one to ask
+	w.announce("wx0", w.token("a"))
+	w.announce("wx1", w.token("a"))
+	keep.await(consumer.StepCleared, "", 2)
+
+	stop := make(chan struct{})
+	var killers sync.WaitGroup
+	for range replicas - 1 {
+		killers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				w.killAfter(time.Duration(500+rand.IntN(1500)) * time.Millisecond)
+			}
+		})
+	}
+
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type given struct{ claim, code string }
+	var (
+		mu       sync.Mutex
+		byClaim  = map[string]string{} // claim id → code
+		byCode   = map[string]string{} // code → claim id
+		public   = map[string]bool{}   // announced or looked up
+		retries  atomic.Int64
+		todo     atomic.Int64
+		visiting sync.WaitGroup
+	)
+	note := func(g given) {
+		mu.Lock()
+		defer mu.Unlock()
+		if code, ok := byClaim[g.claim]; ok && code != g.code {
+			t.Errorf("claim id %s has two codes", g.claim)
+		}
+		if claim, ok := byCode[g.code]; ok && claim != g.claim {
+			t.Errorf("claim ids %s and %s have one code", claim, g.claim)
+		}
+		byClaim[g.claim], byCode[g.code] = g.code, g.claim
+	}
+	for number := range clients {
+		visiting.Go(func() {
+			for {
+				n := todo.Add(1)
+				if n > int64(*claims) {
+					return
+				}
+				appid := fmt.Sprintf("wx%d", number%2)
+				id := fmt.Sprintf("%s-%d", appid, n)
+				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				code, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appid})
+				cancel()
+				if err == nil {
+					mu.Lock()
+					public[code.PreAuthCode.Reveal()] = true
+					mu.Unlock()
+				}
+				// A client repeats its request until it has an answer, and sometimes once more.
+				for again := 1 + rand.IntN(2); again > 0; {
+					ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+					claim, err := client.Claim(ctx, preauth.ClaimRequest{AppID: appid, ClaimID: id})
+					cancel()
+					if err != nil {
+						retries.Add(1)
+						continue
+					}
+					note(given{id, claim.PreAuthCode.Reveal()})
+					again--
+				}
+			}
+		})
+	}
+	visiting.Wait()
+	close(stop)
+	killers.Wait()
+	for len(updates) > 0 {
+		public[(<-updates).PreAuthCode.Reveal()] = true
+	}
+	for code := range public {
+		if claim, ok := byCode[code]; ok {
+			t.Errorf("claim id %s has a code that was announced or looked up", claim)
+		}
+	}
+	if len(byClaim) != *claims || len(byCode) != *claims {
+		t.Errorf("%d claim ids and %d codes for %d claims", len(byClaim), len(byCode), *claims)
+	}
+	t.Logf("%d claims by %d clients, %d requests repeated after an error, %d public codes, %d calls of WeChat",
+		*claims, clients, retries.Load(), len(public), w.wechat.Count(""))
+}
+
+// A replica in a cluster of three servers goes on when one of them stops.
+func TestClusterLosesAServer(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	cluster, err := natsserver.StartCluster(w.within(), 3, natsserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.url = cluster.URL()
+	w.nc = w.connect()
+	if w.js, err = jetstream.New(w.nc); err != nil {
+		t.Fatal(err)
+	}
+	r := w.start(func(s *setup) { s.cfg.StreamReplicas = 3 }).ready()
+	for _, name := range []string{"COMPONENT_TOKENS", "PREAUTH", "PREAUTH_FAILED"} {
+		stream, err := w.js.Stream(w.within(), name)
+		if err != nil || stream.CachedInfo().Config.Replicas != 3 {
+			t.Fatalf("stream %s: %v", name, err)
+		}
+	}
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+
+	// The leader of the token stream stops in the middle of an event.
+	stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := wechattest.NewHold()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("b"))
+	<-hold.Reached()
+	leader := cluster.Node(stream.CachedInfo().Cluster.Leader)
+	leader.Stop()
+	hold.Release()
+	w.eventually("a token is taken", func() bool {
+		ctx := w.within()
+		event := preauth.TokenEvent{AppID: "wx2", Token: w.token("c")}
+		_, err := w.js.Publish(ctx, preauth.Of("component.token.updated", "wx2"), event.Encode())
+		return err == nil
+	})
+	r.await(consumer.StepCommitted, "wx2", 1)
+	w.settled(r, "wx2")
+	if update := w.settled(r, "wx1"); update.Revision != 2 {
+		t.Errorf("revision %d", update.Revision)
+	}
+	if err := leader.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	r.ready()
+	w.announce("wx1", w.token("d"))
+	r.await(consumer.StepCommitted, "wx1", 3)
+	w.settled(r, "wx1")
+}
