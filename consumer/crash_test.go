@@ -2,7 +2,9 @@ package consumer_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -39,6 +41,10 @@ func crashingReplica() {
 			os.Exit(1)
 		}
 	}
+	go func() {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		fail(errors.Join(err, io.EOF)) // the test is over
+	}()
 	nc, err := nats.Connect(os.Getenv(envNATS))
 	fail(err)
 	db, err := repo.Open(os.Getenv(envDSN), 4)
@@ -70,6 +76,10 @@ func (w *world) process(at consumer.StepName) *exec.Cmd {
 	cmd := exec.CommandContext(w.t.Context(), executable)
 	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.url, envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	// It ends with this process, however this one ends.
+	if _, err := cmd.StdinPipe(); err != nil {
+		w.t.Fatal(err)
+	}
 	return cmd
 }
 

@@ -50,11 +50,9 @@ const (
 
 // committed tells the world of a committed outcome: the view, the relay, the log and the trace.
 func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result) {
-	if a := result.Announcement; a != nil {
-		if a.Update != nil {
-			s.codes.add(*a.Update)
-		}
-		s.relay.announce(*a, outcome)
+	a := result.Announcement
+	if a != nil && a.Update != nil {
+		s.codes.add(*a.Update)
 	}
 	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
 	switch {
@@ -79,6 +77,9 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	default:
 		log.Debug("token announced again")
 		s.step(step, StepRepeated)
+	}
+	if a != nil {
+		s.relay.announce(*a, outcome)
 	}
 }
 

@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exited
 	}
 	if err != nil {
-		status := fail(stderr, refuse("%s", misread(err)))
+		status := fail(stderr, refuse("%s", misread(err, args)))
 		fmt.Fprintln(stderr, `Try "preauth --help".`)
 		return status
 	}

@@ -184,7 +184,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	}
 
 	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn="+database.DSN("away"), "--wechat-url=http://"+wechatAddress,
-		"--schema-apply", "--delay-transient-max=500ms")
+		"--schema-apply", "--delay-transient-max=500ms", "--spares=0")
 	if status, _ := get(t, admin, "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz says %d with everything away, want 200", status)
 	}

@@ -193,11 +193,14 @@ func forgetEmptyVariables(node *kong.Application) {
 }
 
 // misread is what is wrong with the command line. It leaves out an argument that nobody asked for, as
-// that may be a password behind a stray space, unless it is close to the name of a command.
-func misread(err error) string {
+// that may be a password behind a stray space, unless it stands for a command.
+func misread(err error, args []string) string {
 	text := err.Error()
-	if strings.HasPrefix(text, "unexpected argument ") && !strings.Contains(text, ", did you mean ") {
-		return "an argument is neither a command nor a flag, nor the value of one: look for a stray space"
+	switch {
+	case !strings.HasPrefix(text, "unexpected argument ") || strings.Contains(text, ", did you mean "):
+		return text
+	case text == "unexpected argument "+args[0]:
+		return fmt.Sprintf("%q is no command of this build", args[0])
 	}
-	return text
+	return "an argument is neither a command nor a flag, nor the value of one: look for a stray space"
 }

@@ -209,6 +209,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 	}{
 		{nil, `expected one of "serve", "schema", "check", "lookup"`},
 		{[]string{"server"}, `did you mean "serve"`},
+		{[]string{"run"}, `"run" is no command of this build`},
 		{[]string{"schema"}, `expected one of "print", "apply"`},
 		{[]string{"schema", "apply"}, "no database: name one with --mysql-dsn"},
 		{[]string{"schema", "apply", "--mysql-dsn=" + secret}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: it must read "},

@@ -120,6 +120,7 @@ func storageArguments(data string) []string {
 	arguments := []string{
 		"--no-defaults",
 		"--datadir=" + data,
+		"--tmpdir=" + filepath.Dir(data), // a server that starts deletes what looks like its leftovers there
 		"--innodb-buffer-pool-size=64M",
 	}
 	if os.Geteuid() == 0 {
