@@ -71,6 +71,7 @@ type world struct {
 	t      *testing.T
 	nats   *natsserver.Server
 	url    string // of NATS
+	store  string // of NATS
 	dsn    string
 	wechat *wechattest.Server
 
@@ -91,8 +92,8 @@ func newWorld(t *testing.T, options wechattest.Options) *world {
 func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
 	t.Helper()
 	t.Parallel() // every world is its own
-	w := &world{t: t}
-	server, err := natsserver.Start(natsserver.Options{})
+	w := &world{t: t, store: t.TempDir()}
+	server, err := natsserver.Start(natsserver.Options{StoreDir: w.store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -146,16 +147,25 @@ func TestOlderEventThatComesLateChangesNothing(t *testing.T) {
 	}
 }
 
+// The backlog is short by default. A long one:
+//
+//	go test ./consumer -run TestBacklogCostsOneCallPerComponent -backlog 10000 -backlog-components 100 -v
+var (
+	backlog           = flag.Int("backlog", 1000, "token events that wait when a replica starts")
+	backlogComponents = flag.Int("backlog-components", 20, "components that they name")
+)
+
 func TestBacklogCostsOneCallPerComponent(t *testing.T) {
-	const components, events = 10, 500
 	w := newWorld(t, wechattest.Options{})
 	w.createTokenStream()
+	all := w.token("backlog") // what all tokens begin with, which is searched for once
 	newest := map[string]preauth.Secret{}
-	for i := range events {
-		appid := fmt.Sprintf("wx%d", i%components)
-		newest[appid] = w.token("backlog")
+	for i := range *backlog {
+		appid := fmt.Sprintf("wx%d", i%*backlogComponents)
+		newest[appid] = preauth.NewSecret(fmt.Sprint(all.Reveal(), i))
 		event := preauth.TokenEvent{AppID: appid, Token: newest[appid]}
-		if _, err := w.js.PublishAsync(preauth.Of("component.token.updated", appid), event.Encode()); err != nil {
+		subject := preauth.Of("component.token.updated", appid)
+		if _, err := w.js.PublishAsync(subject, event.Encode(), jetstream.WithStallWait(patience)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -164,8 +174,10 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 	case <-w.within().Done():
 		t.Fatal("not published")
 	}
+	started := time.Now()
 	r := w.start()
-	r.await(consumer.StepAcknowledged, "", events)
+	r.await(consumer.StepAcknowledged, "", *backlog)
+	t.Logf("%d events of %d components took %v", *backlog, len(newest), time.Since(started))
 	for appid, token := range newest {
 		w.settled(r, appid)
 		if calls := w.wechat.Calls(appid); len(calls) != 1 || !calls[0].Token.Equal(token) {

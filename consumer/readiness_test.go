@@ -1,0 +1,188 @@
+package consumer_test
+
+import (
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/repo/repotest"
+	"preauth/wechat/wechattest"
+)
+
+func TestReadinessComesBackWithEachStream(t *testing.T) {
+	for name, reason := range map[string]string{
+		"COMPONENT_TOKENS": "token stream: ", "PREAUTH": "update stream: ", "PREAUTH_FAILED": "failure stream: ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			r := w.start().ready()
+			if err := w.js.DeleteStream(w.within(), name); err != nil {
+				t.Fatal(err)
+			}
+			w.eventually("not ready", func() bool { return contains(r.service.Ready(), reason) })
+			r.ready()
+			if _, err := w.js.Stream(w.within(), name); err != nil {
+				t.Errorf("ready without the stream: %v", err)
+			}
+		})
+	}
+}
+
+// Somebody deletes the durable that the replicas share.
+func TestDurableThatVanishedIsMade(t *testing.T) {
+	t.Run("while a request for events is open", func(t *testing.T) {
+		w := newWorld(t, wechattest.Options{})
+		r := w.start().ready()
+		w.eventually("a request is open", func() bool { durable, _ := w.consumers(); return durable.NumWaiting > 0 })
+		w.deleteDurable()
+		w.announce("wx1", w.token("a"))
+		r.await(consumer.StepCommitted, "wx1", 1)
+		w.settled(r, "wx1")
+	})
+	t.Run("while the hand is full", func(t *testing.T) {
+		w := newWorld(t, wechattest.Options{})
+		r := w.start(func(s *setup) { s.cfg.InHand = 1 }).ready()
+		hold := wechattest.NewHold()
+		defer hold.Release()
+		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+		w.announce("wx1", w.token("a"))
+		next(w, hold.Reached())
+		w.deleteDurable()
+		hold.Release()
+		r.await(consumer.StepCommitted, "wx1", 1)
+		w.announce("wx2", w.token("a"))
+		r.await(consumer.StepCommitted, "wx2", 1)
+		w.settled(r, "wx2")
+		r.ready()
+		if n := w.wechat.Count("wx1"); n != 1 {
+			t.Errorf("%d calls for an event that the new durable gave once more", n)
+		}
+	})
+}
+
+func (w *world) deleteDurable() {
+	w.t.Helper()
+	durable, _ := w.consumers()
+	if err := w.js.DeleteConsumer(w.within(), durable.Stream, durable.Name); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestReadinessTellsOfAStandstill(t *testing.T) {
+	t.Run("the durable is missing", func(t *testing.T) {
+		w := newWorld(t, wechattest.Options{})
+		r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Stall = 1, time.Second }).ready()
+		hold := wechattest.NewHold()
+		defer hold.Release()
+		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+		w.announce("wx1", w.token("a"))
+		next(w, hold.Reached())
+		w.deleteDurable() // which a replica without room for more does not notice otherwise
+		w.eventually("not ready", func() bool { return contains(r.service.Ready(), "progress: not known for ") })
+		hold.Release()
+		r.ready()
+	})
+	// An event that is handed out again and again moves nothing.
+	t.Run("an event is put back again and again", func(t *testing.T) {
+		w := newWorld(t, wechattest.Options{})
+		db, faults := w.faulty()
+		stall := 7 * time.Second // longer than it takes until the event comes again
+		r := w.start(func(s *setup) { s.db, s.cfg.Stall = db, stall }).ready()
+		refused := make([]repotest.Fault, 100)
+		for i := range refused {
+			refused[i] = repotest.Answered(1142, "INSERT command denied")
+		}
+		faults.Script("lock", refused...)
+		w.announce("wx1", w.token("a"))
+		w.eventually("not ready", func() bool {
+			return contains(r.service.Ready(), "progress: 1 token events wait and none was finished for ")
+		})
+		if r.count(consumer.StepReceived) < 2 {
+			t.Error("the event was not put back")
+		}
+		faults.Reset()
+		r.await(consumer.StepCommitted, "wx1", 1)
+		w.settled(r, "wx1")
+		r.ready()
+	})
+}
+
+// A reader of a stream that looks for it while NATS is away must not hold up the end.
+func TestShutdownWhileNATSIsAway(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	way := &line{}
+	r := w.start(w.onLine(way), func(s *setup) { s.cfg.Shutdown = time.Second }).ready()
+	stalled := way.stallAt("$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.")
+	defer stalled.release()
+	_, readers := w.consumers()
+	if len(readers) != 1 {
+		t.Fatalf("readers of the stream: %v", readers)
+	}
+	if err := w.js.DeleteConsumer(w.within(), "COMPONENT_TOKENS", readers[0]); err != nil {
+		t.Fatal(err)
+	}
+	next(w, stalled.reached) // it makes itself a new one
+	way.down()
+	w.eventually("away", func() bool { return !r.nc.IsConnected() })
+
+	started := time.Now()
+	r.stop()
+	if took := time.Since(started); took > 6*time.Second {
+		t.Errorf("Run took %v to end", took)
+	}
+}
+
+// What NATS has given to a replica that stops is answered, or refused so that the client asks another.
+func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
+	const requests = 5000
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Requests = 2 }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	replies, err := w.nc.SubscribeSync(w.nc.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := replies.SetPendingLimits(-1, -1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range requests {
+		// One that memory answers, and one that needs MySQL.
+		appid := [...]string{"wx1", "wx2"}[i%2]
+		if err := w.nc.PublishRequest(preauth.Of("preauth.lookup", appid), replies.Subject, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.nc.FlushWithContext(w.within()); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	if err := r.nc.Drain(); err != nil { // as whoever ran the service does
+		t.Fatal(err)
+	}
+	w.eventually("connection drained", r.nc.IsClosed)
+
+	counts := map[int]int{}
+	for range requests {
+		reply, err := replies.NextMsg(patience)
+		if err != nil {
+			t.Fatalf("%d requests, of which were answered %v: %v", requests, counts, err)
+		}
+		if reply.Header.Get("Status") == "503" {
+			counts[0]++ // nobody is there to answer
+		} else if e := preauth.ParseError(reply.Header.Get, reply.Data); e != nil {
+			counts[e.Code]++
+		} else {
+			counts[200]++
+		}
+	}
+	t.Logf("answers by code, 0 for no responders: %v", counts)
+	for code := range counts {
+		switch code {
+		case 0, 200, preauth.CodeNotFound, preauth.CodeTooMany, preauth.CodeUnavailable:
+		default:
+			t.Errorf("%d answers with code %d", counts[code], code)
+		}
+	}
+}

@@ -1,0 +1,294 @@
+package consumer_test
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/wechat"
+	"preauth/wechat/wechattest"
+)
+
+// failure returns the failure that MySQL has of a component, nil for none.
+func (r *replica) failure(appid string) *preauth.Failure {
+	r.t.Helper()
+	known, err := r.db.Components(r.within(), []string{appid})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return known[appid].Failure
+}
+
+// A replica that NATS does not reach has an old token in memory, and must leave the component to the others.
+func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	// Given a replica that has missed a component's newest token.
+	way := &line{}
+	cut := w.start(w.onLine(way)).ready()
+	w.announce("wx1", w.token("a"))
+	cut.await(consumer.StepCommitted, "wx1", 1)
+	way.down()
+	w.eventually("away", func() bool { return !cut.nc.IsConnected() })
+	other := w.start().ready()
+	failures := w.failures()
+
+	// When WeChat fails for a while, so that the component is due again and again.
+	var mended atomic.Bool
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault {
+		if mended.Load() {
+			return wechattest.Fault{}
+		}
+		return wechattest.Error(-1, "")
+	})
+	w.announce("wx1", w.token("b"))
+	for attempt := 0; attempt < 20; {
+		failure := next(w, failures)
+		if failure.Class != preauth.ClassTransient || failure.RetryAt.IsZero() {
+			t.Fatalf("given up after %d attempts: %+v", attempt, failure)
+		}
+		attempt = failure.Attempt
+	}
+	mended.Store(true)
+
+	// Then it gets its code.
+	other.await(consumer.StepCommitted, "wx1", 1)
+	if update := w.settled(other, "wx1"); update.Revision != 2 {
+		t.Errorf("revision %d", update.Revision)
+	}
+}
+
+// A token that has gone from the stream, though it lives, may be in another replica's memory.
+func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	withClock := func(s *setup) { s.cfg.Now = c.Now }
+	first := w.start(withClock).ready()
+	token := w.token("a")
+	w.announce("wx1", token)
+	w.settled(first, "wx1")
+	first.stop()
+	if err := w.tokenStream().Purge(w.within()); err != nil {
+		t.Fatal(err)
+	}
+	failures := w.failures()
+	ignorant := w.start(withClock).ready()
+	c.advance(25 * time.Minute) // the code's last quarter
+
+	failure := next(w, failures)
+	if failure.Class != preauth.ClassTokenExpired || failure.RetryAt.IsZero() || !strings.Contains(failure.ErrMsg, "announce it again") {
+		t.Errorf("got %+v", failure)
+	}
+	w.announce("wx1", token)
+	if step := ignorant.await(consumer.StepCommitted, "wx1", 1); step.Cause != preauth.CauseRenewal || step.Revision != 2 {
+		t.Errorf("then %+v", step)
+	}
+	w.settled(ignorant, "wx1")
+	if failure := ignorant.failure("wx1"); failure != nil {
+		t.Errorf("the failure is not cleared: %+v", failure)
+	}
+}
+
+// After a token that WeChat rejected, the one before is announced again: the code made with it is current
+// still, and is renewed like any other.
+func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	a := w.token("a")
+	w.announce("wx1", a)
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.wechat.Next("wx1", wechattest.Error(40001, ""), wechattest.Error(40001, ""))
+	w.announce("wx1", w.token("b"))
+	if step := r.await(consumer.StepFailed, "wx1", 1); step.Class != preauth.ClassTokenRejected {
+		t.Fatalf("got %+v", step)
+	}
+	w.announce("wx1", a)
+	r.await(consumer.StepRepeated, "wx1", 1)
+	if failure := r.failure("wx1"); failure != nil {
+		t.Errorf("the failure is not cleared: %+v", failure)
+	}
+	c.advance(25 * time.Minute)
+	if step := r.await(consumer.StepCommitted, "wx1", 2); step.Cause != preauth.CauseRenewal || step.Revision != 2 {
+		t.Errorf("renewed with %+v", step)
+	}
+	w.settled(r, "wx1")
+}
+
+// A newer event lets the older one be left alone; should it then be purged from the stream before anybody
+// takes it up, its token is not lost all the same.
+func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.InHand = c.Now, 1 }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx2", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx2", w.token("a"))
+	next(w, hold.Reached())
+	newest := w.token("b")
+	w.announce("wx1", newest)
+	w.announce("wx3", w.token("a"))
+	w.eventually("both in memory", func() bool { return strings.Contains(r.metrics(), "preauth_view_tokens 3\n") })
+	if err := w.tokenStream().Purge(w.within()); err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	r.await(consumer.StepCommitted, "wx2", 1)
+
+	c.advance(25 * time.Minute)
+	if step := r.await(consumer.StepCommitted, "wx1", 2); step.Cause != preauth.CauseToken || !w.asked("wx1", newest) {
+		t.Errorf("then %+v", step)
+	}
+	w.settled(r, "wx1")
+}
+
+// WeChat takes connections and never answers.
+func TestRenewalsBackOffWhileWeChatHangs(t *testing.T) {
+	const first = 100 * time.Millisecond
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL(), w.wechat.URL()}, Timeout: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+	r := w.start(func(s *setup) { s.api, s.cfg.Now, s.cfg.Delays = api, c.Now, consumer.Delays{Transient: first} }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	failures := w.failures()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{Hold: hold} })
+	c.advance(25 * time.Minute)
+	for attempt := 1; attempt <= 4; attempt++ {
+		failure := next(w, failures)
+		wait, want := failure.RetryAt.Sub(failure.OccurredAt), first<<(attempt-1)
+		if failure.Class != preauth.ClassTransient || failure.Attempt != attempt || wait < want || wait > want*5/4 {
+			t.Errorf("attempt %d: %+v, a wait of %v, want %v and up to a quarter more", attempt, failure, wait, want)
+		}
+	}
+	// Look-ups are answered as long as the code lives.
+	if got, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); err != nil || got.Revision != 1 {
+		t.Errorf("look-up gives revision %d: %v", got.Revision, err)
+	}
+	w.wechat.Every(nil)
+	hold.Release()
+	if step := r.await(consumer.StepCommitted, "wx1", 2); step.Cause != preauth.CauseRenewal {
+		t.Errorf("then %+v", step)
+	}
+	w.settled(r, "wx1")
+}
+
+// WeChat gives a code that another component has already. The database refuses it, and so it is a bad
+// reply: the event is done, and WeChat is asked again when its time has come.
+func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.Delays.TransientMax = c.Now, 10*time.Minute }).ready()
+	w.announce("wx1", w.token("a"))
+	held := w.settled(r, "wx1").PreAuthCode
+	failures := w.failures()
+	w.wechat.Next("wx2", wechattest.Fault{Reply: map[string]any{"pre_auth_code": held.Reveal()}})
+	sequence := w.announce("wx2", w.token("a"))
+
+	failure := next(w, failures)
+	if failure.AppID != "wx2" || failure.Class != preauth.ClassBadReply || failure.StreamSequence != sequence ||
+		failure.RetryAt.Sub(failure.OccurredAt) < 10*time.Minute {
+		t.Errorf("got %+v", failure)
+	}
+	w.acknowledged()
+	_, err := w.lookup(preauth.LookupRequest{AppID: "wx2"})
+	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassBadReply {
+		t.Errorf("look-up says %v", err)
+	}
+	if n := w.wechat.Count("wx2"); n != 1 {
+		t.Errorf("%d calls before the time of the next try", n)
+	}
+	c.advance(15 * time.Minute)
+	r.await(consumer.StepCommitted, "wx2", 1)
+	w.settled(r, "wx2")
+	if !w.current("wx1").Equal(held) {
+		t.Error("the other component has lost its code")
+	}
+}
+
+// heartbeats returns an item for each sign of life that a replica gives of an event in hand.
+func (w *world) heartbeats() <-chan struct{} {
+	w.t.Helper()
+	beats := make(chan struct{}, 1000)
+	sub, err := w.nc.Subscribe("$JS.ACK.COMPONENT_TOKENS.>", func(msg *nats.Msg) {
+		if string(msg.Data) == "+WPI" {
+			beats <- struct{}{}
+		}
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = sub.Unsubscribe() })
+	if err := w.nc.FlushWithContext(w.within()); err != nil {
+		w.t.Fatal(err)
+	}
+	return beats
+}
+
+func shortAckWait(s *setup) { s.cfg.AckWait = time.Second }
+
+// Work that takes longer than the ack wait stays with the replica that has it.
+func TestEventInHandForLongIsNotWorkedOnTwice(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	first := w.start(shortAckWait).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	next(w, hold.Reached())
+	second := w.start(shortAckWait).ready()
+
+	beats := w.heartbeats()
+	for range 8 { // three in a second
+		next(w, beats)
+	}
+	hold.Release()
+	first.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(first, "wx1")
+	if n := second.count(consumer.StepReceived); n != 0 {
+		t.Errorf("the second replica got the event %d times", n)
+	}
+	if n := w.wechat.Count("wx1"); n != 1 {
+		t.Errorf("%d calls, want 1", n)
+	}
+}
+
+// A sign of life that cannot be sent is not the last.
+func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	way := &line{}
+	r := w.start(shortAckWait, w.onLine(way, nats.ReconnectBufSize(-1))).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	next(w, hold.Reached())
+	beats := w.heartbeats()
+	next(w, beats)
+	// For so long that another replica gets the event, there is no way to send one.
+	way.down()
+	other := w.start(shortAckWait)
+	other.await(consumer.StepAcknowledged, "wx1", 1)
+	for len(beats) > 0 {
+		<-beats
+	}
+	way.up()
+	next(w, beats)
+	hold.Release()
+	r.await(consumer.StepSuperseded, "wx1", 1)
+	w.settled(other, "wx1")
+}

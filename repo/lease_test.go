@@ -1,0 +1,184 @@
+package repo_test
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"preauth/repo"
+)
+
+// takeOne takes wx1 at its newest revision, or not.
+func (d *database) takeOne(t testing.TB, now time.Time, want bool) repo.Component {
+	t.Helper()
+	c, taken, err := d.TakeOne(within(t), "wx1", d.component(t, "wx1").Revision, now, now.Add(time.Minute))
+	if err != nil || taken != want {
+		t.Errorf("taken: %v, wanted %v, %v", taken, want, err)
+	}
+	if taken && !c.DueAt.Equal(now.Add(time.Minute)) {
+		t.Errorf("taken: %+v", c)
+	}
+	return c
+}
+
+// takeDue takes what is due, and expects how many that are.
+func (d *database) takeDue(t testing.TB, now time.Time, want int) {
+	t.Helper()
+	if taken, err := d.TakeDue(within(t), now, now.Add(time.Minute), 10); err != nil || len(taken) != want {
+		t.Errorf("%d are due, wanted %d, %v", len(taken), want, err)
+	}
+}
+
+func TestTakeOne(t *testing.T) {
+	second := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
+	due := func(n int) func(*repo.Outcome) { return func(o *repo.Outcome) { o.DueAt = second(n) } }
+	never := func(o *repo.Outcome) { o.DueAt = time.Time{} }
+	tests := map[string]struct {
+		given repo.Outcome
+		then  func(t *testing.T, d *database)
+	}{
+		"one that is due later": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			if c := d.takeOne(t, second(10), true); c.Current == nil || c.Current.PreAuthCode.Reveal() != "a" || c.Revision != 1 {
+				t.Errorf("got %+v", c)
+			}
+		}},
+		"one that is due": {succeeded("wx1", at(1), "a", due(5)), func(t *testing.T, d *database) {
+			d.takeOne(t, second(10), true)
+		}},
+		"one that waits for a newer token": {failed("wx1", at(1), 1, never), func(t *testing.T, d *database) {
+			if c := d.takeOne(t, second(10), true); c.Failure == nil || c.Attempts != 1 {
+				t.Errorf("got %+v", c)
+			}
+		}},
+		"one that another has taken": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.takeOne(t, second(10), true)
+			if c := d.takeOne(t, second(69), false); !c.DueAt.Equal(second(70)) || c.Current == nil {
+				t.Errorf("got %+v", c)
+			}
+			d.takeDue(t, second(69), 0)
+			// It is anybody's at the end of the lease.
+			d.takeOne(t, second(70), true)
+			d.takeDue(t, second(130), 1)
+		}},
+		"one that another has taken because it was due": {succeeded("wx1", at(1), "a", due(5)), func(t *testing.T, d *database) {
+			d.takeDue(t, second(10), 1)
+			d.takeOne(t, second(69), false)
+			d.takeOne(t, second(70), true)
+		}},
+		"one for which another has saved a code": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.takeOne(t, second(10), true)
+			d.save(t, renewed("wx1", at(1), "b", due(900)))
+			// Whoever has not seen it does not make another,
+			c, taken, err := d.TakeOne(within(t), "wx1", 1, second(11), second(70))
+			if err != nil || taken || c.Revision != 2 || c.Current.PreAuthCode.Reveal() != "b" || !c.DueAt.Equal(second(900)) {
+				t.Errorf("%+v, %v, %v", c, taken, err)
+			}
+			// and nobody has it any more.
+			d.takeOne(t, second(11), true)
+		}},
+		"one for which another has saved a failure": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.takeOne(t, second(10), true)
+			d.save(t, failed("wx1", at(1), 1, due(900), func(o *repo.Outcome) { o.Cause = "renewal" }))
+			if c := d.component(t, "wx1"); !c.DueAt.Equal(second(900)) {
+				t.Errorf("got %+v", c)
+			}
+			d.takeOne(t, second(11), true)
+		}},
+		"one whose lease a late outcome does not end": {succeeded("wx1", at(2), "a", due(900)), func(t *testing.T, d *database) {
+			d.takeOne(t, second(10), true)
+			d.save(t, succeeded("wx1", at(1), "late"), failed("wx1", at(1), 1))
+			d.takeOne(t, second(11), false)
+		}},
+		"one that nobody knows": {succeeded("wx2", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			if c := d.takeOne(t, second(10), false); c.AppID != "" {
+				t.Errorf("got %+v", c)
+			}
+		}},
+		"for no time": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			if _, taken, err := d.TakeOne(within(t), "wx1", 1, second(10), second(10)); err == nil || taken || errors.Is(err, repo.ErrUnavailable) {
+				t.Errorf("%v, %v", taken, err)
+			}
+		}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t)
+			d.save(t, test.given)
+			test.then(t, d)
+		})
+	}
+}
+
+func TestOneOfManyTakesAComponent(t *testing.T) {
+	d := newDatabase(t)
+	other, _ := open(t, d.dsn)
+	replicas := []*repo.Repo{d.Repo, other}
+	d.save(t, succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.DueAt = start.Add(time.Minute) }))
+	for round := range 10 {
+		// Given a component that is due,
+		now := start.Add(time.Duration(round+1) * time.Minute)
+		// when some want it because it is due, and some because of a look-up,
+		var owners atomic.Int64
+		var taking sync.WaitGroup
+		for i := range 12 {
+			taking.Go(func() {
+				r := replicas[i%2]
+				if i < 6 {
+					taken, err := r.TakeDue(t.Context(), now, now.Add(time.Minute), 10)
+					if err != nil {
+						t.Error(err)
+					}
+					owners.Add(int64(len(taken)))
+					return
+				}
+				_, taken, err := r.TakeOne(t.Context(), "wx1", 1, now, now.Add(time.Minute))
+				if err != nil {
+					t.Error(err)
+				}
+				if taken {
+					owners.Add(1)
+				}
+			})
+		}
+		taking.Wait()
+		// then one gets it.
+		if n := owners.Load(); n != 1 {
+			t.Errorf("round %d: %d have taken it", round, n)
+		}
+	}
+}
+
+func TestMakeDue(t *testing.T) {
+	d := newDatabase(t)
+	now := start.Add(time.Hour)
+	dueAt := func(at time.Time) func(*repo.Outcome) { return func(o *repo.Outcome) { o.DueAt = at } }
+	d.save(t,
+		succeeded("later", at(1), "a", dueAt(now.Add(time.Hour))), failed("never", at(1), 1, dueAt(time.Time{})),
+		succeeded("earlier", at(1), "b", dueAt(now.Add(-time.Hour))), succeeded("taken", at(1), "c", dueAt(now.Add(time.Hour))),
+		succeeded("wx-other", at(1), "e", dueAt(now.Add(time.Hour))),
+	)
+	until := now.Add(time.Minute)
+	if _, taken, err := d.TakeOne(within(t), "taken", 1, now, until); err != nil || !taken {
+		t.Fatal(taken, err)
+	}
+	if err := d.MakeDue(within(t), append(numbered("nobody", 600), "taken", "never", "later", "earlier"), now); err != nil {
+		t.Fatal(err)
+	}
+	for appid, want := range map[string]time.Time{
+		"later": now, "never": now, "earlier": now.Add(-time.Hour), "taken": until, "wx-other": now.Add(time.Hour),
+	} {
+		if c := d.component(t, appid); !c.DueAt.Equal(want) {
+			t.Errorf("%s is due at %v, wanted %v", appid, c.DueAt, want)
+		}
+	}
+	if n := d.count(t, "SELECT COUNT(*) FROM component"); n != 5 {
+		t.Errorf("%d components", n)
+	}
+	d.takeDue(t, now, 3)
+	if err := d.MakeDue(within(t), nil, now); err != nil {
+		t.Error(err)
+	}
+}
