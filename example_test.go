@@ -36,7 +36,46 @@ func ExampleClient_Announce() {
 	}
 }
 
-// Who sends an account's owner to WeChat asks for the current code, here as a link for a browser.
+// Who sends an account's owner to WeChat claims a code for this one visitor, here as a link for a browser.
+// What WeChat pushes after the authorization leads back to the claim.
+func ExampleClient_Claim() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	claim, err := client.Claim(ctx, preauth.ClaimRequest{
+		AppID:       "wx0123456789abcdef",
+		ClaimID:     "visitor-4f1c", // the same when the request is repeated
+		Reference:   "order 7",
+		MinTTL:      5 * time.Minute,
+		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
+	})
+	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.CodeUnavailable {
+		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
+		return
+	}
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("the code of", claim.ClaimID, "lives until", claim.ExpiresAt)
+	_ = claim.Links.PC.Reveal() // the address to redirect this visitor's browser to
+
+	resolved, err := client.Resolve(ctx, claim.PreAuthCode)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("authorized by", resolved.ClaimID, "for", resolved.Reference)
+}
+
+// Where one code is enough, the current one of the component is looked up.
 func ExampleClient_Lookup() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {

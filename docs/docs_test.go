@@ -6,11 +6,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -161,116 +161,143 @@ func TestLinksResolve(t *testing.T) {
 	}
 }
 
+// messages returns the messages that README shows below a heading, compact. A block has one over several
+// lines, or one in each line.
+func messages(t *testing.T, heading string) [][]byte {
+	t.Helper()
+	var all [][]byte
+	for _, shown := range blocks(t, "README.md", "json") {
+		if shown.heading != heading {
+			continue
+		}
+		for decoder := json.NewDecoder(strings.NewReader(shown.text)); decoder.More(); {
+			var body json.RawMessage
+			if err := decoder.Decode(&body); err != nil {
+				t.Fatalf("%s: %v", heading, err)
+			}
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, body); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, compact.Bytes())
+		}
+	}
+	return all
+}
+
 // What README shows of a message is what the code writes, member for member and in its order; what
 // others write is what the code takes.
 func TestMessagesOfREADME(t *testing.T) {
-	var request preauth.LookupRequest
-	seen := map[string]int{}
-	for _, shown := range blocks(t, "README.md", "json") {
-		var compact bytes.Buffer
-		if err := json.Compact(&compact, []byte(shown.text)); err != nil {
-			t.Fatalf("%s: %v", shown.heading, err)
-		}
-		body := compact.Bytes()
-		kind := shown.heading
-		var (
-			written []byte
-			err     error
-		)
-		switch {
-		case kind == "Token event":
+	type encoder interface{ Encode() []byte }
+	parsed := func(e encoder, err error) ([]byte, error) { return e.Encode(), err }
+	var (
+		lookup preauth.LookupRequest
+		claim  preauth.ClaimRequest
+	)
+	written := map[string][]func(body []byte) ([]byte, error){
+		"Token event": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
 			received := time.Date(2026, time.March, 14, 9, 0, 1, 0, time.UTC)
-			_, err = preauth.ParseTokenEvent(appID, nil, body, received)
-		case kind == "Update":
-			var u preauth.Update
-			u, err = preauth.ParseUpdate(body)
-			written = u.Encode()
-		case kind == "Failure":
-			var f preauth.Failure
-			f, err = preauth.ParseFailure(body)
-			written = f.Encode()
-		case kind == "Look-up" && bytes.Contains(body, []byte(`"error"`)):
-			kind = "error"
-			e := preauth.ParseError(func(string) string { return "503" }, body)
-			written = e.Encode()
-		case kind == "Look-up" && bytes.Contains(body, []byte(`"pre_auth_code"`)):
-			kind = "answer"
-			var l preauth.Lookup
-			l, err = preauth.ParseLookup(body)
-			l.Links = wechat.AuthorizationLinks(l.AppID, l.PreAuthCode, request.LinkOptions)
-			written = l.Encode()
-		case kind == "Look-up":
-			request, err = preauth.ParseLookupRequest("", body)
-			written = request.Encode()
-		default:
-			t.Errorf("no message is known below the heading %q", kind)
+			_, err := preauth.ParseTokenEvent(appID, nil, body, received)
+			return body, err // a publisher may write it in another way than the client does
+		}}, 2),
+		"Update": {func(body []byte) ([]byte, error) { return parsed(preauth.ParseUpdate(body)) }},
+		"Failure": slices.Repeat([]func([]byte) ([]byte, error){
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseFailure(body)) },
+		}, 3),
+		"Claim": {
+			func(body []byte) (_ []byte, err error) {
+				claim, err = preauth.ParseClaimRequest("", body)
+				return claim.Encode(), err
+			},
+			func(body []byte) ([]byte, error) {
+				c, err := preauth.ParseClaim(body)
+				c.Links = wechat.AuthorizationLinks(c.AppID, c.PreAuthCode, claim.LinkOptions)
+				return c.Encode(), err
+			},
+		},
+		"Resolve": {
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolveRequest(body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },
+		},
+		"Look-up": {
+			func(body []byte) (_ []byte, err error) {
+				lookup, err = preauth.ParseLookupRequest("", body)
+				return lookup.Encode(), err
+			},
+			func(body []byte) ([]byte, error) {
+				l, err := preauth.ParseLookup(body)
+				l.Links = wechat.AuthorizationLinks(l.AppID, l.PreAuthCode, lookup.LinkOptions)
+				return l.Encode(), err
+			},
+		},
+		"Errors": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
+			shown := struct {
+				Error struct{ Code int }
+			}{}
+			if err := json.Unmarshal(body, &shown); err != nil {
+				return nil, err
+			}
+			return preauth.ParseError(func(string) string { return strconv.Itoa(shown.Error.Code) }, body).Encode(), nil
+		}}, 13),
+	}
+	shown := 0
+	for heading, writers := range written {
+		bodies := messages(t, heading)
+		shown += len(bodies)
+		if len(bodies) != len(writers) {
+			t.Errorf("%s: README shows %d messages, want %d", heading, len(bodies), len(writers))
+			continue
 		}
-		seen[kind]++
-		if err != nil {
-			t.Errorf("%s: %v", kind, err)
-		} else if written != nil && !bytes.Equal(written, body) {
-			t.Errorf("%s: README shows\n%s\nthe code writes\n%s", kind, body, written)
+		for i, body := range bodies {
+			if again, err := writers[i](body); err != nil {
+				t.Errorf("%s: %v", heading, err)
+			} else if !bytes.Equal(again, body) {
+				t.Errorf("%s: README shows\n%s\nthe code writes\n%s", heading, body, again)
+			}
 		}
 	}
-	want := map[string]int{"Token event": 2, "Update": 1, "Failure": 1, "Look-up": 1, "answer": 1, "error": 1}
-	if !maps.Equal(seen, want) {
-		t.Errorf("README shows %v", seen)
+	for _, block := range blocks(t, "README.md", "json") {
+		if written[block.heading] == nil {
+			t.Errorf("no message is known below the heading %q", block.heading)
+		}
 	}
 }
 
-// The messages in the commands for the nats CLI are good ones.
-func TestCommandsOfREADME(t *testing.T) {
+// command is one of the nats CLI that sends a message.
+type command struct {
+	name, subject, body string
+	header              nats.Header
+}
+
+// commands returns those that README shows.
+func commands(t *testing.T) []command {
+	t.Helper()
 	word := regexp.MustCompile(`'[^']*'|\S+`)
-	subjects := preauth.DefaultSubjects()
-	seen := map[string]int{}
+	var all []command
 	for _, shown := range blocks(t, "README.md", "sh") {
 		for line := range strings.Lines(shown.text) {
 			words := word.FindAllString(line, -1)
-			if len(words) < 3 || words[0] != "nats" {
+			if len(words) < 3 || words[0] != "nats" || words[1] != "pub" && words[1] != "req" {
 				continue
 			}
-			var (
-				subject, body string
-				header        = nats.Header{}
-			)
+			c := command{name: words[1], header: nats.Header{}}
 			for i := 2; i < len(words); i++ {
 				switch {
 				case words[i] == "-H":
 					i++
 					name, value, _ := strings.Cut(words[i], ":")
-					header.Add(name, value)
+					c.header.Add(name, value)
 				case strings.HasPrefix(words[i], "-"):
-				case subject == "":
-					subject = words[i]
+				case c.subject == "":
+					c.subject = words[i]
 				default:
-					body = strings.Trim(words[i], "'")
+					c.body = strings.Trim(words[i], "'")
 				}
 			}
-			var (
-				named string
-				err   error
-			)
-			switch words[1] {
-			case "pub":
-				var e preauth.TokenEvent
-				e, err = preauth.ParseTokenEvent(preauth.AppIDIn(subjects.TokenUpdated, subject), header, []byte(body), time.Now())
-				named = e.AppID
-			case "req":
-				var r preauth.LookupRequest
-				r, err = preauth.ParseLookupRequest(preauth.AppIDIn(subjects.Lookup, subject), []byte(body))
-				named = r.AppID
-			default:
-				continue
-			}
-			seen[words[1]]++
-			if err != nil || named != appID {
-				t.Errorf("%s: component %q, %v", strings.TrimSpace(line), named, err)
-			}
+			all = append(all, c)
 		}
 	}
-	if seen["pub"] != 4 || seen["req"] != 3 {
-		t.Errorf("README shows %v", seen)
-	}
+	return all
 }
 
 // The Go code in README is that of the examples, which compile.

@@ -68,7 +68,7 @@ type service struct {
 // users are the passwords in the configuration that operation.md shows, and one that may do everything.
 var users = map[string]string{"preauth": "p", "tokens": "t", "reader": "r", "admin": "a"}
 
-func start(t *testing.T) *service {
+func start(t *testing.T, change ...func(*consumer.Config)) *service {
 	t.Helper()
 	s := &service{registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
 	s.startNATS(t)
@@ -85,7 +85,11 @@ func start(t *testing.T) *service {
 	t.Cleanup(api.Close)
 
 	log := slog.New(slog.NewTextHandler(s.log, nil))
-	running, err := consumer.New(consumer.Config{AckWait: time.Second}, s.connect(t, "preauth"), s.repo, api, log, s.registry)
+	cfg := consumer.Config{AckWait: time.Second}
+	for _, each := range change {
+		each(&cfg)
+	}
+	running, err := consumer.New(cfg, s.connect(t, "preauth"), s.repo, api, log, s.registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -473,7 +477,7 @@ func TestNodeExample(t *testing.T) {
 	command.Dir = "examples"
 	command.Env = append(os.Environ(), "NATS_URL="+s.nats.ClientURL())
 	output, err := command.CombinedOutput()
-	for _, line := range []string{"announced: revision 1 because of a token", "looked up: revision 1", "redirect the browser to https://"} {
+	for _, line := range []string{"announced: revision 1 because of a token", "redirect the browser to https://", "resolved: this visitor, order 7", "looked up: revision 1"} {
 		if !strings.Contains(string(output), line) {
 			t.Errorf("it does not print %q", line)
 		}

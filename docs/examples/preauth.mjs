@@ -1,4 +1,5 @@
-// What a program in JavaScript needs of preauth: to announce a token, to receive codes, to look one up.
+// What a program in JavaScript needs of preauth: to announce a token, to receive codes, to claim one for a visitor,
+// to look the current one up.
 //
 //	npm ci
 //	node preauth.mjs [component_appid]
@@ -25,15 +26,31 @@ for await (const msg of updates) {
   console.log(`announced: revision ${update.revision} because of a ${update.cause}, until ${update.expires_at}`);
 }
 
-// Who sends an account's owner to WeChat looks the code up.
-const request = { min_ttl: 60, min_revision: seen, redirect_uri: "https://example.com/authorized", auth_type: 3 };
-const reply = await nc.request(`preauth.lookup.${appid}`, JSON.stringify(request), { timeout: 5000 });
-const answer = reply.json();
-if (reply.headers?.get("Nats-Service-Error-Code")) {
-  console.log(`no code: ${answer.error.code} ${answer.error.message}, again at ${answer.error.retry_at}`);
-} else {
-  console.log(`looked up: revision ${answer.revision}, ${answer.expires_in} s left`);
-  console.log(`redirect the browser to ${answer.links.pc.split("?")[0]}?…`); // the rest is a secret
+// ask sends a request and returns the answer. An error has the reason in its body.
+async function ask(subject, request) {
+  const reply = await nc.request(subject, JSON.stringify(request), { timeout: 5000 });
+  const answer = reply.json();
+  if (reply.headers?.get("Nats-Service-Error-Code")) {
+    const { code, message, retry_at } = answer.error;
+    throw new Error(`${code} ${message}${retry_at ? `, again at ${retry_at}` : ""}`);
+  }
+  return answer;
 }
+
+// Who sends an account's owner to WeChat claims a code for this visitor, under an id of its own, so that
+// the request can be repeated.
+const claim_id = `visitor-${Date.now()}`;
+const links = { redirect_uri: "https://example.com/authorized", auth_type: 3 };
+const claim = await ask(`preauth.claim.${appid}`, { claim_id, reference: "order 7", min_ttl: 60, ...links });
+console.log(`claimed: ${claim.expires_in} s left`);
+console.log(`redirect the browser to ${claim.links.pc.split("?")[0]}?…`); // the rest is a secret
+
+// WeChat's "authorized" push names the code, which leads back to the visitor.
+const resolved = await ask("preauth.resolve", { pre_auth_code: claim.pre_auth_code });
+console.log(`resolved: ${resolved.claim_id === claim_id ? "this visitor" : "another"}, ${resolved.reference}`);
+
+// Where one code is enough, the current one is looked up.
+const current = await ask(`preauth.lookup.${appid}`, { min_ttl: 60, min_revision: seen });
+console.log(`looked up: revision ${current.revision}, ${current.expires_in} s left`);
 
 await nc.drain();
