@@ -27,7 +27,7 @@ func ExampleClient_Announce() {
 	now := time.Now()
 	err = client.Announce(context.Background(), preauth.TokenEvent{
 		AppID:     "wx0123456789abcdef",
-		Token:     preauth.NewSecret("the component_access_token"),
+		Token:     preauth.NewSecret("61_W3mEQkP0"),
 		IssuedAt:  now,
 		ExpiresAt: now.Add(7200 * time.Second), // expires_in of WeChat's answer
 	})
