@@ -33,8 +33,8 @@ type keeper struct {
 	mu      sync.Mutex
 	stopped bool
 	toppers int             // goroutines that make spares
-	queue   []string        // components that may lack spares, each once
-	queued  map[string]bool // those in the queue
+	queue   []string        // components that may lack spares
+	lacking map[string]bool // those, and those that are worked on; true: look again afterwards
 	// resting are components for which WeChat gave no code aside, until the time to try again. Their
 	// current code may be well, so this does not stand in their rows.
 	resting map[string]rest
@@ -42,7 +42,7 @@ type keeper struct {
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
-		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), queued: map[string]bool{},
+		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), lacking: map[string]bool{},
 		resting: map[string]rest{},
 	}
 }
@@ -162,10 +162,14 @@ func (k *keeper) demand(appid string, revision uint64) <-chan singleflight.Resul
 func (k *keeper) topUp(appid string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cfg.Spares < 0 || k.stopped || k.queued[appid] {
+	if k.cfg.Spares < 0 || k.stopped {
 		return
 	}
-	k.queued[appid] = true
+	if _, ok := k.lacking[appid]; ok {
+		k.lacking[appid] = true
+		return
+	}
+	k.lacking[appid] = false
 	k.queue = append(k.queue, appid)
 	if k.toppers < max(1, k.cfg.Calls/4) { // most of the calls are for current codes
 		k.toppers++
@@ -173,7 +177,7 @@ func (k *keeper) topUp(appid string) {
 	}
 }
 
-// topUpQueued works on the components that lack spares until there are none.
+// topUpQueued works on the components that may lack spares until there are none.
 func (k *keeper) topUpQueued() {
 	for {
 		k.mu.Lock()
@@ -184,12 +188,23 @@ func (k *keeper) topUpQueued() {
 		}
 		appid := k.queue[0]
 		k.queue = k.queue[1:]
-		delete(k.queued, appid) // from here on another claim counts anew
 		k.mu.Unlock()
 
 		if err := k.makeSpares(k.lasting, appid); err != nil {
-			k.log.Info("spares not made: the next claim or renewal tries again", "component", appid, "error", err)
+			k.log.Info("spares not made", "component", appid, "error", err)
+			if failed, ok := errors.AsType[*mintError](err); ok && !failed.failure.RetryAt.IsZero() {
+				time.AfterFunc(failed.failure.RetryAt.Sub(k.cfg.Now()), func() { k.topUp(appid) })
+			} // otherwise with the next claim or renewal
 		}
+
+		k.mu.Lock()
+		if again := k.lacking[appid]; again && !k.stopped {
+			k.lacking[appid] = false
+			k.queue = append(k.queue, appid)
+		} else {
+			delete(k.lacking, appid)
+		}
+		k.mu.Unlock()
 	}
 }
 
@@ -223,7 +238,8 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 		if err != nil {
 			return err
 		}
-		err = k.db.AddSpares(ctx, []repo.Spare{{AppID: appid, Code: *minted.Code, Fingerprint: minted.Token.Fingerprint}})
+		spare := []repo.Spare{{AppID: appid, Code: *minted.Code, Fingerprint: minted.Token.Fingerprint}}
+		err = k.saver.persist(ctx, func(ctx context.Context) error { return k.db.AddSpares(ctx, spare) })
 		if err != nil {
 			return fmt.Errorf("saving: %w", err)
 		}
