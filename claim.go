@@ -99,7 +99,7 @@ func checkText(member, text string, limit int) error {
 	}
 	for _, c := range text {
 		if unicode.IsControl(c) || c == utf8.RuneError {
-			return invalid("%s must not hold control characters", member)
+			return invalid("%s must be UTF-8 without control characters", member)
 		}
 	}
 	return nil
@@ -141,14 +141,11 @@ type wireClaim struct {
 
 // Encode returns the body.
 func (c Claim) Encode() []byte {
-	wire := wireClaim{
+	return encode(wireClaim{
 		AppID: c.AppID, PreAuthCode: c.PreAuthCode.Reveal(), IssuedAt: instant{c.IssuedAt}, ExpiresAt: instant{c.ExpiresAt},
 		ExpiresIn: wholeSeconds(c.ExpiresIn), ClaimID: c.ClaimID, Reference: c.Reference, ClaimedAt: instant{c.ClaimedAt},
-	}
-	if !c.Links.PC.IsZero() {
-		wire.Links = &wireLinks{PC: c.Links.PC.Reveal(), Mobile: c.Links.Mobile.Reveal()}
-	}
-	return encode(wire)
+		Links: c.Links.wire(),
+	})
 }
 
 // ResolveRequest asks which claim a code was given to: the PreAuthCode of WeChat's "authorized"

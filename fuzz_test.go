@@ -154,3 +154,53 @@ func checkFuzzedAppID(t *testing.T, inSubject, appid string) {
 		t.Errorf("subject %q, event %q: %v", inSubject, appid, err)
 	}
 }
+
+func FuzzClaimRequest(f *testing.F) {
+	f.Fuzz(func(t *testing.T, appid string, body []byte) {
+		request, err := preauth.ParseClaimRequest(appid, body)
+		if err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		checkFuzzedAppID(t, appid, request.AppID)
+		again, err := preauth.ParseClaimRequest("", request.Encode())
+		if err != nil || again != request {
+			t.Errorf("%+v became %+v, %v", request, again, err)
+		}
+	})
+}
+
+func FuzzClaim(f *testing.F) {
+	f.Fuzz(func(t *testing.T, body []byte) {
+		claim, err := preauth.ParseClaim(body)
+		if err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		checkFuzzedAppID(t, "", claim.AppID)
+		again, err := preauth.ParseClaim(claim.Encode())
+		if err != nil || !reflect.DeepEqual(again, claim) {
+			t.Errorf("%+v became %+v, %v", claim, again, err)
+		}
+	})
+}
+
+// FuzzResolve reads each body as the request and as the answer.
+func FuzzResolve(f *testing.F) {
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if request, err := preauth.ParseResolveRequest(body); err != nil {
+			checkFuzzedError(t, err)
+		} else if again, err := preauth.ParseResolveRequest(request.Encode()); err != nil || !again.PreAuthCode.Equal(request.PreAuthCode) {
+			t.Errorf("the request became another: %v", err)
+		}
+		resolved, err := preauth.ParseResolved(body)
+		if err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		checkFuzzedAppID(t, "", resolved.AppID)
+		if again, err := preauth.ParseResolved(resolved.Encode()); err != nil || again != resolved {
+			t.Errorf("%+v became %+v, %v", resolved, again, err)
+		}
+	})
+}

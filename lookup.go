@@ -158,16 +158,20 @@ type wireLinks struct {
 	Mobile string `json:"mobile"`
 }
 
+// wire returns the links as a member of an answer, nil if there are none.
+func (l Links) wire() *wireLinks {
+	if l.PC.IsZero() && l.Mobile.IsZero() {
+		return nil
+	}
+	return &wireLinks{PC: l.PC.Reveal(), Mobile: l.Mobile.Reveal()}
+}
+
 // Encode returns the body.
 func (l Lookup) Encode() []byte {
-	wire := wireLookup{
+	return encode(wireLookup{
 		AppID: l.AppID, PreAuthCode: l.PreAuthCode.Reveal(), IssuedAt: instant{l.IssuedAt}, ExpiresAt: instant{l.ExpiresAt},
-		ExpiresIn: wholeSeconds(l.ExpiresIn), Revision: l.Revision,
-	}
-	if !l.Links.PC.IsZero() || !l.Links.Mobile.IsZero() {
-		wire.Links = &wireLinks{PC: l.Links.PC.Reveal(), Mobile: l.Links.Mobile.Reveal()}
-	}
-	return encode(wire)
+		ExpiresIn: wholeSeconds(l.ExpiresIn), Revision: l.Revision, Links: l.Links.wire(),
+	})
 }
 
 // ParseLookup reads the answer to a look-up. An error wraps [ErrInvalid].
