@@ -120,10 +120,10 @@ func TestRequestsOfREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := func(text string) string {
+	claimedIn := func(text string) string {
 		return strings.ReplaceAll(text, request.PreAuthCode.Reveal(), claimed.PreAuthCode.Reveal())
 	}
-	expect("Resolve", "preauth.resolve", real(string(resolve[0])), resolve[1])
+	expect("Resolve", "preauth.resolve", claimedIn(string(resolve[0])), resolve[1])
 
 	seen := map[string]int{}
 	for _, c := range commands(t) {
@@ -139,7 +139,7 @@ func TestRequestsOfREADME(t *testing.T) {
 			}
 			seen["token"]++
 		case "req":
-			answer := s.ask(t, c.subject, real(c.body))
+			answer := s.ask(t, c.subject, claimedIn(c.body))
 			if e := preauth.ParseError(answer.Header.Get, answer.Data); e != nil {
 				t.Errorf("%s %s: %v", c.subject, c.body, e)
 			}
