@@ -6,9 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"sync"
 	"time"
 
 	"preauth"
@@ -99,118 +97,53 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
-	others, leave := r.claiming.enter(request.AppID)
-	defer leave()
-	few := false
 	for {
-		// A claim that is alone takes one of the oldest spares. Simultaneous ones scatter, so that they
-		// rarely meet.
-		offset, limit := rand.IntN(1+scatter*others), 2
-		if few {
-			offset, limit = 0, maxChoice
-		}
-		held, spares, err := r.claimable(ctx, request, offset, limit)
-		switch {
-		case err != nil:
-			return Claim{}, err
-		case held != nil && string(held.Reference) != request.Reference:
-			return Claim{}, fmt.Errorf("repo: claim: %w", ErrReference)
-		case held != nil && request.fits(held.ExpiresAt):
-			return held.claim(), nil
-		case len(spares) == 0 && offset > 0:
-			few = true
-			continue
-		case len(spares) == 0:
-			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
-		case held != nil:
-			if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
-				return Claim{}, err
-			}
-		}
-		claim, given, err := r.give(ctx, request, spares)
+		claim, given, err := r.claimOnce(ctx, request)
 		if err != nil || given {
 			return claim, err
 		}
-		// Others were quicker with each of them, or a request with the same claim id was.
 	}
 }
 
-const (
-	// scatter is how many spares a claim chooses among for each other claim of the component that is
-	// under way. More of them would be met more rarely, but be passed over more often.
-	scatter = 4
-	// maxChoice bounds the spares that are read where there are few.
-	maxChoice = 64
-)
-
-// crowd counts the claims under way for each component.
-type crowd struct {
-	mu     sync.Mutex
-	claims map[string]int
-}
-
-// enter counts one claim until it leaves, and returns how many others there are.
-func (c *crowd) enter(appid string) (others int, leave func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.claims == nil {
-		c.claims = map[string]int{}
+// claimOnce makes one attempt. It reports false if another claim has got the spare that it tried for, or
+// if the claim id has got a code meanwhile.
+func (r *Repo) claimOnce(ctx context.Context, request ClaimRequest) (Claim, bool, error) {
+	held, spare, err := r.look(ctx, request)
+	if err != nil {
+		return Claim{}, false, err
 	}
-	others = c.claims[appid]
-	c.claims[appid]++
-	return others, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.claims[appid]--; c.claims[appid] == 0 {
-			delete(c.claims, appid)
+	defer r.desk.letGo(spare)
+	switch {
+	case held != nil && string(held.Reference) != request.Reference:
+		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
+	case held != nil && request.fits(held.ExpiresAt):
+		return held.claim(), true, nil
+	case spare == nil:
+		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrNoSpare)
+	case held != nil:
+		if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
+			return Claim{}, false, err
 		}
 	}
+	rows, err := r.exec(ctx, "claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? "+
+		"WHERE id = ? AND cause = ?", causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
+	switch {
+	case errors.Is(err, errDuplicate):
+		return Claim{}, false, nil
+	case err != nil || rows == 0:
+		return Claim{}, false, err
+	}
+	return request.claim(Code{preauth.NewSecret(string(spare.Code)), spare.IssuedAt, spare.ExpiresAt}), true, nil
 }
 
 // fits reports whether a code that expires then lives long enough for the request.
 func (r ClaimRequest) fits(expiresAt time.Time) bool { return expiresAt.After(r.At.Add(r.MinTTL)) }
-
-// claimable returns the code that the claim id has, nil if there is none, and from the offset on the
-// spares that live long enough, the oldest first.
-func (r *Repo) claimable(ctx context.Context, request ClaimRequest, offset, limit int) (held *claimRow, spares []claimRow, err error) {
-	err = do(ctx, "claim", func() error {
-		return selectIn(ctx, r.db, &spares, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) UNION ALL "+
-			"("+selectClaims+"FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ? OFFSET ?)",
-			request.AppID, []byte(request.ClaimID), request.AppID, causeSpare, request.At.Add(request.MinTTL), limit, offset)
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	if i := slices.IndexFunc(spares, func(row claimRow) bool { return row.Cause == causeClaim }); i >= 0 {
-		row := spares[i]
-		held, spares = &row, slices.Delete(spares, i, i+1)
-	}
-	return held, spares, nil
-}
 
 // retireClaim takes its code from a claim id, which makes room for another one. Nobody else gets the
 // old one.
 func (r *Repo) retireClaim(ctx context.Context, id uint64, at time.Time) error {
 	_, err := r.exec(ctx, "claim", "/* repo.retire_claim */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", at, id)
 	return err
-}
-
-// give gives one of the spares to the claim id. It reports false if that has got a code meanwhile, or
-// if none of the spares is left.
-func (r *Repo) give(ctx context.Context, request ClaimRequest, spares []claimRow) (Claim, bool, error) {
-	for _, i := range rand.Perm(len(spares)) {
-		rows, err := r.exec(ctx, "claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? "+
-			"WHERE id = ? AND cause = ?", causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spares[i].ID, causeSpare)
-		switch {
-		case errors.Is(err, errDuplicate):
-			return Claim{}, false, nil
-		case err != nil:
-			return Claim{}, false, err
-		case rows > 0:
-			return request.claim(Code{preauth.NewSecret(string(spares[i].Code)), spares[i].IssuedAt, spares[i].ExpiresAt}), true, nil
-		}
-	}
-	return Claim{}, false, nil
 }
 
 // claim returns the claim that the request has made of a code.

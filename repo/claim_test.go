@@ -685,6 +685,59 @@ func TestSimultaneousRequestsWithOtherReferences(t *testing.T) {
 	d.consistent(t)
 }
 
+// What is there is read for all that wait together, and one who does not wait any longer keeps nobody
+// else from it.
+func TestClaimsThatWaitAreServedTogether(t *testing.T) {
+	d := newDatabase(t)
+	d.stock(t, start, numbered("s", 40)...)
+	// Given a claim for which the server reads slowly, and others that come meanwhile,
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	d.faults.Script("claimable", repotest.Fault{Before: func() { close(reading); <-goOn }})
+	d.faults.Operations()
+	impatient, leave := context.WithCancel(within(t))
+	first := make(chan error)
+	go func() {
+		_, err := d.Claim(impatient, request("first", start))
+		first <- err
+	}()
+	<-reading
+	const others = 20
+	codes := make(chan string, others)
+	var coming, claiming sync.WaitGroup
+	coming.Add(others)
+	for i := range others {
+		claiming.Go(func() {
+			coming.Done()
+			c, err := d.Claim(t.Context(), request(fmt.Sprint("other", i), start))
+			if err != nil {
+				t.Error(err)
+			}
+			codes <- c.PreAuthCode.Reveal()
+		})
+	}
+	coming.Wait()
+	// when the first leaves, then it is let go at once,
+	leave()
+	if err := <-first; !errors.Is(err, repo.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+	// and the others are served, for less than a read each.
+	close(goOn)
+	claiming.Wait()
+	close(codes)
+	given := map[string]bool{}
+	for code := range codes {
+		given[code] = true
+	}
+	operations := d.faults.Operations()
+	if reads := countOf(operations, "claimable"); reads > others/2 {
+		t.Errorf("%d claims took %d reads", others, reads)
+	}
+	if tries := countOf(operations, "claim"); tries != others || len(given) != others {
+		t.Errorf("%d claims took %d tries and got %d codes", others, tries, len(given))
+	}
+}
+
 // A claim whose answer is lost at any of its statements finds its code when it is made again, and uses
 // up no other.
 func TestALostAnswerCostsNoSecondCode(t *testing.T) {

@@ -33,8 +33,8 @@ import (
 
 // Repo is the database. It is safe for concurrent use.
 type Repo struct {
-	db       *sqlx.DB
-	claiming crowd
+	db   *sqlx.DB
+	desk desk
 }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
