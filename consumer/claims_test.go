@@ -248,3 +248,23 @@ func TestCallLimits(t *testing.T) {
 		t.Errorf("%d calls, want 10", n)
 	}
 }
+
+// A spare that dies before the next renewal is made up for at this one.
+func TestSparesLastFromRenewalToRenewal(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
+	r := w.start(oneSpare, func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.spares(r, "wx1", 1)
+	for renewal := range 3 {
+		c.advance(15 * time.Minute) // when a quarter of the current code's life is left
+		r.await(consumer.StepCommitted, "wx1", 2+renewal)
+		w.eventually("a spare that lives until the next renewal", func() bool {
+			have, err := r.db.Spares(w.within(), []string{"wx1"}, c.Now().Add(15*time.Minute))
+			return err == nil && have["wx1"] == 1
+		})
+	}
+	if n := w.wechat.Count("wx1"); n != 8 {
+		t.Errorf("%d calls, want a code and a spare for the token and for each renewal", n)
+	}
+}

@@ -217,17 +217,20 @@ func (k *keeper) stop() {
 	k.working.Wait()
 }
 
-// makeSpares makes spares until the component has as many as it is to have. Those whose life is as
-// good as over, by the measure by which the current code is renewed, do not count.
+// makeSpares makes spares until the component has as many as it is to have. Only those count that
+// live until the current code is renewed, when spares are looked after again.
 func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	current, ok := k.codes.code(appid)
 	if !ok {
 		return nil
 	}
-	lead := current.ExpiresAt.Sub(current.IssuedAt) / 4
+	renewed := current.ExpiresAt.Add(-current.ExpiresAt.Sub(current.IssuedAt) / 8) // for certain
 	for {
-		now := k.cfg.Now()
-		have, err := k.db.Spares(ctx, []string{appid}, now.Add(lead))
+		aliveAt := renewed
+		if now := k.cfg.Now(); now.After(aliveAt) {
+			aliveAt = now // the renewal is late
+		}
+		have, err := k.db.Spares(ctx, []string{appid}, aliveAt)
 		if err != nil {
 			return fmt.Errorf("counting: %w", err)
 		}

@@ -274,7 +274,7 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 	case refused:
 		return repo.Claim{}, because(&failed.failure)
 	case errors.Is(err, errLimit):
-		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: err.Error(), Class: preauth.ClassThrottled}
+		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errLimit.Error(), Class: preauth.ClassThrottled}
 	case errors.Is(err, errNoToken):
 		return repo.Claim{}, &preauth.Error{
 			Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
