@@ -77,7 +77,7 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	}
 	for _, each := range []*replica{r, other} {
 		if !strings.Contains(each.metrics(), "preauth_end_to_end_seconds_count 1\n") {
-			t.Error("not one event was announced, by the metrics")
+			t.Error("not exactly one event counts as announced")
 		}
 	}
 }

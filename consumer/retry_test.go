@@ -56,8 +56,11 @@ func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	}
 	mended.Store(true)
 
-	// Then it gets its code.
+	// Then it gets its code, and the replica without NATS had no part in it.
 	other.await(consumer.StepCommitted, "wx1", 1)
+	if n := cut.count(consumer.StepFailed); n != 0 {
+		t.Errorf("%d failures recorded by the replica without NATS", n)
+	}
 	if update := w.settled(other, "wx1"); update.Revision != 2 {
 		t.Errorf("revision %d", update.Revision)
 	}
