@@ -99,7 +99,7 @@ func checkText(member, text string, limit int) error {
 	}
 	for _, c := range text {
 		if unicode.IsControl(c) || c == utf8.RuneError {
-			return invalid("%s must not hold control characters, nor U+FFFD, which stands for broken UTF-8", member)
+			return invalid("%s must be UTF-8 without control characters", member)
 		}
 	}
 	return nil

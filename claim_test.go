@@ -74,12 +74,12 @@ func TestParseClaimRequestRefuses(t *testing.T) {
 		"an impossible subject":     {"wx." + marker, ``, "64 letters, digits"},
 		"subject and body disagree": {appID, `{"component_appid":"wx` + marker + `"}`, "different components"},
 		"a claim id too long":       {appID, `{"claim_id":"` + strings.Repeat("号", 129) + `"}`, "claim_id has 129 characters: the limit is 128"},
-		"a claim id of two lines":   {appID, `{"claim_id":"` + marker + `\n"}`, "claim_id must not hold control characters"},
-		"half a surrogate":          {appID, `{"claim_id":"` + marker + `\ud834"}`, "claim_id must not hold control characters"},
+		"a claim id of two lines":   {appID, `{"claim_id":"` + marker + `\n"}`, "claim_id must be UTF-8 without control characters"},
+		"half a surrogate":          {appID, `{"claim_id":"` + marker + `\ud834"}`, "claim_id must be UTF-8 without control characters"},
 		"a claim id as a number":    {appID, `{"claim_id":17}`, "claim_id must be a string"},
 		"two claim ids":             {appID, `{"claim_id":"a","claim_id":"a"}`, "claim_id stands twice"},
 		"a reference too long":      {appID, `{"reference":"` + strings.Repeat("r", 257) + `"}`, "reference has 257 characters: the limit is 256"},
-		"a reference with a NUL":    {appID, `{"reference":"` + marker + `\u0000"}`, "reference must not hold control characters"},
+		"a reference with a NUL":    {appID, `{"reference":"` + marker + `\u0000"}`, "reference must be UTF-8 without control characters"},
 		"a reference as an object":  {appID, `{"reference":{"id":"` + marker + `"}}`, "reference must be a string"},
 		"min_ttl negative":          {appID, `{"min_ttl":-1}`, "min_ttl must be 0 to 86400 seconds"},
 		"no such auth_type":         {appID, `{"auth_type":7}`, "auth_type must be one of"},
@@ -279,7 +279,7 @@ func TestClientClaimFails(t *testing.T) {
 	})
 	t.Run("when the request breaks the contract", func(t *testing.T) {
 		_, err := newClient(t, connect(t)).Claim(t.Context(), preauth.ClaimRequest{AppID: appID, ClaimID: marker + "\n"})
-		checkRefused(t, err, "claim_id must not hold control characters")
+		checkRefused(t, err, "claim_id must be UTF-8 without control characters")
 	})
 	for name, change := range map[string]func(*preauth.Claim){
 		"component": func(c *preauth.Claim) { c.AppID = "wx1" },
