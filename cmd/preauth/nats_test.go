@@ -131,7 +131,8 @@ func TestServeLogsInToNATS(t *testing.T) {
 			args:   []string{"--nats-ca=" + files.ca, "--nats-cert=" + files.clientCert, "--nats-key=" + files.clientKey},
 			wrong:  []string{"--nats-ca=" + files.ca},
 			client: []nats.Option{nats.RootCAs(files.ca), nats.ClientCert(files.clientCert, files.clientKey)},
-			says:   "tls: certificate required",
+			// With TLS 1.3 the client may meet the closed connection before it reads why.
+			says: "tls: certificate required|connection reset by peer|broken pipe|EOF",
 		},
 		{
 			name:   "TLS first",
