@@ -263,7 +263,8 @@ func (w *world) start(change ...func(*setup)) *replica {
 }
 
 func (w *world) client() *wechat.Client {
-	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 5 * time.Second, MaxConnections: 64})
+	// WeChat is held for as long as a test needs.
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: patience, MaxConnections: 64})
 	if err != nil {
 		w.t.Fatal(err)
 	}

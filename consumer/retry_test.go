@@ -87,7 +87,10 @@ func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	if failure.Class != preauth.ClassTokenExpired || failure.RetryAt.IsZero() || !strings.Contains(failure.ErrMsg, "announce it again") {
 		t.Errorf("got %+v", failure)
 	}
+	c.advance(-25 * time.Minute) // back to the stream's time
 	w.announce("wx1", token)
+	ignorant.await(consumer.StepRepeated, "wx1", 1)
+	c.advance(25 * time.Minute)
 	if step := ignorant.await(consumer.StepCommitted, "wx1", 1); step.Cause != preauth.CauseRenewal || step.Revision != 2 {
 		t.Errorf("then %+v", step)
 	}
