@@ -465,10 +465,11 @@ func (w *world) settled(r *replica, appid string) preauth.Update {
 		rows, _, err := r.db.OutboxDepth(w.within())
 		return err == nil && rows == 0
 	})
-	update, ok := w.stored(appid)
-	if !ok {
-		w.t.Fatalf("nothing announced for %s", appid)
-	}
+	var update preauth.Update
+	w.eventually("something announced for "+appid, func() (ok bool) {
+		update, ok = w.stored(appid)
+		return ok
+	})
 	if current := w.current(appid); !current.Equal(update.PreAuthCode) {
 		w.t.Fatalf("announced is revision %d, which is not the current code", update.Revision)
 	}
