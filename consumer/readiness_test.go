@@ -91,9 +91,9 @@ func TestReadinessTellsOfAStandstill(t *testing.T) {
 		r := w.start(func(s *setup) { s.db, s.cfg.Stall = db, stall }).ready()
 		refused := make([]repotest.Fault, 100)
 		for i := range refused {
-			refused[i] = repotest.Answered(1142, "INSERT command denied")
+			refused[i] = repotest.Answered(1142, "SELECT command denied")
 		}
-		faults.Script("lock", refused...)
+		faults.Script("components", refused...)
 		w.announce("wx1", w.token("a"))
 		w.eventually("not ready", func() bool {
 			return contains(r.service.Ready(), "progress: 1 token events wait and none was finished for ")

@@ -11,6 +11,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo/repotest"
 	"preauth/wechat"
 	"preauth/wechat/wechattest"
 )
@@ -223,6 +224,22 @@ func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
 	w.settled(r, "wx2")
 	if !w.current("wx1").Equal(held) {
 		t.Error("the other component has lost its code")
+	}
+}
+
+// A code that MySQL refuses for want of a right, say, is kept until somebody has mended that.
+func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	faults.Script("lock", repotest.Answered(1142, "UPDATE command denied"))
+	w.announce("wx1", w.token("a"))
+	w.eventually("not ready", func() bool { return contains(r.service.Ready(), "UPDATE command denied") })
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(r, "wx1")
+	r.ready()
+	if n := w.wechat.Count("wx1"); n != 1 {
+		t.Errorf("%d calls, want 1", n)
 	}
 }
 

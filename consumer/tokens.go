@@ -23,7 +23,7 @@ const (
 	fetchHeartbeat = 2 * time.Second
 	// putBackDelay is when another replica gets an event that this one could not finish.
 	putBackDelay = 200 * time.Millisecond
-	// defectDelay is when an event is tried again whose outcome MySQL refuses, for want of its schema
+	// defectDelay is the wait after MySQL refused something that it should not, for want of its schema
 	// for example.
 	defectDelay = 5 * time.Second
 )
@@ -209,6 +209,14 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 // acknowledges the event.
 func (t *tokens) settle(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
 	outcome, result, err := t.saver.save(ctx, outcome)
+	for err != nil && ctx.Err() == nil {
+		// The event stays in hand, since its next delivery would cost another call of WeChat.
+		delay := jittered(defectDelay)
+		t.log.Error("event not saved", "component", step.AppID, "sequence", step.Sequence, "retry_in", delay, "error", err)
+		if pause(ctx, delay) {
+			outcome, result, err = t.saver.save(ctx, outcome)
+		}
+	}
 	if err != nil {
 		t.putBack(msg, err)
 		return
