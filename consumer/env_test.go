@@ -232,7 +232,8 @@ func (w *world) start(change ...func(*setup)) *replica {
 	if s.api == nil {
 		s.api = w.client()
 	}
-	r := &replica{world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1),
+	r := &replica{
+		world: w, db: s.db, nc: s.nc, registry: prometheus.NewRegistry(), ended: make(chan error, 1),
 		more: make(chan struct{}), counts: map[consumer.StepName]int{},
 	}
 	s.cfg.Trace = func(step consumer.Step) {
