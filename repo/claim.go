@@ -97,13 +97,20 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
-	for {
+	for range maxRaces {
 		claim, given, err := r.claimOnce(ctx, request)
 		if err != nil || given {
 			return claim, err
 		}
 	}
+	return Claim{}, fmt.Errorf("repo: claim: %w: %w", ErrUnavailable, errRaces)
 }
+
+// maxRaces bounds the races with other claims that a claim loses before it is ErrUnavailable. Whoever loses
+// one has seen another win it, so that more than a few are lost in the largest crowd only.
+const maxRaces = 100
+
+var errRaces = errors.New("other claims were quicker again and again")
 
 // claimOnce makes one attempt. It reports false if another claim has got the spare that it tried for, or
 // if the claim id has got a code meanwhile.
@@ -163,7 +170,7 @@ func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode)
 		return Claim{}, errors.New("repo: impossible claim: " + problem)
 	}
 	request.At, code.Code = stored(request.At), code.Code.stored()
-	for {
+	for range maxRaces {
 		_, err := r.exec(ctx, "claim new", `/* repo.claim_new */ INSERT INTO pre_auth_code
 (appid, code, cause, token_fingerprint, issued_at, expires_at, claim_id, reference, claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			request.AppID, []byte(code.PreAuthCode.Reveal()), causeClaim, code.Fingerprint[:], code.IssuedAt, code.ExpiresAt,
@@ -200,6 +207,7 @@ func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode)
 			}
 		}
 	}
+	return Claim{}, fmt.Errorf("repo: claim new: %w: %w", ErrUnavailable, errRaces)
 }
 
 var errGivenBefore = errors.New("the code was given before, as a current code or to another component")

@@ -738,6 +738,56 @@ func TestClaimsThatWaitAreServedTogether(t *testing.T) {
 	}
 }
 
+func TestAClaimLeavesAloneWhatAnotherIsAboutToTake(t *testing.T) {
+	d := newDatabase(t)
+	for round := range 8 { // a spare is chosen at random
+		// Given a claim that is about to take one of two spares,
+		d.clear(t)
+		d.stock(t, start, "s", "t")
+		taking, goOn := make(chan struct{}), make(chan struct{})
+		d.faults.Script("claim", repotest.Fault{Before: func() { close(taking); <-goOn }})
+		slow := make(chan repo.Claim)
+		go func() {
+			c, err := d.Claim(t.Context(), request("slow", start))
+			if err != nil {
+				t.Error(err)
+			}
+			slow <- c
+		}()
+		<-taking
+		// when another comes, then it takes the other one, and both need one try.
+		d.faults.Operations()
+		quick, err := d.Claim(within(t), request("quick", start))
+		if tries := countOf(d.faults.Operations(), "claim"); err != nil || tries != 1 {
+			t.Errorf("round %d: %d tries, %v", round, tries, err)
+		}
+		close(goOn)
+		if c := <-slow; c.PreAuthCode.Equal(quick.PreAuthCode) || countOf(d.faults.Operations(), "claim") != 0 {
+			t.Errorf("round %d: got %+v and %+v", round, c, quick)
+		}
+	}
+}
+
+// Should the keys not be what the claims expect, they end all the same.
+func TestClaimsThatLoseEveryRaceAreGivenUp(t *testing.T) {
+	d := newDatabase(t)
+	d.stock(t, start, "s")
+	taken := repotest.Answered(1062, "Duplicate entry 'wx1-visitor' for key 'live_claim'")
+	d.faults.Script("claim", slices.Repeat([]repotest.Fault{taken}, 100)...)
+	d.faults.Script("claim_new", slices.Repeat([]repotest.Fault{taken}, 100)...)
+	_, err1 := d.Claim(within(t), request("visitor", start))
+	_, err2 := d.ClaimNew(within(t), request("visitor", start), fresh("n", start))
+	for _, err := range []error{err1, err2} {
+		if !errors.Is(err, repo.ErrUnavailable) || strings.Contains(err.Error(), "visitor") {
+			t.Errorf("err = %v", err)
+		}
+	}
+	// A repeat gets on as soon as the reason is gone.
+	if c, err := d.Claim(within(t), request("visitor", start)); err != nil || c.PreAuthCode.Reveal() != "s" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 // A claim whose answer is lost at any of its statements finds its code when it is made again, and uses
 // up no other.
 func TestALostAnswerCostsNoSecondCode(t *testing.T) {

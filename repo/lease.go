@@ -82,10 +82,10 @@ func (r *Repo) take(ctx context.Context, due []string, lease []byte, now, until 
 	return taken, nil
 }
 
-// TakeOne leases a component whether or not it is due, as [Repo.TakeDue] does, if its newest code still has
-// the given revision. It returns false if it has a newer one, or if a replica has leased it for longer than
-// until now: the component is then as it was read, with the end of the other lease in DueAt. One that no valid token event ever named is
-// returned as the zero Component. After an error it may be leased.
+// TakeOne leases a component whether or not it is due, as [Repo.TakeDue] does, if its newest code still
+// has the given revision. It returns false if it has a newer one, or if a replica has leased it for longer
+// than until now: the component is then as it was read, with the end of the other lease in DueAt. One that
+// no valid token event ever named is returned as the zero Component. After an error it may be leased.
 func (r *Repo) TakeOne(ctx context.Context, appid string, revision uint64, now, until time.Time) (Component, bool, error) {
 	now, until = stored(now), stored(until)
 	if !until.After(now) {
@@ -93,7 +93,7 @@ func (r *Repo) TakeOne(ctx context.Context, appid string, revision uint64, now, 
 	}
 	lease := newLease()
 	_, err := r.exec(ctx, "take one", "/* repo.take_one */ UPDATE component SET due_at = ?, lease = ? "+
-		"WHERE appid = ? AND revision = ? AND (lease IS NULL OR due_at IS NULL OR due_at <= ?)", until, lease, appid, revision, now)
+		"WHERE appid = ? AND revision = ? AND (lease IS NULL OR due_at <= ?)", until, lease, appid, revision, now)
 	if err != nil {
 		return Component{}, false, err
 	}
