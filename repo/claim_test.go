@@ -1078,9 +1078,6 @@ func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 		_, _, err := r.TakeOne(t.Context(), appid(round), uint64(1+round), now(round), now(round).Add(time.Minute))
 		return err
 	})
-	each(1, func(r *repo.Repo, worker, round int) error {
-		return r.MakeDue(t.Context(), []string{appid(0), appid(1)}, now(round))
-	})
 	working.Wait()
 
 	refused := d.faults.Refusals()

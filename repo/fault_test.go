@@ -78,14 +78,6 @@ func works() map[string]work {
 				return fmt.Sprintln(c.AppID, c.DueAt, c.Current.PreAuthCode.Reveal()), nil
 			},
 		},
-		"MakeDue": {
-			given: func(t *testing.T, d *database) {
-				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), failed("wx3", at(3), 1))
-			},
-			do: func(ctx context.Context, d *database) (string, error) {
-				return "", d.MakeDue(ctx, []string{"wx3", "wx1"}, start.Add(time.Minute))
-			},
-		},
 		"Claim": {
 			given: func(t *testing.T, d *database) { d.stock(t, start, "s") },
 			do: func(ctx context.Context, d *database) (string, error) {

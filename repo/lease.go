@@ -106,21 +106,3 @@ func (r *Repo) TakeOne(ctx context.Context, appid string, revision uint64, now, 
 	}
 	return rows[0].component(), bytes.Equal(rows[0].Lease, lease), nil
 }
-
-// MakeDue makes components due at the given time, those that would be due later or not at all. It
-// leaves alone what a replica has leased.
-func (r *Repo) MakeDue(ctx context.Context, appids []string, at time.Time) error {
-	at = stored(at)
-	// In the order in which a saving transaction locks the rows.
-	for piece := range slices.Chunk(slices.Sorted(slices.Values(appids)), maxIn) {
-		statement, args, err := sqlx.In("/* repo.make_due */ UPDATE component FORCE INDEX (PRIMARY) SET due_at = ? "+
-			"WHERE appid IN (?) AND lease IS NULL AND (due_at IS NULL OR due_at > ?)", at, piece, at)
-		if err != nil {
-			return err
-		}
-		if _, err := r.exec(ctx, "make due", statement, args...); err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -150,35 +150,3 @@ func TestOneOfManyTakesAComponent(t *testing.T) {
 		}
 	}
 }
-
-func TestMakeDue(t *testing.T) {
-	d := newDatabase(t)
-	now := start.Add(time.Hour)
-	dueAt := func(at time.Time) func(*repo.Outcome) { return func(o *repo.Outcome) { o.DueAt = at } }
-	d.save(t,
-		succeeded("later", at(1), "a", dueAt(now.Add(time.Hour))), failed("never", at(1), 1, dueAt(time.Time{})),
-		succeeded("earlier", at(1), "b", dueAt(now.Add(-time.Hour))), succeeded("taken", at(1), "c", dueAt(now.Add(time.Hour))),
-		succeeded("wx-other", at(1), "e", dueAt(now.Add(time.Hour))),
-	)
-	until := now.Add(time.Minute)
-	if _, taken, err := d.TakeOne(within(t), "taken", 1, now, until); err != nil || !taken {
-		t.Fatal(taken, err)
-	}
-	if err := d.MakeDue(within(t), append(numbered("nobody", 600), "taken", "never", "later", "earlier"), now); err != nil {
-		t.Fatal(err)
-	}
-	for appid, want := range map[string]time.Time{
-		"later": now, "never": now, "earlier": now.Add(-time.Hour), "taken": until, "wx-other": now.Add(time.Hour),
-	} {
-		if c := d.component(t, appid); !c.DueAt.Equal(want) {
-			t.Errorf("%s is due at %v, wanted %v", appid, c.DueAt, want)
-		}
-	}
-	if n := d.count(t, "SELECT COUNT(*) FROM component"); n != 5 {
-		t.Errorf("%d components", n)
-	}
-	d.takeDue(t, now, 3)
-	if err := d.MakeDue(within(t), nil, now); err != nil {
-		t.Error(err)
-	}
-}
