@@ -250,8 +250,8 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	}
 }
 
-// errNoToken: see mintAside.
-var errNoToken = errors.New("the component has no live token")
+// errNoToken is the end of what can be done for a component until its token service speaks.
+var errNoToken = errors.New("the component's token has expired: announce a newer one")
 
 // mintAside makes a code that does not become the current one. A failure of WeChat is a
 // [*mintError], which also stands for the calls that are not made before the time to try again.

@@ -152,7 +152,7 @@ func fail(outcome repo.Outcome, failed *wechat.Error, attempts int, now, retryAt
 // expired completes an outcome for a token that is dead: nothing more is tried until a newer one
 // comes.
 func expired(outcome repo.Outcome, now time.Time) repo.Outcome {
-	dead := &wechat.Error{Class: preauth.ClassTokenExpired, ErrMsg: "the component's token has expired: announce a newer one"}
+	dead := &wechat.Error{Class: preauth.ClassTokenExpired, ErrMsg: errNoToken.Error()}
 	return fail(outcome, dead, 0, now, time.Time{})
 }
 

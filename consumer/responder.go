@@ -136,11 +136,8 @@ func (r *responder) current(ctx context.Context, request preauth.LookupRequest) 
 			if serves(code, request, now) {
 				return code, nil
 			}
-			if life := current.ExpiresAt.Sub(current.IssuedAt); request.MinTTL >= life {
-				return preauth.Update{}, &preauth.Error{
-					Code:    preauth.CodeBadRequest,
-					Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
-				}
+			if e := beyondLife(request.MinTTL, current); e != nil {
+				return preauth.Update{}, e
 			}
 			if current.Revision < request.MinRevision {
 				return preauth.Update{}, &preauth.Error{
@@ -153,10 +150,7 @@ func (r *responder) current(ctx context.Context, request preauth.LookupRequest) 
 		}
 		if component.Failure == nil {
 			if _, alive := r.tokens.view.token(request.AppID, now); !alive && r.tokens.ready.Load() {
-				return preauth.Update{}, &preauth.Error{
-					Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
-					Class: preauth.ClassTokenExpired,
-				}
+				return preauth.Update{}, tokenExpired()
 			}
 		}
 		if e := r.awaitNew(ctx, component); e != nil {
@@ -259,11 +253,8 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 		return repo.Claim{}, e
 	}
 	if current := component.Current; current != nil {
-		if life := current.ExpiresAt.Sub(current.IssuedAt); request.MinTTL >= life {
-			return repo.Claim{}, &preauth.Error{
-				Code:    preauth.CodeBadRequest,
-				Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
-			}
+		if e := beyondLife(request.MinTTL, current); e != nil {
+			return repo.Claim{}, e
 		}
 	}
 	if f := component.Failure; f != nil && !retriesWithin(ctx, f, r.cfg.Now()) {
@@ -276,10 +267,7 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 	case errors.Is(err, errLimit):
 		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errLimit.Error(), Class: preauth.ClassThrottled}
 	case errors.Is(err, errNoToken):
-		return repo.Claim{}, &preauth.Error{
-			Code: preauth.CodeUnavailable, Message: "the component's token has expired: announce a newer one",
-			Class: preauth.ClassTokenExpired,
-		}
+		return repo.Claim{}, tokenExpired()
 	case err != nil:
 		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: "WeChat did not answer in time: try again"}
 	}
@@ -374,6 +362,23 @@ func badRequest(err error) *preauth.Error {
 func (r *responder) noDatabase(err error) *preauth.Error {
 	r.log.Warn("request not answered from MySQL", "error", err)
 	return &preauth.Error{Code: preauth.CodeInternal, Message: "the database does not answer: try again"}
+}
+
+// beyondLife returns the error for a min_ttl that no new code can have, judged by the current one, and
+// otherwise nil.
+func beyondLife(minTTL time.Duration, current *repo.CurrentCode) *preauth.Error {
+	life := current.ExpiresAt.Sub(current.IssuedAt)
+	if minTTL < life {
+		return nil
+	}
+	return &preauth.Error{
+		Code:    preauth.CodeBadRequest,
+		Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
+	}
+}
+
+func tokenExpired() *preauth.Error {
+	return &preauth.Error{Code: preauth.CodeUnavailable, Message: errNoToken.Error(), Class: preauth.ClassTokenExpired}
 }
 
 // because says that there is no code because of a failure.
