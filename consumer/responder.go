@@ -317,10 +317,10 @@ func (r *responder) handOver(
 		return
 	}
 	r.slow.Go(func() {
-		defer func() { <-r.places }()
 		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
 		defer cancel()
 		code, body, e := work(ctx)
+		<-r.places // before the answer: whoever has it may ask again at once
 		if e != nil {
 			r.refuse(reply, counter, e)
 			return
