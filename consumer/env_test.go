@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"flag"
@@ -159,6 +160,22 @@ func (w *world) connect(options ...nats.Option) *nats.Conn {
 	}
 	w.t.Cleanup(nc.Close)
 	return nc
+}
+
+// stopNATS stops the server and returns when the test's own connection knows it: what it sends before
+// that is lost.
+func (w *world) stopNATS() {
+	w.t.Helper()
+	w.nats.Stop()
+	w.eventually("disconnected", func() bool { return w.nc.Status() != nats.CONNECTED })
+}
+
+func (w *world) restartNATS() {
+	w.t.Helper()
+	if err := w.nats.Restart(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.eventually("connected", func() bool { return w.nc.Status() == nats.CONNECTED })
 }
 
 // within returns a context for something that has to happen.
@@ -362,13 +379,21 @@ func (w *world) announce(appid string, token preauth.Secret) uint64 {
 	return w.publish(preauth.Of("component.token.updated", appid), preauth.TokenEvent{AppID: appid, Token: token}.Encode())
 }
 
-func (w *world) publish(subject string, body []byte) uint64 {
+// publish repeats the message until the stream answers: after a restart of the server the first one may
+// go to a connection that is dead without knowing it.
+func (w *world) publish(subject string, body []byte) (sequence uint64) {
 	w.t.Helper()
-	ack, err := w.js.Publish(w.within(), subject, body)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return ack.Sequence
+	id := rand.Text()
+	w.eventually("message stored", func() bool {
+		ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
+		defer cancel()
+		ack, err := w.js.Publish(ctx, subject, body, jetstream.WithMsgID(id))
+		if err == nil {
+			sequence = ack.Sequence
+		}
+		return err == nil
+	})
+	return sequence
 }
 
 // lookup asks as a client does.

@@ -26,7 +26,7 @@ func TestStartsWithEverythingAway(t *testing.T) {
 	if err := database.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	w.nats.Stop()
+	w.stopNATS()
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{Reset: wechattest.ResetBefore} })
 	r := w.start()
 	w.eventually("not ready, with the reasons", func() bool {
@@ -34,9 +34,7 @@ func TestStartsWithEverythingAway(t *testing.T) {
 		return err != nil && contains(err, "NATS") && contains(err, "MySQL") && contains(err, "token stream")
 	})
 
-	if err := w.nats.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	w.restartNATS()
 	w.eventually("NATS is there", func() bool { return !contains(r.service.Ready(), "NATS:") })
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -107,12 +105,10 @@ func TestNATSRestarts(t *testing.T) {
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	w.announce("wx1", w.token("b"))
 	<-hold.Reached()
-	w.nats.Stop() // between WeChat's answer and the acknowledgement
+	w.stopNATS() // between WeChat's answer and the acknowledgement
 	hold.Release()
 	r.await(consumer.StepCommitted, "wx1", 2)
-	if err := w.nats.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	w.restartNATS()
 	r.ready()
 	if update := w.settled(r, "wx1"); update.Revision != 2 {
 		t.Errorf("revision %d", update.Revision)

@@ -186,14 +186,12 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 			r := w.start().ready()
 			w.announce("wx0", w.token("a"))
 			w.settled(r, "wx0")
-			w.nats.Stop()
+			w.stopNATS()
 			synced := t.TempDir()
 			if err := os.CopyFS(synced, os.DirFS(w.store)); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.nats.Restart(); err != nil {
-				t.Fatal(err)
-			}
+			w.restartNATS()
 			r.ready()
 			var last uint64
 			for range c.lost {
@@ -203,13 +201,11 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 
 			// When NATS goes back to that state, and a newer token is announced.
 			created := w.tokenStream().CachedInfo().Created
-			w.nats.Stop()
+			w.stopNATS()
 			if err := errors.Join(os.RemoveAll(w.store), os.CopyFS(w.store, os.DirFS(synced))); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.nats.Restart(); err != nil {
-				t.Fatal(err)
-			}
+			w.restartNATS()
 			r = c.then(w, r.ready()).ready()
 			if !w.tokenStream().CachedInfo().Created.Equal(created) {
 				t.Fatal("the stream is another one")

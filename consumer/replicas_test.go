@@ -164,7 +164,7 @@ func TestClusterLosesAServer(t *testing.T) {
 	leader := cluster.Node(stream.CachedInfo().Cluster.Leader)
 	leader.Stop()
 	hold.Release()
-	w.announceUntilTaken("wx2", w.token("c"))
+	w.announce("wx2", w.token("c"))
 	r.await(consumer.StepCommitted, "wx2", 1)
 	w.settled(r, "wx2")
 	if update := w.settled(r, "wx1"); update.Revision != 2 {
@@ -174,20 +174,7 @@ func TestClusterLosesAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.ready()
-	w.announceUntilTaken("wx1", w.token("d"))
+	w.announce("wx1", w.token("d"))
 	r.await(consumer.StepCommitted, "wx1", 3)
 	w.settled(r, "wx1")
-}
-
-// announceUntilTaken publishes a token again and again while the stream may have no leader: what reaches
-// none gets no answer.
-func (w *world) announceUntilTaken(appid string, token preauth.Secret) {
-	w.t.Helper()
-	w.eventually("a token is taken", func() bool {
-		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
-		defer cancel()
-		event := preauth.TokenEvent{AppID: appid, Token: token}
-		_, err := w.js.Publish(ctx, preauth.Of("component.token.updated", appid), event.Encode())
-		return err == nil
-	})
 }
