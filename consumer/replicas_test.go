@@ -30,14 +30,15 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.createTokenStream()
 	updates := w.updates()
-	keep := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 1_000_000, 1 }) // one replica in this process lives, so that there is always one to ask
 	w.announce("wx0", w.token("a"))
 	w.announce("wx1", w.token("a"))
-	keep.await(consumer.StepCleared, "", 2)
 
 	stop := make(chan struct{})
-	var killers sync.WaitGroup
-	for range replicas - 1 {
+	var (
+		killers sync.WaitGroup
+		kills   atomic.Int64
+	)
+	for range replicas {
 		killers.Go(func() {
 			for {
 				select {
@@ -45,11 +46,17 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 					return
 				default:
 				}
-				w.killAfter(time.Duration(500+rand.IntN(1500)) * time.Millisecond)
+				w.killAfter(time.Duration(1000+rand.IntN(4000)) * time.Millisecond)
+				kills.Add(1)
 			}
 		})
 	}
 
+	w.eventually("codes announced", func() bool {
+		_, first := w.stored("wx0")
+		_, second := w.stored("wx1")
+		return first && second
+	})
 	client, err := preauth.NewClient(w.nc)
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +90,12 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 					return
 				}
 				appid := fmt.Sprintf("wx%d", number%2)
+				if n%100 == 0 {
+					token := preauth.TokenEvent{AppID: appid, Token: preauth.NewSecret(fmt.Sprintf("token-%d", n))}
+					if err := client.Announce(w.within(), token); err != nil {
+						t.Error(err)
+					}
+				}
 				id := fmt.Sprintf("%s-%d", appid, n)
 				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
 				code, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appid})
@@ -121,8 +134,8 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 	if len(byClaim) != *claims || len(byCode) != *claims {
 		t.Errorf("%d claim ids and %d codes for %d claims", len(byClaim), len(byCode), *claims)
 	}
-	t.Logf("%d claims by %d clients, %d requests repeated after an error, %d public codes, %d calls of WeChat",
-		*claims, clients, retries.Load(), len(public), w.wechat.Count(""))
+	t.Logf("%d claims by %d clients, %d replicas killed, %d requests repeated after an error, %d public codes, %d calls of WeChat",
+		*claims, clients, kills.Load(), retries.Load(), len(public), w.wechat.Count(""))
 }
 
 // A replica in a cluster of three servers goes on when one of them stops.
