@@ -119,7 +119,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 			return err == nil && due == 0
 		})
 		if now.Sub(answered) < lead {
-			n, bad := lookAround(w, appids, known, random)
+			n, bad := lookUpAll(w, appids, known)
 			looked += n
 			missed += bad
 		}
@@ -137,8 +137,9 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	}
 }
 
-// lookAround looks up some components and returns how many, and how many got no code.
-func lookAround(w *world, appids []string, known []bool, random *rand.Rand) (looked, missed int) {
+// lookUpAll looks up the components that should have a code, and returns how many those are and how
+// many got none.
+func lookUpAll(w *world, appids []string, known []bool) (looked, missed int) {
 	var replies sync.WaitGroup
 	var bad atomic.Int64
 	inbox, err := w.nc.Subscribe(w.nc.NewInbox(), func(msg *nats.Msg) {
@@ -151,14 +152,13 @@ func lookAround(w *world, appids []string, known []bool, random *rand.Rand) (loo
 		w.t.Fatal(err)
 	}
 	defer func() { _ = inbox.Unsubscribe() }()
-	for range min(100, len(appids)) {
-		i := random.IntN(len(appids))
+	for i, appid := range appids {
 		if !known[i] {
 			continue
 		}
 		looked++
 		replies.Add(1)
-		if err := w.nc.PublishRequest(preauth.Of("preauth.lookup", appids[i]), inbox.Subject, nil); err != nil {
+		if err := w.nc.PublishRequest(preauth.Of("preauth.lookup", appid), inbox.Subject, nil); err != nil {
 			w.t.Fatal(err)
 		}
 	}
