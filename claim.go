@@ -32,23 +32,14 @@ type ClaimRequest struct {
 	LinkOptions
 }
 
-// wireClaimRequest is the body of a claim.
-type wireClaimRequest struct {
-	AppID       string `json:"component_appid"`
-	ClaimID     string `json:"claim_id,omitempty"`
-	Reference   string `json:"reference,omitempty"`
-	MinTTL      int64  `json:"min_ttl,omitempty"`
-	RedirectURI string `json:"redirect_uri,omitempty"`
-	AuthType    int    `json:"auth_type,omitempty"`
-	BizAppID    string `json:"biz_appid,omitempty"`
-}
-
 // Encode returns the body.
 func (r ClaimRequest) Encode() []byte {
-	return encode(wireClaimRequest{
-		AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, MinTTL: int64(math.Ceil(r.MinTTL.Seconds())),
-		RedirectURI: r.RedirectURI, AuthType: r.AuthType, BizAppID: r.BizAppID,
-	})
+	return r.LinkOptions.encode(newObject(256).
+		text("component_appid", r.AppID).
+		text("claim_id", r.ClaimID).
+		text("reference", r.Reference).
+		int("min_ttl", int64(math.Ceil(r.MinTTL.Seconds())))).
+		end()
 }
 
 // ParseClaimRequest reads a claim. appid is the component that the subject names, "" if it names
@@ -126,26 +117,19 @@ type Claim struct {
 	Links Links
 }
 
-// wireClaim is the body of the answer to a claim.
-type wireClaim struct {
-	AppID       string     `json:"component_appid"`
-	PreAuthCode string     `json:"pre_auth_code"`
-	IssuedAt    instant    `json:"issued_at"`
-	ExpiresAt   instant    `json:"expires_at"`
-	ExpiresIn   int64      `json:"expires_in"`
-	ClaimID     string     `json:"claim_id"`
-	Reference   string     `json:"reference,omitempty"`
-	ClaimedAt   instant    `json:"claimed_at"`
-	Links       *wireLinks `json:"links,omitempty"`
-}
-
 // Encode returns the body.
 func (c Claim) Encode() []byte {
-	return encode(wireClaim{
-		AppID: c.AppID, PreAuthCode: c.PreAuthCode.Reveal(), IssuedAt: instant{c.IssuedAt}, ExpiresAt: instant{c.ExpiresAt},
-		ExpiresIn: wholeSeconds(c.ExpiresIn), ClaimID: c.ClaimID, Reference: c.Reference, ClaimedAt: instant{c.ClaimedAt},
-		Links: c.Links.wire(),
-	})
+	return newObject(512).
+		text("component_appid", c.AppID).
+		text("pre_auth_code", c.PreAuthCode.Reveal()).
+		time("issued_at", c.IssuedAt).
+		time("expires_at", c.ExpiresAt).
+		left("expires_in", c.ExpiresIn).
+		text("claim_id", c.ClaimID).
+		text("reference", c.Reference).
+		time("claimed_at", c.ClaimedAt).
+		object("links", c.Links.encode()).
+		end()
 }
 
 // ResolveRequest asks which claim a code was given to: the PreAuthCode of WeChat's "authorized"
@@ -154,12 +138,10 @@ type ResolveRequest struct {
 	PreAuthCode Secret
 }
 
-type wireResolveRequest struct {
-	PreAuthCode string `json:"pre_auth_code"`
-}
-
 // Encode returns the body. It contains the code.
-func (r ResolveRequest) Encode() []byte { return encode(wireResolveRequest{r.PreAuthCode.Reveal()}) }
+func (r ResolveRequest) Encode() []byte {
+	return newObject(256).text("pre_auth_code", r.PreAuthCode.Reveal()).end()
+}
 
 // MaxCode is the length in bytes of the longest pre_auth_code. WeChat's have 78 or 100.
 const MaxCode = 512
@@ -187,21 +169,16 @@ type Resolved struct {
 	ClaimedAt, IssuedAt, ExpiresAt time.Time
 }
 
-type wireResolved struct {
-	AppID     string  `json:"component_appid"`
-	ClaimID   string  `json:"claim_id"`
-	Reference string  `json:"reference,omitempty"`
-	ClaimedAt instant `json:"claimed_at"`
-	IssuedAt  instant `json:"issued_at"`
-	ExpiresAt instant `json:"expires_at"`
-}
-
 // Encode returns the body. The code is not in it.
 func (r Resolved) Encode() []byte {
-	return encode(wireResolved{
-		AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference,
-		ClaimedAt: instant{r.ClaimedAt}, IssuedAt: instant{r.IssuedAt}, ExpiresAt: instant{r.ExpiresAt},
-	})
+	return newObject(384).
+		text("component_appid", r.AppID).
+		text("claim_id", r.ClaimID).
+		text("reference", r.Reference).
+		time("claimed_at", r.ClaimedAt).
+		time("issued_at", r.IssuedAt).
+		time("expires_at", r.ExpiresAt).
+		end()
 }
 
 // ParseClaim reads the answer to a claim. An error wraps [ErrInvalid].

@@ -122,7 +122,7 @@ func TestClaimOnTheWire(t *testing.T) {
 		"with links": {linked, body + `"reference":"order 4711",` + claimed +
 			`,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`},
 		"with the mobile link": {mobile, body + `"reference":"order 4711",` + claimed +
-			`,"links":{"pc":"","mobile":"https://open.example/#` + code + `"}}`},
+			`,"links":{"mobile":"https://open.example/#` + code + `"}}`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

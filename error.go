@@ -58,27 +58,30 @@ func (e *Error) Error() string {
 	return text
 }
 
+// wireError is an error as it is read.
 type wireError struct {
-	Error wireErrorDetail `json:"error"`
-}
-
-type wireErrorDetail struct {
 	Code      int     `json:"code"`
 	Message   string  `json:"message"`
-	Class     Class   `json:"class,omitempty"`
-	ErrCode   int     `json:"errcode,omitempty"`
-	ErrMsg    string  `json:"errmsg,omitempty"`
-	RID       string  `json:"rid,omitempty"`
-	RequestIP string  `json:"request_ip,omitempty"`
-	RetryAt   instant `json:"retry_at,omitzero"`
+	Class     Class   `json:"class"`
+	ErrCode   int     `json:"errcode"`
+	ErrMsg    string  `json:"errmsg"`
+	RID       string  `json:"rid"`
+	RequestIP string  `json:"request_ip"`
+	RetryAt   instant `json:"retry_at"`
 }
 
 // Encode returns the body.
 func (e *Error) Encode() []byte {
-	return encode(wireError{wireErrorDetail{
-		Code: e.Code, Message: e.Message, Class: e.Class, ErrCode: e.ErrCode, ErrMsg: e.ErrMsg, RID: e.RID,
-		RequestIP: e.RequestIP, RetryAt: instant{e.RetryAt},
-	}})
+	return newObject(512).object("error", newObject(512).
+		int("code", int64(e.Code)).
+		text("message", e.Message).
+		text("class", string(e.Class)).
+		int("errcode", int64(e.ErrCode)).
+		text("errmsg", e.ErrMsg).
+		text("rid", e.RID).
+		text("request_ip", e.RequestIP).
+		time("retry_at", e.RetryAt)).
+		end()
 }
 
 // ParseError returns the error that a reply carries, and nil if the reply is an answer. header gives
@@ -92,7 +95,7 @@ func ParseError(header func(string) string, body []byte) *Error {
 	if err != nil {
 		number = CodeInternal
 	}
-	var wire wireErrorDetail
+	var wire wireError
 	_ = decodeObject(body, []member{{name: "error", into: &wire}}) // the headers say enough
 	return &Error{
 		Code: number, Message: cmp.Or(wire.Message, header(micro.ErrorHeader)), Class: wire.Class, ErrCode: wire.ErrCode,

@@ -35,31 +35,24 @@ type Failure struct {
 	OccurredAt time.Time
 }
 
-// wireFailure is the body of a failure.
-type wireFailure struct {
-	AppID          string  `json:"component_appid,omitempty"`
-	Class          Class   `json:"class"`
-	ErrCode        int     `json:"errcode,omitempty"`
-	ErrMsg         string  `json:"errmsg,omitempty"`
-	RID            string  `json:"rid,omitempty"`
-	RequestIP      string  `json:"request_ip,omitempty"`
-	Stream         string  `json:"stream,omitempty"`
-	StreamSequence uint64  `json:"stream_sequence,omitempty"`
-	Attempt        int     `json:"attempt,omitempty"`
-	RetryAt        instant `json:"retry_at,omitzero"`
-	OccurredAt     instant `json:"occurred_at"`
-}
-
 // Subject returns where the failure is announced below the given subject.
 func (f Failure) Subject(failed string) string { return Of(failed, cmp.Or(f.AppID, NoAppID)) }
 
 // Encode returns the body.
 func (f Failure) Encode() []byte {
-	return encode(wireFailure{
-		AppID: f.AppID, Class: f.Class, ErrCode: f.ErrCode, ErrMsg: f.ErrMsg, RID: f.RID, RequestIP: f.RequestIP,
-		Stream: f.Stream, StreamSequence: f.StreamSequence, Attempt: f.Attempt,
-		RetryAt: instant{f.RetryAt}, OccurredAt: instant{f.OccurredAt},
-	})
+	return newObject(512).
+		text("component_appid", f.AppID).
+		text("class", string(f.Class)).
+		int("errcode", int64(f.ErrCode)).
+		text("errmsg", f.ErrMsg).
+		text("rid", f.RID).
+		text("request_ip", f.RequestIP).
+		text("stream", f.Stream).
+		uint("stream_sequence", f.StreamSequence).
+		int("attempt", int64(f.Attempt)).
+		time("retry_at", f.RetryAt).
+		time("occurred_at", f.OccurredAt).
+		end()
 }
 
 // FailureHeader returns the headers of an announced failure: see [Update.Header]. id is the same

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -113,13 +115,82 @@ func wanted(into any) string {
 	}
 }
 
-// encode returns the JSON of one of this package's wire structs, which always marshal.
-func encode(wire any) []byte {
-	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false) // links are full of '&'
-	if err := enc.Encode(wire); err != nil {
-		panic("preauth: a wire struct does not marshal: " + err.Error())
+// object is a JSON object that is being written: newObject, its members in their order, end. A member
+// whose value is zero is left out, because nothing is known of it.
+type object []byte
+
+// newObject begins an object for which size bytes will do.
+func newObject(size int) object { return append(make(object, 0, size), '{') }
+
+func (o object) end() []byte { return append(o, '}') }
+
+// name begins a member.
+func (o object) name(name string) object {
+	if last := o[len(o)-1]; last != '{' {
+		o = append(o, ',')
 	}
-	return bytes.TrimSuffix(body.Bytes(), []byte("\n"))
+	return append(append(append(o, '"'), name...), `":`...)
+}
+
+func (o object) text(name, value string) object {
+	if value == "" {
+		return o
+	}
+	return appendText(o.name(name), value)
+}
+
+func (o object) int(name string, value int64) object {
+	if value == 0 {
+		return o
+	}
+	return strconv.AppendInt(o.name(name), value, 10)
+}
+
+func (o object) uint(name string, value uint64) object {
+	if value == 0 {
+		return o
+	}
+	return strconv.AppendUint(o.name(name), value, 10)
+}
+
+// time is in RFC 3339, in UTC, with up to microseconds, which is what the database keeps.
+func (o object) time(name string, value time.Time) object {
+	if value.IsZero() {
+		return o
+	}
+	o = append(o.name(name), '"')
+	return append(microseconds(value).AppendFormat(o, time.RFC3339Nano), '"')
+}
+
+// left is how long something lives yet: whole seconds, rounded down, never negative, never left out.
+func (o object) left(name string, value time.Duration) object {
+	return strconv.AppendInt(o.name(name), int64(max(value, 0)/time.Second), 10)
+}
+
+// object is another object, which it ends; nil for none.
+func (o object) object(name string, value object) object {
+	if value == nil {
+		return o
+	}
+	return append(o.name(name), value.end()...)
+}
+
+// appendText appends a JSON string.
+func appendText[Bytes ~[]byte](b Bytes, text string) Bytes {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return appendEscaped(b, text)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
+}
+
+func appendEscaped[Bytes ~[]byte](b Bytes, text string) Bytes {
+	var escaped bytes.Buffer
+	enc := json.NewEncoder(&escaped)
+	enc.SetEscapeHTML(false) // for the eyes of people
+	if err := enc.Encode(text); err != nil {
+		panic("preauth: a string does not marshal: " + err.Error())
+	}
+	return append(b, bytes.TrimSuffix(escaped.Bytes(), []byte("\n"))...)
 }

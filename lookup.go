@@ -51,46 +51,40 @@ type LookupRequest struct {
 	LinkOptions
 }
 
-// wireLookupRequest is the body of a look-up.
-type wireLookupRequest struct {
-	AppID       string `json:"component_appid"`
-	MinTTL      int64  `json:"min_ttl,omitempty"`
-	MinRevision uint64 `json:"min_revision,omitempty"`
-	RedirectURI string `json:"redirect_uri,omitempty"`
-	AuthType    int    `json:"auth_type,omitempty"`
-	BizAppID    string `json:"biz_appid,omitempty"`
-}
-
 // Encode returns the body.
 func (r LookupRequest) Encode() []byte {
-	return encode(wireLookupRequest{
-		AppID: r.AppID, MinTTL: int64(math.Ceil(r.MinTTL.Seconds())), MinRevision: r.MinRevision,
-		RedirectURI: r.RedirectURI, AuthType: r.AuthType, BizAppID: r.BizAppID,
-	})
+	return r.LinkOptions.encode(newObject(256).
+		text("component_appid", r.AppID).
+		int("min_ttl", int64(math.Ceil(r.MinTTL.Seconds()))).
+		uint("min_revision", r.MinRevision)).
+		end()
 }
 
 // ParseLookupRequest reads a look-up. appid is the component that the subject names, "" if it names
 // none; then the body has to, and otherwise the body may be empty. An error wraps [ErrInvalid].
 func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
+	if len(body) == 0 { // as most are, which then costs no memory
+		if err := CheckAppID(appid); err != nil {
+			return LookupRequest{}, err
+		}
+		return LookupRequest{AppID: appid}, nil
+	}
 	var (
 		r      LookupRequest
 		inBody string
 		minTTL int64
 	)
-	if len(body) > 0 {
-		err := decodeObject(body, []member{
-			{name: "component_appid", into: &inBody},
-			{name: "min_ttl", into: &minTTL},
-			{name: "min_revision", into: &r.MinRevision},
-			{name: "redirect_uri", into: &r.RedirectURI},
-			{name: "auth_type", into: &r.AuthType},
-			{name: "biz_appid", into: &r.BizAppID},
-		})
-		if err != nil {
-			return LookupRequest{}, err
-		}
+	err := decodeObject(body, []member{
+		{name: "component_appid", into: &inBody},
+		{name: "min_ttl", into: &minTTL},
+		{name: "min_revision", into: &r.MinRevision},
+		{name: "redirect_uri", into: &r.RedirectURI},
+		{name: "auth_type", into: &r.AuthType},
+		{name: "biz_appid", into: &r.BizAppID},
+	})
+	if err != nil {
+		return LookupRequest{}, err
 	}
-	var err error
 	if r.AppID, err = sameAppID(appid, inBody); err != nil {
 		return LookupRequest{}, err
 	}
@@ -103,11 +97,15 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 	return r, nil
 }
 
+func (o LinkOptions) encode(into object) object {
+	return into.text("redirect_uri", o.RedirectURI).int("auth_type", int64(o.AuthType)).text("biz_appid", o.BizAppID)
+}
+
 func (o LinkOptions) check() error {
 	if o.AuthType != 0 && !slices.Contains(authTypes, o.AuthType) {
 		return invalid("auth_type must be one of %v", authTypes)
 	}
-	if o.BizAppID != "" && !appID.MatchString(o.BizAppID) {
+	if o.BizAppID != "" && !isAppID(o.BizAppID) {
 		return invalid("biz_appid must be the appid of one account: letters, digits, '_' and '-'")
 	}
 	if o.RedirectURI == "" {
@@ -142,36 +140,30 @@ type Lookup struct {
 	Links Links
 }
 
-// wireLookup is the body of the answer to a look-up.
-type wireLookup struct {
-	AppID       string     `json:"component_appid"`
-	PreAuthCode string     `json:"pre_auth_code"`
-	IssuedAt    instant    `json:"issued_at"`
-	ExpiresAt   instant    `json:"expires_at"`
-	ExpiresIn   int64      `json:"expires_in"`
-	Revision    uint64     `json:"revision"`
-	Links       *wireLinks `json:"links,omitempty"`
-}
-
+// wireLinks are the links as they are read.
 type wireLinks struct {
 	PC     string `json:"pc"`
 	Mobile string `json:"mobile"`
 }
 
-// wire returns the links as a member of an answer, nil if there are none.
-func (l Links) wire() *wireLinks {
+func (l Links) encode() object {
 	if l.PC.IsZero() && l.Mobile.IsZero() {
 		return nil
 	}
-	return &wireLinks{PC: l.PC.Reveal(), Mobile: l.Mobile.Reveal()}
+	return newObject(512).text("pc", l.PC.Reveal()).text("mobile", l.Mobile.Reveal())
 }
 
 // Encode returns the body.
 func (l Lookup) Encode() []byte {
-	return encode(wireLookup{
-		AppID: l.AppID, PreAuthCode: l.PreAuthCode.Reveal(), IssuedAt: instant{l.IssuedAt}, ExpiresAt: instant{l.ExpiresAt},
-		ExpiresIn: wholeSeconds(l.ExpiresIn), Revision: l.Revision, Links: l.Links.wire(),
-	})
+	return newObject(320).
+		text("component_appid", l.AppID).
+		text("pre_auth_code", l.PreAuthCode.Reveal()).
+		time("issued_at", l.IssuedAt).
+		time("expires_at", l.ExpiresAt).
+		left("expires_in", l.ExpiresIn).
+		uint("revision", l.Revision).
+		object("links", l.Links.encode()).
+		end()
 }
 
 // ParseLookup reads the answer to a look-up. An error wraps [ErrInvalid].

@@ -210,8 +210,8 @@ func TestLookupOnTheWire(t *testing.T) {
 		wire   string
 	}{
 		"without links":        {bare, body + `}`},
-		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":""}}`},
-		"with the mobile link": {mobile, body + `,"links":{"pc":"","mobile":"https://open.example/#` + code + `"}}`},
+		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}}`},
+		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}}`},
 		"with links": {
 			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
 		},

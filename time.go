@@ -5,14 +5,8 @@ import (
 	"time"
 )
 
-// instant is a time on the wire: RFC 3339 in UTC, with up to microseconds, which is what the
-// database keeps. The zero time is left out.
+// instant is a time that is read from the wire.
 type instant struct{ time.Time }
-
-// MarshalJSON hides the one of the embedded time, which keeps zone and nanoseconds.
-func (t instant) MarshalJSON() ([]byte, error) {
-	return microseconds(t.Time).AppendFormat(nil, `"`+time.RFC3339Nano+`"`), nil
-}
 
 // UnmarshalJSON takes any zone and precision.
 func (t *instant) UnmarshalJSON(text []byte) error {
@@ -30,9 +24,6 @@ func (t *instant) UnmarshalJSON(text []byte) error {
 
 // microseconds returns a time as the contract has it: in UTC, with microseconds.
 func microseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
-
-// wholeSeconds returns a duration on the wire: whole seconds, rounded down, never negative.
-func wholeSeconds(d time.Duration) int64 { return int64(max(d, 0) / time.Second) }
 
 // seconds reads a duration on the wire. The bound is far above any life of a code, and far below
 // where the number of nanoseconds wraps round.

@@ -35,19 +35,14 @@ type TokenEvent struct {
 	ExpiresAt time.Time
 }
 
-// wireToken is the body of a token event.
-type wireToken struct {
-	AppID     string  `json:"component_appid"`
-	Token     string  `json:"component_access_token"`
-	IssuedAt  instant `json:"issued_at,omitzero"`
-	ExpiresAt instant `json:"expires_at,omitzero"`
-}
-
 // Encode returns the event as a plain JSON body. It contains the token.
 func (e TokenEvent) Encode() []byte {
-	return encode(wireToken{
-		AppID: e.AppID, Token: e.Token.Reveal(), IssuedAt: instant{e.IssuedAt}, ExpiresAt: instant{e.ExpiresAt},
-	})
+	return newObject(512).
+		text("component_appid", e.AppID).
+		text("component_access_token", e.Token.Reveal()).
+		time("issued_at", e.IssuedAt).
+		time("expires_at", e.ExpiresAt).
+		end()
 }
 
 // Check returns an error that wraps [ErrInvalid] if the service would refuse the event. It does not

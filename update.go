@@ -37,17 +37,6 @@ type Update struct {
 	Cause Cause
 }
 
-// wireUpdate is the body of an announcement.
-type wireUpdate struct {
-	AppID       string  `json:"component_appid"`
-	PreAuthCode string  `json:"pre_auth_code"`
-	IssuedAt    instant `json:"issued_at"`
-	ExpiresAt   instant `json:"expires_at"`
-	ExpiresIn   int64   `json:"expires_in"`
-	Revision    uint64  `json:"revision"`
-	Cause       Cause   `json:"cause"`
-}
-
 // MessageID identifies the announcement: the component and the revision. It is the Nats-Msg-Id and
 // the CloudEvents id.
 func (u Update) MessageID() string { return u.AppID + "." + strconv.FormatUint(u.Revision, 10) }
@@ -55,11 +44,15 @@ func (u Update) MessageID() string { return u.AppID + "." + strconv.FormatUint(u
 // Encode returns the body. Its expires_in is the whole life in seconds, so that the same update has
 // the same body whenever it is published; expires_at decides.
 func (u Update) Encode() []byte {
-	return encode(wireUpdate{
-		AppID: u.AppID, PreAuthCode: u.PreAuthCode.Reveal(),
-		IssuedAt: instant{u.IssuedAt}, ExpiresAt: instant{u.ExpiresAt}, ExpiresIn: wholeSeconds(u.ExpiresAt.Sub(u.IssuedAt)),
-		Revision: u.Revision, Cause: u.Cause,
-	})
+	return newObject(384).
+		text("component_appid", u.AppID).
+		text("pre_auth_code", u.PreAuthCode.Reveal()).
+		time("issued_at", u.IssuedAt).
+		time("expires_at", u.ExpiresAt).
+		left("expires_in", u.ExpiresAt.Sub(u.IssuedAt)).
+		uint("revision", u.Revision).
+		text("cause", string(u.Cause)).
+		end()
 }
 
 // Header returns the headers of the announcement: the message id, and the CloudEvents attributes in
