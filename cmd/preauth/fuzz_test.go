@@ -137,4 +137,3 @@ func settle(args []string) error {
 	_ = c.Serve.logger(newOutput())
 	return cfg.Check() // which finds nothing that was not found before
 }
-
