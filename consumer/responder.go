@@ -300,23 +300,7 @@ func (r *responder) resolve(req micro.Request) {
 func (r *responder) handOver(
 	reply string, counter *prometheus.CounterVec, work func(context.Context) (code int, body []byte, e *preauth.Error),
 ) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopping {
-		r.refuse(reply, counter, &preauth.Error{
-			Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again",
-		})
-		return
-	}
-	select {
-	case r.places <- struct{}{}:
-	default:
-		r.refuse(reply, counter, &preauth.Error{
-			Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment",
-		})
-		return
-	}
-	r.slow.Go(func() {
+	e := r.begin(func() {
 		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
 		defer cancel()
 		code, body, e := work(ctx)
@@ -327,6 +311,25 @@ func (r *responder) handOver(
 		}
 		r.answer(reply, counter, code, body)
 	})
+	if e != nil { // said without mu: it waits while the line to NATS is stalled
+		r.refuse(reply, counter, e)
+	}
+}
+
+// begin starts work, which gives its place back, or says why it cannot.
+func (r *responder) begin(work func()) *preauth.Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again"}
+	}
+	select {
+	case r.places <- struct{}{}:
+		r.slow.Go(work)
+		return nil
+	default:
+		return &preauth.Error{Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment"}
+	}
 }
 
 func (r *responder) answer(reply string, counter *prometheus.CounterVec, code int, body []byte) {
