@@ -242,8 +242,22 @@ func (r *responder) claim(req micro.Request) {
 
 func (r *responder) claimOf(request preauth.ClaimRequest) repo.ClaimRequest {
 	return repo.ClaimRequest{
-		AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, At: r.cfg.Now(), MinTTL: request.MinTTL,
+		AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, At: r.cfg.Now(),
+		MinTTL: request.MinTTL, SpareTTL: r.spareTTL(request.AppID),
 	}
+}
+
+// visit is the time that a visitor should have at least to open WeChat's page with a code.
+const visit = time.Minute
+
+// spareTTL is the life that a spare must have left for whoever does not say: a minute, and less where codes
+// live for less than ten.
+func (r *responder) spareTTL(appid string) time.Duration {
+	current, ok := r.codes.code(appid)
+	if !ok {
+		return 0
+	}
+	return min(visit, current.ExpiresAt.Sub(current.IssuedAt)/10)
 }
 
 // claimNew makes a code for a claim that found no spare.
