@@ -26,7 +26,8 @@ type ClaimRequest struct {
 	// reference under the same claim id is refused.
 	Reference string
 	// MinTTL is the life that the code must have left, rounded up to whole seconds on the wire. A
-	// repeated claim id whose code has less left gets a new code.
+	// repeated claim id whose code has less left gets a new code. Without it, a code that the claim id
+	// gets for the first time has a minute left at least, or a tenth of its life if that is less.
 	MinTTL time.Duration
 	// LinkOptions ask for the links.
 	LinkOptions

@@ -2,7 +2,9 @@ package preauth_test
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +16,115 @@ import (
 	"preauth"
 )
 
-// The seeds are in testdata/fuzz. Run a target with: go test -run '^$' -fuzz FuzzTokenEvent .
+// The seeds are those of hostileBodies and those in testdata/fuzz. Run a target with:
+//
+//	go test -run '^$' -fuzz '^FuzzTokenEvent$' -fuzztime 5m .
+
+// hostileValues is the JSON of what somebody may put where the contract wants something else.
+var hostileValues = []string{
+	// numbers
+	`0`, `-0`, `-1`, `0.5`, `1e3`, `1E+400`, `-1e400`, `1e-400`, `00`, `+1`, `.5`, `1.`, `0x10`, `1_000`, `NaN`, `Infinity`, `-Infinity`,
+	`7200.0`, `86401`, `2147483648`, `4294967296`, `9007199254740993`, `9223372036854775807`, `9223372036854775808`,
+	`-9223372036854775808`, `-9223372036854775809`, `18446744073709551615`, `18446744073709551616`, strings.Repeat("9", 5000),
+	`"7200"`, `"NaN"`, `"-1"`,
+	// times
+	`"2026-03-14T09:26:53Z"`, `"2026-03-14T09:26:53.123456789123456789Z"`, `"2026-03-14T09:26:53+23:59"`, `"2026-03-14T09:26:53-23:59"`,
+	`"2026-03-14T09:26:53+24:00"`, `"0000-01-01T00:00:00Z"`, `"0001-01-01T00:00:00Z"`, `"0000-01-01T00:00:00+01:00"`, `"9999-12-31T23:59:59.9999999Z"`,
+	`"9999-12-31T23:59:59-00:01"`, `"10000-01-01T00:00:00Z"`, `"-0001-01-01T00:00:00Z"`, `"2026-02-30T00:00:00Z"`, `"2026-03-14T24:00:00Z"`,
+	`"2026-06-30T23:59:60Z"`, `"2026-03-14 09:26:53Z"`, `"2026-03-14T09:26:53"`, `1773480413`,
+	// texts: what NATS gives a meaning to in a subject, what is no text, and what a reader may take for its end
+	`""`, `" "`, `"."`, `"a.b"`, `".a"`, `"a."`, `"*"`, `">"`, `"a.>"`, `"a b"`, `"a\tb"`, `"a\r\nPUB x 0\r\n"`, `"$SYS"`, `"$JS.API.>"`, `"_INBOX.x"`, `"_"`,
+	`"-a"`, `"wx\u0000"`, `"\u0000"`, `"wx１"`, `"ｗｘ"`, `"预授权"`, `"wx\u200b"`, `"\ud800"`, `"\udc00\ud800"`, `"\ufeffwx"`, `"\u2028"`, `"\"`, `"\x"`,
+	"\"wx\x00\"", "\"wx\xff\"", "\"\xed\xa0\x80\"", "\"\xc0\xaf\"", `"` + strings.Repeat("x", 64) + `"`, `"` + strings.Repeat("x", 65) + `"`,
+	`"` + marker + strings.Repeat("x", 3000) + `"`, `"` + strings.Repeat("预", 700) + `"`,
+	`"http://"`, `"javascript:alert(1)"`, `"https://a.example/\u202e"`, `"https://user:` + marker + `@a.example/?a=b#c"`, `"https://[::1"`, `"//a.example"`,
+	// anything else
+	`null`, `true`, `[]`, `{}`, `[[[[]]]]`, `{"a":{"a":{}}}`, `[` + "`" + marker + `]`, ``,
+	strings.Repeat("[", 20_000), strings.Repeat("[", 9_990) + strings.Repeat("]", 9_990), strings.Repeat(`{"a":`, 11_000),
+}
+
+// hostileBodies are seeds for a parser of objects with the given members: each hostile value in each member
+// of an object that holds nothing else and of one that is in order otherwise, members that stand twice, and
+// bodies that are malformed whatever they should have been.
+func hostileBodies(good string, members ...string) [][]byte {
+	bodies := [][]byte{[]byte(good), []byte("\ufeff" + good), []byte(good + good), []byte(good + "\x00"), []byte(strings.ToUpper(good))}
+	for _, malformed := range malformedBodies() {
+		bodies = append(bodies, []byte(malformed.body))
+	}
+	open := strings.TrimSuffix(good, "}")
+	for _, member := range members {
+		for _, value := range hostileValues {
+			bodies = append(bodies, fmt.Appendf(nil, `{%q:%s}`, member, value), fmt.Appendf(nil, `%s,%q:%s}`, open, member, value))
+		}
+		bodies = append(bodies,
+			fmt.Appendf(nil, `%s,%q:null,%q:null}`, open, member, member),
+			fmt.Appendf(nil, `%s,%q:"%s"}`, open, strings.ToUpper(member), marker),
+			fmt.Appendf(nil, `%s,%q:"%s"}`, open, member, strings.Repeat("x", preauth.MaxBody)),
+		)
+	}
+	return bodies
+}
+
+// parse calls a parser, which must not allocate out of proportion to what it is given.
+func parse[T any](t *testing.T, body []byte, parser func() (T, error)) (T, error) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	parsed, err := parser()
+	runtime.ReadMemStats(&after)
+	// Brackets cost the most, and encoding/json takes 10,000 of them. The fuzzing engine allocates beside it.
+	if grown, limit := after.TotalAlloc-before.TotalAlloc, uint64(128<<10+96*len(body)); grown > limit {
+		t.Errorf("%d bytes took %d bytes of memory to read", len(body), grown)
+	}
+	return parsed, err
+}
+
+// FuzzSubject takes any subject of a message for one below a subject of the contract.
+func FuzzSubject(f *testing.F) {
+	const below = "component.token.updated"
+	for _, appid := range []string{
+		appID, "", ".", "..", "a.b", "*", ">", "a.*", "a.>", "$JS", "_INBOX", "_", "-a", "a b", "a\tb", "a\r\nPUB x 0\r\n", "wx\x00", "wx\xff",
+		"预授权", "ｗｘ", "wx\u200b", strings.Repeat("x", 64), strings.Repeat("x", 65), strings.Repeat("a.", 1000), marker + "!",
+	} {
+		f.Add(preauth.Of(below, appid))
+	}
+	f.Add(below)
+	f.Add(below + "x")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, subject string) {
+		appid := preauth.AppIDIn(below, subject)
+		if err := preauth.CheckAppID(appid); err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		if preauth.Of(below, appid) != subject {
+			t.Errorf("%q is said to be about %q", subject, appid)
+		}
+		// Of what it becomes a part of, it is one token.
+		failed := preauth.Failure{AppID: appid}.Subject("preauth.failed")
+		if strings.Count(failed, ".") != 2 || strings.ContainsAny(failed, "*> \t\r\n$\x00") || len(appid) > 64 {
+			t.Errorf("%q is taken for an appid", appid)
+		}
+	})
+}
 
 func FuzzTokenEvent(f *testing.F) {
+	good := `{"component_appid":"` + appID + `","component_access_token":"` + token + `"}`
+	for _, body := range hostileBodies(good, "component_appid", "component_access_token", "expires_in", "issued_at", "expires_at") {
+		f.Add("", "", "", body, at.UnixNano())
+		f.Add("", "", "1.0", body, at.UnixNano())
+		f.Add("", "", "", fmt.Appendf(nil, `{"specversion":"1.0","data":%s}`, body), at.UnixNano())
+	}
+	event := `{"specversion":"1.0","id":"1","type":"t","source":"/s","data":` + good + `}`
+	for _, body := range hostileBodies(event, "specversion", "data", "data_base64", "component_access_token") {
+		f.Add("", "application/cloudevents+json", "", body, at.UnixNano())
+		f.Add("", "", "", body, at.UnixNano())
+	}
+	for _, value := range hostileValues {
+		text := strings.Trim(value, `"`)
+		f.Add(text, "", "", []byte(good), at.UnixNano())
+		f.Add("", text, text, []byte(good), at.UnixNano())
+	}
 	f.Fuzz(func(t *testing.T, appid, contentType, specVersion string, body []byte, received int64) {
 		header := nats.Header{}
 		if contentType != "" {
@@ -26,7 +134,7 @@ func FuzzTokenEvent(f *testing.F) {
 			header.Set("ce-specversion", specVersion)
 		}
 		arrived := time.Unix(0, received)
-		event, err := preauth.ParseTokenEvent(appid, header, body, arrived)
+		event, err := parse(t, body, func() (preauth.TokenEvent, error) { return preauth.ParseTokenEvent(appid, header, body, arrived) })
 		if event.AppID != "" || err == nil {
 			checkFuzzedAppID(t, appid, event.AppID)
 		}
@@ -54,8 +162,12 @@ func FuzzTokenEvent(f *testing.F) {
 }
 
 func FuzzLookupRequest(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid") {
+		f.Add("", body)
+		f.Add(appID, body)
+	}
 	f.Fuzz(func(t *testing.T, appid string, body []byte) {
-		request, err := preauth.ParseLookupRequest(appid, body)
+		request, err := parse(t, body, func() (preauth.LookupRequest, error) { return preauth.ParseLookupRequest(appid, body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -72,8 +184,11 @@ func FuzzLookupRequest(f *testing.F) {
 }
 
 func FuzzUpdate(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","issued_at":"2026-03-14T09:00:00.25Z","expires_at":"2026-03-14T09:30:00.25Z","revision":42,"cause":"token"}`, "component_appid", "pre_auth_code", "issued_at", "expires_at", "revision", "cause") {
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		update, err := preauth.ParseUpdate(body)
+		update, err := parse(t, body, func() (preauth.Update, error) { return preauth.ParseUpdate(body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -87,8 +202,11 @@ func FuzzUpdate(f *testing.F) {
 }
 
 func FuzzLookup(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","issued_at":"2026-03-14T09:00:00.25Z","expires_at":"2026-03-14T09:30:00.25Z","expires_in":1799,"revision":42}`, "component_appid", "pre_auth_code", "issued_at", "expires_at", "expires_in", "revision", "links") {
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		lookup, err := preauth.ParseLookup(body)
+		lookup, err := parse(t, body, func() (preauth.Lookup, error) { return preauth.ParseLookup(body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -102,8 +220,11 @@ func FuzzLookup(f *testing.F) {
 }
 
 func FuzzFailure(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","class":"quota","errcode":45009,"attempt":1,"occurred_at":"2026-03-14T09:00:00Z"}`, "component_appid", "class", "errcode", "errmsg", "rid", "request_ip", "stream", "stream_sequence", "attempt", "retry_at", "occurred_at") {
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		failure, err := preauth.ParseFailure(body)
+		failure, err := parse(t, body, func() (preauth.Failure, error) { return preauth.ParseFailure(body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -119,9 +240,15 @@ func FuzzFailure(f *testing.F) {
 }
 
 func FuzzError(f *testing.F) {
+	for _, body := range hostileBodies(`{"error":{"code":503,"message":"there is no valid code now"}}`, "error") {
+		f.Add("503", "there is no valid code now", body)
+	}
+	for _, value := range hostileValues {
+		f.Add(strings.Trim(value, `"`), "", []byte(`{"error":{"code":`+value+`,"retry_at":`+value+`}}`))
+	}
 	f.Fuzz(func(t *testing.T, code, message string, body []byte) {
 		header := nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {message}}
-		failed := preauth.ParseError(header.Get, body)
+		failed, _ := parse(t, body, func() (*preauth.Error, error) { return preauth.ParseError(header.Get, body), nil })
 		if (failed != nil) != (code != "") {
 			t.Fatalf("code %q gave %v", code, failed)
 		}
@@ -142,7 +269,7 @@ func checkFuzzedError(t *testing.T, err error) {
 	if !errors.Is(err, preauth.ErrInvalid) {
 		t.Errorf("%v does not wrap ErrInvalid", err)
 	}
-	if text := err.Error(); strings.Contains(text, marker) || len(text) > 200 || !utf8.ValidString(text) {
+	if text := err.Error(); strings.Contains(text, marker) || len(text) > 200 || !utf8.ValidString(text) || strings.ContainsAny(text, "\r\n\x00") {
 		t.Errorf("the error repeats the message: %q", text)
 	}
 }
@@ -156,8 +283,12 @@ func checkFuzzedAppID(t *testing.T, inSubject, appid string) {
 }
 
 func FuzzClaimRequest(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "claim_id", "reference", "min_ttl", "redirect_uri", "auth_type", "biz_appid") {
+		f.Add("", body)
+		f.Add(appID, body)
+	}
 	f.Fuzz(func(t *testing.T, appid string, body []byte) {
-		request, err := preauth.ParseClaimRequest(appid, body)
+		request, err := parse(t, body, func() (preauth.ClaimRequest, error) { return preauth.ParseClaimRequest(appid, body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -171,8 +302,11 @@ func FuzzClaimRequest(f *testing.F) {
 }
 
 func FuzzClaim(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","issued_at":"2026-03-14T09:00:00.25Z","expires_at":"2026-03-14T09:30:00.25Z","expires_in":1799,"claim_id":"visitor","claimed_at":"2026-03-14T09:04:48.8Z"}`, "component_appid", "pre_auth_code", "issued_at", "expires_at", "expires_in", "claim_id", "reference", "claimed_at", "links") {
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		claim, err := preauth.ParseClaim(body)
+		claim, err := parse(t, body, func() (preauth.Claim, error) { return preauth.ParseClaim(body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return
@@ -187,13 +321,16 @@ func FuzzClaim(f *testing.F) {
 
 // FuzzResolve reads each body as the request and as the answer.
 func FuzzResolve(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","claim_id":"visitor","claimed_at":"2026-03-14T09:04:48.8Z"}`, "component_appid", "pre_auth_code", "claim_id", "reference", "claimed_at", "issued_at", "expires_at") {
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if request, err := preauth.ParseResolveRequest(body); err != nil {
+		if request, err := parse(t, body, func() (preauth.ResolveRequest, error) { return preauth.ParseResolveRequest(body) }); err != nil {
 			checkFuzzedError(t, err)
 		} else if again, err := preauth.ParseResolveRequest(request.Encode()); err != nil || !again.PreAuthCode.Equal(request.PreAuthCode) {
 			t.Errorf("the request became another: %v", err)
 		}
-		resolved, err := preauth.ParseResolved(body)
+		resolved, err := parse(t, body, func() (preauth.Resolved, error) { return preauth.ParseResolved(body) })
 		if err != nil {
 			checkFuzzedError(t, err)
 			return

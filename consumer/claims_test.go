@@ -249,6 +249,43 @@ func TestCallLimits(t *testing.T) {
 	}
 }
 
+// A spare that dies before its visitor can have opened the page is passed over, and what a claim id has is its
+// own to the end.
+func TestNoVisitorGetsASpareThatIsAboutToDie(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 30 * time.Minute, Now: c.Now})
+	r := w.start(oneSpare, func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.spares(r, "wx1", 1)
+	w.settled(r, "wx1")
+	first, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "early"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.spares(r, "wx1", 1)
+	spare := w.wechat.Issued("wx1")[2]
+
+	// WeChat gives nothing to the renewals, so that all that there is gets old.
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(48001, "") })
+	c.advance(time.Until(first.ExpiresAt) - 30*time.Second)
+	again, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "early"})
+	if err != nil || !again.PreAuthCode.Equal(first.PreAuthCode) {
+		t.Errorf("a claim id lost the code that it had: %v", err)
+	}
+	late, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "late"})
+	if code(err) != preauth.CodeUnavailable {
+		t.Errorf("got a code that lives for %v yet: %v", late.ExpiresIn, err)
+	}
+	w.wechat.Every(nil)
+	w.eventually("a new code", func() bool {
+		late, err = w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "late"})
+		return err == nil
+	})
+	if late.PreAuthCode.Equal(spare) || late.ExpiresIn < 25*time.Minute {
+		t.Errorf("a code that lives for %v yet", late.ExpiresIn)
+	}
+}
+
 // A spare that dies before the next renewal is made up for at this one.
 func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 	var c clock

@@ -54,11 +54,19 @@ func (h *hand) hold(msg jetstream.Msg) {
 	defer h.mu.Unlock()
 	every := h.ackWait / 3
 	var timer *time.Timer
+	holds := func() bool { return h.held[msg] == timer }
 	timer = time.AfterFunc(every, func() {
 		h.mu.Lock()
+		held := holds()
+		h.mu.Unlock()
+		if !held {
+			return
+		}
+		// Without mu: it waits while the line to NATS is stalled. Should it fail, the next one may get through.
+		_ = msg.InProgress()
+		h.mu.Lock()
 		defer h.mu.Unlock()
-		if h.held[msg] == timer {
-			_ = msg.InProgress() // the next one may get through
+		if holds() {
 			timer.Reset(every)
 		}
 	})

@@ -38,12 +38,14 @@ type keeper struct {
 	// resting are components for which WeChat gave no code aside, until the time to try again. Their
 	// current code may be well, so this does not stand in their rows.
 	resting map[string]rest
+	// unsaved are the codes that MySQL refused to save.
+	unsaved map[string]repo.Outcome
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
 		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), lacking: map[string]bool{},
-		resting: map[string]rest{},
+		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{},
 	}
 }
 
@@ -94,6 +96,14 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 		return err
 	}
 	defer leave()
+	// Whoever was in the lane before may have done the work, and its lease may have gone to another.
+	known, err := k.db.Components(ctx, []string{component.AppID})
+	if err != nil {
+		return fmt.Errorf("looking again: %w", err)
+	}
+	if !known[component.AppID].DueAt.Equal(component.DueAt) {
+		return nil
+	}
 
 	now := k.cfg.Now()
 	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
@@ -106,13 +116,16 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 		// It should have arrived: it was purged from the stream before anybody took it up.
 		outcome.Token = repo.Token{Position: token.position, Fingerprint: token.fingerprint, ExpiresAt: token.ExpiresAt}
 	case !component.Token.ExpiresAt.After(now):
-		return k.commit(ctx, expired(outcome, now))
+		return k.commit(ctx, component, expired(outcome, now))
 	case !ok || token.fingerprint != component.Token.Fingerprint:
 		lost := &wechat.Error{
 			Class:  preauth.ClassTokenExpired,
 			ErrMsg: "the stream does not hold the component's token any more, though it should live: announce it again",
 		}
-		return k.commit(ctx, fail(outcome, lost, component.Attempts, now, now.Add(jittered(k.cfg.Delays.Operator))))
+		return k.commit(ctx, component, fail(outcome, lost, component.Attempts, now, now.Add(jittered(k.cfg.Delays.Operator))))
+	}
+	if unsaved, ok := k.unsavedOf(outcome, now); ok {
+		return k.commit(ctx, component, unsaved)
 	}
 	if component.Current == nil || component.Current.Fingerprint != outcome.Token.Fingerprint {
 		outcome.Cause = preauth.CauseToken
@@ -129,18 +142,36 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	if err != nil {
 		return fmt.Errorf("minting: %w", err)
 	}
-	return k.commit(ctx, outcome)
+	return k.commit(ctx, component, outcome)
 }
 
 var priorityOf = map[preauth.Cause]priority{preauth.CauseRenewal: priorityCurrent, preauth.CauseDemand: priorityDemand}
 
-func (k *keeper) commit(ctx context.Context, outcome repo.Outcome) error {
-	outcome, result, err := k.saver.save(ctx, outcome)
+// commit has the outcome of a leased component saved. A code that MySQL refuses to save, for want of a right,
+// say, is kept for the component's next turn, which would cost another call of WeChat.
+func (k *keeper) commit(ctx context.Context, component repo.Component, outcome repo.Outcome) error {
+	saved, result, err := k.saver.save(ctx, outcome, component)
+	k.mu.Lock()
+	if err != nil && outcome.Code != nil {
+		k.unsaved[outcome.AppID] = outcome
+	} else {
+		delete(k.unsaved, outcome.AppID)
+	}
+	k.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("saving: %w", err)
 	}
-	k.committed(Step{AppID: outcome.AppID, Sequence: outcome.Token.Position.Sequence, Cause: outcome.Cause}, outcome, result)
+	k.committed(Step{AppID: saved.AppID, Sequence: saved.Token.Position.Sequence, Cause: saved.Cause}, saved, result)
 	return nil
+}
+
+// unsavedOf returns the outcome that was not saved at the component's last turn, if its code is one of the
+// same token and need not be renewed itself.
+func (k *keeper) unsavedOf(wanted repo.Outcome, now time.Time) (repo.Outcome, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	unsaved, ok := k.unsaved[wanted.AppID]
+	return unsaved, ok && unsaved.Token == wanted.Token && unsaved.DueAt.After(now)
 }
 
 // demand makes the code that follows the given revision, for look-ups: once for all that wait for it in

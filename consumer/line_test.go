@@ -3,7 +3,10 @@ package consumer_test
 import (
 	"bytes"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -79,8 +82,14 @@ type stall struct {
 type lineConn struct {
 	net.Conn
 	line      *line
+	deadline  atomic.Pointer[time.Time] // of the next write
 	closed    chan struct{}
 	closeOnce sync.Once
+}
+
+func (c *lineConn) SetWriteDeadline(t time.Time) error {
+	c.deadline.Store(&t)
+	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *lineConn) Write(b []byte) (int, error) {
@@ -93,9 +102,15 @@ func (c *lineConn) Write(b []byte) (int, error) {
 	c.line.stall = nil
 	c.line.mu.Unlock()
 	close(held.reached)
+	var late <-chan time.Time
+	if t := c.deadline.Load(); t != nil && !t.IsZero() {
+		late = time.After(time.Until(*t))
+	}
 	select {
 	case <-held.released:
 		return c.Conn.Write(b)
+	case <-late:
+		return 0, os.ErrDeadlineExceeded
 	case <-c.closed:
 		return 0, net.ErrClosed
 	}

@@ -1,8 +1,11 @@
 package consumer_test
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"preauth"
 	"preauth/consumer"
@@ -131,6 +134,38 @@ func TestShutdownWhileNATSIsAway(t *testing.T) {
 	if took := time.Since(started); took > 6*time.Second {
 		t.Errorf("Run took %v to end", took)
 	}
+}
+
+// A server that takes nothing more, and does not say so, must not hold up the end, nor what tells of the state.
+func TestShutdownWhileTheLineIsStalled(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	way := &line{}
+	giveUp := func(o *nats.Options) error {
+		o.FlusherTimeout, o.ReconnectOnFlusherError = 500*time.Millisecond, true
+		return nil
+	}
+	r := w.start(shortAckWait, w.onLine(way, giveUp), func(s *setup) { s.cfg.Shutdown = time.Second }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	stalled := way.stallAt("+WPI")
+	defer stalled.release()
+	w.announce("wx1", w.token("a"))
+	next(w, hold.Reached())
+	next(w, stalled.reached)
+
+	started := time.Now()
+	if !strings.Contains(r.metrics(), "preauth_events_in_hand 1\n") {
+		t.Error("the event is not in hand")
+	}
+	r.stop()
+	if took := time.Since(started); took > 8*time.Second {
+		t.Errorf("Run took %v to end", took)
+	}
+	other := w.start(shortAckWait)
+	hold.Release()
+	other.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(other, "wx1")
 }
 
 // What NATS has given to a replica that stops is answered, or refused so that the client asks another.

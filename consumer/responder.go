@@ -242,8 +242,22 @@ func (r *responder) claim(req micro.Request) {
 
 func (r *responder) claimOf(request preauth.ClaimRequest) repo.ClaimRequest {
 	return repo.ClaimRequest{
-		AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, At: r.cfg.Now(), MinTTL: request.MinTTL,
+		AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, At: r.cfg.Now(),
+		MinTTL: request.MinTTL, SpareTTL: r.spareTTL(request.AppID),
 	}
+}
+
+// visit is the time that a visitor should have at least to open WeChat's page with a code.
+const visit = time.Minute
+
+// spareTTL is the life that a spare must have left for whoever does not say: a minute, and less where codes
+// live for less than ten.
+func (r *responder) spareTTL(appid string) time.Duration {
+	current, ok := r.codes.code(appid)
+	if !ok {
+		return 0
+	}
+	return min(visit, current.ExpiresAt.Sub(current.IssuedAt)/10)
 }
 
 // claimNew makes a code for a claim that found no spare.
@@ -300,23 +314,7 @@ func (r *responder) resolve(req micro.Request) {
 func (r *responder) handOver(
 	reply string, counter *prometheus.CounterVec, work func(context.Context) (code int, body []byte, e *preauth.Error),
 ) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopping {
-		r.refuse(reply, counter, &preauth.Error{
-			Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again",
-		})
-		return
-	}
-	select {
-	case r.places <- struct{}{}:
-	default:
-		r.refuse(reply, counter, &preauth.Error{
-			Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment",
-		})
-		return
-	}
-	r.slow.Go(func() {
+	e := r.begin(func() {
 		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
 		defer cancel()
 		code, body, e := work(ctx)
@@ -327,6 +325,25 @@ func (r *responder) handOver(
 		}
 		r.answer(reply, counter, code, body)
 	})
+	if e != nil { // said without mu: it waits while the line to NATS is stalled
+		r.refuse(reply, counter, e)
+	}
+}
+
+// begin starts work, which gives its place back, or says why it cannot.
+func (r *responder) begin(work func()) *preauth.Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again"}
+	}
+	select {
+	case r.places <- struct{}{}:
+		r.slow.Go(work)
+		return nil
+	default:
+		return &preauth.Error{Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment"}
+	}
 }
 
 func (r *responder) answer(reply string, counter *prometheus.CounterVec, code int, body []byte) {

@@ -175,7 +175,7 @@ func TestRenewalsBackOffWhileWeChatHangs(t *testing.T) {
 	defer hold.Release()
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{Hold: hold} })
 	c.advance(25 * time.Minute)
-	for attempt := 1; attempt <= 4; attempt++ {
+	for _, attempt := range []int{1, 2, 4} { // what is announced of them
 		failure := next(w, failures)
 		wait, want := failure.RetryAt.Sub(failure.OccurredAt), first<<(attempt-1)
 		if failure.Class != preauth.ClassTransient || failure.Attempt != attempt || wait < want || wait > want*5/4 {
@@ -224,6 +224,141 @@ func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
 	w.settled(r, "wx2")
 	if !w.current("wx1").Equal(held) {
 		t.Error("the other component has lost its code")
+	}
+}
+
+// A component that is leased, and has to wait for an event in hand, is not worked on once more when the event
+// has brought what it was due for.
+func TestComponentThatAnEventServedMeanwhileIsNotRenewed(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db, s.cfg.Now = db, c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(r, "wx1")
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("b"))
+	next(w, hold.Reached())
+
+	// When its code is due, while the event waits for WeChat.
+	leased := make(chan struct{})
+	faults.Script("leased", repotest.Fault{After: func() { close(leased) }})
+	c.advance(25 * time.Minute)
+	next(w, leased)
+	// The next components are asked for after this one was handed out.
+	asked := make(chan struct{})
+	faults.Script("due", repotest.Fault{}, repotest.Fault{Before: func() { close(asked) }})
+	next(w, asked)
+	hold.Release()
+
+	r.await(consumer.StepCommitted, "wx1", 2)
+	w.announce("wx1", w.token("c")) // which waits for its turn behind all of them
+	r.await(consumer.StepCommitted, "wx1", 3)
+	w.settled(r, "wx1")
+	if n := w.wechat.Count("wx1"); n != 3 {
+		t.Errorf("%d calls, want one for each token", n)
+	}
+}
+
+// WeChat repeats itself at each renewal. The attempts count, and are announced as they double.
+func TestCodeGivenAgainAndAgainIsCounted(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	held := w.settled(r, "wx1").PreAuthCode
+	w.announce("wx2", w.token("a"))
+	w.settled(r, "wx2")
+	failures := w.failures()
+	w.wechat.Every(func(call wechattest.Call) wechattest.Fault {
+		if call.AppID == "wx1" {
+			return wechattest.Fault{}
+		}
+		return wechattest.Fault{Reply: map[string]any{"pre_auth_code": held.Reveal()}}
+	})
+	c.advance(25 * time.Minute)
+	for _, attempt := range []int{1, 2, 4, 8, 16} {
+		failure := next(w, failures)
+		if failure.AppID != "wx2" || failure.Class != preauth.ClassBadReply || failure.Attempt != attempt || failure.RetryAt.IsZero() {
+			t.Fatalf("got %+v, want attempt %d", failure, attempt)
+		}
+	}
+	w.wechat.Every(nil)
+	r.await(consumer.StepCommitted, "wx2", 2)
+	w.settled(r, "wx2")
+}
+
+// Of an outage that lasts, each attempt is in MySQL, and few are announced: the first, whenever their number
+// has doubled, and whatever is new.
+func TestLongOutageFloodsNobody(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	failures := w.failures()
+	var errCode atomic.Int64
+	errCode.Store(-1)
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(int(errCode.Load()), "") })
+	c.advance(25 * time.Minute)
+	r.await(consumer.StepFailed, "wx1", 40)
+	errCode.Store(48001)
+	for _, attempt := range []int{1, 2, 4, 8, 16, 32} {
+		if failure := next(w, failures); failure.Class != preauth.ClassTransient || failure.Attempt != attempt {
+			t.Fatalf("got %+v, want attempt %d", failure, attempt)
+		}
+	}
+	for {
+		failure := next(w, failures)
+		if failure.Class == preauth.ClassConfiguration {
+			break
+		}
+		if failure.Attempt != 64 && failure.Attempt != 128 { // where this machine is slow
+			t.Fatalf("got %+v", failure)
+		}
+	}
+	known := r.failure("wx1")
+	w.eventually("the next attempt is in MySQL", func() bool { return r.failure("wx1").Attempt > known.Attempt })
+	// A look-up that no code serves says the last one, whether or not it was announced.
+	c.advance(10 * time.Minute)
+	var err error
+	w.eventually("look-up answered", func() bool {
+		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		return code(err) != preauth.CodeInternal // MySQL is slow when all tests run at once
+	})
+	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassConfiguration {
+		t.Errorf("look-up says %v", err)
+	}
+	w.wechat.Every(nil)
+	r.await(consumer.StepCommitted, "wx1", 2)
+	w.settled(r, "wx1")
+}
+
+// A renewed code that MySQL refuses, for want of a right, say, is kept: the turns that follow cost no call.
+func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db, s.cfg.Now = db, c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	var refused atomic.Int64
+	refusal := repotest.Answered(1142, "INSERT command denied")
+	refusal.After = func() { refused.Add(1) }
+	faults.Script("code", refusal, refusal, refusal)
+	c.advance(25 * time.Minute)
+	for turn := range int64(3) {
+		w.eventually("refused", func() bool { return refused.Load() == turn+1 })
+		c.advance(21 * time.Second) // the end of the lease
+	}
+	r.await(consumer.StepCommitted, "wx1", 2)
+	w.settled(r, "wx1")
+	r.ready()
+	if n := w.wechat.Count("wx1"); n != 2 {
+		t.Errorf("%d calls, want one for the token and one for the renewal", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"sync"
 	"time"
 
@@ -34,19 +35,38 @@ func newSaver(s *Service) *saver { return &saver{Service: s} }
 
 // save returns when the outcome is committed, however long MySQL is away, or else with an error: of
 // ctx, or about an outcome that MySQL refuses. The outcome returned is the committed one: a code that
-// cannot be kept, because another component has it, becomes a failure.
-func (s *saver) save(ctx context.Context, outcome repo.Outcome) (repo.Outcome, repo.Result, error) {
+// cannot be kept, because another component has it, becomes a failure. before is what is known of the
+// component, the zero Component for a token that was not worked on before.
+func (s *saver) save(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
+	outcome = announcing(outcome, before)
 	result, err := s.enqueue(ctx, outcome)
 	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
 		now := s.cfg.Now()
 		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
-		outcome = fail(outcome, bad, 1, now, now.Add(jittered(s.cfg.Delays.TransientMax)))
+		outcome = announcing(fail(outcome, bad, before.Attempts+1, now, now.Add(jittered(s.cfg.Delays.TransientMax))), before)
 		result, err = s.enqueue(ctx, outcome)
 	}
 	if err == nil {
 		err = result.Err
 	}
 	return outcome, result, err
+}
+
+// announcing returns an outcome whose failure is announced only if it says something new. Of an outage that
+// goes on and on, each attempt is recorded in the component's row, and announced when the number of them has
+// doubled: so a platform of many components does not flood the stream of failures.
+func announcing(outcome repo.Outcome, before repo.Component) repo.Outcome {
+	failed, last := outcome.Failure, before.Failure
+	if failed == nil || last == nil {
+		return outcome
+	}
+	doubled := failed.Attempt > last.Attempt && bits.OnesCount(uint(failed.Attempt)) == 1
+	same := failed.Class == last.Class && failed.ErrCode == last.ErrCode && failed.RetryAt.IsZero() == last.RetryAt.IsZero() &&
+		failed.Stream == last.Stream && failed.StreamSequence == last.StreamSequence
+	if same && !doubled {
+		outcome.FailureID = ""
+	}
+	return outcome
 }
 
 // enqueue has an outcome committed with those that wait beside it.

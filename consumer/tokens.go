@@ -208,13 +208,13 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 // settle commits the outcome of an event, hands what is to be announced to the relay, and
 // acknowledges the event.
 func (t *tokens) settle(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
-	outcome, result, err := t.saver.save(ctx, outcome)
+	outcome, result, err := t.saver.save(ctx, outcome, repo.Component{})
 	for err != nil && ctx.Err() == nil {
 		// The event stays in hand, since its next delivery would cost another call of WeChat.
 		delay := jittered(defectDelay)
 		t.log.Error("event not saved", "component", step.AppID, "sequence", step.Sequence, "retry_in", delay, "error", err)
 		if pause(ctx, delay) {
-			outcome, result, err = t.saver.save(ctx, outcome)
+			outcome, result, err = t.saver.save(ctx, outcome, repo.Component{})
 		}
 	}
 	if err != nil {

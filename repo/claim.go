@@ -35,6 +35,9 @@ type ClaimRequest struct {
 	At time.Time
 	// MinTTL is the life that the code must have left. It has more in any case.
 	MinTTL time.Duration
+	// SpareTTL is the life that a spare must have left, where that is more than MinTTL: a code that the claim
+	// id has already is as good with less.
+	SpareTTL time.Duration
 }
 
 // Claim is a code that was given to a claim.
@@ -90,7 +93,7 @@ func (row claimRow) claim() Claim {
 }
 
 // Claim gives a code to a claim id: the one that it has already, as long as that lives longer than
-// MinTTL, otherwise a spare. The error may be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable]
+// MinTTL, otherwise a spare that lives longer than MinTTL and SpareTTL. The error may be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable]
 // the same request gets the code that it may have been given before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
@@ -345,10 +348,10 @@ func (r ClaimRequest) check() error {
 		problem = fmt.Sprintf("ClaimID must have 1 to %d bytes", maxClaimID)
 	case len(r.Reference) > maxReference:
 		problem = fmt.Sprintf("Reference must have at most %d bytes", maxReference)
-	case r.MinTTL < 0:
-		problem = "MinTTL is negative"
-	case !isStorable(r.At) || !isStorable(r.At.Add(r.MinTTL)):
-		problem = "At is missing or beyond the years 1000 to 9999, or MinTTL leads there"
+	case r.MinTTL < 0 || r.SpareTTL < 0:
+		problem = "MinTTL or SpareTTL is negative"
+	case !isStorable(r.At) || !isStorable(r.At.Add(max(r.MinTTL, r.SpareTTL))):
+		problem = "At is missing or beyond the years 1000 to 9999, or MinTTL or SpareTTL leads there"
 	default:
 		return nil
 	}

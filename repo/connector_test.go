@@ -56,14 +56,44 @@ func FuzzConnector(f *testing.F) {
 		{"/db?tls=", ""},
 		{"/db?serverPubKey=", ""},
 		{"@tcp(h)/db?maxAllowedPacket=-1&collation=", "&charset=gbk"},
+		{"user:", "@unix(/tmp/mysql.sock)/db"},
+		{"user:", "@tcp(host:3306)/db?multiStatements=true"},
+		{"user:", "@tcp(host:99999999)/db\x00"},
+		{"user:", "@tcp([::1]:3306)/db?params=%00%ff&\xff=\xff"},
+		{"mysql://user:", "@host/db"},
+		{"user:", "@tcp(host)/db?timeout=-9223372036854775808ns&readTimeout=1e400s&writeTimeout=NaN"},
+		{"user:", "@tcp(host)/db?connectionAttributes=a:b,c&maxAllowedPacket=9223372036854775808"},
+		{strings.Repeat("(", 10_000), strings.Repeat("@tcp(", 10_000)},
+		{"u:", "@tcp(h)/" + strings.Repeat("d", 100_000) + "?a=" + strings.Repeat("&a=", 10_000)},
+		{"user:p@ss/w:ord?", "@tcp(h)/db?parseTime=\r\n"},
 	} {
 		f.Add(around[0], around[1])
 	}
 	f.Fuzz(func(t *testing.T, before, after string) {
 		const password = "hunter2hunter2"
-		connector, err := repo.Connector(before + password + after)
-		if (connector == nil) == (err == nil) || err != nil && strings.Contains(err.Error(), password) {
-			t.Errorf("%v, %v", connector, err)
+		dsn := before + password + after
+		connector, err := repo.Connector(dsn)
+		if (connector == nil) == (err == nil) {
+			t.Fatalf("%v, %v", connector, err)
+		}
+		r, openErr := repo.Open(dsn, 1)
+		if (openErr == nil) != (err == nil) {
+			t.Errorf("Connector gives %v, Open %v", err, openErr)
+		}
+		if err == nil {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		for _, err := range []error{err, openErr} {
+			text := err.Error()
+			if strings.Contains(text, password) || len(text) > 300 || strings.ContainsAny(text, "\r\n\x00") || !strings.HasPrefix(text, "repo: the MySQL DSN: ") {
+				t.Errorf("the error is %q", text)
+			}
+			if errors.Unwrap(errors.Unwrap(err)) != nil {
+				t.Errorf("%q wraps the driver's own words", text)
+			}
 		}
 	})
 }

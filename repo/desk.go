@@ -21,8 +21,9 @@ type desk struct {
 
 // kind is what claims have in common that one read serves.
 type kind struct {
-	appID  string
-	minTTL time.Duration
+	appID string
+	// ttl is the life that a spare must have left.
+	ttl time.Duration
 }
 
 // visit is one look at what there is.
@@ -41,7 +42,7 @@ const maxVisits = 100
 // is to be let go of afterwards. Each may be nil.
 func (r *Repo) look(ctx context.Context, request ClaimRequest) (held, spare *claimRow, err error) {
 	v := &visit{request: request, served: make(chan struct{})}
-	k := kind{request.AppID, request.MinTTL}
+	k := kind{request.AppID, max(request.MinTTL, request.SpareTTL)}
 	r.desk.mu.Lock()
 	queue, busy := r.desk.queues[k]
 	if r.desk.queues == nil {
@@ -102,7 +103,7 @@ func (r *Repo) claimable(ctx context.Context, k kind, visits []*visit, limit int
 	err := do(ctx, "claim", func() error {
 		return selectIn(ctx, r.db, &rows, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim IN (?)) UNION ALL "+
 			"("+selectClaims+"FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?)",
-			k.appID, claimIDs, k.appID, causeSpare, at.Add(k.minTTL), limit)
+			k.appID, claimIDs, k.appID, causeSpare, at.Add(k.ttl), limit)
 	})
 	return rows, err
 }

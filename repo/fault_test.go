@@ -37,6 +37,7 @@ func works() map[string]work {
 				results, err := d.Save(ctx, []repo.Outcome{
 					succeeded("wx1", at(11), "d"), failed("wx2", at(12), 2), repeated("wx3", at(13), at(3)), succeeded("wx4", at(14), "e"),
 					succeeded("wx1", at(1), "late"), bad("", at(15)), succeeded("wx5", at(16), "b"),
+					failed("wx6", at(17), 3, func(o *repo.Outcome) { o.FailureID = "" }),
 				})
 				return describeResults(results), err
 			},

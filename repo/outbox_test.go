@@ -174,3 +174,19 @@ func TestComponents(t *testing.T) {
 		t.Errorf("got %+v", c.Failure)
 	}
 }
+
+// A failure without a message id is of no interest to anybody but who looks at the component.
+func TestAFailureWithoutAnIDIsRecordedAndNotAnnounced(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, failed("wx1", at(1), 1))
+	result := d.save(t, failed("wx1", at(1), 3, func(o *repo.Outcome) { o.FailureID = "" }))[0]
+	if result.Status != repo.Saved || result.Announcement != nil {
+		t.Errorf("got %+v", result)
+	}
+	if c := d.component(t, "wx1"); c.Attempts != 3 || c.Failure == nil || c.Failure.Attempt != 3 || !c.DueAt.Equal(c.Failure.RetryAt) {
+		t.Errorf("known is %+v", c)
+	}
+	if waiting := d.outbox(t); len(waiting) != 1 || waiting[0].Failure.Attempt != 1 {
+		t.Errorf("waiting are %+v", waiting)
+	}
+}

@@ -34,7 +34,8 @@ type Outcome struct {
 	// is above it, and so still grows where the database was restored from a backup.
 	MinRevision uint64
 	// FailureID is the message id of the failure in the outbox, 1 to 400 characters without white
-	// space. It is the same when the same outcome is saved again.
+	// space. It is the same when the same outcome is saved again. Without one, the failure is recorded in
+	// the component's row and not announced, which cannot be with a bad event.
 	FailureID string
 }
 
@@ -161,7 +162,7 @@ func (c Code) problem() string {
 func (o Outcome) failureProblem() string {
 	impossible := func(r rune) bool { return r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r) }
 	switch {
-	case o.FailureID == "" || utf8.RuneCountInString(o.FailureID) > maxMessageID || strings.ContainsFunc(o.FailureID, impossible):
+	case o.FailureID == "" && o.isBadEvent() || utf8.RuneCountInString(o.FailureID) > maxMessageID || strings.ContainsFunc(o.FailureID, impossible):
 		return fmt.Sprintf("FailureID must have 1 to %d characters and no white space", maxMessageID)
 	case o.Failure.AppID != o.AppID:
 		return "Failure.AppID is not AppID"

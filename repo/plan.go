@@ -231,12 +231,15 @@ func (c *component) announcement(at time.Time) *Announcement {
 	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: u, CreatedAt: at}
 }
 
-// announceFailure puts the failure into the outbox.
+// announceFailure puts the failure into the outbox, if it belongs there.
 func (p *plan) announceFailure(o Outcome, result *Result) {
+	result.Status = Saved
+	if o.FailureID == "" {
+		return
+	}
 	p.failures = append(p.failures, outboxRow{
 		MessageID: o.FailureID, AppID: o.AppID, Failure: textOf(o.Failure), CreatedAt: o.At,
 	})
-	result.Status = Saved
 	result.Announcement = &Announcement{MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, CreatedAt: o.At}
 }
 

@@ -386,7 +386,7 @@ func TestSaveRefuses(t *testing.T) {
 		"a code without an expiry":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.ExpiresAt = time.Time{} }), "Code"},
 		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
 		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = 1<<64 - 1 }), "MinRevision"},
-		"a failure without an id":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "" }), "FailureID"},
+		"a bad event without an id":    {changed(bad("", at(3)), []func(*repo.Outcome){func(o *repo.Outcome) { o.FailureID = "" }}), "FailureID"},
 		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = long[:401] }), "FailureID"},
 		"an id that is not UTF-8":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\xff" }), "FailureID"},
 		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},

@@ -170,8 +170,8 @@ func newCensor(secrets ...string) censor {
 	return c
 }
 
-// text returns the words as one line without control and other invisible characters, which go first:
-// without them a secret could hide.
+// text returns the words, or the beginning of very many, as one line without control and other invisible
+// characters, which go first: without them a secret could hide.
 func (c censor) text(words string) string {
 	words = strings.Map(func(r rune) rune {
 		switch {
@@ -182,17 +182,25 @@ func (c censor) text(words string) string {
 		}
 		return r
 	}, words)
+	// Far more than is kept, so that a secret at this end is not at the end of what is kept.
+	words = words[:min(len(words), 4*maxWords)]
 	return secretForm.ReplaceAllString(c.cut(words), redacted)
 }
 
-// cut replaces every piece of a known secret.
+// cut replaces every piece of a known secret. What it takes of memory is bounded by the words: a secret may
+// be whatever the reply calls a code.
 func (c censor) cut(words string) string {
 	secret := make([]bool, len(words)) // which bytes belong to one
 	for _, known := range c.known {
 		n := min(leak, len(known))
-		pieces := make(map[string]bool, len(known))
+		pieces := make(map[string]bool, len(words)) // those of the words, and whether the secret has them
+		for i := range len(words) - n + 1 {
+			pieces[words[i:i+n]] = false
+		}
 		for i := range len(known) - n + 1 {
-			pieces[known[i:i+n]] = true
+			if _, ok := pieces[known[i:i+n]]; ok {
+				pieces[known[i:i+n]] = true
+			}
 		}
 		for i := range len(words) - n + 1 {
 			if pieces[words[i:i+n]] {

@@ -2,6 +2,7 @@ package wechat_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -122,11 +123,36 @@ func FuzzReply(f *testing.F) {
 	} {
 		f.Add(200, []byte(body))
 	}
+	good := `"pre_auth_code":"preauthcode@@@x","expires_in":1800`
+	for _, name := range []string{"pre_auth_code", "expires_in", "errcode", "errmsg"} {
+		for _, value := range []string{
+			`0`, `-0`, `-1`, `0.5`, `1e3`, `1e400`, `-1e400`, `1e-400`, `NaN`, `Infinity`, `0x10`, `00`, `4294967296`, `9223372036854775808`, `-9223372036854775809`,
+			`18446744073709551616`, strings.Repeat("9", 5000), `"0"`, `"-1"`, `" 1"`, `"NaN"`, `"1e3"`, `""`, `null`, `true`, `[]`, `{}`,
+			`"a\u0000b"`, "\"a\x00b\"", "\"\xff\"", `"\ud800"`, `"` + token + `"`, `"\u0036\u0031` + token[2:] + `"`, `"` + strings.Repeat("预", 3000) + `"`,
+			`"` + strings.Repeat("x", 513) + `"`, `"rid: ` + strings.Repeat("1", 1000) + `"`, `"requestIP: ` + strings.Repeat("1.", 1000) + `"`,
+			strings.Repeat("[", 20_000), strings.Repeat(`{"a":`, 9_000) + strings.Repeat("}", 9_000), `"` + strings.Repeat("x", 64<<10) + `"`,
+		} {
+			f.Add(200, fmt.Appendf(nil, `{%s,%q:%s}`, good, name, value))
+			f.Add(200, fmt.Appendf(nil, `{%q:%s}`, name, value))
+			f.Add(200, fmt.Appendf(nil, `{"errcode":40001,%q:%s}`, strings.ToUpper(name), value))
+		}
+	}
+	f.Add(200, []byte("\ufeff{"+good+"}"))
+	f.Add(200, []byte("{"+good+"}{"+good+"}"))
+	f.Add(0, []byte(nil))
+	f.Add(-1, []byte("{"+good+"}"))
 	f.Add(302, []byte(`{"pre_auth_code":"x","expires_in":1}`))
 	f.Add(503, []byte(`{"errcode":-1}`))
 	f.Add(400, []byte(`{"errcode":41002}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		code, err := wechat.ReadReply(status, body, preauth.NewSecret(token))
+		runtime.ReadMemStats(&after)
+		// Brackets cost the most, and encoding/json takes 10,000 of them. The fuzzing engine allocates beside it.
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > uint64(512<<10+64*len(body)) {
+			t.Errorf("%d bytes took %d bytes of memory to read", len(body), grown)
+		}
 		if err == nil {
 			text := code.PreAuthCode.Reveal()
 			if status < 200 || status > 299 || text == "" || len(text) > wechat.MaxCode || strings.ContainsAny(text, " \n\t\x00") {

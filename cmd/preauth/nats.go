@@ -118,6 +118,9 @@ func nkey(file string) nats.Option {
 	}
 }
 
+// writeTimeout is how long a server may take nothing of what is sent before the connection is given up.
+const writeTimeout = 5 * time.Second
+
 // refusedEvery is how often it is logged that a connection cannot be made.
 const refusedEvery = 10 * time.Second
 
@@ -132,6 +135,8 @@ func (s natsSettings) connect(log *slog.Logger, closed func(error)) (*nats.Conn,
 	o.RetryOnFailedConnect, o.MaxReconnect, o.IgnoreAuthErrorAbort = true, -1, true
 	o.ReconnectWait, o.ReconnectJitter, o.ReconnectJitterTLS = 500*time.Millisecond, 500*time.Millisecond, time.Second
 	o.PingInterval, o.MaxPingsOut = 10*time.Second, 2
+	// While a write waits, whatever uses the connection does, health and the end of the service too.
+	o.FlusherTimeout, o.ReconnectOnFlusherError = writeTimeout, true
 
 	// nats.go calls these one after the other.
 	var logged time.Time

@@ -99,10 +99,18 @@ func checkValues(flags []*kong.Flag) error {
 		among := flag.Tag.Get("values")
 		if bounded && (value.Int() < low || value.Int() > high) ||
 			among != "" && !slices.Contains(strings.Split(among, ","), fmt.Sprint(value)) {
-			errs = append(errs, refuse("%s must be %s, not %v", label(flag), possible(flag), value))
+			errs = append(errs, refuse("%s must be %s, not %s", label(flag), possible(flag), quoted(value)))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// quoted returns a value for an error: a text with its control characters escaped.
+func quoted(value reflect.Value) string {
+	if value.Kind() == reflect.String {
+		return strconv.Quote(value.String())
+	}
+	return fmt.Sprint(value)
 }
 
 // label is how errors call a setting.
