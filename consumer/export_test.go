@@ -1,6 +1,26 @@
 package consumer
 
-import "time"
+import (
+	"time"
+
+	"preauth"
+)
 
 // PollDue changes how often MySQL is asked for due components, for all services started afterwards.
 func PollDue(every time.Duration) { duePoll = every }
+
+// LookUpsInMemory returns what answers look-ups in a replica that knows the given code, nil where memory
+// does not serve.
+func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []byte {
+	s := &Service{cfg: Config{}.withDefaults()}
+	s.codes = newCodeView(s)
+	s.codes.add(code)
+	r := newResponder(s)
+	return func(subject string, body []byte) []byte {
+		request, err := preauth.ParseLookupRequest(preauth.AppIDIn(s.cfg.Subjects.Lookup, subject), body)
+		if err != nil {
+			return nil
+		}
+		return r.fromMemory(request)
+	}
+}

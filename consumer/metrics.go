@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,11 +24,29 @@ type metrics struct {
 	txSeconds   *prometheus.HistogramVec
 	txOutcomes  prometheus.Histogram
 	publishes   *prometheus.HistogramVec
-	lookups     *prometheus.CounterVec
-	claims      *prometheus.CounterVec
-	resolves    *prometheus.CounterVec
+	lookups     answers
+	claims      answers
+	resolves    answers
 	spares      prometheus.Counter
 	purged      prometheus.Counter
+}
+
+// answers counts the answers to requests of one kind by their code. Most are 200.
+type answers struct {
+	byCode *prometheus.CounterVec
+	ok     prometheus.Counter
+}
+
+func newAnswers(byCode *prometheus.CounterVec) answers {
+	return answers{byCode, byCode.WithLabelValues("200")}
+}
+
+func (a answers) count(code int) {
+	if code == 200 {
+		a.ok.Inc()
+		return
+	}
+	a.byCode.WithLabelValues(strconv.Itoa(code)).Inc()
 }
 
 // seconds are the buckets of all durations: from a tenth of a millisecond to half a minute.
@@ -46,10 +65,10 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			"Token events settled, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
 		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
 		failures: counters("failures_total", "Failures recorded and announced, by class.", "class"),
-		lookups:  counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code"),
-		claims: counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
-			"201 for a pre_auth_code made while the caller waited.", "code"),
-		resolves: counters("resolves_total", "Requests to resolve a code answered, by code.", "code"),
+		lookups:  newAnswers(counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code")),
+		claims: newAnswers(counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
+			"201 for a pre_auth_code made while the caller waited.", "code")),
+		resolves: newAnswers(counters("resolves_total", "Requests to resolve a code answered, by code.", "code")),
 		spares: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "preauth", Name: "spares_made_total", Help: "Codes made ahead of claims.",
 		}),
@@ -69,8 +88,8 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
 	}
-	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups, m.callSeconds, m.txSeconds, m.publishes,
-		m.endToEnd, m.txOutcomes, m.claims, m.resolves, m.spares, m.purged)
+	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups.byCode, m.callSeconds, m.txSeconds, m.publishes,
+		m.endToEnd, m.txOutcomes, m.claims.byCode, m.resolves.byCode, m.spares, m.purged)
 	return m
 }
 

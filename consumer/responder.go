@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
 	"preauth/repo"
@@ -84,8 +83,8 @@ func (r *responder) lookup(req micro.Request) {
 		r.refuse(req.Reply(), r.metrics.lookups, badRequest(err))
 		return
 	}
-	if code, ok := r.codes.code(request.AppID); ok && serves(code, request, r.cfg.Now()) {
-		r.answer(req.Reply(), r.metrics.lookups, 200, r.lookupOf(code, request))
+	if body := r.fromMemory(request); body != nil {
+		r.answer(req.Reply(), r.metrics.lookups, 200, body)
 		return
 	}
 	r.handOver(req.Reply(), r.metrics.lookups, func(ctx context.Context) (int, []byte, *preauth.Error) {
@@ -95,6 +94,16 @@ func (r *responder) lookup(req micro.Request) {
 		}
 		return 200, r.lookupOf(code, request), nil
 	})
+}
+
+// fromMemory returns the answer to a look-up that the view can give, nil where it cannot. It allocates that
+// answer and nothing else.
+func (r *responder) fromMemory(request preauth.LookupRequest) []byte {
+	code, ok := r.codes.code(request.AppID)
+	if !ok || !serves(code, request, r.cfg.Now()) {
+		return nil
+	}
+	return r.lookupOf(code, request)
 }
 
 // serves reports whether a code is what the request asks for.
@@ -312,7 +321,7 @@ func (r *responder) resolve(req micro.Request) {
 
 // handOver lets a request be answered by a goroutine of its own, if there is room for one more.
 func (r *responder) handOver(
-	reply string, counter *prometheus.CounterVec, work func(context.Context) (code int, body []byte, e *preauth.Error),
+	reply string, counter answers, work func(context.Context) (code int, body []byte, e *preauth.Error),
 ) {
 	e := r.begin(func() {
 		ctx, cancel := context.WithTimeout(r.lasting, r.cfg.RequestTimeout)
@@ -346,13 +355,13 @@ func (r *responder) begin(work func()) *preauth.Error {
 	}
 }
 
-func (r *responder) answer(reply string, counter *prometheus.CounterVec, code int, body []byte) {
-	counter.WithLabelValues(strconv.Itoa(code)).Inc()
+func (r *responder) answer(reply string, counter answers, code int, body []byte) {
+	counter.count(code)
 	r.send(&nats.Msg{Subject: reply, Data: body})
 }
 
-func (r *responder) refuse(reply string, counter *prometheus.CounterVec, e *preauth.Error) {
-	counter.WithLabelValues(strconv.Itoa(e.Code)).Inc()
+func (r *responder) refuse(reply string, counter answers, e *preauth.Error) {
+	counter.count(e.Code)
 	r.send(&nats.Msg{
 		Subject: reply,
 		Header:  nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(e.Code)}, micro.ErrorHeader: {e.Message}},
@@ -380,7 +389,7 @@ func (r *responder) send(msg *nats.Msg) {
 func (r *responder) answerable(subject string) bool {
 	s := r.cfg.Subjects
 	for _, own := range []string{s.TokenUpdated, s.Updated, s.Failed, s.Lookup, s.Claim, s.Resolve} {
-		if subject == own || strings.HasPrefix(subject, own+".") {
+		if rest, ok := strings.CutPrefix(subject, own); ok && (rest == "" || rest[0] == '.') {
 			return false
 		}
 	}
