@@ -17,6 +17,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo"
 	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
@@ -183,6 +184,60 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 		if calls := w.wechat.Calls(appid); len(calls) != 1 || !calls[0].Token.Equal(token) {
 			t.Errorf("%s: %d calls, want one with the newest token", appid, len(calls))
 		}
+	}
+}
+
+// A replica that made the current code itself knows that a new token is one, and asks MySQL only where the
+// token may have been announced before.
+func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	first := w.token("first")
+	w.announce("wx1", first)
+	r.await(consumer.StepCleared, "wx1", 1)
+	faults.Operations()
+
+	w.announce("wx1", w.token("second"))
+	r.await(consumer.StepCleared, "wx1", 2)
+	if seen := faults.Operations(); slices.Contains(seen, "components") || !slices.Contains(seen, "commit") {
+		t.Errorf("after a new token: %v", seen)
+	}
+	w.announce("wx1", first)
+	r.await(consumer.StepCleared, "wx1", 3)
+	w.announce("wx1", first)
+	r.await(consumer.StepRepeated, "wx1", 1)
+	if seen := faults.Operations(); !slices.Contains(seen, "components") {
+		t.Errorf("after a repeated token: %v", seen)
+	}
+}
+
+// What another replica has made since is not taken for what this one made.
+func TestTokenOfAnotherReplicasCodeIsLookedUp(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	first := w.announce("wx1", w.token("first"))
+	r.await(consumer.StepCleared, "wx1", 1)
+
+	now, second := time.Now(), w.token("second")
+	results, err := r.db.Save(w.within(), []repo.Outcome{{
+		AppID: "wx1", Cause: preauth.CauseRenewal, At: now, DueAt: now.Add(time.Hour),
+		Token: repo.Token{
+			Position: repo.Position{
+				Stream: "COMPONENT_TOKENS", StreamCreated: w.tokenStream().CachedInfo().Created, Sequence: first, Time: now,
+			},
+			Fingerprint: repo.FingerprintOf(second), ExpiresAt: now.Add(time.Hour),
+		},
+		Code: &repo.Code{PreAuthCode: preauth.NewSecret("preauthcode@@@of-another"), IssuedAt: now, ExpiresAt: now.Add(time.Hour)},
+	}})
+	if err != nil || results[0].Status != repo.Saved {
+		t.Fatalf("%+v, %v", results, err)
+	}
+	w.eventually("announced", func() bool { update, ok := w.stored("wx1"); return ok && update.Revision == 2 })
+	w.announce("wx1", second)
+	r.await(consumer.StepRepeated, "wx1", 1)
+	if calls := w.wechat.Count("wx1"); calls != 1 {
+		t.Errorf("%d calls, want none for the token that was announced again", calls-1)
 	}
 }
 

@@ -53,6 +53,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	a := result.Announcement
 	if a != nil && a.Update != nil {
 		s.codes.add(*a.Update)
+		s.codes.madeWith(*a.Update, outcome.Token)
 	}
 	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
 	switch {

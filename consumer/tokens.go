@@ -172,12 +172,14 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 		return
 	}
 
-	known, err := t.component(ctx, event.AppID)
-	if err != nil {
-		t.putBack(msg, err)
-		return
-	}
 	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
+	var known repo.Component
+	if meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
+		if known, err = t.component(ctx, event.AppID); err != nil {
+			t.putBack(msg, err)
+			return
+		}
+	}
 	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: t.cfg.Now()}
 	switch now := t.cfg.Now(); {
 	case !position.After(known.Token.Position):

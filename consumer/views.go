@@ -82,6 +82,13 @@ type codeView struct {
 	mu        sync.RWMutex
 	codes     map[string]preauth.Update
 	announced map[string]announcement
+	tokens    map[string]origin
+}
+
+// origin is the token with which this replica made a code.
+type origin struct {
+	repo.Token
+	revision uint64 // of the code
 }
 
 // announcement is the last message that the stream holds for a component.
@@ -90,6 +97,7 @@ type announcement struct{ revision, sequence uint64 }
 func newCodeView(s *Service) *codeView {
 	v := &codeView{
 		Service: s, read: make(chan struct{}), codes: map[string]preauth.Update{}, announced: map[string]announcement{},
+		tokens: map[string]origin{},
 	}
 	v.onRead = sync.OnceFunc(func() { close(v.read) })
 	return v
@@ -151,6 +159,25 @@ func (v *codeView) add(update preauth.Update) {
 	if update.Revision > v.codes[update.AppID].Revision {
 		v.codes[update.AppID] = update
 	}
+}
+
+// madeWith notes the token with which this replica made a code.
+func (v *codeView) madeWith(update preauth.Update, token repo.Token) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tokens[update.AppID] = origin{token, update.Revision}
+}
+
+// certainlyNew reports whether a token event is newer than the one which the current code was made for, and
+// brings another token, without a look at MySQL: this replica made the current code itself. A false
+// answer says nothing. Should another replica make a code at this moment, the answer is wrong, at the
+// price of a call: what is saved is compared once more.
+func (v *codeView) certainlyNew(appid string, token repo.Token) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	made, ok := v.tokens[appid]
+	return ok && made.revision == v.codes[appid].Revision &&
+		token.Position.After(made.Position) && token.Fingerprint != made.Fingerprint
 }
 
 // stored notes that the stream of announcements holds an update.
