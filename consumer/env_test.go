@@ -537,11 +537,19 @@ func (w *world) announcements() uint64 {
 func (w *world) containsNoSecret(where, text string) {
 	w.t.Helper()
 	w.containsNoToken(where, text)
+	// A simulated day has too many codes to search for each.
+	const prefix = "preauthcode@@@"
+	issued := map[string]bool{}
 	for _, code := range w.wechat.Issued("") {
-		if strings.Contains(text, code.Reveal()) {
+		issued[code.Reveal()[:len(prefix)+20]] = true
+	}
+	for found := strings.Index(text, prefix); found >= 0; found = strings.Index(text, prefix) {
+		text = text[found:]
+		if issued[text[:min(len(prefix)+20, len(text))]] {
 			w.t.Errorf("%s has a code", where)
 			return
 		}
+		text = text[len(prefix):]
 	}
 }
 
