@@ -8,8 +8,8 @@ import (
 )
 
 // Failure announces that a component got no new code. It is published on "preauth.failed.<appid>"
-// and copied by the server to "preauth.failed", while the service still tries and once when it gives
-// up. It carries no token, no code and nothing of the body of the event that it is about.
+// and copied by the server to "preauth.failed", while the service still tries, less and less often as long
+// as nothing changes, and once when it gives up. It carries no token, no code and nothing of the body of the event that it is about.
 type Failure struct {
 	// AppID is the component_appid, "" for an event that names no valid one.
 	AppID string

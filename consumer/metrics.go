@@ -64,7 +64,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		events: counters("events_total",
 			"Token events settled, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
 		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
-		failures: counters("failures_total", "Failures recorded and announced, by class.", "class"),
+		failures: counters("failures_total", "Failures recorded, by class.", "class"),
 		lookups:  newAnswers(counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code")),
 		claims: newAnswers(counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
 			"201 for a pre_auth_code made while the caller waited.", "code")),

@@ -53,7 +53,7 @@ func (c Code) stored() Code {
 // however few rows there are: the component's row is read, and with FOR UPDATE locked, first, and the
 // rows of other components are not touched.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
-	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure,
+	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
 	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
 FROM component AS c FORCE INDEX (PRIMARY)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
@@ -72,6 +72,7 @@ type componentRow struct {
 	DueAt              sql.Null[time.Time] `db:"due_at"`
 	Lease              []byte              `db:"lease"`
 	Failure            sql.Null[string]    `db:"failure"`
+	UpdatedAt          time.Time           `db:"updated_at"`
 
 	CodeID          sql.Null[uint64]    `db:"code_id"`
 	Code            []byte              `db:"code"`

@@ -32,6 +32,8 @@ type plan struct {
 type component struct {
 	Component
 	changed bool
+	// updatedAt is the time of the last outcome.
+	updatedAt time.Time
 	// lease is kept as long as DueAt is: an outcome that sets DueAt anew ends it.
 	lease []byte
 	// codeID is the row of the current code, where the table has it.
@@ -110,7 +112,7 @@ func (p *plan) lockRows(ctx context.Context, tx *sqlx.Tx, appids []string) error
 		return err
 	}
 	for _, row := range rows {
-		p.components[row.AppID] = &component{Component: row.component(), lease: row.Lease, codeID: row.CodeID.V}
+		p.components[row.AppID] = &component{Component: row.component(), updatedAt: row.UpdatedAt, lease: row.Lease, codeID: row.CodeID.V}
 	}
 	return nil
 }
@@ -157,7 +159,7 @@ func (p *plan) apply(o Outcome, result *Result) {
 		}
 		result.Status, result.Revision = Saved, c.Current.Revision
 		result.Announcement = c.announcement(o.At)
-	case order < 0, order == 0 && c.servedAlready(o):
+	case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):
 		result.Status = Superseded
 	case o.Code != nil:
 		p.replaceCode(c, o, order, result)
@@ -182,9 +184,16 @@ func (c *component) servedAlready(o Outcome) bool {
 		c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At)
 }
 
+// overtook reports whether a disputed outcome comes late: it was worked on before the component's last one was,
+// by more than the replicas' clocks differ.
+func (c *component) overtook(o Outcome) bool {
+	return o.Token.Position.disputed(c.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
+}
+
 // settle records what a code or a failure brings besides itself, and ends the lease under which it was
 // worked for.
 func (c *component) settle(o Outcome, attempts int) {
+	c.updatedAt = o.At
 	c.Token, c.Attempts, c.Failure, c.DueAt, c.lease, c.changed = o.Token, attempts, o.Failure, o.DueAt, nil, true
 }
 

@@ -31,6 +31,9 @@ const rolledBack = time.Minute
 // failure before it had synced: then the same sequence, or a smaller one, is that of an event with a later
 // time. Between two streams it is the time, because a stream that was created anew counts from 1 again.
 // The zero Position is before every other.
+//
+// Of two events of one stream whose sequences and times tell different orders, by more than a minute, each is
+// after the other: see disputed.
 func (p Position) After(q Position) bool { return p.compare(q) > 0 }
 
 func (p Position) compare(q Position) int {
@@ -47,6 +50,16 @@ func (p Position) compare(q Position) int {
 		p.StreamCreated.Compare(q.StreamCreated),
 		cmp.Compare(p.Stream, q.Stream),
 	)
+}
+
+// disputed reports whether p and q are of one stream and their sequences and times tell different orders, by
+// more than two servers' clocks. Either the stream was rolled back, and the one with the smaller sequence is
+// newer, or the server's clock was put back, and it is older: the positions cannot tell. So whichever was worked
+// on later counts as the newer one.
+func (p Position) disputed(q Position) bool {
+	p, q = p.stored(), q.stored()
+	bySequence, byTime := cmp.Compare(p.Sequence, q.Sequence), p.Time.Compare(q.Time)
+	return p.Stream == q.Stream && p.StreamCreated.Equal(q.StreamCreated) && bySequence*byTime < 0 && p.Time.Sub(q.Time).Abs() > rolledBack
 }
 
 // stored returns p as it comes back from the database.

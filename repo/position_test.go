@@ -40,6 +40,12 @@ func TestPositionAfter(t *testing.T) {
 			t.Error("it has to be more than a minute later to be newer, and no more than that")
 		}
 	})
+	t.Run("of a sequence and a time that tell different orders whoever comes later is newer", func(t *testing.T) {
+		one, other := position("S", start, 9, start), position("S", start, 2, start.Add(2*time.Minute))
+		if !one.After(other) || !other.After(one) {
+			t.Error("a stream that was rolled back and one whose clock was put back look the same")
+		}
+	})
 	t.Run("none is after itself as the database gives it back", func(t *testing.T) {
 		given := position("S", start.Add(789), 1, start.Add(987).In(time.FixedZone("UTC+8", 8*60*60)))
 		back := position("S", start, 1, start)

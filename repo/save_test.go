@@ -500,3 +500,37 @@ func TestALoneEventIsCheap(t *testing.T) {
 		t.Errorf("a late event takes %s", got)
 	}
 }
+
+// A stream that was rolled back gave a smaller sequence to a newer event, and one whose clock was put back gave an
+// earlier time to it. In both, an outcome that comes late, because MySQL was away for example, changes nothing.
+func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
+	for name, newer := range map[string]repo.Position{
+		"rolled back":    later(at(2), 2*time.Minute),
+		"clock put back": later(at(10), -2*time.Minute),
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			older := at(9)
+			d.save(t, succeeded("wx1", at(8), "a"))
+			// Both were worked on after each other, by the service's clock.
+			worked := func(minute time.Duration) func(*repo.Outcome) {
+				return func(o *repo.Outcome) { o.At = start.Add(minute * time.Minute) }
+			}
+			if result := d.save(t, succeeded("wx1", newer, "c", worked(3)))[0]; result.Status != repo.Saved || result.Revision != 2 {
+				t.Fatalf("the newer one: %+v", result)
+			}
+			if result := d.save(t, succeeded("wx1", older, "b", worked(1)))[0]; result.Status != repo.Superseded {
+				t.Errorf("the late one: %+v", result)
+			}
+			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" || c.Token.Position != newer {
+				t.Errorf("known is %+v", c)
+			}
+			// One transaction takes both in any order.
+			d.clear(t)
+			d.save(t, succeeded("wx1", at(8), "a"), succeeded("wx1", newer, "c", worked(3)), succeeded("wx1", older, "b", worked(1)))
+			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" {
+				t.Errorf("after one transaction, known is %+v", c)
+			}
+		})
+	}
+}
