@@ -565,6 +565,54 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	}
 }
 
+// Whoever asks chooses where the answer goes, and the service may publish where they may not.
+func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	before, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	everything, err := w.nc.SubscribeSync(">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inbox := w.nc.NewInbox()
+	for _, subject := range []string{"preauth.lookup.wx1", "preauth.claim.wx1", "preauth.resolve"} {
+		for _, reply := range []string{
+			"preauth.updated.wx2", "preauth.updated", "preauth.failed.wx2", "component.token.updated", "component.token.updated.wx2",
+			"preauth.lookup.wx1", "preauth.claim", "preauth.resolve", "$JS.API.STREAM.PURGE.PREAUTH", inbox,
+		} {
+			if err := w.nc.PublishRequest(subject, reply, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The inbox comes last, and each request is answered in its turn or a moment later.
+	for answered := 0; answered < 3; {
+		msg, err := everything.NextMsgWithContext(w.within())
+		if err != nil {
+			t.Fatalf("%d requests answered: %v", answered, err)
+		}
+		switch {
+		case msg.Subject == inbox:
+			answered++
+		case msg.Reply == "" && !strings.HasPrefix(msg.Subject, "$JS.EVENT.") && !strings.HasPrefix(msg.Subject, "_INBOX."):
+			t.Errorf("an answer on %s", msg.Subject)
+		}
+	}
+	info, err := before.Info(w.within())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was := before.CachedInfo().State; info.State.LastSeq != was.LastSeq || info.State.Msgs != was.Msgs {
+		t.Errorf("the stream of announcements has %+v, had %+v", info.State, was)
+	}
+}
+
 func TestMicroServiceIsListed(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.start().ready()

@@ -345,12 +345,29 @@ func (r *responder) refuse(reply string, counter *prometheus.CounterVec, e *prea
 
 // send answers without the micro.Request, which must not be used after its handler has returned.
 func (r *responder) send(msg *nats.Msg) {
-	if msg.Subject == "" {
-		return // published, not requested
+	switch {
+	case msg.Subject == "": // published, not requested
+		return
+	case !r.answerable(msg.Subject):
+		r.log.Debug("request not answered: its reply subject is not one for answers", "subject", msg.Subject)
+		return
 	}
 	if err := r.nc.PublishMsg(msg); err != nil {
 		r.log.Debug("request not answered", "error", err)
 	}
+}
+
+// answerable reports whether answers may go to a subject. Whoever asks chooses it, and the service publishes
+// with rights that they may not have: an answer on preauth.updated.wx1 would be stored as an announcement,
+// and one on $JS.API.STREAM.PURGE.PREAUTH be taken for a request.
+func (r *responder) answerable(subject string) bool {
+	s := r.cfg.Subjects
+	for _, own := range []string{s.TokenUpdated, s.Updated, s.Failed, s.Lookup, s.Claim, s.Resolve} {
+		if subject == own || strings.HasPrefix(subject, own+".") {
+			return false
+		}
+	}
+	return !strings.HasPrefix(subject, "$")
 }
 
 func badRequest(err error) *preauth.Error {
