@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -463,6 +467,8 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 				}
 			}
 			d.redirectAnswers(t)
+			d.keepOut(t)
+			d.seal(t)
 		})
 	}
 }
@@ -541,5 +547,65 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 	}
 	if after := states(); !slices.Equal(before, after) {
 		t.Errorf("the streams were\n%s\nand are\n%s", before, after)
+	}
+}
+
+// keepOut tries to get in without what the roles have.
+func (d *deployment) keepOut(t *testing.T) {
+	t.Helper()
+	_, stranger := newNKey(t)
+	for name, options := range map[string][]nats.Option{
+		"without a key":                 {nats.RootCAs(d.ca)},
+		"with a stranger's key":         {nats.RootCAs(d.ca), nkey(stranger)},
+		"with a password":               {nats.RootCAs(d.ca), nats.UserInfo("admin", "admin")},
+		"with another's authority":      {nats.RootCAs(newCertificates(t).ca), d.login(asAdmin)},
+		"with the system's authorities": {d.login(asAdmin)},
+	} {
+		if nc, err := nats.Connect(d.url, options...); err == nil {
+			nc.Close()
+			t.Errorf("%s: connected", name)
+		} else if !errors.Is(err, nats.ErrAuthorization) && !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	plain, err := net.Dial("tcp", strings.TrimPrefix(d.url, "tls://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if err := plain.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.Write([]byte("CONNECT {}\r\nPING\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	// Until the server closes the connection.
+	if said, err := io.ReadAll(plain); !strings.Contains(string(said), `"tls_required":true`) || strings.Contains(string(said), "PONG") {
+		t.Errorf("without TLS: %q, %v", said, err)
+	}
+}
+
+// seal looks for the token in the streams' files.
+func (d *deployment) seal(t *testing.T) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(d.store, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // the server works on
+			return nil
+		}
+		if bytes.Contains(content, []byte(secret)) {
+			t.Errorf("%s has a token", path)
+		}
+		if filepath.Ext(path) == ".blk" {
+			files++
+		}
+		return err
+	})
+	if err != nil || files < 3 {
+		t.Errorf("%d files with messages, %v", files, err)
 	}
 }
