@@ -1,0 +1,611 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/internal/loopback"
+)
+
+// The roles of deploy/nats/accounts.conf.
+const (
+	asTokens     = "tokens"
+	asClient     = "client"
+	asSubscriber = "subscriber"
+	asOperator   = "operator"
+	asPreauth    = "preauth"
+	asAdmin      = "admin"
+)
+
+var roles = []string{asTokens, asClient, asSubscriber, asOperator, asPreauth, asAdmin}
+
+// deployment is a server with the files in deploy/nats, and the service connected to it.
+type deployment struct {
+	url     string
+	store   string
+	keys    string // the directory that deploy/nats/keys made
+	ca      string
+	login   func(role string) nats.Option
+	admin   string // of the service
+	asAdmin *nats.Conn
+	heard   chan *nats.Msg // by the admin, in the account of the streams
+}
+
+// newKeys makes the keys and credentials of the roles, as a person would, beside a copy of the rules.
+func newKeys(t *testing.T) (rules string) {
+	t.Helper()
+	rules = filepath.Join(t.TempDir(), "nats")
+	if err := os.CopyFS(rules, os.DirFS("../../deploy/nats")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for the compiler, on a busy machine
+	defer cancel()
+	command := exec.CommandContext(ctx, "go", "run", "preauth/deploy/nats/keys", "-rules", filepath.Join(rules, "accounts.conf"), filepath.Join(rules, "keys.d"))
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return rules
+}
+
+// deploy starts a server with one of the files, and the service with what its role logs in with.
+func deploy(t *testing.T, rules, config string) *deployment {
+	t.Helper()
+	files := newCertificates(t)
+	d := &deployment{store: t.TempDir(), keys: filepath.Join(rules, "keys.d"), ca: files.ca}
+	t.Setenv("TLS_CERT", files.serverCert)
+	t.Setenv("TLS_KEY", files.serverKey)
+	t.Setenv("TLS_CA", files.ca)
+	t.Setenv("JETSTREAM_KEY", rand.Text())
+	env, err := os.ReadFile(filepath.Join(d.keys, "nkeys.env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(env)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		t.Setenv(name, value)
+	}
+	options, err := server.ProcessConfigFile(filepath.Join(rules, config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, _, err := loopback.Address("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := strings.Cut(address, ":")
+	options.Host, options.StoreDir, options.NoSigs, options.NoLog, options.HTTPPort = host, d.store, true, true, 0
+	if _, err := fmt.Sscan(port, &options.Port); err != nil {
+		t.Fatal(err)
+	}
+	broker, err := server.NewServer(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker.Start()
+	t.Cleanup(func() {
+		broker.Shutdown()
+		broker.WaitForShutdown()
+	})
+	if !broker.ReadyForConnections(patience) {
+		t.Fatal("the server does not start")
+	}
+	d.url = "tls://" + address
+
+	flag := "--nats-nkey=" + filepath.Join(d.keys, "preauth.nk")
+	d.login = func(role string) nats.Option { return nkey(filepath.Join(d.keys, role+".nk")) }
+	if config == "operator.conf" {
+		flag = "--nats-creds=" + filepath.Join(d.keys, "preauth.creds")
+		d.login = func(role string) nats.Option { return nats.UserCredentials(filepath.Join(d.keys, role+".creds")) }
+	}
+	stand := newWeChat(t, "")
+	var service *running
+	service, d.admin = serve(t, "--nats-url="+d.url, "--nats-ca="+d.ca, flag, "--nats-inbox-prefix=_INBOX.preauth",
+		"--mysql-dsn="+newDatabase(t), "--schema-apply", "--wechat-url="+stand.URL())
+	awaitReady(t, d.admin)
+	t.Cleanup(func() {
+		if log := service.err.String(); strings.Contains(log, "ermissions violation") {
+			t.Errorf("the service is refused something:\n%s", log)
+		}
+	})
+	d.heard = make(chan *nats.Msg, 10000)
+	d.asAdmin = d.connect(t, asAdmin)
+	for _, subject := range []string{"component.>", "preauth.updated.>", "preauth.updated", "preauth.failed.>", "preauth.failed", "$JS.ACK.>"} {
+		if _, err := d.asAdmin.ChanSubscribe(subject, d.heard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.asAdmin.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// connect returns a connection of a role, with the inbox that is the role's.
+func (d *deployment) connect(t *testing.T, role string) *nats.Conn {
+	t.Helper()
+	return connect(t, d.url, nats.RootCAs(d.ca), d.login(role), nats.CustomInboxPrefix("_INBOX."+role),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+}
+
+// fill lets a token, a code and a failure come into being, each role doing its part, and returns the name of the
+// consumer that the service takes tokens with.
+func (d *deployment) fill(t *testing.T) (durable string) {
+	t.Helper()
+	updates := subscribe(t, d.connect(t, asSubscriber), "preauth.updated.*")
+	failures := subscribe(t, d.connect(t, asOperator), "preauth.failed")
+	publisher, err := preauth.NewClient(d.connect(t, asTokens))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := publisher.Announce(ctx, preauth.TokenEvent{AppID: "wx1", Token: preauth.NewSecret(secret + "-first")}); err != nil {
+		t.Fatal(err)
+	}
+	nextUpdate(t, updates, "wx1")
+	if err := d.connect(t, asTokens).Publish("component.token.updated.wx9", []byte("no JSON")); err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := failures.NextMsg(patience); err != nil || !strings.Contains(string(msg.Data), `"bad_event"`) {
+		t.Fatalf("no failure announced: %v", err)
+	}
+	js, err := jetstream.New(d.connect(t, asOperator))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(ctx, "COMPONENT_TOKENS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro())
+}
+
+// outcome is what came of an attempt.
+type outcome string
+
+const (
+	done      outcome = "done"
+	forbidden outcome = "refused by the server"
+)
+
+// attempt is something that a role may or may not do.
+type attempt struct {
+	name string
+	by   []string // who may
+	do   func(t *testing.T, d *deployment, nc *nats.Conn) outcome
+}
+
+// verdict returns whether the server refuses what send sends. It says so before it answers a ping.
+func verdict(t *testing.T, nc *nats.Conn, send func() error) outcome {
+	t.Helper()
+	before := nc.LastError()
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	switch err := nc.LastError(); {
+	case errors.Is(err, before):
+		return done
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return forbidden
+	default:
+		return outcome(err.Error())
+	}
+}
+
+// publishing is done when the message arrives in the account of the streams.
+func publishing(subject string) func(*testing.T, *deployment, *nats.Conn) outcome {
+	return func(t *testing.T, d *deployment, nc *nats.Conn) outcome {
+		t.Helper()
+		text := rand.Text()
+		result := verdict(t, nc, func() error { return nc.Publish(subject, []byte(text)) })
+		if result == done && d.awaits(func(msg *nats.Msg) bool { return msg.Subject == subject && string(msg.Data) == text }) {
+			return done
+		}
+		if result == done {
+			return "taken by the server, and delivered to nobody"
+		}
+		return result
+	}
+}
+
+// awaits reports whether a message comes in the account of the streams.
+func (d *deployment) awaits(match func(*nats.Msg) bool) bool {
+	deadline := time.After(patience)
+	for {
+		select {
+		case msg := <-d.heard:
+			if match(msg) {
+				return true
+			}
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+// subscribing is done when a message arrives that an admin publishes on another subject; with none, as soon as
+// the server takes the subscription.
+func subscribing(subject, on string) func(*testing.T, *deployment, *nats.Conn) outcome {
+	return func(t *testing.T, d *deployment, nc *nats.Conn) outcome {
+		t.Helper()
+		var sub *nats.Subscription
+		result := verdict(t, nc, func() (err error) {
+			sub, err = nc.SubscribeSync(subject)
+			return err
+		})
+		defer func() { _ = sub.Unsubscribe() }() // one that was refused is none any more
+		if result != done || on == "" {
+			return result
+		}
+		text := rand.Text()
+		if err := d.asAdmin.Publish(on, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			msg, err := sub.NextMsg(patience)
+			if err != nil {
+				return outcome(err.Error())
+			}
+			if string(msg.Data) == text {
+				return done
+			}
+		}
+	}
+}
+
+// nobody stands for the answer where nobody is there to answer.
+const nobody = "nobody is there"
+
+// requesting is done when an answer comes that matches.
+func requesting(subject, body, answer string) func(*testing.T, *deployment, *nats.Conn) outcome {
+	return func(t *testing.T, _ *deployment, nc *nats.Conn) outcome {
+		t.Helper()
+		inbox := subscribe(t, nc, nc.NewInbox())
+		defer func() { _ = inbox.Unsubscribe() }()
+		result := verdict(t, nc, func() error { return nc.PublishRequest(subject, inbox.Subject, []byte(body)) })
+		if result != done {
+			return result
+		}
+		msg, err := inbox.NextMsg(patience)
+		text := nobody
+		switch {
+		case errors.Is(err, nats.ErrNoResponders): // allowed, and in vain
+		case err != nil:
+			return outcome(err.Error())
+		default:
+			text = msg.Header.Get("Status") + string(msg.Data)
+		}
+		if !regexp.MustCompile(answer).MatchString(text) {
+			return outcome("answered with " + text)
+		}
+		return done
+	}
+}
+
+// rollingUp is done when the stream takes a message that replaces all before it.
+func rollingUp(subject, body string) func(*testing.T, *deployment, *nats.Conn) outcome {
+	return func(t *testing.T, _ *deployment, nc *nats.Conn) outcome {
+		t.Helper()
+		inbox := subscribe(t, nc, nc.NewInbox())
+		defer func() { _ = inbox.Unsubscribe() }()
+		header := nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupAll}}
+		result := verdict(t, nc, func() error {
+			return nc.PublishMsg(&nats.Msg{Subject: subject, Reply: inbox.Subject, Header: header, Data: []byte(body)})
+		})
+		if result != done {
+			return result
+		}
+		switch msg, err := inbox.NextMsg(patience); {
+		case err != nil:
+			return outcome(err.Error())
+		case strings.Contains(string(msg.Data), "rollup not permitted"):
+			return forbidden
+		default:
+			return done
+		}
+	}
+}
+
+// attempts is the whole of who may do what. What is not said to be allowed has to be refused.
+func attempts(durable string) []attempt {
+	const (
+		appid   = "wx1"
+		aCode   = `"pre_auth_code":"preauthcode`
+		another = `not valid JSON|do(es)? not match|"code":400|"code":404|"code":500` // the request is allowed, and makes no sense
+	)
+	token := string(tokenEvent(appid, "first")) // known: costs no call
+	const stored = `"stream":"COMPONENT_TOKENS"`
+	all := []attempt{
+		{"announce a token", []string{asTokens, asAdmin}, requesting("component.token.updated", token, stored)},
+		{"announce a component's token", []string{asTokens, asAdmin}, requesting("component.token.updated."+appid, token, stored)},
+		{"empty the token stream with a header", nil, rollingUp("component.token.updated", token)},
+		{"forge an update", []string{asAdmin}, publishing("preauth.updated")},
+		{"forge a component's update", []string{asPreauth, asAdmin}, publishing("preauth.updated.wx9")},
+		{"forge a failure", []string{asAdmin}, publishing("preauth.failed")},
+		{"forge a component's failure", []string{asPreauth, asAdmin}, publishing("preauth.failed.wx9")},
+
+		{"hear tokens", []string{asAdmin}, subscribing("component.token.updated", "component.token.updated")},
+		{"hear a component's tokens", []string{asAdmin}, subscribing("component.token.updated.*", "component.token.updated.wx9")},
+		{"hear updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated", "preauth.updated")},
+		{"hear a component's updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.wx9", "preauth.updated.wx9")},
+		{"hear all components' updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.*", "preauth.updated.wx9")},
+		{"hear failures", []string{asOperator, asAdmin}, subscribing("preauth.failed", "preauth.failed")},
+		{"hear a component's failures", []string{asOperator, asAdmin}, subscribing("preauth.failed.wx9", "preauth.failed.wx9")},
+		{"hear everything of the service", []string{asAdmin}, subscribing("preauth.>", "preauth.updated.wx9")},
+		{"hear everything", []string{asAdmin}, subscribing(">", "component.token.updated.wx9")},
+
+		{"look up", []string{asClient, asSubscriber, asAdmin}, requesting("preauth.lookup", `{"component_appid":"`+appid+`"}`, aCode)},
+		{"look a component up", []string{asClient, asSubscriber, asAdmin}, requesting("preauth.lookup."+appid, "", aCode)},
+		{"claim", []string{asClient, asAdmin}, requesting("preauth.claim", `{"component_appid":"`+appid+`","claim_id":"one"}`, aCode)},
+		{"claim of a component", []string{asClient, asAdmin}, requesting("preauth.claim."+appid, `{"claim_id":"one"}`, aCode)},
+		{"resolve", []string{asClient, asAdmin}, requesting("preauth.resolve", `{"pre_auth_code":"unknown"}`, `"code":404`)},
+
+		{"answer look-ups", []string{asPreauth, asAdmin}, subscribing("preauth.lookup", "preauth.lookup")},
+		{"answer look-ups of a component", []string{asPreauth, asAdmin}, subscribing("preauth.lookup.wx9", "preauth.lookup.wx9")},
+		{"answer claims", []string{asPreauth, asAdmin}, subscribing("preauth.claim", "preauth.claim")},
+		{"answer claims of a component", []string{asPreauth, asAdmin}, subscribing("preauth.claim.wx9", "preauth.claim.wx9")},
+		{"answer resolves", []string{asPreauth, asAdmin}, subscribing("preauth.resolve", "preauth.resolve")},
+		{"answer pings", []string{asPreauth, asAdmin}, subscribing("$SRV.PING", "$SRV.PING")},
+		{"answer for the token stream", []string{asAdmin}, subscribing("$JS.API.STREAM.INFO.COMPONENT_TOKENS", "")},
+
+		{"hear all answers", []string{asAdmin}, subscribing("_INBOX.>", "")},
+		{"hear what crosses accounts", []string{asAdmin}, subscribing("_R_.>", "")},
+		{"hear acknowledgements", []string{asAdmin}, subscribing("$JS.ACK.>", "")},
+		{"hear the server's events", []string{asAdmin}, subscribing("$JS.EVENT.>", "")},
+
+		{"ping the replicas", []string{asOperator, asAdmin}, requesting("$SRV.PING.preauth", "", `"name":"preauth"`)},
+		{"ask the replicas what they are", []string{asOperator, asAdmin}, requesting("$SRV.INFO.preauth", "", `"name":"preauth"`)},
+		{"ask the replicas how they do", []string{asOperator, asAdmin}, requesting("$SRV.STATS.preauth", "", `"name":"preauth"`)},
+		{"ask what the account uses", []string{asOperator, asAdmin}, requesting("$JS.API.INFO", "", `"streams":3`)},
+		{"list the streams", []string{asOperator, asAdmin}, requesting("$JS.API.STREAM.LIST", "", `"total":3`)},
+		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":3`)},
+
+		{"acknowledge another's event", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_TOKENS." + durable + ".1.4711.1.1.0")},
+		{"acknowledge on another stream", []string{asAdmin}, publishing("$JS.ACK.PREAUTH_FAILED.any.1.4711.1.1.0")},
+		{"take an event away", []string{asPreauth, asAdmin}, requesting("$JS.API.CONSUMER.MSG.NEXT.COMPONENT_TOKENS."+durable, `{"batch":1,"no_wait":true}`, `404|component`)},
+		{"delete the durable", []string{asPreauth, asAdmin}, requesting("$JS.API.CONSUMER.DELETE.COMPONENT_TOKENS.none", "", another)},
+		{"pause the durable", []string{asAdmin}, requesting("$JS.API.CONSUMER.PAUSE.COMPONENT_TOKENS.none", "{}", another)},
+
+		{"create any stream", []string{asAdmin}, requesting("$JS.API.STREAM.CREATE.OTHER", `{"name":"ANOTHER"}`, another)},
+		// The admin's account has no part in the system's: nobody is there to answer, and nothing to hear.
+		{"ask the system", []string{asAdmin}, requesting("$SYS.REQ.SERVER.PING", "", nobody)},
+		{"hear the system", []string{asAdmin}, subscribing("$SYS.>", "")},
+	}
+	for _, role := range roles {
+		all = append(all, attempt{"hear the answers to " + role, []string{role, asAdmin}, subscribing("_INBOX."+role+".>", "")})
+	}
+	// The streams: who may read and change each.
+	for _, stream := range []struct {
+		name, subject           string
+		read, get, direct, info []string
+	}{
+		{
+			name: "COMPONENT_TOKENS", subject: "component.token.updated",
+			read: []string{asPreauth, asAdmin}, get: []string{asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+		{
+			name: "PREAUTH", subject: "preauth.updated." + appid,
+			read: []string{asPreauth, asAdmin}, get: []string{asAdmin}, direct: []string{asPreauth, asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+		{
+			name: "PREAUTH_FAILED", subject: "preauth.failed.wx9",
+			read: []string{asAdmin}, get: []string{asOperator, asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+	} {
+		api := func(operation string) string { return "$JS.API." + operation + "." + stream.name }
+		last := `{"last_by_subj":"` + stream.subject + `"}`
+		onto := func(extra string) string {
+			return `{"stream_name":"` + stream.name + `","config":{"name":"probe","ack_policy":"none","mem_storage":true,"inactive_threshold":1000000000` + extra + `}}`
+		}
+		of := func(what string) string { return what + " " + stream.name }
+		admin := []string{asAdmin}
+		all = append(all,
+			attempt{of("ask about"), stream.info, requesting(api("STREAM.INFO"), "", `"state":`)},
+			attempt{of("list the consumers of"), []string{asOperator, asAdmin}, requesting(api("CONSUMER.LIST"), "", `"total":`)},
+			attempt{of("list the consumers' names of"), []string{asOperator, asAdmin}, requesting(api("CONSUMER.NAMES"), "", `"total":`)},
+			attempt{of("get a message of"), stream.get, requesting(api("STREAM.MSG.GET"), last, `"data":"`)},
+			attempt{of("get a message directly of"), admin, requesting(api("DIRECT.GET"), last, nobody+`|"pre_auth_code"|"bad_event"`)},
+			attempt{of("get the last message directly of"), stream.direct, requesting(api("DIRECT.GET")+"."+stream.subject, "", nobody+`|"pre_auth_code"|"bad_event"`)},
+			attempt{of("create a consumer of"), stream.read, requesting(api("CONSUMER.CREATE")+".probe", onto(""), `"config":`)},
+			attempt{of("create a consumer for one subject of"), stream.read, requesting(api("CONSUMER.CREATE")+".probe.any", onto(`,"filter_subject":"any"`), `"config":|"code":400`)},
+			attempt{of("have the server send"), stream.read, requesting(api("CONSUMER.CREATE")+".push", strings.Replace(onto(`,"deliver_subject":"_INBOX.client.x"`), "probe", "push", 1), `"config":`)},
+			attempt{of("create a nameless consumer of"), admin, requesting(api("CONSUMER.CREATE"), `{"stream_name":"`+stream.name+`","config":{"ack_policy":"none","inactive_threshold":1000000000}}`, `"config":`)},
+			attempt{of("create a durable consumer of"), admin, requesting(api("CONSUMER.DURABLE.CREATE")+".none", onto(""), another)},
+			attempt{of("create"), []string{asPreauth, asAdmin}, requesting(api("STREAM.CREATE"), `{"name":"ANOTHER"}`, another)},
+			attempt{of("change"), admin, requesting(api("STREAM.UPDATE"), `{"name":"ANOTHER"}`, another)},
+			attempt{of("purge"), admin, requesting(api("STREAM.PURGE"), `{"filter":"none"}`, `"purged":0|"code":400`)},
+			attempt{of("delete"), admin, requesting(api("STREAM.DELETE"), `{"no":"such"}`, another)},
+			attempt{of("delete a message of"), admin, requesting(api("STREAM.MSG.DELETE"), `{"seq":4711}`, another)},
+			attempt{of("copy"), admin, requesting(api("STREAM.SNAPSHOT"), `{}`, another)},
+			attempt{of("put back"), admin, requesting(api("STREAM.RESTORE"), `[]`, another)},
+			attempt{of("depose the leader of"), admin, requesting(api("STREAM.LEADER.STEPDOWN"), "", `"error":|`+nobody)},
+		)
+	}
+	return all
+}
+
+// Each role of deploy/nats may do what it has to and nothing else, with the very files, over TLS, beside the service that
+// is connected as its own role.
+func TestPermissionsOfTheDeployment(t *testing.T) {
+	rules := newKeys(t)
+	for _, config := range []string{"nkeys.conf", "operator.conf"} {
+		t.Run(config, func(t *testing.T) {
+			d := deploy(t, rules, config)
+			durable := d.fill(t)
+			for _, role := range roles {
+				nc := d.connect(t, role)
+				for _, a := range attempts(durable) {
+					want := forbidden
+					if slices.Contains(a.by, role) {
+						want = done
+					}
+					if got := a.do(t, d, nc); got != want {
+						t.Errorf("%s: %s: %s, want %s", role, a.name, got, want)
+					}
+				}
+			}
+			d.redirectAnswers(t)
+			d.keepOut(t)
+			d.seal(t)
+		})
+	}
+}
+
+// redirectAnswers asks, as each role may, for answers on subjects where that role may not publish.
+func (d *deployment) redirectAnswers(t *testing.T) {
+	t.Helper()
+	token := string(tokenEvent("wx1", "first"))
+	elsewhere := []string{
+		"preauth.updated.wx8", "preauth.updated", "preauth.failed.wx8", "preauth.failed", "component.token.updated.a.b",
+		"$JS.API.STREAM.PURGE.PREAUTH", "$JS.API.STREAM.DELETE.PREAUTH_FAILED", "_INBOX.client.other",
+	}
+	js, err := jetstream.New(d.asAdmin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := func() (all []string) {
+		for _, name := range []string{"PREAUTH", "PREAUTH_FAILED"} {
+			stream, err := js.Stream(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state := stream.CachedInfo().State
+			all = append(all, fmt.Sprintf("%s: %d messages up to %d", name, state.Msgs, state.LastSeq))
+		}
+		return all
+	}
+	before := states()
+	for _, ask := range []struct{ role, subject, body string }{
+		{asTokens, "component.token.updated", token},
+		{asClient, "preauth.lookup.wx1", ""},
+		{asClient, "preauth.claim.wx1", `{"claim_id":"one"}`},
+		{asClient, "preauth.resolve", `{"pre_auth_code":"unknown"}`},
+		{asSubscriber, "preauth.lookup.wx1", ""},
+		{asOperator, "$JS.API.STREAM.INFO.PREAUTH", ""},
+		{asOperator, "$JS.API.STREAM.MSG.GET.PREAUTH_FAILED", `{"last_by_subj":"preauth.failed.wx9"}`},
+		{asOperator, "$SRV.PING.preauth", ""},
+	} {
+		for len(d.heard) > 0 {
+			<-d.heard
+		}
+		// Others of the same account and of the service's.
+		asOther := d.connect(t, asSubscriber)
+		others := subscribe(t, asOther, "preauth.updated.*")
+		nc := d.connect(t, ask.role)
+		for _, reply := range elsewhere {
+			if err := nc.PublishRequest(ask.subject, reply, []byte(ask.body)); err != nil {
+				t.Fatal(err)
+			}
+			// The server itself reports on such a message where the header says.
+			traced := &nats.Msg{Subject: ask.subject, Data: []byte(ask.body), Header: nats.Header{"Nats-Trace-Dest": {reply}}}
+			if result := verdict(t, nc, func() error { return nc.PublishMsg(traced) }); result != forbidden {
+				t.Errorf("%s: to have %s reported on %s: %s, want %s", ask.role, ask.subject, reply, result, forbidden)
+			}
+		}
+		if result := requesting(ask.subject, ask.body, ".")(t, d, nc); result != done {
+			t.Fatalf("%s: %s: %s", ask.role, ask.subject, result)
+		}
+		if ask.role == asTokens { // each is a message in the stream, and worked on
+			for range len(elsewhere) + 1 {
+				d.awaits(func(msg *nats.Msg) bool { return strings.HasPrefix(msg.Subject, "$JS.ACK.") })
+			}
+		}
+		for len(d.heard) > 0 {
+			if msg := <-d.heard; msg.Subject != ask.subject && !strings.HasPrefix(msg.Subject, "$JS.ACK.") {
+				t.Errorf("%s: an answer to %s goes to %s: %s", ask.role, ask.subject, msg.Subject, msg.Data)
+			}
+		}
+		if err := asOther.Flush(); err != nil {
+			t.Error(err)
+		}
+		// Among subscribers of one account that cannot be helped, as accounts.conf says.
+		if n, _, err := others.Pending(); n > 0 != (ask.role == asSubscriber) || err != nil {
+			t.Errorf("%s: %d answers to %s are heard by a subscriber, %v", ask.role, n, ask.subject, err)
+		}
+	}
+	if after := states(); !slices.Equal(before, after) {
+		t.Errorf("the streams were\n%s\nand are\n%s", before, after)
+	}
+}
+
+// keepOut tries to get in without what the roles have.
+func (d *deployment) keepOut(t *testing.T) {
+	t.Helper()
+	_, stranger := newNKey(t)
+	for name, options := range map[string][]nats.Option{
+		"without a key":                 {nats.RootCAs(d.ca)},
+		"with a stranger's key":         {nats.RootCAs(d.ca), nkey(stranger)},
+		"with a password":               {nats.RootCAs(d.ca), nats.UserInfo("admin", "admin")},
+		"with another's authority":      {nats.RootCAs(newCertificates(t).ca), d.login(asAdmin)},
+		"with the system's authorities": {d.login(asAdmin)},
+	} {
+		if nc, err := nats.Connect(d.url, options...); err == nil {
+			nc.Close()
+			t.Errorf("%s: connected", name)
+		} else if !errors.Is(err, nats.ErrAuthorization) && !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	plain, err := net.Dial("tcp", strings.TrimPrefix(d.url, "tls://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if err := plain.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.Write([]byte("CONNECT {}\r\nPING\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	// Until the server closes the connection.
+	if said, err := io.ReadAll(plain); !strings.Contains(string(said), `"tls_required":true`) || strings.Contains(string(said), "PONG") {
+		t.Errorf("without TLS: %q, %v", said, err)
+	}
+}
+
+// seal looks for the token in the streams' files.
+func (d *deployment) seal(t *testing.T) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(d.store, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // the server works on
+			return nil
+		}
+		if bytes.Contains(content, []byte(secret)) {
+			t.Errorf("%s has a token", path)
+		}
+		if filepath.Ext(path) == ".blk" {
+			files++
+		}
+		return err
+	})
+	if err != nil || files < 3 {
+		t.Errorf("%d files with messages, %v", files, err)
+	}
+}
