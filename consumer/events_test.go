@@ -121,6 +121,23 @@ func TestTokenAnnouncedAgainMakesNoSecondCall(t *testing.T) {
 	}
 }
 
+// WeChat counts from when it issues a code. When that was, between the call and an answer that is late, nobody
+// can tell.
+func TestLifeOfACodeCountsFromTheCall(t *testing.T) {
+	const life = 100 * time.Second
+	w := newWorld(t, wechattest.Options{CodeLife: life})
+	r := w.start().ready()
+	hold := wechattest.NewHold()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	<-hold.Reached() // the code is issued
+	hold.Release()
+	update := w.settled(r, "wx1")
+	if arrived := w.wechat.Calls("wx1")[0].Time; update.ExpiresAt.After(arrived.Add(life)) {
+		t.Errorf("a code that lives until %v at most is said to live until %v", arrived.Add(life), update.ExpiresAt)
+	}
+}
+
 func TestOlderEventThatComesLateChangesNothing(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// The first replica takes one event at a time, and WeChat keeps its answer back.

@@ -68,7 +68,7 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 		if j.overtaken() {
 			return repo.Outcome{}, errOvertaken
 		}
-		code, err := m.call(ctx, j)
+		asked, code, err := m.call(ctx, j)
 		if ctx.Err() != nil {
 			return repo.Outcome{}, ctx.Err()
 		}
@@ -80,8 +80,8 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 		if err == nil {
 			j.outcome.Code = &repo.Code{
 				PreAuthCode: code.PreAuthCode,
-				IssuedAt:    now.UTC().Truncate(time.Microsecond),
-				ExpiresAt:   now.Add(code.ExpiresIn).UTC().Truncate(time.Microsecond),
+				IssuedAt:    asked.UTC().Truncate(time.Microsecond),
+				ExpiresAt:   asked.Add(code.ExpiresIn).UTC().Truncate(time.Microsecond),
 			}
 			j.outcome.DueAt = renewAt(j.outcome.Code)
 			j.outcome.MinRevision = m.codes.lastAnnounced(j.outcome.AppID).revision
@@ -111,20 +111,23 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 	}
 }
 
-func (m *minter) call(ctx context.Context, j job) (wechat.Code, error) {
+// call makes one call and returns when WeChat was asked, from when on the code's life counts: WeChat begins to
+// count at some time before its answer arrives, and nobody is to be given a code that has died since.
+func (m *minter) call(ctx context.Context, j job) (asked time.Time, code wechat.Code, err error) {
 	if err := m.limits.wait(ctx, j.outcome.AppID, j.priority); err != nil {
-		return wechat.Code{}, err
+		return time.Time{}, wechat.Code{}, err
 	}
 	select {
 	case m.calls <- struct{}{}:
 		defer func() { <-m.calls }()
 	case <-ctx.Done():
-		return wechat.Code{}, ctx.Err()
+		return time.Time{}, wechat.Code{}, ctx.Err()
 	}
+	asked = m.cfg.Now()
 	started := time.Now()
-	code, err := m.api.CreatePreAuthCode(ctx, j.outcome.AppID, j.secret)
+	code, err = m.api.CreatePreAuthCode(ctx, j.outcome.AppID, j.secret)
 	m.metrics.called(err, time.Since(started))
-	return code, err
+	return asked, code, err
 }
 
 // fail completes an outcome with a failure. attempts counts the calls in vain since the component's

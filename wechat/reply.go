@@ -24,8 +24,8 @@ const MaxCode = 512
 type Code struct {
 	// PreAuthCode is the code as WeChat wrote it, its prefix "preauthcode@@@" included.
 	PreAuthCode preauth.Secret
-	// ExpiresIn is the life of the code, counted from WeChat's answer: whole seconds, at least one
-	// and at most [MaxExpiresIn].
+	// ExpiresIn is the life of the code, which WeChat began to count at some time during the call: whole
+	// seconds, at least one and at most [MaxExpiresIn].
 	ExpiresIn time.Duration
 }
 

@@ -67,6 +67,7 @@ func (c serveCommand) config() (consumer.Config, error) {
 			Transient: c.Transient, TransientMax: c.TransientMax, Throttled: c.Throttled,
 			Quota: c.Quota, Operator: c.Operator, Once: c.Once,
 		},
+		Now: clock,
 	}
 	if c.Spares == 0 {
 		cfg.Spares = -1 // where 0 means the default

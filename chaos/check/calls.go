@@ -1,0 +1,148 @@
+package check
+
+import (
+	"time"
+
+	"preauth/chaos/history"
+)
+
+// frugal: what WeChat was asked for was needed.
+//
+// A code that is in the table cost one call, and the table shows what each was made for:
+//
+//   - a renewal when no more than the last quarter of its predecessor's life was left (and a fiftieth, by
+//     which renewals are spread), or after its end;
+//   - one on demand when its predecessor had less life than some look-up asked for;
+//   - one for a token event when its predecessor was for another token, or dead: no more than there are events;
+//   - spares and claims: one for each code that became current, one for each claim, and one more for each
+//     time that replicas make spares at once.
+//
+// A code that was issued and is not in the table is one whose answer, process or database was lost, or that
+// a newer token overtook: each has a fault beside it. And a call that failed is tried again at a pace.
+func frugal(x *index, v *verdict) {
+	for _, appid := range x.components() {
+		codes := x.revisions(appid)
+		tokens, aside := 0, 0
+		for i, code := range codes {
+			if code.Cause == "token" {
+				tokens++
+			}
+			if i == 0 {
+				continue
+			}
+			before := codes[i-1]
+			slow, fast := x.skew(before.IssuedAt-x.Limits.CodeLife, code.IssuedAt+x.Limits.CodeLife)
+			left, skew := before.ExpiresAt-code.IssuedAt, slow+fast
+			switch code.Cause {
+			case "renewal":
+				v.that(before.Token != code.Token || left <= renewedWith(x.Limits.CodeLife)+skew, x.ofRevision(appid, code.Revision),
+					"revision %d of %s was renewed with %v left", before.Revision, appid, left)
+			case "demand":
+				v.that(before.Token != code.Token || left <= x.Limits.MaxMinTTL+skew+x.Limits.RequestTimeout, x.ofRevision(appid, code.Revision),
+					"revision %d of %s was replaced on demand with %v left", before.Revision, appid, left)
+			case "token":
+				v.that(before.Token != code.Token || left <= skew+askedBefore, x.ofRevision(appid, code.Revision),
+					"revision %d of %s was made for a token announced again, with %v left", code.Revision, appid, left)
+			}
+		}
+		for i := range x.State.Codes {
+			if code := &x.State.Codes[i]; code.AppID == appid && code.Revision == 0 {
+				aside++
+			}
+		}
+		claims := 0
+		for key := range x.claims {
+			if key.appid == appid {
+				claims++
+			}
+		}
+		events := len(x.tokens[appid])
+		v.that(tokens <= events, nil, "%s had %d good events, and %d codes for them", appid, events, tokens)
+		asked := x.claimsAsked(appid)
+		bound := x.Limits.Spares*2*len(codes) + 2*asked + x.Limits.Spares
+		v.that(aside <= bound, nil, "%s had %d current codes and %d claims, and %d codes were made aside", appid, len(codes), asked, aside)
+		v.CallBound += events + len(codes) - tokens + bound
+	}
+	x.wasted(v)
+	x.failed(v)
+}
+
+// renewedWith is the life that a code may have left when it is renewed.
+func renewedWith(life time.Duration) time.Duration { return life/4 + life/50 }
+
+// claimsAsked returns how many claim ids were asked for, answered or not.
+func (x *index) claimsAsked(appid string) int {
+	asked := map[string]bool{}
+	for _, e := range x.Events {
+		if e.Op == history.Claim && e.AppID == appid {
+			asked[e.ClaimID] = true
+		}
+	}
+	return len(asked)
+}
+
+// aftermath is how long after a fault a code may still be lost to it: the service waits so long for a
+// database that does not answer, and then for one that comes back.
+const aftermath = 20 * time.Second
+
+// wasted: a code that was issued and is not in the table has a reason.
+func (x *index) wasted(v *verdict) {
+	var faults []history.Event
+	for _, e := range x.Events {
+		if e.Op == history.Fault {
+			faults = append(faults, e)
+		}
+	}
+	for _, call := range x.Calls {
+		if call.Code == "" || x.codes[call.Code] != nil {
+			continue
+		}
+		explained := call.Spoilt || x.overtaken(call)
+		for _, fault := range faults {
+			explained = explained || fault.Begin <= call.At+aftermath && fault.End >= call.At-aftermath
+		}
+		v.Wasted++
+		v.that(explained, nil, "a code of %s was issued at %v, and is not in the database, without a fault beside it", call.AppID, call.At)
+	}
+	v.CallBound += v.Wasted
+}
+
+// overtaken reports whether a newer event came while the code was made.
+func (x *index) overtaken(call Call) bool {
+	for _, e := range x.tokens[call.AppID] {
+		if e.at > call.At-aftermath && e.at < call.At+aftermath {
+			return true
+		}
+	}
+	return false
+}
+
+// The pace of calls that fail. An event is tried 5 times while it is in hand. From then on, and for spares and
+// claims, a component is tried after waits that double from 0.2 s to 3 s: no more than 10 times in the first
+// 10 s, and once in 3 s from then on, by each replica; a replica that starts begins anew.
+const (
+	triesOfEvent = 5
+	triesOfStart = 10
+	pace         = 3 * time.Second
+)
+
+// failed: calls that fail are not repeated without measure.
+func (x *index) failed(v *verdict) {
+	failed := map[string]int{}
+	for _, call := range x.Calls {
+		if call.Code == "" {
+			failed[call.AppID]++
+		}
+	}
+	starts := 1
+	for _, e := range x.Events {
+		if e.Op == history.Fault && e.Target != "" {
+			starts++
+		}
+	}
+	for _, appid := range x.components() {
+		bound := triesOfEvent*(len(x.tokens[appid])+x.claimsAsked(appid)+len(x.current[appid])) + starts*triesOfStart/2 + int(3*x.State.Now/pace)
+		v.that(failed[appid] <= bound, nil, "%d calls for %s failed, where %d may", failed[appid], appid, bound)
+		v.CallBound += bound
+	}
+}

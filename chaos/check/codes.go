@@ -1,0 +1,56 @@
+package check
+
+import (
+	"time"
+
+	"preauth"
+	"preauth/chaos/history"
+)
+
+// noExpiredCode: no code was given out after its expiry or with less life than asked for, and none is said
+// to live longer than it does.
+func noExpiredCode(x *index, v *verdict) {
+	for _, e := range x.Events {
+		if (e.Op != history.Lookup && e.Op != history.Claim) || e.Status != history.OK {
+			continue
+		}
+		// The answer was made after the request was sent, with a clock that may have been slow.
+		slow, _ := x.skew(e.Begin, e.End)
+		v.that(e.ExpiresAt > e.Begin+e.MinTTL-slow, only(e), "a code with %v to live was given out, and %v was asked for", e.ExpiresAt-e.Begin, e.MinTTL)
+	}
+	for i := range x.State.Codes {
+		code := &x.State.Codes[i]
+		call, ok := x.issued[code.Code]
+		v.that(ok && call.AppID == code.AppID && call.Token == code.Token, x.byCode[code.Code],
+			"a code of %s in the database is not as WeChat issued it", code.AppID)
+		// The clock that a life counts from may have been fast when WeChat was asked.
+		_, fast := x.skew(call.At-askedBefore, call.At)
+		v.that(code.ExpiresAt <= call.At+x.Limits.CodeLife+fast, x.byCode[code.Code],
+			"a code of %s is said to live %v longer than it does", code.AppID, code.ExpiresAt-call.At-x.Limits.CodeLife)
+	}
+}
+
+// askedBefore is how long before WeChat sees a call the service may have begun it: its limit for one call.
+const askedBefore = 3 * time.Second
+
+// alwaysValid: a look-up gets a committed code, or is told why not, and no component is unknown that had a code
+// before. That each look-up gets the current code when the faults are over is for settles to say.
+func alwaysValid(x *index, v *verdict) {
+	known := map[string]time.Duration{}
+	for _, e := range x.Events {
+		switch e.Op {
+		case history.Update:
+			if _, ok := known[e.AppID]; !ok && e.Status == history.OK {
+				known[e.AppID] = e.End
+			}
+		case history.Lookup, history.Claim:
+			since, ok := known[e.AppID]
+			v.that(e.Status != preauth.CodeNotFound || !ok || since > e.Begin, only(e), "%s is unknown, and had a code", e.AppID)
+			v.that(e.Status != history.Unreadable && e.Status != preauth.CodeBadRequest, only(e), "a good request was not understood, or its answer cannot be")
+			if e.Op == history.Lookup && e.Status == history.OK {
+				code := x.current[e.AppID][e.Revision]
+				v.that(code != nil && code.Code == e.Code, only(e), "a look-up of %s got a code that was not committed as revision %d", e.AppID, e.Revision)
+			}
+		}
+	}
+}

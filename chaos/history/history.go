@@ -1,0 +1,178 @@
+// Package history records what clients did to the service and what they saw of it, and the faults
+// beside it, for the checker to decide on afterwards.
+//
+// No secret is in a history: tokens and codes stand there by the beginning of their SHA-256.
+package history
+
+import (
+	"bufio"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"preauth"
+)
+
+// Hash stands for a token or a code: 32 hexadecimal digits of its SHA-256, "" for none.
+type Hash string
+
+// HashOf returns the hash of a secret.
+func HashOf(s preauth.Secret) Hash {
+	if s.IsZero() {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(s.Reveal()))
+	return HashOfSum(sum[:])
+}
+
+// HashOfSum returns the hash of the secret whose whole SHA-256 is given, as the database has it of tokens.
+func HashOfSum(sum []byte) Hash {
+	if len(sum) < 16 {
+		return ""
+	}
+	return Hash(hex.EncodeToString(sum[:16]))
+}
+
+// Op is what an [Event] is about.
+type Op string
+
+// The operations.
+const (
+	// Publish is a token event given to NATS.
+	Publish Op = "publish"
+	// Lookup, Claim and Resolve are requests with their answers.
+	Lookup  Op = "lookup"
+	Claim   Op = "claim"
+	Resolve Op = "resolve"
+	// Update is an announcement of a code, Failure one of a failure, as a subscriber got it.
+	Update  Op = "update"
+	Failure Op = "failure"
+	// Row is a component's row as it was seen in the database.
+	Row Op = "row"
+	// Fault is something done to the system: from Begin, when it began to be done, to End, when it was
+	// undone.
+	Fault Op = "fault"
+)
+
+// The statuses of an [Event] that are no error code of the contract.
+const (
+	// NoAnswer means that the outcome is unknown.
+	NoAnswer = 0
+	// Unreadable means an answer or a message that breaks the contract.
+	Unreadable = 1
+	// OK means success; a publish with it was acknowledged by JetStream.
+	OK = 200
+)
+
+// Event is one action with its answer, or one thing seen. Times count from the start of the run. Which
+// of the fields mean something depends on Op.
+type Event struct {
+	N     int           `json:"n"`
+	Op    Op            `json:"op"`
+	Begin time.Duration `json:"begin_ns"`
+	End   time.Duration `json:"end_ns"`
+	// Wall is Begin on the wall's clock.
+	Wall   time.Time `json:"wall"`
+	Client string    `json:"client,omitempty"`
+	AppID  string    `json:"component,omitempty"`
+	// Status is NoAnswer, OK or an error code of the contract.
+	Status int           `json:"status,omitempty"`
+	Class  preauth.Class `json:"class,omitempty"`
+
+	// ID is the header [IDHeader] of a published message.
+	ID string `json:"id,omitempty"`
+	// Bad means that the event breaks the contract.
+	Bad   bool `json:"bad,omitempty"`
+	Token Hash `json:"token,omitempty"`
+	// Refused means that WeChat does not know the token.
+	Refused bool `json:"refused,omitempty"`
+	// Life is what an event states of its token, from its arrival in the stream on.
+	Life time.Duration `json:"life_ns,omitempty"`
+	// Sequence is that of the message in its stream; of a Row the newest token event taken.
+	Sequence uint64 `json:"sequence,omitempty"`
+
+	Code      Hash          `json:"code,omitempty"`
+	Revision  uint64        `json:"revision,omitempty"`
+	ExpiresAt time.Duration `json:"expires_ns,omitempty"`
+	MessageID string        `json:"message_id,omitempty"`
+
+	MinTTL      time.Duration `json:"min_ttl_ns,omitempty"`
+	MinRevision uint64        `json:"min_revision,omitempty"`
+	ClaimID     string        `json:"claim_id,omitempty"`
+	Reference   string        `json:"reference,omitempty"`
+
+	// Fault says what kind of fault it is and Target of what. Offset is by how much a clock is wrong.
+	Fault  string        `json:"fault,omitempty"`
+	Target string        `json:"target,omitempty"`
+	Detail string        `json:"detail,omitempty"`
+	Offset time.Duration `json:"offset_ns,omitempty"`
+}
+
+// IDHeader is the header that tells published messages apart. The service does not know it.
+const IDHeader = "Chaos-Id"
+
+// Recorder takes events down, in memory and as JSON lines in a file. Its methods are safe for concurrent
+// use.
+type Recorder struct {
+	start time.Time
+
+	mu     sync.Mutex
+	events []Event
+	file   *os.File
+	buffer *bufio.Writer
+	failed error
+}
+
+// NewRecorder returns a recorder whose time starts now, and which writes to a new file of that name.
+func NewRecorder(name string) (*Recorder, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", err)
+	}
+	return &Recorder{start: time.Now(), file: file, buffer: bufio.NewWriter(file)}, nil
+}
+
+// Now returns the time since the start.
+func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
+
+// At returns a time of the wall's clock as a time since the start.
+func (r *Recorder) At(t time.Time) time.Duration { return t.Round(0).Sub(r.start.Round(0)) }
+
+// Add takes an event down. An event without an End ends now, and one without a Begin begins as it ends.
+func (r *Recorder) Add(e Event) Event {
+	e.End = cmp.Or(e.End, r.Now())
+	e.Begin = cmp.Or(e.Begin, e.End)
+	e.Wall = r.start.Add(e.Begin).UTC()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.N = len(r.events) + 1
+	r.events = append(r.events, e)
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = r.buffer.Write(append(line, '\n'))
+	}
+	r.failed = cmp.Or(r.failed, err)
+	return e
+}
+
+// Events returns the events in the order in which they began.
+func (r *Recorder) Events() []Event {
+	r.mu.Lock()
+	events := slices.Clone(r.events)
+	r.mu.Unlock()
+	slices.SortStableFunc(events, func(a, b Event) int { return cmp.Compare(a.Begin, b.Begin) })
+	return events
+}
+
+// Close completes the file.
+func (r *Recorder) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cmp.Or(r.failed, r.buffer.Flush(), r.file.Close())
+}

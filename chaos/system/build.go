@@ -1,0 +1,74 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Programs are the files of the programs under test.
+type Programs struct{ Preauth, NATS string }
+
+// Build builds the service, as in production but for its clock, and nats-server in the version that the
+// project's go.mod names, into dir. overlay replaces source files of the project, named by their path
+// within it, by other texts; nil replaces none.
+func Build(ctx context.Context, dir string, overlay map[string]string) (Programs, error) {
+	programs := Programs{Preauth: filepath.Join(dir, "preauth"), NATS: filepath.Join(dir, "nats-server")}
+	root, err := Root(ctx)
+	if err != nil {
+		return programs, err
+	}
+	args := []string{"build", "-tags", "faultclock,nodev", "-o", programs.Preauth}
+	if len(overlay) > 0 {
+		name, err := writeOverlay(dir, root, overlay)
+		if err != nil {
+			return programs, fmt.Errorf("overlay: %w", err)
+		}
+		args = append(args, "-overlay", name)
+	}
+	if err := goIn(ctx, root, append(args, "./cmd/preauth")...); err != nil {
+		return programs, err
+	}
+	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
+}
+
+// Root returns the directory of the project, of which the harness is a part. The working directory has to
+// be in the harness's module.
+func Root(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "preauth").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the project: go list: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func goIn(ctx context.Context, dir string, args ...string) error {
+	command := exec.CommandContext(ctx, "go", args...)
+	command.Dir = dir
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, output)
+	}
+	return nil
+}
+
+// writeOverlay writes the file that go build -overlay takes, and those that it names, and returns its name.
+func writeOverlay(dir, root string, texts map[string]string) (string, error) {
+	replace := map[string]string{}
+	for name, text := range texts {
+		file := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		replace[filepath.Join(root, name)] = file
+	}
+	content, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, "overlay.json")
+	return name, os.WriteFile(name, content, 0o600)
+}

@@ -1,0 +1,96 @@
+package system
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/go-sql-driver/mysql"
+
+	"preauth/internal/mysqlserver"
+)
+
+// MySQL is the database server.
+type MySQL struct {
+	*mysqlserver.Server
+	// Root is a connection past the proxies, as the user who may do everything.
+	Root *sql.DB
+	// Dir holds the server's files.
+	Dir string
+}
+
+const (
+	database = "preauth"
+	user     = "preauth"
+	password = "of-the-service"
+)
+
+// grants are those of docs/operation.md.
+var grants = []string{
+	"GRANT SELECT, INSERT, UPDATE ON preauth.component TO 'preauth'@'%'",
+	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.pre_auth_code TO 'preauth'@'%'",
+	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.outbox TO 'preauth'@'%'",
+}
+
+// startMySQL starts a server with the schema, and the least user that the service can do with.
+func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, preauth string, log func(string, ...any)) (_ *MySQL, err error) {
+	m := &MySQL{Dir: filepath.Join(dir, "mysql")}
+	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{Engine: engine, Dir: m.Dir, Log: log}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if err := m.CreateDatabase(ctx, database); err != nil {
+		return nil, err
+	}
+	apply := exec.CommandContext(ctx, preauth, "schema", "apply")
+	apply.Env = []string{"MYSQL_DSN=" + m.DSN(database)}
+	if output, err := apply.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("preauth schema apply: %w\n%s", err, output)
+	}
+	config, err := mysql.ParseDSN(m.DSN(database))
+	if err != nil {
+		return nil, err
+	}
+	config.ParseTime, config.InterpolateParams, config.Logger = true, true, &mysql.NopLogger{}
+	connector, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, err
+	}
+	m.Root = sql.OpenDB(connector)
+	m.Root.SetMaxIdleConns(4)
+	for _, statement := range append([]string{fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY '%s'", user, password)}, grants...) {
+		if _, err := m.Root.ExecContext(ctx, statement); err != nil {
+			return nil, fmt.Errorf("%s: %w", statement, err)
+		}
+	}
+	return m, nil
+}
+
+// ReadOnly makes the server refuse the service's writes, or take them again.
+func (m *MySQL) ReadOnly(ctx context.Context, on bool) error {
+	_, err := m.Root.ExecContext(ctx, "SET GLOBAL read_only = ?", on)
+	return err
+}
+
+// Close stops the server.
+func (m *MySQL) Close() error {
+	if m.Root != nil {
+		_ = m.Root.Close()
+	}
+	return m.Server.Close()
+}
+
+// dsnThrough returns the DSN with which a replica reaches the server through its proxy.
+func dsnThrough(p *Proxy) string {
+	return fmt.Sprintf("%s:%s@tcp(%s)/%s", user, password, p.Addr, database)
+}
+
+// CanBeReadOnly reports whether the server has the variable read_only, and does as it says.
+func (m *MySQL) CanBeReadOnly() bool { return m.Engine() != mysqlserver.TiDB }

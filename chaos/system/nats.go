@@ -1,0 +1,182 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth/internal/loopback"
+)
+
+// maxFileStore is the room of a NATS server for its streams. The largest of them, of failures, may take
+// 64 MiB; the rest is soon full when a fault wants it to be.
+const maxFileStore = 96 << 20
+
+// NATS is the NATS server, or the cluster of them.
+type NATS struct {
+	servers []*natsServer
+}
+
+type natsServer struct {
+	name, addr, program, config, log string
+
+	mu      sync.Mutex
+	process *process
+}
+
+// startNATS starts size servers.
+func startNATS(ctx context.Context, dir, program string, size int) (*NATS, error) {
+	n := &NATS{}
+	var routes, clusterAddrs []string
+	for i := range size {
+		addr, _, err := loopback.Address("")
+		if err != nil {
+			return nil, err
+		}
+		cluster, _, err := loopback.Address("")
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("nats%d", i+1)
+		n.servers = append(n.servers, &natsServer{
+			name: name, addr: addr, program: program,
+			config: filepath.Join(dir, name+".conf"), log: filepath.Join(dir, name+".log"),
+		})
+		routes = append(routes, fmt.Sprintf("%q", "nats-route://"+cluster))
+		clusterAddrs = append(clusterAddrs, cluster)
+	}
+	for i, s := range n.servers {
+		config := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, sync_interval: always, max_file_store: %d }\n",
+			s.name, s.addr, filepath.Join(dir, s.name), maxFileStore)
+		if size > 1 {
+			// Clients must not learn of addresses that lead past their proxies.
+			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }\n",
+				clusterAddrs[i], strings.Join(routes, ", "))
+		}
+		if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
+			return nil, err
+		}
+		if err := s.start(); err != nil {
+			return nil, errors.Join(err, n.close())
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := n.awaitJetStream(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (s *natsServer) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process != nil && s.process.running() {
+		return nil
+	}
+	var err error
+	s.process, err = startProcess(s.log, os.Environ(), s.program, "-c", s.config)
+	return err
+}
+
+// awaitJetStream waits until the servers answer about JetStream.
+func (n *NATS) awaitJetStream(ctx context.Context) error {
+	nc, err := n.Connect()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	for {
+		asked, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := js.AccountInfo(asked)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if !wait(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("NATS does not answer: %w", err)
+		}
+	}
+}
+
+// Connect returns a connection past the proxies, which comes back by itself for ever.
+func (n *NATS) Connect() (*nats.Conn, error) {
+	var urls []string
+	for _, s := range n.servers {
+		urls = append(urls, "nats://"+s.addr)
+	}
+	return nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(2*time.Second),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2), nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+}
+
+// Size is the number of servers.
+func (n *NATS) Size() int { return len(n.servers) }
+
+// ServerName returns the name of a server.
+func (n *NATS) ServerName(i int) string { return n.servers[i].name }
+
+// Kill ends a server with SIGKILL.
+func (n *NATS) Kill(i int) {
+	s := n.servers[i]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process.kill()
+}
+
+// Restart starts a server that was killed, on the same address and with the same files.
+func (n *NATS) Restart(i int) error { return n.servers[i].start() }
+
+// Leader returns the index of the server that leads the stream, and false where it is not known.
+func (n *NATS) Leader(ctx context.Context, nc *nats.Conn, stream string) (int, bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return 0, false
+	}
+	found, err := js.Stream(ctx, stream)
+	if err != nil || found.CachedInfo().Cluster == nil {
+		return 0, false
+	}
+	for i, s := range n.servers {
+		if s.name == found.CachedInfo().Cluster.Leader {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (n *NATS) close() error {
+	for _, s := range n.servers {
+		if s.process != nil {
+			s.process.kill()
+		}
+	}
+	return nil
+}
+
+// wait waits for d or the end of ctx, and reports whether d is over.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,176 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Replica is one process of the service, which is killed and started again.
+type Replica struct {
+	Name string
+	// NATS has a proxy for each server. These proxies are the replica's own.
+	NATS          []*Proxy
+	MySQL, WeChat *Proxy
+
+	program, admin, log, clock string
+	env                        []string
+
+	mu      sync.Mutex
+	process *process
+	stopped bool     // by SIGSTOP
+	ended   bool     // on purpose
+	faults  []string // what it did that a service must not do
+}
+
+// stopLimit bounds the time that SIGTERM may take: the service's own limit of 15 s with its 5 s for the last
+// messages, and as much again for a machine that is busy.
+const stopLimit = 40 * time.Second
+
+// ErrDown means that the replica does not run, or is stopped.
+var ErrDown = errors.New("the replica is down")
+
+// Start starts the replica if it does not run.
+func (r *Replica) Start() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process != nil && r.process.running() {
+		return nil
+	}
+	p, err := startProcess(r.log, r.env, r.program, "serve")
+	if err != nil {
+		return err
+	}
+	r.process, r.stopped, r.ended = p, false, false
+	go func() {
+		<-p.exited
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.process == p && !r.ended {
+			r.faults = append(r.faults, fmt.Sprintf("%s ended by itself: %v", r.Name, p.command.ProcessState))
+		}
+	}()
+	return nil
+}
+
+// Kill ends the replica with SIGKILL. It returns ErrDown if there is nothing to kill.
+func (r *Replica) Kill() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil || !r.process.running() {
+		return ErrDown
+	}
+	r.ended, r.stopped = true, false
+	r.process.kill()
+	return nil
+}
+
+// Terminate ends the replica with SIGTERM and waits until it is gone.
+func (r *Replica) Terminate() error {
+	r.mu.Lock()
+	p := r.process
+	if p == nil || !p.running() || r.stopped || r.ended {
+		r.mu.Unlock()
+		return ErrDown
+	}
+	r.ended = true
+	err := p.signal(syscall.SIGTERM)
+	r.mu.Unlock()
+	if err != nil {
+		return ErrDown
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(stopLimit):
+		p.kill()
+		return r.blame("%s did not end within %v of SIGTERM", r.Name, stopLimit)
+	}
+	// A SIGKILL or a SIGSTOP of another fault may have come in between.
+	if status := p.command.ProcessState; !status.Success() && status.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		return r.blame("%s ended with %v after SIGTERM", r.Name, status)
+	}
+	return nil
+}
+
+func (r *Replica) blame(format string, args ...any) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.faults = append(r.faults, fmt.Sprintf(format, args...))
+	return nil
+}
+
+// Faults returns what the replica did that a service must not do, such as to end by itself.
+func (r *Replica) Faults() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.faults)
+}
+
+// Stop stops the replica with SIGSTOP until [Replica.Continue].
+func (r *Replica) Stop() error { return r.freeze(true, syscall.SIGSTOP) }
+
+// Continue lets a stopped replica go on.
+func (r *Replica) Continue() error { return r.freeze(false, syscall.SIGCONT) }
+
+func (r *Replica) freeze(stop bool, s syscall.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil || !r.process.running() || r.ended || r.stopped == stop {
+		return ErrDown
+	}
+	r.stopped = stop
+	return r.process.signal(s)
+}
+
+// SetClock moves the replica's clock by offset against the machine's.
+func (r *Replica) SetClock(offset time.Duration) error {
+	next := r.clock + ".next"
+	if err := os.WriteFile(next, []byte(offset.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, r.clock)
+}
+
+// Ready returns nil if the replica says that it is ready, and otherwise why not.
+func (r *Replica) Ready(ctx context.Context) error {
+	status, body, err := r.get(ctx, "/readyz")
+	if err == nil && status != http.StatusOK {
+		err = errors.New(strings.TrimSpace(string(body)))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// Metrics returns what the replica says at /metrics.
+func (r *Replica) Metrics(ctx context.Context) ([]byte, error) {
+	_, body, err := r.get(ctx, "/metrics")
+	return body, err
+}
+
+// Log is the name of the file with all that the replica ever printed.
+func (r *Replica) Log() string { return r.log }
+
+func (r *Replica) get(ctx context.Context, path string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.admin+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
+}

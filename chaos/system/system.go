@@ -1,0 +1,165 @@
+// Package system runs the whole of preauth as processes of their own, for a fault harness: replicas of the
+// real binary, nats-server, a MySQL-protocol server and the stand-in for WeChat, with a proxy between each
+// replica and each server. Everything listens on loopback addresses and dies with the harness.
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"preauth/internal/loopback"
+	"preauth/internal/mysqlserver"
+)
+
+// Options say what to start.
+type Options struct {
+	// Dir is an existing directory for all files of the run: data, configurations, logs.
+	Dir string
+	// Programs are what [Build] made.
+	Programs Programs
+	// Replicas is the number of replicas of the service, NATSServers 1 or 3.
+	Replicas, NATSServers int
+	// Engine is the database's; empty for the first that works.
+	Engine mysqlserver.Engine
+	// Log takes lines for the person who waits.
+	Log func(format string, args ...any)
+}
+
+// System is all that runs.
+type System struct {
+	Replicas []*Replica
+	NATS     *NATS
+	MySQL    *MySQL
+	WeChat   *WeChat
+
+	proxies []*Proxy
+}
+
+// The service's settings that differ from the defaults: waits that fit a run of a minute, and no limit of
+// calls, since what is looked at is how many it wants to make.
+const (
+	// Spares is how many spares a component has.
+	Spares = 1
+	// RequestTimeout is in what time the service answers; its default.
+	RequestTimeout = 4 * time.Second
+	// LongestDelay is the longest wait between two tries.
+	LongestDelay = 5 * time.Second
+	// Lease is for how long a component is left to a replica that may have died: the service's constant.
+	Lease = 20 * time.Second
+)
+
+func settings(replicas int) []string {
+	return []string{
+		"PREAUTH_LOG_FORMAT=json", "PREAUTH_LOG_LEVEL=debug",
+		"PREAUTH_STREAM_REPLICAS=" + strconv.Itoa(replicas),
+		"PREAUTH_SPARES=" + strconv.Itoa(Spares), "PREAUTH_REQUEST_TIMEOUT=" + RequestTimeout.String(),
+		"PREAUTH_CALLS_PER_DAY=10000000", "PREAUTH_CALLS_PER_SECOND=1000",
+		"PREAUTH_DELAY_TRANSIENT_MAX=3s", "PREAUTH_DELAY_THROTTLED=3s", "PREAUTH_DELAY_QUOTA=4s",
+		"PREAUTH_DELAY_OPERATOR=4s", "PREAUTH_DELAY_ONCE=1s",
+	}
+}
+
+// Start starts all of it and returns when every replica is ready.
+func Start(ctx context.Context, opts Options) (_ *System, err error) {
+	s := &System{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.WeChat, err = startWeChat(); err != nil {
+		return nil, err
+	}
+	if s.MySQL, err = startMySQL(ctx, opts.Dir, opts.Engine, opts.Programs.Preauth, opts.Log); err != nil {
+		return nil, err
+	}
+	if s.NATS, err = startNATS(ctx, opts.Dir, opts.Programs.NATS, opts.NATSServers); err != nil {
+		return nil, err
+	}
+	newProxy := newProxies()
+	for i := range opts.Replicas {
+		r, err := s.newReplica(fmt.Sprintf("replica%d", i+1), opts, newProxy)
+		if err != nil {
+			return nil, err
+		}
+		s.Replicas = append(s.Replicas, r)
+		if err := r.Start(); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, r := range s.Replicas {
+		for err := r.Ready(ctx); err != nil; err = r.Ready(ctx) {
+			if !wait(ctx, 100*time.Millisecond) {
+				return nil, fmt.Errorf("not ready at the start: %w", err)
+			}
+		}
+	}
+	return s, nil
+}
+
+func (s *System) newReplica(name string, opts Options, newProxy func(name, upstream string) (*Proxy, error)) (*Replica, error) {
+	proxy := func(server, upstream string) (*Proxy, error) {
+		p, err := newProxy(name+"-"+server, upstream)
+		if err == nil {
+			s.proxies = append(s.proxies, p)
+		}
+		return p, err
+	}
+	r := &Replica{
+		Name: name, program: opts.Programs.Preauth,
+		log: filepath.Join(opts.Dir, name+".log"), clock: filepath.Join(opts.Dir, name+".clock"),
+	}
+	var err error
+	var urls []string
+	for _, server := range s.NATS.servers {
+		p, err := proxy(server.name, server.addr)
+		if err != nil {
+			return nil, err
+		}
+		r.NATS = append(r.NATS, p)
+		urls = append(urls, "nats://"+p.Addr)
+	}
+	if r.MySQL, err = proxy("mysql", s.MySQL.Addr()); err != nil {
+		return nil, err
+	}
+	if r.WeChat, err = proxy("wechat", strings.TrimPrefix(s.WeChat.URL(), "http://")); err != nil {
+		return nil, err
+	}
+	if r.admin, _, err = loopback.Address(""); err != nil {
+		return nil, err
+	}
+	r.env = append(settings(opts.NATSServers),
+		"NATS_URL="+strings.Join(urls, ","), "MYSQL_DSN="+dsnThrough(r.MySQL), "PREAUTH_WECHAT_URL=http://"+r.WeChat.Addr,
+		"PREAUTH_ADMIN_LISTEN="+r.admin, "PREAUTH_FAULT_CLOCK="+r.clock, "HOME="+os.Getenv("HOME"),
+	)
+	return r, r.SetClock(0)
+}
+
+// Close ends all of it.
+func (s *System) Close() error {
+	var errs []error
+	for _, r := range s.Replicas {
+		_ = r.Kill() // one that does not run is well
+	}
+	for _, p := range s.proxies {
+		p.Cut()
+	}
+	if s.NATS != nil {
+		errs = append(errs, s.NATS.close())
+	}
+	if s.MySQL != nil {
+		errs = append(errs, s.MySQL.Close())
+	}
+	if s.WeChat != nil {
+		s.WeChat.Close()
+	}
+	return errors.Join(errs...)
+}
