@@ -99,7 +99,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	defer stopWatching()
 	watching.Go(func() { g.watchRows(watchCtx) })
 	watching.Go(func() { secrets.scraping(watchCtx, sys) })
-	watching.Go(func() { c.tell(watchCtx, rec, nc.IsConnected) })
+	watching.Go(func() { c.tell(watchCtx, rec) })
 
 	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
 	faulty, stop := context.WithTimeout(ctx, c.duration)
@@ -131,7 +131,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 }
 
 // tell prints a line from time to time.
-func (c campaign) tell(ctx context.Context, rec *history.Recorder, connected func() bool) {
+func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 	for wait(ctx, 30*time.Second) {
 		counts := map[history.Op]int{}
 		for _, e := range rec.Events() {

@@ -32,7 +32,7 @@ func main() {
 
 func run(ctx context.Context) int {
 	c := campaign{settleTime: usualSettleTime, log: func(format string, args ...any) {
-		fmt.Printf("%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+		fmt.Fprintf(os.Stdout, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
 	}}
 	flag.DurationVar(&c.duration, "for", 5*time.Minute, "time with faults")
 	flag.Uint64Var(&c.seed, "seed", newSeed(), "decides on what happens; by default a fresh one")
@@ -75,7 +75,7 @@ func run(ctx context.Context) int {
 	}
 	out.report(os.Stdout)
 	if len(out.Violations) > 0 {
-		fmt.Printf("broken promises with seed %d; files in %s\n", c.seed, c.dir)
+		fmt.Fprintf(os.Stdout, "broken promises with seed %d; files in %s\n", c.seed, c.dir)
 		return 1
 	}
 	if !keep {

@@ -23,8 +23,9 @@ func (o *outcome) report(w io.Writer) {
 		}
 		fmt.Fprintf(w, "VIOLATION (seed %d) of %q: %s\n", o.seed, violation.Promise, violation.Says)
 		for _, event := range violation.Events[:min(shown, len(violation.Events))] {
-			line, _ := json.Marshal(event)
-			fmt.Fprintf(w, "    %s\n", line)
+			if line, err := json.Marshal(event); err == nil {
+				fmt.Fprintf(w, "    %s\n", line)
+			}
 		}
 	}
 	t := table{{"runs", "1"}, {"seeds", strconv.FormatUint(o.seed, 10)}}
