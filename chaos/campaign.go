@@ -30,6 +30,8 @@ type campaign struct {
 	components  int
 	engine      mysqlserver.Engine
 	maxSkew     time.Duration
+	// settleTime is in what time the system has to settle.
+	settleTime time.Duration
 	// overlay replaces source files of the service, see [system.Build].
 	overlay map[string]string
 	// dir is an empty directory for the run's files.
@@ -49,10 +51,10 @@ type outcome struct {
 
 const (
 	historyName = "history.jsonl"
-	// settleTime is in what time a system that is left alone has to be done with everything, on a machine
+	// usualSettleTime is in what time a system that is left alone has to be done with everything, on a machine
 	// that is busy: two leases, one after the other, and the longest waits between tries. What a clock that
 	// was fast has put off comes later by as much.
-	settleTime = 2*system.Lease + 4*system.LongestDelay + 30*time.Second
+	usualSettleTime = 2*system.Lease + 4*system.LongestDelay + 30*time.Second
 )
 
 // run does all of it. The error is about the harness; broken promises are in the outcome.
@@ -97,7 +99,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	defer stopWatching()
 	watching.Go(func() { g.watchRows(watchCtx) })
 	watching.Go(func() { secrets.scraping(watchCtx, sys) })
-	watching.Go(func() { c.tell(watchCtx, rec, nc.IsConnected) })
+	watching.Go(func() { c.tell(watchCtx, rec) })
 
 	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
 	faulty, stop := context.WithTimeout(ctx, c.duration)
@@ -129,7 +131,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 }
 
 // tell prints a line from time to time.
-func (c campaign) tell(ctx context.Context, rec *history.Recorder, connected func() bool) {
+func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 	for wait(ctx, 30*time.Second) {
 		counts := map[history.Op]int{}
 		for _, e := range rec.Events() {
@@ -153,7 +155,7 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 	e := &check.Evidence{Seed: c.seed, Limits: check.Limits{
 		CodeLife: system.CodeLife, RequestTimeout: system.RequestTimeout, MaxMinTTL: workload.MaxMinTTL, Spares: system.Spares,
 	}}
-	deadline := time.Now().Add(settleTime + c.maxSkew)
+	deadline := time.Now().Add(c.settleTime + c.maxSkew)
 	for {
 		err := c.look(ctx, g, e)
 		if err != nil {

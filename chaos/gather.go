@@ -68,8 +68,17 @@ func (g *gatherer) read(ctx context.Context, name string, headersOnly bool, each
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
-	for left := cons.CachedInfo().NumPending; left > 0; {
-		msg, err := cons.Next(jetstream.FetchContext(ctx))
+	left := cons.CachedInfo().NumPending
+	if left == 0 {
+		return nil
+	}
+	messages, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	defer messages.Stop()
+	for left > 0 {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}

@@ -5,6 +5,7 @@
 //
 //	go -C chaos run . -for 30m              # from a fresh seed, which is printed
 //	go -C chaos run . -for 5m -seed 4711    # the same choices again
+//	go -C chaos run . -sum a.txt b.txt      # one table of what several runs have printed
 //	go -C chaos test .                      # a short one
 //
 // Exit status: 0 if all promises were kept, 1 if one was broken, 2 if the harness itself failed. After a
@@ -30,8 +31,8 @@ func main() {
 }
 
 func run(ctx context.Context) int {
-	c := campaign{log: func(format string, args ...any) {
-		fmt.Printf("%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+	c := campaign{settleTime: usualSettleTime, log: func(format string, args ...any) {
+		fmt.Fprintf(os.Stdout, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
 	}}
 	flag.DurationVar(&c.duration, "for", 5*time.Minute, "time with faults")
 	flag.Uint64Var(&c.seed, "seed", newSeed(), "decides on what happens; by default a fresh one")
@@ -41,7 +42,15 @@ func run(ctx context.Context) int {
 	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; by default the first that works")
 	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "by how much a clock is wrong at most")
 	flag.StringVar(&c.dir, "dir", "", "new directory for the run's files, which is kept; by default a temporary one")
+	sum := flag.Bool("sum", false, "print the sum of the tables in the files that are named, each with the output of a run")
 	flag.Parse()
+	if *sum {
+		if err := printSum(flag.Args()); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			return 2
+		}
+		return 0
+	}
 	c.engine = mysqlserver.Engine(*engine)
 	if c.replicas < 1 || c.components < 1 || c.duration <= 0 || c.natsServers != 1 && c.natsServers != 3 || flag.NArg() > 0 {
 		flag.Usage()
@@ -66,11 +75,32 @@ func run(ctx context.Context) int {
 	}
 	out.report(os.Stdout)
 	if len(out.Violations) > 0 {
-		fmt.Printf("broken promises with seed %d; files in %s\n", c.seed, c.dir)
+		fmt.Fprintf(os.Stdout, "broken promises with seed %d; files in %s\n", c.seed, c.dir)
 		return 1
 	}
 	if !keep {
 		_ = os.RemoveAll(c.dir)
 	}
 	return 0
+}
+
+// printSum prints the sum of the tables that runs have printed into files.
+func printSum(names []string) error {
+	var sum table
+	for _, name := range names {
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		t, err := readTable(file)
+		if err == nil {
+			sum, err = sum.add(t)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	sum.write(os.Stdout, "sum")
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"preauth/chaos/history"
@@ -22,31 +23,23 @@ func (o *outcome) report(w io.Writer) {
 		}
 		fmt.Fprintf(w, "VIOLATION (seed %d) of %q: %s\n", o.seed, violation.Promise, violation.Says)
 		for _, event := range violation.Events[:min(shown, len(violation.Events))] {
-			line, _ := json.Marshal(event)
-			fmt.Fprintf(w, "    %s\n", line)
+			if line, err := json.Marshal(event); err == nil {
+				fmt.Fprintf(w, "    %s\n", line)
+			}
 		}
 	}
-	fmt.Fprintf(w, "\n| seed %d | |\n|---|---|\n", o.seed)
-	row := func(what string, value any) { fmt.Fprintf(w, "| %s | %v |\n", what, value) }
-	row("replicas, NATS servers, database", fmt.Sprintf("%d, %d, %s", o.replicas, o.natsServers, cmp.Or(string(o.engine), "the first found")))
-	row("time with faults", o.duration)
-	row("settled after", o.settling.Round(100*time.Millisecond))
+	t := table{{"runs", "1"}, {"seeds", strconv.FormatUint(o.seed, 10)}}
+	t = append(t, row{"time with faults", o.duration.String()}, row{longest, o.settling.Round(100 * time.Millisecond).String()})
 	for _, kind := range slices.Sorted(maps.Keys(o.faults)) {
-		row(kind, o.faults[kind])
+		t = append(t, row{kind, strconv.Itoa(o.faults[kind])})
 	}
-	for _, count := range o.counts() {
-		row(count.what, count.n)
-	}
-	row("violations", len(o.Violations))
-}
-
-type count struct {
-	what string
-	n    int
+	t = append(t, o.counts()...)
+	t = append(t, row{"**violations**", strconv.Itoa(len(o.Violations))})
+	t.write(w, fmt.Sprintf("%d replicas, %d NATS, %s", o.replicas, o.natsServers, cmp.Or(string(o.engine), "the first database found")))
 }
 
 // counts are what was done, beside the faults.
-func (o *outcome) counts() []count {
+func (o *outcome) counts() table {
 	done, ok := map[history.Op]int{}, map[history.Op]int{}
 	bad := 0
 	for _, e := range o.evidence.Events {
@@ -64,7 +57,11 @@ func (o *outcome) counts() []count {
 			codes++
 		}
 	}
-	return []count{
+	var t table
+	for _, count := range []struct {
+		what string
+		n    int
+	}{
 		{"faults in all", done[history.Fault]},
 		{"token events published", done[history.Publish]},
 		{"... acknowledged by JetStream", ok[history.Publish]},
@@ -82,5 +79,8 @@ func (o *outcome) counts() []count {
 		{"... whose code was lost to a fault", o.Wasted},
 		{"... allowed", o.CallBound},
 		{"checks", o.Total()},
+	} {
+		t = append(t, row{count.what, strconv.Itoa(count.n)})
 	}
+	return t
 }

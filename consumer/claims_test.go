@@ -42,6 +42,41 @@ func (w *world) spares(r *replica, appid string, n int) {
 	})
 }
 
+// A spare lasts until the current code is renewed, if it can. Where the current code lives longer than the spares
+// that WeChat gives now, none can, and one is made all the same and no more.
+func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
+	const life = 10 * time.Minute
+	for name, prepare := range map[string]func(*world, *setup){
+		"WeChat has shortened the life of its codes": func(w *world, _ *setup) {
+			w.wechat.Next("wx1", wechattest.ExpiresIn("3600"))
+		},
+		"the clock was fast when the current code was made": func(w *world, s *setup) {
+			fast := new(clock)
+			fast.advance(life)
+			s.cfg.Now = fast.Now
+			s.onStep = func(step consumer.Step) {
+				if step.Name == consumer.StepMinted {
+					fast.ahead.Store(0)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{CodeLife: life})
+			r := w.start(oneSpare, func(s *setup) { prepare(w, s) }).ready()
+			w.announce("wx1", w.token("a"))
+			r.await(consumer.StepCleared, "wx1", 1)
+			if err := w.wechat.Wait(w.within(), "wx1", 2); err != nil {
+				t.Fatal(err)
+			}
+			r.stop() // finishes the spares that are being made
+			if calls := w.wechat.Count("wx1"); calls != 2 {
+				t.Errorf("%d calls, want one for the current code and one for the spare", calls)
+			}
+		})
+	}
+}
+
 func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(oneSpare).ready()

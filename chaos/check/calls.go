@@ -117,31 +117,31 @@ func (x *index) overtaken(call Call) bool {
 	return false
 }
 
-// The pace of calls that fail. An event is tried 5 times while it is in hand. From then on, and for spares and
-// claims, a component is tried after waits that double from 0.2 s to 3 s: no more than 10 times in the first
-// 10 s, and once in 3 s from then on, by each replica; a replica that starts begins anew.
+// The pace of calls that fail. What is tried at once, for an event, a claim or a spare, is tried 5 times. From then
+// on a component is tried after waits that double from 0.2 s to 3 s: some more times at first, and once in 3 s from
+// then on.
 const (
-	triesOfEvent = 5
-	triesOfStart = 10
-	pace         = 3 * time.Second
+	triesAtOnce = 5
+	triesSoon   = 10
+	pace        = 3 * time.Second
 )
 
 // failed: calls that fail are not repeated without measure.
 func (x *index) failed(v *verdict) {
-	failed := map[string]int{}
+	failed, requests := map[string]int{}, map[string]int{}
 	for _, call := range x.Calls {
 		if call.Code == "" {
 			failed[call.AppID]++
 		}
 	}
-	starts := 1
 	for _, e := range x.Events {
-		if e.Op == history.Fault && e.Target != "" {
-			starts++
+		if e.Op == history.Claim {
+			requests[e.AppID]++
 		}
 	}
 	for _, appid := range x.components() {
-		bound := triesOfEvent*(len(x.tokens[appid])+x.claimsAsked(appid)+len(x.current[appid])) + starts*triesOfStart/2 + int(3*x.State.Now/pace)
+		occasions := len(x.tokens[appid]) + requests[appid] + len(x.current[appid])
+		bound := triesAtOnce*occasions + triesSoon + int(x.State.Now/pace)
 		v.that(failed[appid] <= bound, nil, "%d calls for %s failed, where %d may", failed[appid], appid, bound)
 		v.CallBound += bound
 	}

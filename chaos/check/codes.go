@@ -38,13 +38,10 @@ const askedBefore = 3 * time.Second
 func alwaysValid(x *index, v *verdict) {
 	known := map[string]time.Duration{}
 	for _, e := range x.Events {
-		switch e.Op {
-		case history.Update:
-			if _, ok := known[e.AppID]; !ok && e.Status == history.OK {
-				known[e.AppID] = e.End
-			}
-		case history.Lookup, history.Claim:
-			since, ok := known[e.AppID]
+		switch since, ok := known[e.AppID]; {
+		case e.Op == history.Update && e.Status == history.OK && !ok:
+			known[e.AppID] = e.End
+		case e.Op == history.Lookup, e.Op == history.Claim:
 			v.that(e.Status != preauth.CodeNotFound || !ok || since > e.Begin, only(e), "%s is unknown, and had a code", e.AppID)
 			v.that(e.Status != history.Unreadable && e.Status != preauth.CodeBadRequest, only(e), "a good request was not understood, or its answer cannot be")
 			if e.Op == history.Lookup && e.Status == history.OK {

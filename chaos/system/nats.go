@@ -2,7 +2,6 @@ package system
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -65,13 +64,15 @@ func startNATS(ctx context.Context, dir, program string, size int) (*NATS, error
 			return nil, err
 		}
 		if err := s.start(); err != nil {
-			return nil, errors.Join(err, n.close())
+			n.close()
+			return nil, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := n.awaitJetStream(ctx); err != nil {
-		return nil, errors.Join(err, n.close())
+		n.close()
+		return nil, err
 	}
 	return n, nil
 }
@@ -160,13 +161,12 @@ func (n *NATS) Leader(ctx context.Context, nc *nats.Conn, stream string) (int, b
 	return 0, false
 }
 
-func (n *NATS) close() error {
+func (n *NATS) close() {
 	for _, s := range n.servers {
 		if s.process != nil {
 			s.process.kill()
 		}
 	}
-	return nil
 }
 
 // wait waits for d or the end of ctx, and reports whether d is over.

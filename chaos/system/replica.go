@@ -91,20 +91,21 @@ func (r *Replica) Terminate() error {
 	case <-p.exited:
 	case <-time.After(stopLimit):
 		p.kill()
-		return r.blame("%s did not end within %v of SIGTERM", r.Name, stopLimit)
+		r.blame("%s did not end within %v of SIGTERM", r.Name, stopLimit)
+		return nil
 	}
-	// A SIGKILL or a SIGSTOP of another fault may have come in between.
-	if status := p.command.ProcessState; !status.Success() && status.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		return r.blame("%s ended with %v after SIGTERM", r.Name, status)
+	// Another fault may have killed it before it was done.
+	status, ok := p.command.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || status.Signal() != syscall.SIGKILL && status.ExitStatus() != 0 {
+		r.blame("%s ended with %v after SIGTERM", r.Name, p.command.ProcessState)
 	}
 	return nil
 }
 
-func (r *Replica) blame(format string, args ...any) error {
+func (r *Replica) blame(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.faults = append(r.faults, fmt.Sprintf(format, args...))
-	return nil
 }
 
 // Faults returns what the replica did that a service must not do, such as to end by itself.

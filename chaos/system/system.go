@@ -153,7 +153,7 @@ func (s *System) Close() error {
 		p.Cut()
 	}
 	if s.NATS != nil {
-		errs = append(errs, s.NATS.close())
+		s.NATS.close()
 	}
 	if s.MySQL != nil {
 		errs = append(errs, s.MySQL.Close())

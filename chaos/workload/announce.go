@@ -97,7 +97,6 @@ type message struct {
 	appid   string
 	subject string
 	body    []byte
-	header  nats.Header
 	bad     bool
 	token   token
 	// life counts from the arrival, expiresAt is what wins where it is set.

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+var (
+	forTime = flag.Duration("for", 45*time.Second, "time with faults in TestPromisesHoldUnderFaults, for each kind of NATS")
+	seed    = flag.Uint64("seed", newSeed(), "decides on what happens; by default a fresh one")
+	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service, which take half an hour")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	status := m.Run()
+	if status == 0 {
+		// toxiproxy leaves behind what copied data on a connection that it has spoilt and closed.
+		if err := goleak.Find(
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
+		); err != nil {
+			os.Stderr.WriteString(err.Error())
+			status = 1
+		}
+	}
+	os.Exit(status)
+}
+
+// newCampaign returns a campaign whose files are kept if a promise is broken.
+func newCampaign(t *testing.T, seed uint64) campaign {
+	t.Helper()
+	dir, err := temporaryDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return campaign{
+		seed: seed, duration: *forTime, replicas: 3, natsServers: 1, components: 12, maxSkew: 20 * time.Second, settleTime: usualSettleTime, dir: dir, log: t.Logf,
+	}
+}
+
+// TestPromisesHoldUnderFaults is the short campaign. What it prints says how to repeat it.
+func TestPromisesHoldUnderFaults(t *testing.T) {
+	for name, servers := range map[string]int{"one NATS server": 1, "a cluster of three": 3} {
+		t.Run(name, func(t *testing.T) {
+			c := newCampaign(t, *seed)
+			c.natsServers = servers
+			t.Logf("seed %d; repeat with -run %q -seed %d", c.seed, t.Name(), c.seed)
+			out, err := c.run(t.Context())
+			if err != nil {
+				t.Fatalf("%v\nfiles in %s", err, c.dir)
+			}
+			out.report(t.Output())
+			if len(out.Violations) > 0 {
+				t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
+			}
+			if len(out.faults) == 0 || out.Total() < 500 {
+				t.Errorf("%d kinds of faults and %d checks show little", len(out.faults), out.Total())
+			}
+			_ = os.RemoveAll(c.dir)
+		})
+	}
+}

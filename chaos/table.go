@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// table is what a run did, as it is printed in Markdown and summed over runs.
+type table []row
+
+// row is a thing with its count, or its time.
+type row struct{ what, value string }
+
+// longest is the row of which the largest value counts in a sum.
+const longest = "settled after, at the longest"
+
+func (t table) write(w io.Writer, title string) {
+	fmt.Fprintf(w, "\n| | %s |\n|---|---|\n", title)
+	for _, r := range t {
+		fmt.Fprintf(w, "| %s | %s |\n", r.what, r.value)
+	}
+}
+
+// readTable returns the table in the output of a run.
+func readTable(r io.Reader) (table, error) {
+	var t table
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		cells := strings.Split(lines.Text(), "|")
+		if len(cells) != 4 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[1]) == "" {
+			continue
+		}
+		t = append(t, row{strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2])})
+	}
+	return t, lines.Err()
+}
+
+// add returns the sum of two tables, in the order of their rows.
+func (t table) add(other table) (table, error) {
+	sum := slices.Clone(t)
+	for i, r := range other {
+		at := slices.IndexFunc(sum, func(s row) bool { return s.what == r.what })
+		if at < 0 {
+			// Beside the row that it follows in its own table.
+			after := -1
+			if i > 0 {
+				after = slices.IndexFunc(sum, func(s row) bool { return s.what == other[i-1].what })
+			}
+			sum = slices.Insert(sum, after+1, r)
+			continue
+		}
+		value, err := r.plus(sum[at])
+		if err != nil {
+			return nil, err
+		}
+		sum[at].value = value
+	}
+	return sum, nil
+}
+
+// plus returns the sum of two values of one thing.
+func (r row) plus(other row) (string, error) {
+	if r.what == "seeds" {
+		return other.value + ", " + r.value, nil
+	}
+	a, errA := strconv.Atoi(r.value)
+	b, errB := strconv.Atoi(other.value)
+	if err := cmp.Or(errA, errB); err == nil {
+		return strconv.Itoa(a + b), nil
+	}
+	first, errA := time.ParseDuration(r.value)
+	second, errB := time.ParseDuration(other.value)
+	if err := cmp.Or(errA, errB); err != nil {
+		return "", fmt.Errorf("row %q: %w", r.what, err)
+	}
+	if r.what == longest {
+		return max(first, second).String(), nil
+	}
+	return (first + second).String(), nil
+}
