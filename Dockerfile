@@ -1,7 +1,7 @@
 # The service alone, without "preauth dev" and the servers that it brings along: a static binary that
 # runs as nobody on an empty file system.
 
-FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
 
 # A module proxy, where the default one cannot be reached: --build-arg GOPROXY=...
 ARG GOPROXY
@@ -10,9 +10,11 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+# What the service calls itself, a semantic version: --build-arg VERSION=1.2.3
+ARG VERSION
 ARG TARGETOS TARGETARCH
 RUN GOOS=$TARGETOS GOARCH=$TARGETARCH CGO_ENABLED=0 \
-    go build -trimpath -tags nodev -ldflags "-s -w" -o /out/preauth ./cmd/preauth
+    go build -trimpath -tags nodev -ldflags "-s -w -X main.release=$VERSION" -o /out/preauth ./cmd/preauth
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

@@ -48,12 +48,12 @@ func shapeOf(value any) string {
 	return "{" + strings.Join(members, ", ") + "}"
 }
 
-// ask sends a request as the reader of operation.md and returns the answer.
+// ask sends a request as a client and returns the answer.
 func (s *service) ask(t *testing.T, subject, body string) *nats.Msg {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	reply, err := s.connect(t, "reader").RequestWithContext(ctx, subject, []byte(body))
+	reply, err := s.connect(t, "client").RequestWithContext(ctx, subject, []byte(body))
 	if err != nil {
 		t.Fatalf("%s: %v", subject, err)
 	}
@@ -88,7 +88,7 @@ func TestRequestsOfREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	updates, err := s.connect(t, "reader").SubscribeSync("preauth.updated")
+	updates, err := s.connect(t, "subscriber").SubscribeSync("preauth.updated")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
@@ -54,19 +55,17 @@ func TestMain(m *testing.M) {
 
 const patience = 30 * time.Second
 
-// service is what operation.md is about: the service on NATS and a database, each with the rights that the
-// page says are enough.
+// service is what operation.md is about: the service on NATS and a database, with the rights of deploy/nats in the one,
+// and in the other those that the page says are enough.
 type service struct {
 	nats     *server.Server
-	database *sql.DB    // as root
-	repo     *repo.Repo // as the service
+	keys     map[string]nats.Option // what each role of deploy/nats logs in with
+	database *sql.DB                // as root
+	repo     *repo.Repo             // as the service
 	wechat   *wechattest.Server
 	registry *prometheus.Registry
 	log      *lockedBuffer
 }
-
-// users are the passwords in the configuration that operation.md shows, and one that may do everything.
-var users = map[string]string{"preauth": "p", "tokens": "t", "reader": "r", "admin": "a"}
 
 func start(t *testing.T, change ...func(*consumer.Config)) *service {
 	t.Helper()
@@ -109,27 +108,33 @@ func start(t *testing.T, change ...func(*consumer.Config)) *service {
 	return s
 }
 
-// startNATS starts a server with the configuration that operation.md shows.
+// startNATS starts a server with the accounts and permissions of deploy/nats.
 func (s *service) startNATS(t *testing.T) {
 	t.Helper()
-	for variable, user := range map[string]string{
-		"SERVICE_PASSWORD": "preauth", "TOKENS_PASSWORD": "tokens", "READER_PASSWORD": "reader",
-	} {
-		t.Setenv(variable, users[user])
+	const rules = "deploy/nats/accounts.conf"
+	s.keys = map[string]nats.Option{}
+	var admin string
+	for _, variable := range regexp.MustCompile(`\$(NKEY_([A-Z]+))`).FindAllStringSubmatch(read(t, rules), -1) {
+		pair, err := nkeys.CreateUser()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := pair.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(variable[1], public)
+		s.keys[strings.ToLower(variable[2])] = nats.Nkey(public, pair.Sign)
+		admin = public // the last
 	}
-	shown := strings.Replace(blocks(t, "docs/operation.md", "conf")[0].text,
-		"users: [", "users: [ {user: admin, password: "+users["admin"]+"}", 1)
-	file := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(file, []byte(shown+"no_auth_user: admin\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	options, err := server.ProcessConfigFile(file)
+	options, err := server.ProcessConfigFile(filepath.Join(root, rules))
 	if err != nil {
 		t.Fatal(err)
 	}
 	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 	options.JetStream, options.StoreDir = true, t.TempDir()
 	options.NoLog, options.NoSigs = true, true
+	options.NoAuthUser = admin // for programs that know of no keys
 	if s.nats, err = server.NewServer(options); err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +148,13 @@ func (s *service) startNATS(t *testing.T) {
 	}
 }
 
-// connect returns a connection of one of the users. The test fails if the server refuses something.
-func (s *service) connect(t *testing.T, user string) *nats.Conn {
+// connect returns a connection of one of the roles. The test fails if the server refuses something.
+func (s *service) connect(t *testing.T, role string) *nats.Conn {
 	t.Helper()
 	closed := make(chan struct{})
-	nc, err := nats.Connect(s.nats.ClientURL(), nats.UserInfo(user, users[user]),
+	nc, err := nats.Connect(s.nats.ClientURL(), s.keys[role], nats.CustomInboxPrefix("_INBOX."+role),
 		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("as %s: %v", user, err) }))
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("as %s: %v", role, err) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +259,7 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// With the permissions in NATS and the grants in MySQL that operation.md shows, the service does all its
+// With the permissions in deploy/nats and the grants in MySQL that operation.md shows, the service does all its
 // work, and those around it theirs. None is refused anything: see connect.
 func TestPermissionsAreEnough(t *testing.T) {
 	s := start(t)
@@ -262,16 +267,20 @@ func TestPermissionsAreEnough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asReader := s.connect(t, "reader")
-	reader, err := preauth.NewClient(asReader)
+	client, err := preauth.NewClient(s.connect(t, "client"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asSubscriber := s.connect(t, "subscriber")
+	subscriber, err := preauth.NewClient(asSubscriber)
 	if err != nil {
 		t.Fatal(err)
 	}
 	updates := make(chan preauth.Update, 10)
-	if _, err := reader.Subscribe(func(u preauth.Update) { updates <- u }, func(error) {}); err != nil {
+	if _, err := subscriber.Subscribe(func(u preauth.Update) { updates <- u }, func(error) {}); err != nil {
 		t.Fatal(err)
 	}
-	if err := asReader.Flush(); err != nil {
+	if err := asSubscriber.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -285,22 +294,22 @@ func TestPermissionsAreEnough(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("no update came")
 	}
-	found, err := reader.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinRevision: first.Revision})
+	found, err := subscriber.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinRevision: first.Revision})
 	if err != nil || found.Revision != first.Revision {
 		t.Errorf("looked up %+v, %v", found, err)
 	}
 
 	// A look-up that makes a code, a claim of a spare and one that makes a code, and what they resolve to.
 	eventually(t, "a code is made on demand", func() bool {
-		found, err := reader.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - time.Second})
+		found, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - time.Second})
 		return err == nil && found.Revision == 2
 	})
 	for _, id := range []string{"visitor 1", "visitor 2", "visitor 3"} {
-		claim, err := reader.Claim(ctx, preauth.ClaimRequest{AppID: appID, ClaimID: id})
+		claim, err := client.Claim(ctx, preauth.ClaimRequest{AppID: appID, ClaimID: id})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if claimed, err := reader.Resolve(ctx, claim.PreAuthCode); err != nil || claimed.ClaimID != id {
+		if claimed, err := client.Resolve(ctx, claim.PreAuthCode); err != nil || claimed.ClaimID != id {
 			t.Errorf("resolved %+v, %v", claimed, err)
 		}
 	}

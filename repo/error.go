@@ -105,6 +105,7 @@ var telling = map[uint16]bool{
 	noSuchTable: true, unknownColumn: true, noSuchKey: true,
 	1021: true, 1040: true, 1047: true, 1053: true, 1114: true, 1203: true, 1205: true, 1213: true, 1226: true,
 	1290: true, 1792: true, 1836: true, 1927: true,
+	3159: true, // a connection without TLS, which the server does not take
 }
 
 // do runs one operation, which must be safe to run again, until it succeeds or fails for good. The

@@ -19,6 +19,7 @@ package repo
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
@@ -40,11 +41,11 @@ type Repo struct {
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
 // may hold. It does not connect, so the server may come later. maxConns bounds the connections;
 // those that are idle for some seconds are closed.
-func Open(dsn string, maxConns int) (*Repo, error) {
+func Open(dsn string, maxConns int, options ...Option) (*Repo, error) {
 	if maxConns < 1 {
 		return nil, fmt.Errorf("repo: open: at most %d connections are allowed: allow 1 at least", maxConns)
 	}
-	connector, err := Connector(dsn)
+	connector, err := Connector(dsn, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +84,13 @@ const lockTimeout = 5 * time.Second
 // user:password@tcp(host:3306)/database?option=value. What the statements of this package rely on is
 // set whatever the DSN says: times in UTC, utf8mb4, the strict SQL mode, READ COMMITTED. A DSN that
 // cannot work is an error, which never repeats any of it.
-func Connector(dsn string) (driver.Connector, error) {
+func Connector(dsn string, options ...Option) (driver.Connector, error) {
 	cfg, err := parseDSN(dsn)
+	for _, option := range options {
+		if err == nil {
+			err = option(cfg)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("repo: the MySQL DSN: %w", err)
 	}
@@ -93,6 +99,21 @@ func Connector(dsn string) (driver.Connector, error) {
 		return nil, errors.New("repo: the MySQL DSN: the driver refuses its options")
 	}
 	return readCommitted{connector}, nil
+}
+
+// Option is what a DSN cannot say.
+type Option func(*mysql.Config) error
+
+// TLS encrypts all connections as config says; where it names no server, the server's certificate has to be for
+// the DSN's host. The DSN must not say anything else about TLS: true, or nothing.
+func TLS(config *tls.Config) Option {
+	return func(cfg *mysql.Config) error {
+		if cfg.TLSConfig != "" && cfg.TLSConfig != "true" {
+			return errors.New("its option tls contradicts the certificates: leave it out")
+		}
+		cfg.TLS = config.Clone() // the driver names the server in it
+		return nil
+	}
 }
 
 func parseDSN(dsn string) (cfg *mysql.Config, err error) {

@@ -61,9 +61,6 @@ func TestComposeServicesComeBackAndTellTheirHealth(t *testing.T) {
 		if service.Restart != "unless-stopped" {
 			t.Errorf("%s: restart is %q", name, service.Restart)
 		}
-		if !slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
-			t.Errorf("%s may gain privileges", name)
-		}
 		if service.HealthCheck == nil && service.Build == nil {
 			t.Errorf("%s has no health check", name)
 		}
@@ -74,8 +71,54 @@ func TestComposeServicesComeBackAndTellTheirHealth(t *testing.T) {
 			t.Errorf("preauth does not wait for %s to be healthy", on)
 		}
 	}
-	if !preauth.ReadOnly || !slices.Equal(preauth.CapDrop, []string{"ALL"}) {
-		t.Error("preauth may write, or keeps capabilities")
+}
+
+func TestComposeServicesHaveNoPrivileges(t *testing.T) {
+	// MySQL writes beside its volume too, so it is another user instead, as the image of the service is.
+	readOnly := map[string]bool{"nats": true, "preauth": true, "mysql": false}
+	for name, service := range compose(t).Services {
+		if !slices.Equal(service.SecurityOpt, []string{"no-new-privileges:true"}) {
+			t.Errorf("%s may gain privileges: %q", name, service.SecurityOpt)
+		}
+		if !slices.Equal(service.CapDrop, []string{"ALL"}) || len(service.CapAdd) > 0 || service.Privileged {
+			t.Errorf("%s keeps capabilities", name)
+		}
+		if want, known := readOnly[name]; !known || service.ReadOnly != want {
+			t.Errorf("%s: its file system is read-only: %v", name, service.ReadOnly)
+		}
+		if user := service.User; !service.ReadOnly && !numbered.MatchString(user) {
+			t.Errorf("%s runs as %q, want a number other than root's", name, user)
+		}
+		for _, volume := range service.Volumes {
+			if volume.Type == types.VolumeTypeBind && !volume.ReadOnly {
+				t.Errorf("%s may write to %s", name, volume.Source)
+			}
+		}
+	}
+}
+
+// numbered is a user and a group that are not root's.
+var numbered = regexp.MustCompile(`^[1-9]\d*:[1-9]\d*$`)
+
+// Images have exact versions, and that of NATS is the server that the tests run with.
+func TestImagesArePinned(t *testing.T) {
+	images := map[string]string{}
+	for _, service := range compose(t).Services {
+		if service.Build == nil {
+			name, tag, _ := strings.Cut(service.Image, ":")
+			images[name] = tag
+		}
+	}
+	for _, from := range regexp.MustCompile(`(?m)^FROM (?:--\S+ )?([a-z]+):(\S+)`).FindAllStringSubmatch(string(dockerfile(t)), -1) {
+		images[from[1]] = from[2]
+	}
+	for _, name := range []string{"nats", "mysql", "golang"} {
+		if !regexp.MustCompile(`^\d+\.\d+\.\d+(-[a-z0-9]+)?$`).MatchString(images[name]) {
+			t.Errorf("the image of %s is %q, want an exact version", name, images[name])
+		}
+	}
+	if version, _, _ := strings.Cut(images["nats"], "-"); version != server.VERSION {
+		t.Errorf("the image of NATS is %s, the tests run with %s", version, server.VERSION)
 	}
 }
 
@@ -143,15 +186,20 @@ func TestNATSIsConfiguredToLoseNothing(t *testing.T) {
 	}
 }
 
-// instructions returns the instructions of the Dockerfile's last stage, by name.
-func instructions(t *testing.T) map[string][]string {
+func dockerfile(t *testing.T) []byte {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return content
+}
+
+// instructions returns the instructions of the Dockerfile's last stage, by name.
+func instructions(t *testing.T) map[string][]string {
+	t.Helper()
 	var last map[string][]string
-	lines := bufio.NewScanner(bytes.NewReader(bytes.ReplaceAll(content, []byte("\\\n"), nil)))
+	lines := bufio.NewScanner(bytes.NewReader(bytes.ReplaceAll(dockerfile(t), []byte("\\\n"), nil)))
 	for lines.Scan() {
 		name, rest, _ := strings.Cut(lines.Text(), " ")
 		if name == "FROM" {
@@ -169,7 +217,7 @@ func TestImageHoldsTheServiceAloneAndRunsAsNobody(t *testing.T) {
 	if !slices.Equal(image["FROM"], []string{"scratch"}) {
 		t.Errorf("the image is built on %q", image["FROM"])
 	}
-	if user := image["USER"]; len(user) != 1 || !regexp.MustCompile(`^[1-9]\d*:[1-9]\d*$`).MatchString(user[0]) {
+	if user := image["USER"]; len(user) != 1 || !numbered.MatchString(user[0]) {
 		t.Errorf("the user is %q, want a number other than root's", user)
 	}
 	var entry, check []string
@@ -181,5 +229,28 @@ func TestImageHoldsTheServiceAloneAndRunsAsNobody(t *testing.T) {
 	}
 	if !slices.Equal(check, append(entry, "check")) {
 		t.Errorf("the health check runs %q, the program is %q", check, entry)
+	}
+}
+
+// The build has no version control's files beside it, so the version is an argument.
+func TestImageKnowsItsVersion(t *testing.T) {
+	var build string
+	for line := range strings.Lines(string(bytes.ReplaceAll(dockerfile(t), []byte("\\\n"), nil))) {
+		if command, ok := strings.CutPrefix(line, "RUN "); ok && strings.Contains(command, "go build") {
+			build = command
+		}
+	}
+	sources := strings.Replace(build, "go build", "go build -buildvcs=false", 1)
+	for given, want := range map[string]string{"1.2.3": "1.2.3", "v1.2.3-rc.1+linux": "1.2.3-rc.1+linux", "": "0.0.0-dev", "main": "0.0.0-dev"} {
+		out := t.TempDir()
+		command := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(sources, "/out/", out+"/"))
+		command.Dir, command.Env = root, append(os.Environ(), "VERSION="+given)
+		if said, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%s%v\n%s", build, err, said)
+		}
+		said, err := exec.CommandContext(t.Context(), filepath.Join(out, "preauth"), "--version").Output()
+		if err != nil || string(said) != want+"\n" {
+			t.Errorf("given %q it calls itself %q, %v; want %s", given, said, err, want)
+		}
 	}
 }

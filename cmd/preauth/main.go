@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -98,11 +99,23 @@ func fail(stderr io.Writer, err error) int {
 	return 1
 }
 
+// release is the version that a build is given with -ldflags "-X main.release=1.2.3": one without the version
+// control's files, such as the image's, knows of none.
+var release string
+
+// semantic is what a version looks like; NATS micro takes no other.
+var semantic = regexp.MustCompile(`^v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+
 // version returns the version of the build, a semantic version.
 func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
-		return "0.0.0-dev"
+	candidates := []string{release}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		candidates = append(candidates, info.Main.Version)
 	}
-	return strings.TrimPrefix(info.Main.Version, "v") // as NATS micro wants it
+	for _, version := range candidates {
+		if semantic.MatchString(version) {
+			return strings.TrimPrefix(version, "v")
+		}
+	}
+	return "0.0.0-dev"
 }

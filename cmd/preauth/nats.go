@@ -69,7 +69,7 @@ func (s natsSettings) options() (nats.Options, error) {
 			return
 		}
 		for _, file := range files {
-			if err := readable(file); err != nil {
+			if _, err := contentOf(file); err != nil {
 				errs = append(errs, refuse("%s must name %s: %w", flags, want, err))
 				return
 			}
@@ -85,13 +85,13 @@ func (s natsSettings) options() (nats.Options, error) {
 	return o, errors.Join(errs...)
 }
 
-// readable returns why a file cannot be read, without its name.
-func readable(file string) error {
-	_, err := os.ReadFile(file)
+// contentOf returns what a file holds. The error does not name it.
+func contentOf(file string) ([]byte, error) {
+	content, err := os.ReadFile(file)
 	if failed, ok := errors.AsType[*fs.PathError](err); ok {
-		return failed.Err
+		return nil, failed.Err
 	}
-	return err
+	return content, err
 }
 
 // credentials is [nats.UserCredentials] for a file that can be used.

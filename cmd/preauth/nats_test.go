@@ -168,6 +168,34 @@ func TestServeLogsInToNATS(t *testing.T) {
 	}
 }
 
+func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		server []func(*x509.Certificate)
+		client []func(*x509.Certificate)
+		says   string
+	}{
+		{"expired", []func(*x509.Certificate){expired}, nil, "certificate has expired or is not yet valid"},
+		{"another host's", []func(*x509.Certificate){forAnotherHost}, nil, "x509: cannot validate certificate for 127.0.0.1"},
+		// Which of these is said depends on what comes first, the alert or the closed connection.
+		{"the client's expired", nil, []func(*x509.Certificate){expired}, "tls: expired certificate|connection reset by peer|broken pipe|EOF"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			files := newCertificates(t)
+			cert, key := files.issue(t, "its", x509.ExtKeyUsageServerAuth, test.server...)
+			clientCert, clientKey := files.issue(t, "own", x509.ExtKeyUsageClientAuth, test.client...)
+			url := newNATSWith(t, fmt.Sprintf("tls {cert_file: %q, key_file: %q, ca_file: %q, verify: true}", cert, key, files.ca))
+			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+newDatabase(t), "--schema-apply",
+				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
+			service.err.await(t, `"not connected to NATS: trying again".*(`+test.says+")")
+			expectReasons(t, admin, "NATS: ", "token stream: ", "update stream: ")
+		})
+	}
+}
+
 // refusing refuses every client, as a server does whose configuration does not know the user yet.
 type refusing struct{ clients atomic.Int64 }
 
@@ -265,50 +293,69 @@ func newOperator(t *testing.T) (config, creds string) {
 }
 
 // certificates are the files of a certificate authority and what it has signed.
-type certificates struct{ ca, serverCert, serverKey, clientCert, clientKey string }
+type certificates struct {
+	ca, serverCert, serverKey, clientCert, clientKey string
+
+	dir          string
+	authority    *x509.Certificate
+	authorityKey *ecdsa.PrivateKey
+}
 
 func newCertificates(t *testing.T) certificates {
 	t.Helper()
-	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	c := certificates{
+		dir: t.TempDir(),
+		authority: &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+			NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(time.Hour),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		},
+		authorityKey: newKey(t),
 	}
-	authorityKey := newKey(t)
-	dir := t.TempDir()
-	save := func(name, kind string, content []byte, err error) string {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
+	c.ca = c.sign(t, "ca.pem", c.authority, c.authorityKey)
+	c.serverCert, c.serverKey = c.issue(t, "server", x509.ExtKeyUsageServerAuth)
+	c.clientCert, c.clientKey = c.issue(t, "client", x509.ExtKeyUsageClientAuth)
+	return c
+}
+
+// issue returns the files of a certificate for 127.0.0.1 and its key, which take the place of earlier ones of
+// the name.
+func (c certificates) issue(t *testing.T, name string, usage x509.ExtKeyUsage, change ...func(*x509.Certificate)) (cert, keyFile string) {
+	t.Helper()
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: c.authority.NotBefore, NotAfter: c.authority.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{usage},
 	}
-	sign := func(name string, certificate *x509.Certificate, key *ecdsa.PrivateKey) string {
-		t.Helper()
-		content, err := x509.CreateCertificate(rand.Reader, certificate, authority, key.Public(), authorityKey)
-		return save(name, "CERTIFICATE", content, err)
+	for _, each := range change {
+		each(leaf)
 	}
-	saveKey := func(name string, key *ecdsa.PrivateKey) string {
-		t.Helper()
-		content, err := x509.MarshalPKCS8PrivateKey(key)
-		return save(name, "PRIVATE KEY", content, err)
+	key := newKey(t)
+	content, err := x509.MarshalPKCS8PrivateKey(key)
+	return c.sign(t, name+".pem", leaf, key), c.save(t, name+".key", "PRIVATE KEY", content, err)
+}
+
+func (c certificates) sign(t *testing.T, name string, certificate *x509.Certificate, key *ecdsa.PrivateKey) string {
+	t.Helper()
+	content, err := x509.CreateCertificate(rand.Reader, certificate, c.authority, key.Public(), c.authorityKey)
+	return c.save(t, name, "CERTIFICATE", content, err)
+}
+
+func (c certificates) save(t *testing.T, name, kind string, content []byte, err error) string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
-	leaf := func(serial int64, usage x509.ExtKeyUsage) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-			NotBefore: authority.NotBefore, NotAfter: authority.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{usage},
-		}
+	file := filepath.Join(c.dir, name)
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	serverKey, clientKey := newKey(t), newKey(t)
-	return certificates{
-		ca:         sign("ca.pem", authority, authorityKey),
-		serverCert: sign("server.pem", leaf(2, x509.ExtKeyUsageServerAuth), serverKey), serverKey: saveKey("server.key", serverKey),
-		clientCert: sign("client.pem", leaf(3, x509.ExtKeyUsageClientAuth), clientKey), clientKey: saveKey("client.key", clientKey),
-	}
+	return file
+}
+
+// What certificates may be wrong in.
+func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
+func forAnotherHost(c *x509.Certificate) {
+	c.IPAddresses, c.DNSNames = nil, []string{"nats.example.com"}
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {

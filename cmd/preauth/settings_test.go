@@ -49,6 +49,9 @@ var samples = map[string]sample{
 	"nats-inbox-prefix":   aSubject,
 	"mysql-dsn":           {"me:password@tcp(example.com:3306)/other", []string{"me:" + secret + "@tcp(127.0.0.1:3306)", "me:" + secret + "@tcp(127.0.0.1)/", secret}, "it must read user:password@tcp(host:3306)/database"},
 	"mysql-dsn-file":      {"", []string{"/no/such/" + secret, "/"}, "cannot be read: "},
+	"mysql-ca":            aFile,
+	"mysql-cert":          {"", []string{"/no/such/file"}, "go together: give both or none"},
+	"mysql-key":           {"", []string{"/no/such/file"}, "go together: give both or none"},
 	"mysql-connections":   {"7", []string{"1", "-1", "10001"}, "must be 2 to 10000"},
 	"schema-apply":        aSwitch,
 	"wechat-url":          {"http://127.0.0.1:1", []string{" ", "example.com", "ftp://example.com", "https://u:" + secret + "@example.com", "https://example.com?token=" + secret, "https://a,,https://b"}, "must be an https or http address"},
@@ -183,6 +186,10 @@ func TestServeRefusesSettingsThatDoNotGoTogether(t *testing.T) {
 		{"a seed in place of its file", []string{"--nats-nkey=" + secret}, "--nats-nkey ($NATS_NKEY) must name a file with the seed of a user's nkey: no such file or directory"},
 		{"another certificate's key", []string{"--nats-cert=" + files.clientCert, "--nats-key=" + files.serverKey}, "--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY) must name PEM files with a certificate and its key"},
 		{"a key that is not there", []string{"--nats-cert=" + files.clientCert, "--nats-key=/no/such/file"}, "must name PEM files with a certificate and its key: no such file or directory"},
+		{"a file with garbage for MySQL's authority", []string{"--mysql-ca=" + garbage}, "--mysql-ca ($MYSQL_CA) must name a PEM file with certificates: this is another one"},
+		{"another certificate's key for MySQL", []string{"--mysql-cert=" + files.clientCert, "--mysql-key=" + files.serverKey}, "--mysql-cert ($MYSQL_CERT) and --mysql-key ($MYSQL_KEY) must name PEM files with a certificate and its key: this is another one"},
+		{"a key for MySQL that is not there", []string{"--mysql-cert=" + files.clientCert, "--mysql-key=/no/such/file"}, "must name PEM files with a certificate and its key: no such file or directory"},
+		{"an authority, and a DSN that trusts everybody", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?tls=skip-verify", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: its option tls contradicts the certificates: leave it out"},
 		{"a longest delay that is not the longest", []string{"--delay-transient=11s"}, "--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is 11s"},
 		{"subjects that cover each other", []string{"--subject-failed=preauth.updated.failed"}, `--subject-… and --stream-… do not go together: impossible setting: the updated subject "preauth.updated" covers`},
 		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "the three streams need three names"},
@@ -291,8 +298,8 @@ func TestAVariableReplacesTheDefaultAndAFlagReplacesTheVariable(t *testing.T) {
 	}
 }
 
-func TestReadableDoesNotNameTheFile(t *testing.T) {
-	err := readable(filepath.Join(t.TempDir(), secret))
+func TestContentOfAFileThatIsNotThereDoesNotNameIt(t *testing.T) {
+	_, err := contentOf(filepath.Join(t.TempDir(), secret))
 	if err == nil || !os.IsNotExist(err) {
 		t.Errorf("the error is %v, want that there is no such file", err)
 	}

@@ -83,6 +83,8 @@ type Options struct {
 	Dir string
 	// Listen is the loopback address host:port to listen on. Empty, or with port 0: a free port.
 	Listen string
+	// Arguments are more of them for the program, such as --ssl-cert=FILE. TiDB takes none.
+	Arguments []string
 	// Log takes lines for the person who waits: which server was chosen, what is being built and how
 	// long it takes. Nil: they are dropped.
 	Log func(format string, args ...any)
@@ -126,6 +128,7 @@ type private struct {
 	program string
 	dir     *directory
 	address string
+	more    []string // arguments
 
 	mu      sync.Mutex
 	process *process
@@ -229,7 +232,7 @@ func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (
 		}
 		config := mysql.NewConfig()
 		config.User, config.Net, config.Addr = "root", "tcp", address
-		server := &Server{config: config, private: &private{engine: e, program: program, dir: dir, address: address}}
+		server := &Server{config: config, private: &private{engine: e, program: program, dir: dir, address: address, more: opts.Arguments}}
 		server.version, err = server.run(ctx)
 		if err == nil {
 			return server, nil
@@ -243,7 +246,7 @@ func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (
 // run starts the process and waits until it answers. The caller holds mu or is alone.
 func (s *Server) run(ctx context.Context) (version string, err error) {
 	p := s.private
-	process, err := startProcess(p.program, p.engine.arguments(p.dir.data(p.engine), p.address), p.dir)
+	process, err := startProcess(p.program, append(p.engine.arguments(p.dir.data(p.engine), p.address), p.more...), p.dir)
 	if err != nil {
 		return "", err
 	}

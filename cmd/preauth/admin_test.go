@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"preauth"
+)
+
+func TestAdminEndpointIsForThisMachineUnlessSaidOtherwise(t *testing.T) {
+	host, _, err := net.SplitHostPort(parseServe(t)["admin-listen"].(string))
+	if err != nil || !net.ParseIP(host).IsLoopback() {
+		t.Errorf("it listens on %q, %v; want a loopback address", host, err)
+	}
+}
+
+// Given a service that has a token, codes and claims in memory, when everything that its admin endpoint serves is
+// asked for, then none of them is said, and nothing else is served.
+func TestAdminEndpointShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	server, stand := newNATS(t), newWeChat(t, "")
+	_, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn="+newDatabase(t), "--wechat-url="+stand.URL(), "--schema-apply")
+	awaitReady(t, admin)
+	nc := connect(t, server.URL())
+	sub := subscribe(t, nc, "preauth.updated")
+	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
+		t.Fatal(err)
+	}
+	nextUpdate(t, sub, "wx1")
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Claim(t.Context(), preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor-of-" + secret, Reference: secret}); err != nil {
+		t.Fatal(err)
+	}
+	// What a bad event says is in no metric either.
+	if err := nc.Publish("component.token.updated", []byte(secret)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the bad event is counted", func() bool {
+		_, metrics := get(t, admin, "/metrics")
+		return strings.Contains(metrics, `preauth_failures_total{class="bad_event"} 1`)
+	})
+
+	source, err := os.ReadFile("admin.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := regexp.MustCompile(`"GET (/\S*)"`).FindAllSubmatch(source, -1)
+	if handlers := bytes.Count(source, []byte("mux.Handle")); len(served) != handlers || handlers < 3 {
+		t.Fatalf("%d paths are known of %d that are served", len(served), handlers)
+	}
+	ask := func(method, path, accept string) (status int, answer string) {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+admin+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var all bytes.Buffer
+		if err := resp.Header.Write(&all); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(&all, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, all.String()
+	}
+	for _, path := range served {
+		for _, accept := range []string{"", "application/openmetrics-text", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text"} {
+			status, answer := ask(http.MethodGet, string(path[1])+"?debug=1&all="+secret[:1], accept)
+			if status != http.StatusOK {
+				t.Errorf("%s: status %d", path[1], status)
+			}
+			hasNoSecret(t, answer)
+			for _, code := range stand.Issued("wx1") {
+				if strings.Contains(answer, code.Reveal()) {
+					t.Errorf("%s has a code", path[1])
+				}
+			}
+		}
+		if status, _ := ask(http.MethodPost, string(path[1]), ""); status != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: status %d, want 405", path[1], status)
+		}
+	}
+	for _, path := range []string{"/", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=2", "/debug/vars", "/metrics/", "/config", "/.env"} {
+		if status, _ := ask(http.MethodGet, path, ""); status != http.StatusNotFound {
+			t.Errorf("%s: status %d, want 404", path, status)
+		}
+	}
+	if len(stand.Issued("wx1")) < 2 {
+		t.Errorf("only %d codes were there to be seen", len(stand.Issued("wx1")))
+	}
+}
