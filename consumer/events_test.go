@@ -467,46 +467,6 @@ func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
 	}
 }
 
-func TestLostAnswerToCommit(t *testing.T) {
-	for name, fault := range map[string]repotest.Fault{"applied": repotest.Applied, "not applied": repotest.NotApplied} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, wechattest.Options{})
-			db, faults := w.faulty()
-			r := w.start(func(s *setup) { s.db = db }).ready()
-			faults.Script("commit", fault)
-			w.announce("wx1", w.token("a"))
-			r.await(consumer.StepCleared, "wx1", 1)
-			if faults.Unmet() != 0 {
-				t.Fatal("no COMMIT failed")
-			}
-			if update := w.settled(r, "wx1"); update.Revision != 1 {
-				t.Errorf("revision %d", update.Revision)
-			}
-			if n := w.wechat.Count("wx1"); n != 1 {
-				t.Errorf("%d calls, want 1", n)
-			}
-		})
-	}
-}
-
-func TestLostOutboxDelete(t *testing.T) {
-	for name, fault := range map[string]repotest.Fault{"applied": repotest.Applied, "not applied": repotest.NotApplied} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, wechattest.Options{})
-			db, faults := w.faulty()
-			r := w.start(func(s *setup) { s.db = db }).ready()
-			faults.Script("announced", fault)
-			w.announce("wx1", w.token("a"))
-			r.await(consumer.StepAnnounced, "wx1", 1)
-			w.eventually("fault met", func() bool { return faults.Unmet() == 0 })
-			w.settled(r, "wx1")
-			if n := w.announcements(); n != 1 {
-				t.Errorf("the stream took %d messages, want 1", n)
-			}
-		})
-	}
-}
-
 func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	before, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{

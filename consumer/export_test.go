@@ -24,3 +24,6 @@ func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []by
 		return r.fromMemory(request)
 	}
 }
+
+// PurgeEvery changes how often codes to be deleted are looked for, for all services started afterwards.
+func PurgeEvery(every time.Duration) { purgeEvery = every }

@@ -40,9 +40,10 @@ type gauges struct {
 func newHealth(s *Service) *health {
 	starting := errors.New("is not followed yet")
 	return &health{Service: s, reasons: map[string]error{
-		string(tokenStream) + " stream":  starting,
-		string(updateStream) + " stream": starting,
-		"MySQL":                          errors.New("was not asked yet"),
+		string(tokenStream) + " stream":   starting,
+		string(updateStream) + " stream":  starting,
+		string(failureStream) + " stream": starting,
+		"MySQL":                           errors.New("was not asked yet"),
 	}}
 }
 

@@ -259,7 +259,11 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	if now := k.cfg.Now(); now.After(aliveAt) {
 		aliveAt = now // the renewal is late
 	}
-	have, err := k.db.Spares(ctx, []string{appid}, aliveAt)
+	var have map[string]int
+	err := k.saver.persist(ctx, func(ctx context.Context) (err error) {
+		have, err = k.db.Spares(ctx, []string{appid}, aliveAt)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("counting: %w", err)
 	}

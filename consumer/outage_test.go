@@ -3,14 +3,10 @@ package consumer_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
@@ -116,77 +112,6 @@ func TestNATSRestarts(t *testing.T) {
 	if n := w.wechat.Count("wx1"); n != 2 {
 		t.Errorf("%d calls, want 2", n)
 	}
-}
-
-// The announcement is stored, and the answer to it is lost.
-func TestPublishStoredButReportedFailed(t *testing.T) {
-	for name, forward := range map[string]bool{"stored": true, "not stored": false} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, wechattest.Options{})
-			cutter := &cutter{forward: forward, on: []byte("HPUB preauth.updated.wx1 ")}
-			nc := w.connect(nats.SetCustomDialer(cutter))
-			r := w.start(func(s *setup) { s.nc = nc }).ready()
-			w.announce("wx1", w.token("a"))
-			w.eventually("the connection was cut", cutter.cut.Load)
-			if update := w.settled(r, "wx1"); update.Revision != 1 {
-				t.Errorf("revision %d", update.Revision)
-			}
-			if n := w.announcements(); n != 1 {
-				t.Errorf("the stream took %d messages, want 1", n)
-			}
-		})
-	}
-}
-
-// The acknowledgement of the event is lost, in both ways.
-func TestAcknowledgementLost(t *testing.T) {
-	for name, forward := range map[string]bool{"applied": true, "not applied": false} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, wechattest.Options{})
-			cutter := &cutter{forward: forward, on: []byte("PUB $JS.ACK.COMPONENT_TOKENS.preauth-")}
-			nc := w.connect(nats.SetCustomDialer(cutter))
-			r := w.start(func(s *setup) { s.nc = nc }).ready()
-			w.announce("wx1", w.token("a"))
-			w.eventually("the connection was cut", cutter.cut.Load)
-			if update := w.settled(r, "wx1"); update.Revision != 1 {
-				t.Errorf("revision %d", update.Revision)
-			}
-			if n := w.wechat.Count("wx1"); n != 1 {
-				t.Errorf("%d calls, want 1", n)
-			}
-		})
-	}
-}
-
-// cutter dials connections, one of which it cuts once: when the client sends the bytes, which are
-// forwarded or not.
-type cutter struct {
-	forward bool
-	on      []byte
-	cut     atomic.Bool
-}
-
-func (c *cutter) Dial(network, address string) (net.Conn, error) {
-	conn, err := net.Dial(network, address)
-	return &cutConn{conn, c}, err
-}
-
-type cutConn struct {
-	net.Conn
-	*cutter
-}
-
-func (c *cutConn) Write(b []byte) (int, error) {
-	if !bytes.Contains(b, c.on) || !c.cut.CompareAndSwap(false, true) {
-		return c.Conn.Write(b)
-	}
-	if c.forward {
-		if n, err := c.Conn.Write(b); err != nil {
-			return n, err
-		}
-		_ = c.Conn.(*net.TCPConn).CloseWrite() // the server reads to the end, and its answer finds nobody
-	}
-	return 0, errors.Join(net.ErrClosed, c.Conn.Close())
 }
 
 func TestStreamOfAnnouncementsIsReCreated(t *testing.T) {

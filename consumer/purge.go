@@ -5,12 +5,11 @@ import (
 	"time"
 )
 
-const (
-	// purgeEvery is how often expired codes are looked for that are to be deleted.
-	purgeEvery = 10 * time.Minute
-	// purgeBatch bounds the rows that one statement deletes.
-	purgeBatch = 500
-)
+// purgeEvery is how often expired codes are looked for that are to be deleted. Tests look more often.
+var purgeEvery = 10 * time.Minute
+
+// purgeBatch bounds the rows that one statement deletes.
+const purgeBatch = 500
 
 // purge deletes codes that expired longer ago than they are to be kept, until ctx ends. Any number of
 // replicas may do so.

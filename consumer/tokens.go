@@ -276,11 +276,12 @@ func (t *tokens) component(ctx context.Context, appid string) (repo.Component, e
 	return known[appid], err
 }
 
-// badEvent is the outcome of an event that cannot be understood. It touches no component.
+// badEvent is the outcome of an event that cannot be understood. It touches no component, so nothing tells a
+// repeated delivery: the stream of failures does, since the message id is the same each time.
 func (t *tokens) badEvent(appid string, position repo.Position, cause error) repo.Outcome {
 	now := t.cfg.Now().UTC()
 	return repo.Outcome{
-		AppID: appid, At: now, FailureID: failureID(position, now),
+		AppID: appid, At: now, FailureID: failureID(position, position.Time),
 		Failure: &preauth.Failure{
 			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
 			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,

@@ -1,0 +1,135 @@
+package consumer_test
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+)
+
+// wire is a replica's way to NATS on which each message that the replica publishes has a name, and is cut at the
+// one that a test names: before the server gets it, or after that and before the answer comes.
+type wire struct {
+	mu      sync.Mutex
+	sent    []string
+	at      string
+	applied bool
+	cut     chan struct{} // closed when the wire has been cut
+}
+
+// onWire has a replica reach NATS by the wire.
+func (w *world) onWire(wire *wire) func(*setup) {
+	return func(s *setup) { s.nc = w.connect(nats.SetCustomDialer(wire)) }
+}
+
+// cutAt cuts the connection once, at the next message of that name. What the replica sends before it arrives.
+func (w *wire) cutAt(name string, applied bool) <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at, w.applied, w.cut = name, applied, make(chan struct{})
+	return w.cut
+}
+
+// messages returns the names of what was published since the last call.
+func (w *wire) messages() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sent := w.sent
+	w.sent = nil
+	return sent
+}
+
+// Dial connects.
+func (w *wire) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &wireConn{conn, w}, nil
+}
+
+type wireConn struct {
+	net.Conn
+	*wire
+}
+
+func (c *wireConn) Write(b []byte) (int, error) {
+	through, cut := c.inspect(b)
+	if !cut {
+		return c.Conn.Write(b)
+	}
+	n, err := c.Conn.Write(b[:through])
+	if err == nil && through > 0 {
+		_ = c.Conn.(*net.TCPConn).CloseWrite() // the server reads to the end, and its answer finds nobody
+	}
+	return n, errors.Join(net.ErrClosed, err, c.Conn.Close())
+}
+
+// inspect takes down the messages in what the client writes at once, which are whole. It returns how much of it is
+// to go through before the wire is cut.
+func (c *wireConn) inspect(b []byte) (through int, cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for at := 0; at < len(b); {
+		end := bytes.Index(b[at:], []byte("\r\n"))
+		if end < 0 {
+			break // the client writes no such thing
+		}
+		line := strings.Fields(string(b[at : at+end]))
+		next := at + end + 2
+		if len(line) > 2 && (line[0] == "PUB" || line[0] == "HPUB") {
+			size, err := strconv.Atoi(line[len(line)-1])
+			if err != nil || next+size+2 > len(b) {
+				break
+			}
+			name := messageName(line[1], string(b[next:next+size]))
+			next += size + 2
+			c.sent = append(c.sent, name)
+			if name == c.at {
+				c.at = ""
+				close(c.cut)
+				if c.applied {
+					return next, true
+				}
+				return at, true
+			}
+		}
+		at = next
+	}
+	return len(b), false
+}
+
+// messageName returns what a message is for, by its subject and, of an acknowledgement, its kind.
+func messageName(subject, body string) string {
+	for _, kind := range []struct{ prefix, body, name string }{
+		{"preauth.updated.", "", "publish update"},
+		{"preauth.failed.", "", "publish failure"},
+		{"_INBOX.", "", "answer"},
+		{"$JS.ACK.COMPONENT_TOKENS.", "+ACK", "ack"},
+		{"$JS.ACK.COMPONENT_TOKENS.", "-NAK", "nak"},
+		{"$JS.ACK.COMPONENT_TOKENS.", "+TERM", "term"},
+		{"$JS.ACK.COMPONENT_TOKENS.", "+WPI", "in progress"},
+		{"$JS.API.STREAM.CREATE.COMPONENT_TOKENS", "", "create token stream"},
+		{"$JS.API.STREAM.CREATE.PREAUTH_FAILED", "", "create failure stream"},
+		{"$JS.API.STREAM.CREATE.PREAUTH", "", "create update stream"},
+		{"$JS.API.STREAM.NAMES", "", "find token stream"},
+		{"$JS.API.STREAM.INFO.", "", "look at stream"},
+		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.preauth-", "", "create durable"},
+		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.", "", "create reader of tokens"},
+		{"$JS.API.CONSUMER.CREATE.PREAUTH.", "", "create reader of updates"},
+		{"$JS.API.CONSUMER.DELETE.", "", "delete reader"},
+		{"$JS.API.CONSUMER.INFO.", "", "look at consumer"},
+		{"$JS.API.CONSUMER.MSG.NEXT.COMPONENT_TOKENS.preauth-", "", "pull events"},
+		{"$JS.API.CONSUMER.MSG.NEXT.", "", "pull for memory"},
+		{"$JS.API.DIRECT.GET.PREAUTH.", "", "read last update"},
+	} {
+		if strings.HasPrefix(subject, kind.prefix) && strings.HasPrefix(body, kind.body) {
+			return kind.name
+		}
+	}
+	return "message on " + subject
+}
