@@ -106,6 +106,15 @@ func milliseconds(durations []time.Duration) []float64 {
 	return values
 }
 
+// lengths returns how many milliseconds each span has.
+func lengths(spans []span) []float64 {
+	values := make([]float64, len(spans))
+	for i, s := range spans {
+		values[i] = float64(s.end.Sub(s.begin)) / float64(time.Millisecond)
+	}
+	return values
+}
+
 // ratios divides what was measured in the same round.
 func ratios(a, b []float64) []float64 {
 	values := make([]float64, len(a))

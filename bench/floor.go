@@ -28,6 +28,7 @@ import (
 func runFloor(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
 	workers := flags.Int("workers", 1, "workers side by side")
+	steps := flags.Bool("steps", false, "print the steps")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -40,7 +41,8 @@ func runFloor(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	db, err := openDatabase()
+	trace := newTracer(*steps)
+	db, err := openDatabase(trace)
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func runFloor(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	f := &straight{db: db, created: stream.CachedInfo().Created.UTC(), calls: newCaller(*workers)}
+	f := &straight{db: db, created: stream.CachedInfo().Created.UTC(), calls: newCaller(*workers), trace: trace}
 	var working sync.WaitGroup
 	for range *workers {
 		working.Go(func() {
@@ -71,7 +73,7 @@ func runFloor(ctx context.Context, args []string) error {
 			}
 		})
 	}
-	ready("")
+	trace.ready("")
 	working.Wait()
 	return nil
 }
@@ -81,6 +83,7 @@ type straight struct {
 	db      *sql.DB
 	created time.Time // when the token stream was
 	calls   *caller
+	trace   *tracer
 }
 
 // announced is how many outbox rows one DELETE takes away. It has no influence on what anybody sees, so
@@ -88,6 +91,7 @@ type straight struct {
 const announced = 100
 
 func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstream.Msg, published []string) ([]string, error) {
+	f.trace.moment("received")
 	meta, err := msg.Metadata()
 	if err != nil {
 		return published, err
@@ -100,8 +104,9 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	if err != nil {
 		return published, err
 	}
+	f.trace.moment("minted")
 	update, err := f.save(ctx, event, code, meta.Sequence.Stream, meta.Timestamp, func(tx *sql.Tx, u update) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO outbox (message_id, appid, revision, created_at) VALUES (?, ?, ?, ?)",
+		_, err := tx.ExecContext(ctx, "/* announce */ INSERT INTO outbox (message_id, appid, revision, created_at) VALUES (?, ?, ?, ?)",
 			u.id(), u.AppID, u.Revision, u.IssuedAt)
 		return err
 	})
@@ -118,9 +123,11 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	if err != nil {
 		return published, err
 	}
+	f.trace.moment("announced")
 	if err := msg.Ack(); err != nil {
 		return published, err
 	}
+	f.trace.moment("acknowledged")
 	if published = append(published, update.id()); len(published) < announced {
 		return published, nil
 	}
@@ -128,7 +135,7 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	for i, id := range published {
 		ids[i] = id
 	}
-	_, err = f.db.ExecContext(ctx, "DELETE FROM outbox WHERE message_id IN (?"+strings.Repeat(",?", len(ids)-1)+")", ids...)
+	_, err = f.db.ExecContext(ctx, "/* announced */ DELETE FROM outbox WHERE message_id IN (?"+strings.Repeat(",?", len(ids)-1)+")", ids...)
 	return nil, err
 }
 
@@ -187,25 +194,25 @@ func (f *straight) saveOnce(
 	}
 	defer func() { _ = tx.Rollback() }()
 	var old sql.Null[uint64]
-	err = tx.QueryRowContext(ctx, `SELECT c.revision, p.id FROM component AS c
+	err = tx.QueryRowContext(ctx, `/* lock */ SELECT c.revision, p.id FROM component AS c
 LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0 WHERE c.appid = ? FOR UPDATE`, event.AppID).Scan(&u.Revision, &old)
 	if err != nil {
 		return u, err
 	}
 	u.Revision++
 	fingerprint := event.fingerprint()
-	_, err = tx.ExecContext(ctx, `UPDATE component SET revision = ?, token_stream = ?, token_stream_created = ?, token_sequence = ?, token_time = ?,
+	_, err = tx.ExecContext(ctx, `/* component */ UPDATE component SET revision = ?, token_stream = ?, token_stream_created = ?, token_sequence = ?, token_time = ?,
 token_fingerprint = ?, token_expires_at = ?, attempts = 0, due_at = ?, lease = NULL, failure = NULL, updated_at = ? WHERE appid = ?`,
 		u.Revision, tokenStream, f.created, sequence, at.UTC(), fingerprint, now.Add(2*time.Hour), now.Add(24*time.Hour), now, event.AppID)
 	if err != nil {
 		return u, err
 	}
 	if old.Valid {
-		if _, err := tx.ExecContext(ctx, "UPDATE pre_auth_code SET deleted_at = ? WHERE id = ?", now, old.V); err != nil {
+		if _, err := tx.ExecContext(ctx, "/* retire */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ?", now, old.V); err != nil {
 			return u, err
 		}
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)
+	_, err = tx.ExecContext(ctx, `/* code */ INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)
 VALUES (?, ?, ?, ?, ?, ?, ?)`, event.AppID, u.Revision, []byte(code.PreAuthCode), u.Cause, fingerprint, u.IssuedAt, u.ExpiresAt)
 	if err != nil {
 		return u, err

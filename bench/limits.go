@@ -20,7 +20,7 @@ func runRows(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	db, err := openDatabase()
+	db, err := openDatabase(nil)
 	if err != nil {
 		return err
 	}

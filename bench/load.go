@@ -129,8 +129,8 @@ func (t *tokens) next(to []byte, i int) []byte {
 }
 
 // lone publishes n events one at a time, each when the one before is announced and the system is at rest
-// again, and returns how long each took from its publication to the announcement's arrival.
-func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) ([]time.Duration, error) {
+// again, and returns when each was published and when its announcement arrived.
+func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) ([]span, error) {
 	publisher, err := nats.Connect(r.natsURL)
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) (
 		return nil, err
 	}
 	events := newTokens()
-	took := make([]time.Duration, 0, n)
+	took := make([]span, 0, n)
 	for i := range n {
 		body := events.next(nil, i%components)
 		begin := time.Now()
@@ -155,7 +155,7 @@ func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) (
 		}
 		select {
 		case at := <-arrived:
-			took = append(took, at.Sub(begin))
+			took = append(took, span{begin, at})
 		case <-time.After(30 * time.Second):
 			return nil, fmt.Errorf("event %d of %d was not announced within 30 s", i+1, n)
 		case <-ctx.Done():
@@ -170,6 +170,9 @@ func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) (
 	}
 	return took, nil
 }
+
+// span is a time with its begin and end.
+type span struct{ begin, end time.Time }
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {

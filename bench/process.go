@@ -89,6 +89,21 @@ func (p *process) await(ctx context.Context, prefix string) (string, error) {
 	}
 }
 
+// collect hands the lines that a tracer prints to f, until the process ends.
+func (p *process) collect(f func(what string, s span)) {
+	for {
+		line, err := p.lines.ReadString('\n')
+		if err != nil {
+			return
+		}
+		var what string
+		var begin, end int64
+		if n, _ := fmt.Sscanf(line, traceLine+"%s %d %d", &what, &begin, &end); n == 3 {
+			f(what, span{time.Unix(0, begin), time.Unix(0, end)})
+		}
+	}
+}
+
 // failure says why the process ended by itself.
 func (p *process) failure() error {
 	text, _ := os.ReadFile(p.log.Name())

@@ -59,7 +59,7 @@ func connect() (*nats.Conn, error) {
 }
 
 // openDatabase opens the database as preauth does, with as many connections as it may have.
-func openDatabase() (*sql.DB, error) {
+func openDatabase(trace *tracer) (*sql.DB, error) {
 	connector, err := repo.Connector(os.Getenv("MYSQL_DSN"))
 	if err != nil {
 		return nil, err
@@ -68,8 +68,12 @@ func openDatabase() (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("MYSQL_CONNECTIONS: %w", err)
 	}
+	if trace != nil {
+		connector = timed{connector, trace}
+	}
 	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
+	db.SetConnMaxIdleTime(idleTime)
 	return db, nil
 }

@@ -52,6 +52,9 @@ const database = "preauth"
 // connections is how many connections to the database each program may have: the default of preauth.
 const connections = 16
 
+// idleTime is after how long an idle connection to the database is closed, sooner than the database does.
+const idleTime = 10 * time.Second
+
 // newRig builds the programs and starts what they share, with the data in a new directory in dir.
 func newRig(ctx context.Context, dir string) (_ *rig, err error) {
 	r := &rig{}
@@ -153,6 +156,7 @@ func (r *rig) startDatabase(ctx context.Context) (err error) {
 		return err
 	}
 	r.db = sql.OpenDB(connector)
+	r.db.SetConnMaxIdleTime(idleTime)
 	if r.repo, err = repo.Open(r.dsn, 4); err != nil {
 		return err
 	}
@@ -380,4 +384,29 @@ func (u usage) perEvent(n int) string {
 	elapsed := u.at.Sub(time.Time{})
 	return fmt.Sprintf("CPU µs each: program %d, nats-server %d, database %d, WeChat %d, load generator %d (%.0f %% of a core)",
 		each(u.program), each(u.nats), each(u.mysql), each(u.wechat), each(u.loader), 100*u.loader.Seconds()/max(elapsed.Seconds(), 1e-9))
+}
+
+// inside says what preauth's own metrics tell of its work so far: the mean times of its parts, and how
+// many outcomes one transaction saved.
+func (p *program) inside(ctx context.Context) (parts, error) {
+	var found parts
+	mean := func(name string, per float64) float64 {
+		sum, _ := p.metric(ctx, name+"_sum")
+		count, _ := p.metric(ctx, name+"_count")
+		return sum / max(count, 1) * per
+	}
+	const ms = 1000
+	found.call = mean("preauth_wechat_call_duration_seconds", ms)
+	found.transaction = mean("preauth_transaction_duration_seconds", ms)
+	found.publish = mean("preauth_publish_duration_seconds", ms)
+	found.outcomes = mean("preauth_transaction_outcomes", 1)
+	_, err := p.metric(ctx, "preauth_ready")
+	return found, err
+}
+
+// parts are mean times in milliseconds, and the outcomes of one transaction.
+type parts struct{ call, transaction, publish, outcomes float64 }
+
+func (p parts) String() string {
+	return fmt.Sprintf("call of WeChat %.2f ms, transaction %.2f ms with %.1f outcomes, publish %.2f ms", p.call, p.transaction, p.outcomes, p.publish)
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
@@ -30,7 +31,11 @@ var rows = []row{
 	{"slow", "sustained events a second with WeChat at 100 ms", measureSlow},
 	{"lookup", "look-ups a second, and calls of WeChat", measureLookup},
 	{"claim", "claims a second with spares", measureClaim},
+	{"components", "100,000 components: start, memory, cost of an event, renewals", measureComponents},
 	{"backlog", "a backlog of 10,000 events for 100 components", measureBacklog},
+	{"idle", "what the service costs while nothing happens", measureIdle},
+	{"trace", "where the time of one event goes", measureTrace},
+	{"growth", "how the cost grows with components, replicas and batches", measureGrowth},
 }
 
 // bench is one call of this command.
@@ -120,6 +125,11 @@ func (b *bench) with(ctx context.Context, c contender, f func(*program) error) (
 		return err
 	}
 	defer func() {
+		if p.admin != "" {
+			if parts, err := p.inside(ctx); err == nil {
+				b.progress("%s: %v", b.row, parts)
+			}
+		}
 		if stopErr := p.stop(); stopErr != nil {
 			err = errors.Join(err, stopErr)
 		}
@@ -135,7 +145,7 @@ func (b *bench) with(ctx context.Context, c contender, f func(*program) error) (
 
 func measureEvent(ctx context.Context, b *bench) error {
 	const components = 100
-	const n = 300
+	n := b.loneEvents()
 	if err := b.seed(ctx, components); err != nil {
 		return err
 	}
@@ -145,7 +155,7 @@ func measureEvent(ctx context.Context, b *bench) error {
 		for i, c := range contenders {
 			err := b.with(ctx, c, func(p *program) error {
 				const rest = 5 * time.Millisecond
-				if _, err := b.lone(ctx, components, components, rest); err != nil { // warm-up
+				if _, err := b.lone(ctx, n/3, components, rest); err != nil { // warm-up
 					return err
 				}
 				before := b.usage(p)
@@ -153,7 +163,7 @@ func measureEvent(ctx context.Context, b *bench) error {
 				if err != nil {
 					return err
 				}
-				ms := milliseconds(took)
+				ms := lengths(took)
 				medians[i], tails[i] = append(medians[i], median(ms)), append(tails[i], quantile(ms, 0.99))
 				b.progress("event %d: %s: median %.2f ms, p99 %.2f ms; %s", round, c.name, median(ms), quantile(ms, 0.99),
 					b.usage(p).since(before).perEvent(n))
@@ -173,12 +183,15 @@ func measureEvent(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// loneEvents is how many events are measured one by one.
+func (b *bench) loneEvents() int { return max(20, int(b.length/(15*time.Millisecond))) }
+
 // underWay is how many events are at most published and not yet announced where rates are measured: more
 // than any of the programs works on at once.
 const underWay = 1000
 
 // warmup is how long a program works before it is measured.
-const warmup = 2 * time.Second
+func (b *bench) warmup() time.Duration { return b.length / 2 }
 
 func measureThroughput(ctx context.Context, b *bench) error {
 	const components = 10_000
@@ -195,7 +208,7 @@ func measureThroughput(ctx context.Context, b *bench) error {
 		best := 0.0
 		for _, c := range append(others, preauthWith(unlimited...)) {
 			err := b.with(ctx, c, func(p *program) error {
-				got, err := b.sustained(ctx, p, components, underWay, warmup, b.length)
+				got, err := b.sustained(ctx, p, components, underWay, b.warmup(), b.length)
 				if err != nil {
 					return err
 				}
@@ -204,6 +217,7 @@ func measureThroughput(ctx context.Context, b *bench) error {
 					b.note("%s never announced %d events in round %d of the row throughput", c.name, got.lost, round+1)
 				}
 				rates[c.name] = append(rates[c.name], got.perSecond)
+				b.shares(round, c, got)
 				return nil
 			})
 			if err != nil {
@@ -225,6 +239,13 @@ func measureThroughput(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// shares notes in the last round who has used the processor.
+func (b *bench) shares(round int, c contender, r rate) {
+	if round == b.rounds-1 {
+		b.note("%s, %s: %s", b.row, c.name, r.used.perEvent(r.n))
+	}
+}
+
 func measureSlow(ctx context.Context, b *bench) error {
 	const components, calls, delay = 10_000, 64, 100 * time.Millisecond
 	if err := b.seed(ctx, components); err != nil {
@@ -237,7 +258,7 @@ func measureSlow(ctx context.Context, b *bench) error {
 	var values []float64
 	for round := range b.rounds {
 		err := b.with(ctx, preauthWith(unlimited...), func(p *program) error {
-			got, err := b.sustained(ctx, p, components, underWay, warmup, b.length)
+			got, err := b.sustained(ctx, p, components, underWay, b.warmup(), b.length)
 			if err != nil {
 				return err
 			}
@@ -293,7 +314,7 @@ func measureLookup(ctx context.Context, b *bench) error {
 				if err != nil {
 					return err
 				}
-				got, err := b.requests(ctx, p, subjects, inFlight, warmup, b.length)
+				got, err := b.requests(ctx, p, subjects, inFlight, b.warmup(), b.length)
 				if err != nil {
 					return err
 				}
@@ -304,6 +325,7 @@ func measureLookup(ctx context.Context, b *bench) error {
 				ms := milliseconds(got.latencies)
 				b.progress("lookup %d: %s: %.0f/s, p99 %.2f ms, %d calls of WeChat; %s", round, c.name, got.perSecond,
 					quantile(ms, 0.99), after-before, got.used.perEvent(got.n))
+				b.shares(round, c, got)
 				rates[i], tails[i] = append(rates[i], got.perSecond), append(tails[i], quantile(ms, 0.99))
 				// At most one call too many is counted for preauth, which makes none.
 				calls[i] = append(calls[i], float64(max(1, after-before))/float64(got.n))
@@ -331,7 +353,7 @@ func measureLookup(ctx context.Context, b *bench) error {
 func measureClaim(ctx context.Context, b *bench) error {
 	const atOnce = 128
 	// More than can be claimed in the time.
-	spares := int((claimWarmup + b.length).Seconds() * 8000)
+	spares := int((b.warmup() + b.length).Seconds() * 10_000)
 	crowds := []int{100, 1}
 	single := []float64{}
 	rates, values := map[int][]float64{}, map[int][]float64{}
@@ -354,12 +376,13 @@ func measureClaim(ctx context.Context, b *bench) error {
 				subjects[i] = claimSubject + "." + appID(i)
 			}
 			err := b.with(ctx, preauthWith(unlimited...), func(p *program) error {
-				got, err := b.requests(ctx, p, subjects, atOnce, claimWarmup, b.length)
+				got, err := b.requests(ctx, p, subjects, atOnce, b.warmup(), b.length)
 				if err != nil {
 					return err
 				}
 				b.progress("claim %d: %d components: %.0f/s, p99 %.1f ms; %s", round, components, got.perSecond,
 					quantile(milliseconds(got.latencies), 0.99), got.used.perEvent(got.n))
+				b.shares(round, contender{name: fmt.Sprintf("claims of %d components", components)}, got)
 				rates[components] = append(rates[components], got.perSecond)
 				values[components] = append(values[components], got.perSecond/limit)
 				return nil
@@ -376,8 +399,6 @@ func measureClaim(ctx context.Context, b *bench) error {
 	}
 	return nil
 }
-
-const claimWarmup = time.Second
 
 // singleRows returns how many single-row transactions a second the database commits.
 func (b *bench) singleRows(ctx context.Context) (float64, error) {
@@ -439,8 +460,8 @@ func measureBacklog(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// drain starts a program that finds n events, and returns how long it took from the first one that it took
-// to when all were acknowledged.
+// drain starts a program that finds n events, and returns how long it took from the first acknowledgement to
+// the last.
 func (b *bench) drain(ctx context.Context, c contender, n, components int) (time.Duration, error) {
 	if err := b.recreateTokens(ctx); err != nil {
 		return 0, err
@@ -456,33 +477,38 @@ func (b *bench) drain(ctx context.Context, c contender, n, components int) (time
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	stream, err := b.js.Stream(ctx, tokenStream)
+	// The server takes acknowledgements from a subject, from which others may read them too.
+	var begin time.Time
+	left, drained := n, make(chan time.Duration, 1)
+	acks, err := b.nc.Subscribe("$JS.ACK.>", func(msg *nats.Msg) {
+		if string(msg.Data) != "+ACK" { // but a sign of life
+			return
+		}
+		if left == n {
+			begin = time.Now()
+		}
+		if left--; left == 0 {
+			drained <- time.Since(begin)
+		}
+	})
 	if err != nil {
 		return 0, err
 	}
-	var begin, end time.Time
-	drained := make(chan error, 1)
-	go func() {
-		drained <- eventually(ctx, 2*time.Minute, func() error {
-			for info := range stream.ListConsumers(ctx).Info() {
-				if info.Config.Durable == "" || info.Delivered.Consumer == 0 {
-					continue
-				}
-				if begin.IsZero() {
-					begin = time.Now()
-				}
-				if info.NumPending == 0 && info.NumAckPending == 0 {
-					end = time.Now()
-					return nil
-				}
-			}
-			return errors.New("events are left")
-		})
-	}()
+	defer func() { _ = acks.Unsubscribe() }()
+	if err := errors.Join(acks.SetPendingLimits(-1, -1), b.nc.Flush()); err != nil {
+		return 0, err
+	}
 	p, err := b.start(ctx, c)
 	if err != nil {
 		return 0, err
 	}
-	err = errors.Join(<-drained, p.stop())
-	return end.Sub(begin), err
+	select {
+	case took := <-drained:
+		return took, p.stop()
+	case <-time.After(2 * time.Minute):
+		err = errors.New("some events were not acknowledged within 2 min")
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return 0, errors.Join(err, p.stop())
 }

@@ -1,20 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	_ "net/http/pprof" // the profiles of the service, at /debug/pprof/
 	"os"
-	"strconv"
-	"sync"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -32,14 +29,12 @@ func runTraced(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	connections, err := strconv.Atoi(os.Getenv("MYSQL_CONNECTIONS"))
+	trace := newTracer(*steps)
+	pool, err := openDatabase(trace)
 	if err != nil {
 		return err
 	}
-	db, err := repo.Open(os.Getenv("MYSQL_DSN"), connections)
-	if err != nil {
-		return err
-	}
+	db := repo.New(sqlx.NewDb(pool, "mysql"))
 	defer db.Close()
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{os.Getenv("PREAUTH_WECHAT_URL")}, MaxConnections: *calls})
 	if err != nil {
@@ -52,16 +47,9 @@ func runTraced(ctx context.Context, args []string) error {
 	}
 	defer nc.Close()
 
-	var mu sync.Mutex
-	out := bufio.NewWriter(os.Stdout)
 	cfg := consumer.Config{Calls: *calls, CallsPerSecond: 100_000, CallsPerDay: 100_000_000, Spares: -1}
 	if *steps {
-		cfg.Trace = func(s consumer.Step) {
-			mu.Lock()
-			defer mu.Unlock()
-			fmt.Fprintf(out, "step %s %d\n", s.Name, time.Now().UnixNano())
-			_ = out.Flush()
-		}
+		cfg.Trace = func(s consumer.Step) { trace.moment(string(s.Name)) }
 	}
 	registry := prometheus.NewRegistry()
 	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.NewJSONHandler(os.Stderr, nil)), registry)
@@ -81,9 +69,6 @@ func runTraced(ctx context.Context, args []string) error {
 	if err := eventually(ctx, time.Minute, service.Ready); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	mu.Lock()
-	ready(listener.Addr().String())
-	mu.Unlock()
+	trace.ready(listener.Addr().String())
 	return <-served
 }
-

@@ -32,7 +32,7 @@ func runWatermill(ctx context.Context, args []string) error {
 		return err
 	}
 	logger := watermill.NewSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	db, err := openDatabase()
+	db, err := openDatabase(nil)
 	if err != nil {
 		return err
 	}
