@@ -38,7 +38,7 @@ func measureComponents(ctx context.Context, b *bench) error {
 			return err
 		}
 		starts = append(starts, time.Since(begin).Seconds())
-		worst, err := b.renewals(ctx, n)
+		worst, err := b.renewals(ctx)
 		if err = errors.Join(err, p.stop()); err != nil {
 			return err
 		}
@@ -54,12 +54,18 @@ func measureComponents(ctx context.Context, b *bench) error {
 		b.add(f)
 	}
 	row(figure{what: fmt.Sprintf("warm start with %d components", n), bound: 5, atMost: true, unit: "s", values: starts})
-	row(figure{what: "live heap for each", bound: 1024, atMost: true, unit: "B", values: []float64{(full - empty) / float64(n)},
-		given: fmt.Sprintf("%.1f MiB and %.1f MiB without any", full/(1<<20), empty/(1<<20))})
-	row(figure{what: fmt.Sprintf("time for an event / that with %d components", few), bound: 1.2, atMost: true, unit: "×",
-		values: ratios(fewRates, rates), given: fmt.Sprintf("%.0f/s and %.0f/s", median(rates), median(fewRates))})
-	row(figure{what: "latest renewal", bound: 3, atMost: true, unit: "s late", values: late,
-		given: fmt.Sprintf("%.0f renewals a second, as with codes of 30 minutes", float64(n)/renewedEvery.Seconds())})
+	row(figure{
+		what: "live heap for each", bound: 1024, atMost: true, unit: "B", values: []float64{(full - empty) / float64(n)},
+		given: fmt.Sprintf("%.1f MiB and %.1f MiB without any", full/(1<<20), empty/(1<<20)),
+	})
+	row(figure{
+		what: fmt.Sprintf("time for an event / that with %d components", few), bound: 1.2, atMost: true, unit: "×",
+		values: ratios(fewRates, rates), given: fmt.Sprintf("%.0f/s and %.0f/s", median(rates), median(fewRates)),
+	})
+	row(figure{
+		what: "latest renewal", bound: 3, atMost: true, unit: "s late", values: late,
+		given: fmt.Sprintf("%.0f renewals a second, as with codes of 30 minutes", float64(n)/renewedEvery.Seconds()),
+	})
 	return nil
 }
 
@@ -162,7 +168,7 @@ const renewedEvery = 1800 * time.Second * 3 / 4
 
 // renewals has the components fall due as they do when their codes were made one after the other, and
 // returns by how many seconds the latest was late.
-func (b *bench) renewals(ctx context.Context, n int) (worst float64, err error) {
+func (b *bench) renewals(ctx context.Context) (worst float64, err error) {
 	begin := time.Now().UTC()
 	_, err = b.db.ExecContext(ctx, "UPDATE component SET lease = NULL, due_at = DATE_ADD(?, INTERVAL FLOOR(RAND() * ?) MICROSECOND)",
 		begin, renewedEvery.Microseconds())
@@ -214,8 +220,10 @@ func measureIdle(ctx context.Context, b *bench) error {
 			return err
 		}
 		b.add(figure{row: "idle", what: fmt.Sprintf("share of a core over %v", b.idle), bound: 1, atMost: true, unit: "%", values: []float64{share}})
-		b.add(figure{row: "idle", what: "growth of the live heap", bound: 256, atMost: true, unit: "KiB", values: []float64{(after - before) / 1024},
-			given: fmt.Sprintf("%.2f MiB and %.2f MiB", after/(1<<20), before/(1<<20))})
+		b.add(figure{
+			row: "idle", what: "growth of the live heap", bound: 256, atMost: true, unit: "KiB", values: []float64{(after - before) / 1024},
+			given: fmt.Sprintf("%.2f MiB and %.2f MiB", after/(1<<20), before/(1<<20)),
+		})
 		return nil
 	})
 }

@@ -13,11 +13,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/jmoiron/sqlx"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -131,11 +131,10 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	if published = append(published, update.id()); len(published) < announced {
 		return published, nil
 	}
-	ids := make([]any, len(published))
-	for i, id := range published {
-		ids[i] = id
+	statement, ids, err := sqlx.In("/* announced */ DELETE FROM outbox WHERE message_id IN (?)", published)
+	if err == nil {
+		_, err = f.db.ExecContext(ctx, statement, ids...)
 	}
-	_, err = f.db.ExecContext(ctx, "/* announced */ DELETE FROM outbox WHERE message_id IN (?"+strings.Repeat(",?", len(ids)-1)+")", ids...)
 	return nil, err
 }
 

@@ -33,7 +33,7 @@ func (b *bench) growComponents(ctx context.Context) error {
 		}
 		c.add(float64(n), rates)
 	}
-	b.note("events/s by components: %v", c)
+	b.note("events/s by components: %v", &c)
 	return b.plotCurve("components", "Events a second by components", "components", "events/s", true, c)
 }
 
@@ -66,7 +66,7 @@ func (b *bench) growReplicas(ctx context.Context) error {
 		b.progress("growth: %d replicas: %.0f/s", replicas, median(rates))
 		c.add(float64(replicas), rates)
 	}
-	b.note("events/s by replicas: %v", c)
+	b.note("events/s by replicas: %v", &c)
 	return b.plotCurve("replicas", "Events a second by replicas on one machine", "replicas", "events/s", false, c)
 }
 
@@ -103,7 +103,7 @@ func (b *bench) growBatches(ctx context.Context) error {
 		b.progress("growth: batches of %d: %.0f/s", size, median(rates))
 		c.add(float64(size), rates)
 	}
-	b.note("codes/s saved by one connection, by batch size: %v", c)
+	b.note("codes/s saved by one connection, by batch size: %v", &c)
 	return b.plotCurve("batches", "Codes a second saved by one connection, by outcomes in a transaction", "outcomes", "codes/s", true, c)
 }
 
@@ -118,7 +118,7 @@ func (c *curve) add(x float64, rounds []float64) {
 }
 
 // String lists the medians.
-func (c curve) String() string {
+func (c *curve) String() string {
 	var points []string
 	for i, x := range c.x {
 		points = append(points, fmt.Sprintf("%g: %.0f", x, median(c.rounds[i])))

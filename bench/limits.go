@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,7 +51,7 @@ func runRows(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
-	fmt.Println("rate", float64(done.Load())/time.Since(begin).Seconds())
+	fmt.Fprintln(os.Stdout, "rate", float64(done.Load())/time.Since(begin).Seconds())
 	return err
 }
 

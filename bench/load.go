@@ -115,7 +115,7 @@ type tokens struct {
 	n      int
 }
 
-func newTokens() *tokens { return &tokens{random: (strings.Repeat(rand.Text(), 6))[:130]} }
+func newTokens() *tokens { return &tokens{random: strings.Repeat(rand.Text(), 6)[:130]} }
 
 // next appends the body of the next event, of component i.
 func (t *tokens) next(to []byte, i int) []byte {

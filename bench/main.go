@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		for _, r := range rows {
 			fmt.Fprintf(flags.Output(), "  %-11s %s\n", r.name, r.about)
 		}
-		fmt.Fprintln(flags.Output(), "  all         all of these\n\nflags:")
+		fmt.Fprintln(flags.Output(), "  all         every one\n\nflags:")
 		flags.PrintDefaults()
 	}
 	var names []string

@@ -16,7 +16,7 @@ func (b *bench) plotFile(name string, p *plot.Plot, width, height vg.Length) err
 	if b.plots == "" {
 		return nil
 	}
-	if err := os.MkdirAll(b.plots, 0o755); err != nil {
+	if err := os.MkdirAll(b.plots, 0o750); err != nil {
 		return err
 	}
 	p.BackgroundColor = color.White
@@ -55,9 +55,17 @@ func (b *bench) plotCurve(name, title, x, y string, logarithmic bool, c curve) e
 
 // palette tells the parts of a bar apart.
 var palette = []color.Color{
-	color.RGBA{0x4e, 0x79, 0xa7, 255}, color.RGBA{0xf2, 0x8e, 0x2b, 255}, color.RGBA{0xe1, 0x57, 0x59, 255}, color.RGBA{0x76, 0xb7, 0xb2, 255},
-	color.RGBA{0x59, 0xa1, 0x4f, 255}, color.RGBA{0xed, 0xc9, 0x48, 255}, color.RGBA{0xb0, 0x7a, 0xa1, 255}, color.RGBA{0xff, 0x9d, 0xa7, 255},
-	color.RGBA{0x9c, 0x75, 0x5f, 255}, color.RGBA{0xba, 0xb0, 0xac, 255}, color.RGBA{0x86, 0xbc, 0xb6, 255},
+	color.RGBA{0x4e, 0x79, 0xa7, 255},
+	color.RGBA{0xf2, 0x8e, 0x2b, 255},
+	color.RGBA{0xe1, 0x57, 0x59, 255},
+	color.RGBA{0x76, 0xb7, 0xb2, 255},
+	color.RGBA{0x59, 0xa1, 0x4f, 255},
+	color.RGBA{0xed, 0xc9, 0x48, 255},
+	color.RGBA{0xb0, 0x7a, 0xa1, 255},
+	color.RGBA{0xff, 0x9d, 0xa7, 255},
+	color.RGBA{0x9c, 0x75, 0x5f, 255},
+	color.RGBA{0xba, 0xb0, 0xac, 255},
+	color.RGBA{0x86, 0xbc, 0xb6, 255},
 }
 
 // plotStack draws a bar for each name, of the parts one after the other.

@@ -51,7 +51,7 @@ func runProgram(ctx context.Context, name string, args []string) error {
 }
 
 // ready tells the parent.
-func ready(what string) { fmt.Println(readyLine + what) }
+func ready(what string) { fmt.Fprintln(os.Stdout, readyLine+what) }
 
 // connect connects to NATS as the environment says.
 func connect() (*nats.Conn, error) {

@@ -234,8 +234,10 @@ func measureThroughput(ctx context.Context, b *bench) error {
 	for _, c := range append(others, contender{name: "preauth"}) {
 		given = append(given, fmt.Sprintf("%s %.0f/s", c.name, median(rates[c.name])))
 	}
-	b.add(figure{row: "throughput", what: "events/s / best of floor and watermill", bound: 4, unit: "×", values: values,
-		given: fmt.Sprintf("%s, each with at most %d connections", strings.Join(given, ", "), connections)})
+	b.add(figure{
+		row: "throughput", what: "events/s / best of floor and watermill", bound: 4, unit: "×", values: values,
+		given: fmt.Sprintf("%s, each with at most %d connections", strings.Join(given, ", "), connections),
+	})
 	return nil
 }
 
@@ -270,8 +272,10 @@ func measureSlow(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	b.add(figure{row: "slow", what: "events/s / what the calls at once permit", bound: 0.95, unit: "×", values: values,
-		given: fmt.Sprintf("%.0f/s of %.0f/s: %d calls at once of %v each", median(values)*allowed, allowed, calls, delay)})
+	b.add(figure{
+		row: "slow", what: "events/s / what the calls at once permit", bound: 0.95, unit: "×", values: values,
+		given: fmt.Sprintf("%.0f/s of %.0f/s: %d calls at once of %v each", median(values)*allowed, allowed, calls, delay),
+	})
 	return b.delay(ctx, 0)
 }
 
@@ -343,8 +347,10 @@ func measureLookup(ctx context.Context, b *bench) error {
 	for i, c := range contenders {
 		given = append(given, fmt.Sprintf("%s %.0f/s and p99 %.2f ms", c.name, median(rates[i]), median(tails[i])))
 	}
-	b.add(figure{row: "lookup", what: "look-ups/s / micro echo's", bound: 0.95, unit: "×", values: ratios(rates[2], rates[1]),
-		given: fmt.Sprintf("%s; %d requests at once, replies of %d bytes", strings.Join(given, ", "), inFlight, size)})
+	b.add(figure{
+		row: "lookup", what: "look-ups/s / micro echo's", bound: 0.95, unit: "×", values: ratios(rates[2], rates[1]),
+		given: fmt.Sprintf("%s; %d requests at once, replies of %d bytes", strings.Join(given, ", "), inFlight, size),
+	})
 	b.add(figure{row: "lookup", what: "p99 / micro echo's", bound: 1.2, atMost: true, unit: "×", values: ratios(tails[2], tails[1])})
 	b.add(figure{row: "lookup", what: "sdk's calls of WeChat per look-up / preauth's", bound: 1000, unit: "×", values: ratios(calls[3], calls[2])})
 	return nil
@@ -393,9 +399,11 @@ func measureClaim(ctx context.Context, b *bench) error {
 		}
 	}
 	for _, components := range crowds {
-		b.add(figure{row: "claim", what: fmt.Sprintf("claims/s of %d components / single-row transactions/s", components), bound: 1, unit: "×",
+		b.add(figure{
+			row: "claim", what: fmt.Sprintf("claims/s of %d components / single-row transactions/s", components), bound: 1, unit: "×",
 			values: values[components], given: fmt.Sprintf("%.0f/s and %.0f/s, both with %d connections, %d claims at once",
-				median(rates[components]), median(single), connections, atOnce)})
+				median(rates[components]), median(single), connections, atOnce),
+		})
 	}
 	return nil
 }
@@ -455,8 +463,10 @@ func measureBacklog(ctx context.Context, b *bench) error {
 			}
 		}
 	}
-	b.add(figure{row: "backlog", what: fmt.Sprintf("of %d events for %d components", events, components), bound: goal, unit: "events/s", values: rates,
-		given: fmt.Sprintf("a program that only takes and acknowledges them: %.0f/s", median(limits))})
+	b.add(figure{
+		row: "backlog", what: fmt.Sprintf("of %d events for %d components", events, components), bound: goal, unit: "events/s", values: rates,
+		given: fmt.Sprintf("a program that only takes and acknowledges them: %.0f/s", median(limits)),
+	})
 	return nil
 }
 
