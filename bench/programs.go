@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/nats-io/nats.go"
+
+	"preauth/repo"
+)
+
+const (
+	// programCommand is the first argument of this command when it is one of its own programs.
+	programCommand = "program"
+	// readyLine begins the line by which a program says that it works.
+	readyLine = "ready "
+)
+
+// programs are what this command runs as processes of their own. Each works until ctx ends.
+var programs = map[string]func(ctx context.Context, args []string) error{
+	"floor":     runFloor,
+	"watermill": runWatermill,
+	"echo":      runEcho,
+	"micro":     runMicro,
+	"sdk":       runSDK,
+	"rows":      runRows,
+	"drain":     runDrain,
+	"wechat":    runWeChat,
+	"traced":    runTraced,
+}
+
+// runProgram runs one of the programs until the parent is gone or a signal asks to stop.
+func runProgram(ctx context.Context, name string, args []string) error {
+	run := programs[name]
+	if run == nil {
+		return fmt.Errorf("there is no program %q", name)
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	return run(ctx, args)
+}
+
+// ready tells the parent.
+func ready(what string) { fmt.Fprintln(os.Stdout, readyLine+what) }
+
+// connect connects to NATS as the environment says.
+func connect() (*nats.Conn, error) {
+	return nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1))
+}
+
+// openDatabase opens the database as preauth does, with as many connections as it may have.
+func openDatabase(trace *tracer) (*sql.DB, error) {
+	connector, err := repo.Connector(os.Getenv("MYSQL_DSN"))
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(os.Getenv("MYSQL_CONNECTIONS"))
+	if err != nil {
+		return nil, fmt.Errorf("MYSQL_CONNECTIONS: %w", err)
+	}
+	if trace != nil {
+		connector = timed{connector, trace}
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	db.SetConnMaxIdleTime(idleTime)
+	return db, nil
+}
