@@ -8,33 +8,34 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// hand is what this replica has in hand: a bounded number of events, each kept from being given to
-// another replica for as long as the work on it lasts.
-type hand struct {
-	working sync.WaitGroup
-	places  chan struct{} // one item for each free place
+// places bound how much is worked on at once: one item for each free place.
+type places chan struct{}
 
-	ackWait time.Duration
-	mu      sync.Mutex
-	held    map[jetstream.Msg]*time.Timer
+func newPlaces(n int) places {
+	p := make(places, n)
+	p.free(n)
+	return p
 }
 
-func newHand(places int, ackWait time.Duration) *hand {
-	h := &hand{places: make(chan struct{}, places), ackWait: ackWait, held: map[jetstream.Msg]*time.Timer{}}
-	h.free(places)
-	return h
-}
+// forMoreRoom is how long room waits for more than one place.
+const forMoreRoom = 2 * time.Millisecond
 
-// room waits for a free place and takes it with all others that are free, returning their number.
-func (h *hand) room(ctx context.Context) (int, error) {
+// room waits for a free place and takes it with all others that are free, returning their number. Under load,
+// when places become free one by one, it waits a moment for more of them, since asking for something to put
+// there costs as much for one as for many.
+func (p places) room(ctx context.Context) (int, error) {
 	select {
-	case <-h.places:
+	case <-p:
 	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if len(p) < cap(p)/4 && !pause(ctx, forMoreRoom) {
+		p.free(1)
 		return 0, ctx.Err()
 	}
 	for taken := 1; ; taken++ {
 		select {
-		case <-h.places:
+		case <-p:
 		default:
 			return taken, nil
 		}
@@ -42,10 +43,25 @@ func (h *hand) room(ctx context.Context) (int, error) {
 }
 
 // free gives places back.
-func (h *hand) free(places int) {
-	for range places {
-		h.places <- struct{}{}
+func (p places) free(n int) {
+	for range n {
+		p <- struct{}{}
 	}
+}
+
+// hand is what this replica has in hand: a bounded number of events, each kept from being given to
+// another replica for as long as the work on it lasts.
+type hand struct {
+	places
+	working sync.WaitGroup
+
+	ackWait time.Duration
+	mu      sync.Mutex
+	held    map[jetstream.Msg]*time.Timer
+}
+
+func newHand(n int, ackWait time.Duration) *hand {
+	return &hand{places: newPlaces(n), ackWait: ackWait, held: map[jetstream.Msg]*time.Timer{}}
 }
 
 // hold takes an event and tells the stream from time to time that it is being worked on.

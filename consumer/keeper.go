@@ -25,7 +25,7 @@ type keeper struct {
 	saver   *saver
 	tokens  *tokens
 	working sync.WaitGroup
-	places  chan struct{} // an item for each due component that is worked on
+	places  places // for due components
 
 	demands singleflight.Group
 
@@ -44,7 +44,7 @@ type keeper struct {
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
-		Service: s, minter: m, saver: sv, tokens: t, places: make(chan struct{}, s.cfg.Calls), lacking: map[string]bool{},
+		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls), lacking: map[string]bool{},
 		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{},
 	}
 }
@@ -62,30 +62,34 @@ const (
 // run works on due components until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	for pause(ctx, jittered(duePoll)) {
-		for taken := dueBatch; taken == dueBatch && ctx.Err() == nil; {
-			room := min(cap(k.places)-len(k.places), dueBatch)
-			// Without NATS the tokens in memory may be old, and those of other replicas are not.
-			if room == 0 || !k.tokens.ready.Load() || k.nc.Status() != nats.CONNECTED {
-				break
-			}
-			now := k.cfg.Now()
-			components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), room)
-			k.health.setUse("due components", err)
-			if err != nil {
-				break
-			}
-			for _, component := range components {
-				k.places <- struct{}{}
-				k.working.Go(func() {
-					defer func() { <-k.places }()
-					if err := k.renew(k.lasting, component, preauth.CauseRenewal); err != nil {
-						k.log.Warn("due component left for later", "component", component.AppID, "error", err)
-					}
-				})
-			}
-			taken = len(components)
+		for k.takeDue(ctx) { // as long as there are more
 		}
 	}
+}
+
+// takeDue begins to work on as many due components as there is room for, and reports whether there may be more.
+func (k *keeper) takeDue(ctx context.Context) bool {
+	// Without NATS the tokens in memory may be old, and those of other replicas are not.
+	if !k.tokens.ready.Load() || k.nc.Status() != nats.CONNECTED {
+		return false
+	}
+	room, err := k.places.room(ctx)
+	if err != nil {
+		return false
+	}
+	now := k.cfg.Now()
+	components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
+	k.health.setUse("due components", err)
+	k.places.free(room - len(components))
+	for _, component := range components {
+		k.working.Go(func() {
+			defer k.places.free(1)
+			if err := k.renew(k.lasting, component, preauth.CauseRenewal); err != nil {
+				k.log.Warn("due component left for later", "component", component.AppID, "error", err)
+			}
+		})
+	}
+	return err == nil && len(components) == min(room, dueBatch)
 }
 
 // renew makes a new current code for a leased component with its newest token, and commits it or the

@@ -14,15 +14,19 @@ import (
 	"preauth/wechat"
 )
 
-// saver commits outcomes: what waits while one transaction is under way goes into the next, so that
+// saver commits outcomes: what waits while transactions are under way goes into the next one, so that
 // a lone outcome waits for nobody and a crowd costs few transactions.
 type saver struct {
 	*Service
 
-	mu      sync.Mutex
-	busy    bool
-	waiting []*saving
+	mu       sync.Mutex
+	underWay int // transactions
+	waiting  []*saving
 }
+
+// transactions bounds those under way at a time. With several of them the database commits one while others
+// are put together; with many, each would be for a few outcomes.
+const transactions = 4
 
 type saving struct {
 	outcome repo.Outcome
@@ -74,8 +78,8 @@ func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result,
 	this := &saving{outcome: outcome, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, this)
-	if !s.busy {
-		s.busy = true
+	if s.underWay < transactions {
+		s.underWay++
 		go s.commitWaiting()
 	}
 	s.mu.Unlock()
@@ -91,9 +95,13 @@ func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result,
 func (s *saver) commitWaiting() {
 	for {
 		s.mu.Lock()
-		batch := s.waiting
-		s.waiting = nil
-		s.busy = len(batch) > 0
+		n := min(len(s.waiting), repo.MaxBatch)
+		batch := s.waiting[:n:n]
+		s.waiting = s.waiting[n:]
+		if n == 0 {
+			s.waiting = nil
+			s.underWay--
+		}
 		s.mu.Unlock()
 		if len(batch) == 0 {
 			return

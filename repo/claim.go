@@ -252,7 +252,7 @@ func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
 			IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
 		}
 	}
-	for piece := range slices.Chunk(rows, maxBatch) {
+	for piece := range slices.Chunk(rows, MaxBatch) {
 		err := do(ctx, "add spares", func() error {
 			_, err := r.db.NamedExecContext(ctx, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
 VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)

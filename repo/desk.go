@@ -15,8 +15,8 @@ type desk struct {
 	mu sync.Mutex
 	// queues are those who wait while the desk reads for others of their kind.
 	queues map[kind][]*visit
-	// shown are the spares that claims try for.
-	shown map[uint64]bool
+	// shown are the spares that claims try for, by component.
+	shown map[string]map[uint64]bool
 }
 
 // kind is what claims have in common that one read serves.
@@ -46,7 +46,7 @@ func (r *Repo) look(ctx context.Context, request ClaimRequest) (held, spare *cla
 	r.desk.mu.Lock()
 	queue, busy := r.desk.queues[k]
 	if r.desk.queues == nil {
-		r.desk.queues, r.desk.shown = map[kind][]*visit{}, map[uint64]bool{}
+		r.desk.queues, r.desk.shown = map[kind][]*visit{}, map[string]map[uint64]bool{}
 	}
 	r.desk.queues[k] = append(queue, v)
 	r.desk.mu.Unlock()
@@ -80,11 +80,11 @@ func (r *Repo) serve(ctx context.Context, k kind) {
 		n := min(len(queue), maxVisits)
 		visits := queue[:n:n]
 		d.queues[k] = queue[n:]
-		limit := 2*n + len(d.shown)
+		limit := 2*n + len(d.shown[k.appID])
 		d.mu.Unlock()
 
 		rows, err := r.claimable(ctx, k, visits, limit)
-		d.show(visits, rows, err)
+		d.show(k.appID, visits, rows, err)
 	}
 }
 
@@ -109,7 +109,7 @@ func (r *Repo) claimable(ctx context.Context, k kind, visits []*visit, limit int
 }
 
 // show shows to the visitors what was read.
-func (d *desk) show(visits []*visit, rows []claimRow, err error) {
+func (d *desk) show(appid string, visits []*visit, rows []claimRow, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	held := map[string]*claimRow{}
@@ -118,7 +118,7 @@ func (d *desk) show(visits []*visit, rows []claimRow, err error) {
 		switch row := &rows[i]; {
 		case row.Cause == causeClaim:
 			held[string(row.ClaimID)] = row
-		case d.shown[row.ID]:
+		case d.shown[appid][row.ID]:
 			shown = append(shown, row)
 		default:
 			free = append(free, row)
@@ -132,7 +132,10 @@ func (d *desk) show(visits []*visit, rows []claimRow, err error) {
 		v.held, v.err = held[v.request.ClaimID], err
 		if len(spares) > 0 {
 			v.spare = spares[i%len(spares)]
-			d.shown[v.spare.ID] = true
+			if d.shown[appid] == nil {
+				d.shown[appid] = map[uint64]bool{}
+			}
+			d.shown[appid][v.spare.ID] = true
 		}
 		close(v.served)
 	}
@@ -145,5 +148,8 @@ func (d *desk) letGo(spare *claimRow) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.shown, spare.ID)
+	delete(d.shown[spare.AppID], spare.ID)
+	if len(d.shown[spare.AppID]) == 0 {
+		delete(d.shown, spare.AppID)
+	}
 }

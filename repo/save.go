@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// maxBatch bounds the outcomes of one transaction: 100 failures of [preauth.MaxBody] still fit into
+// MaxBatch bounds the outcomes of one transaction: 100 failures of [preauth.MaxBody] still fit into
 // the smallest max_allowed_packet among the servers' defaults.
-const maxBatch = 100
+const MaxBatch = 100
 
-// Save commits outcomes, at most 100 of them in one transaction, and returns what became of each, in
+// Save commits outcomes, at most [MaxBatch] of them in one transaction, and returns what became of each, in
 // the order given. Several outcomes of one component count in their order, as if saved one after the
 // other.
 //
@@ -17,7 +17,7 @@ const maxBatch = 100
 // were committed are recognised and get the answer that was lost.
 func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	results := make([]Result, 0, len(outcomes))
-	for batch := range slices.Chunk(outcomes, maxBatch) {
+	for batch := range slices.Chunk(outcomes, MaxBatch) {
 		saved, err := r.saveBatch(ctx, batch)
 		if err != nil {
 			return nil, err
