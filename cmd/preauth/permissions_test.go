@@ -63,6 +63,15 @@ func newKeys(t *testing.T) (rules string) {
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	made, err := os.ReadDir(filepath.Join(rules, "keys.d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range made {
+		if info, err := entry.Info(); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: mode %v, %v; want one for its owner alone", entry.Name(), info.Mode(), err)
+		}
+	}
 	return rules
 }
 
