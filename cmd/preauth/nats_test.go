@@ -354,6 +354,7 @@ func (c certificates) save(t *testing.T, name, kind string, content []byte, err 
 
 // What certificates may be wrong in.
 func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
+
 func forAnotherHost(c *x509.Certificate) {
 	c.IPAddresses, c.DNSNames = nil, []string{"nats.example.com"}
 }

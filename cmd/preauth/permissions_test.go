@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +49,7 @@ type deployment struct {
 	keys    string // the directory that deploy/nats/keys made
 	ca      string
 	login   func(role string) nats.Option
-	admin   string // of the service
+	service *running
 	asAdmin *nats.Conn
 	heard   chan *nats.Msg // by the admin, in the account of the streams
 }
@@ -63,19 +67,22 @@ func newKeys(t *testing.T) (rules string) {
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	made, err := os.ReadDir(filepath.Join(rules, "keys.d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range made {
+		if info, err := entry.Info(); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: mode %v, %v; want one for its owner alone", entry.Name(), info.Mode(), err)
+		}
+	}
 	return rules
 }
 
-// deploy starts a server with one of the files, and the service with what its role logs in with.
-func deploy(t *testing.T, rules, config string) *deployment {
+// setVariables sets those that the files in deploy/nats take from a server's environment.
+func setVariables(t *testing.T, rules, cert, key, ca string) {
 	t.Helper()
-	files := newCertificates(t)
-	d := &deployment{store: t.TempDir(), keys: filepath.Join(rules, "keys.d"), ca: files.ca}
-	t.Setenv("TLS_CERT", files.serverCert)
-	t.Setenv("TLS_KEY", files.serverKey)
-	t.Setenv("TLS_CA", files.ca)
-	t.Setenv("JETSTREAM_KEY", rand.Text())
-	env, err := os.ReadFile(filepath.Join(d.keys, "nkeys.env"))
+	env, err := os.ReadFile(filepath.Join(rules, "keys.d", "nkeys.env"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,21 +90,25 @@ func deploy(t *testing.T, rules, config string) *deployment {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		t.Setenv(name, value)
 	}
-	options, err := server.ProcessConfigFile(filepath.Join(rules, config))
+	t.Setenv("TLS_CERT", cert)
+	t.Setenv("TLS_KEY", key)
+	t.Setenv("TLS_CA", ca)
+	t.Setenv("JETSTREAM_KEY", rand.Text())
+}
+
+// startDeployed starts a server with a file of deploy/nats, of which it changes where the server is on this machine.
+func startDeployed(t *testing.T, file, store string, change ...func(*server.Options)) (broker *server.Server, url string) {
+	t.Helper()
+	options, err := server.ProcessConfigFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, _, err := loopback.Address("")
-	if err != nil {
-		t.Fatal(err)
+	options.Host, options.Port = newAddress(t)
+	options.StoreDir, options.NoSigs, options.NoLog, options.HTTPPort = store, true, true, 0
+	for _, each := range change {
+		each(options)
 	}
-	host, port, _ := strings.Cut(address, ":")
-	options.Host, options.StoreDir, options.NoSigs, options.NoLog, options.HTTPPort = host, d.store, true, true, 0
-	if _, err := fmt.Sscan(port, &options.Port); err != nil {
-		t.Fatal(err)
-	}
-	broker, err := server.NewServer(options)
-	if err != nil {
+	if broker, err = server.NewServer(options); err != nil {
 		t.Fatal(err)
 	}
 	broker.Start()
@@ -108,24 +119,37 @@ func deploy(t *testing.T, rules, config string) *deployment {
 	if !broker.ReadyForConnections(patience) {
 		t.Fatal("the server does not start")
 	}
-	d.url = "tls://" + address
+	return broker, "tls://" + broker.Addr().String()
+}
 
+// newAddress returns a free port of the loopback address.
+func newAddress(t *testing.T) (host string, port int) {
+	t.Helper()
+	text, _, err := loopback.Address("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := netip.ParseAddrPort(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address.Addr().String(), int(address.Port())
+}
+
+// deploy starts a server with one of the files, and the service with what its role logs in with.
+func deploy(t *testing.T, rules, config string) *deployment {
+	t.Helper()
+	files := newCertificates(t)
+	d := &deployment{store: t.TempDir(), keys: filepath.Join(rules, "keys.d"), ca: files.ca}
+	setVariables(t, rules, files.serverCert, files.serverKey, files.ca)
+	_, d.url = startDeployed(t, filepath.Join(rules, config), d.store)
 	flag := "--nats-nkey=" + filepath.Join(d.keys, "preauth.nk")
 	d.login = func(role string) nats.Option { return nkey(filepath.Join(d.keys, role+".nk")) }
 	if config == "operator.conf" {
 		flag = "--nats-creds=" + filepath.Join(d.keys, "preauth.creds")
 		d.login = func(role string) nats.Option { return nats.UserCredentials(filepath.Join(d.keys, role+".creds")) }
 	}
-	stand := newWeChat(t, "")
-	var service *running
-	service, d.admin = serve(t, "--nats-url="+d.url, "--nats-ca="+d.ca, flag, "--nats-inbox-prefix=_INBOX.preauth",
-		"--mysql-dsn="+newDatabase(t), "--schema-apply", "--wechat-url="+stand.URL())
-	awaitReady(t, d.admin)
-	t.Cleanup(func() {
-		if log := service.err.String(); strings.Contains(log, "ermissions violation") {
-			t.Errorf("the service is refused something:\n%s", log)
-		}
-	})
+	d.serve(t, flag)
 	d.heard = make(chan *nats.Msg, 10000)
 	d.asAdmin = d.connect(t, asAdmin)
 	for _, subject := range []string{"component.>", "preauth.updated.>", "preauth.updated", "preauth.failed.>", "preauth.failed", "$JS.ACK.>"} {
@@ -137,6 +161,20 @@ func deploy(t *testing.T, rules, config string) *deployment {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// serve starts the service. The server must refuse it nothing.
+func (d *deployment) serve(t *testing.T, args ...string) {
+	t.Helper()
+	var admin string
+	d.service, admin = serve(t, append(args, "--nats-url="+d.url, "--nats-ca="+d.ca, "--nats-inbox-prefix=_INBOX.preauth",
+		"--mysql-dsn="+newDatabase(t), "--schema-apply", "--wechat-url="+newWeChat(t, "").URL())...)
+	awaitReady(t, admin)
+	t.Cleanup(func() {
+		if log := d.service.err.String(); strings.Contains(log, "ermissions violation") {
+			t.Errorf("the service is refused something:\n%s", log)
+		}
+	})
 }
 
 // connect returns a connection of a role, with the inbox that is the role's.
@@ -469,6 +507,11 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 			d.redirectAnswers(t)
 			d.keepOut(t)
 			d.seal(t)
+			// Whoever asks learns at once that no replica is left, across accounts as well.
+			d.service.stop()
+			if got := requesting("preauth.lookup.wx1", "", nobody)(t, d, d.connect(t, asClient)); got != done {
+				t.Errorf("a look-up without the service: %s", got)
+			}
 		})
 	}
 }
@@ -608,4 +651,82 @@ func (d *deployment) seal(t *testing.T) {
 	if err != nil || files < 3 {
 		t.Errorf("%d files with messages, %v", files, err)
 	}
+}
+
+// Three servers take each other and nobody else, and the roles meet through whichever they are connected to.
+func TestClusterOfTheDeployment(t *testing.T) {
+	rules, files := newKeys(t), newCertificates(t)
+	forBoth := func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageClientAuth) }
+	cert, key := files.issue(t, "node", x509.ExtKeyUsageServerAuth, forBoth)
+	setVariables(t, rules, cert, key, files.ca)
+	const servers = 3
+	var ports []int
+	var routes, urls []string
+	for range servers {
+		host, port := newAddress(t)
+		ports, routes = append(ports, port), append(routes, "nats-route://"+net.JoinHostPort(host, strconv.Itoa(port)))
+	}
+	t.Setenv("ROUTES", "["+strings.Join(routes, ", ")+"]")
+	var brokers []*server.Server
+	for i, port := range ports {
+		t.Setenv("SERVER_NAME", fmt.Sprint("nats-", i))
+		broker, url := startDeployed(t, filepath.Join(rules, "cluster.conf"), t.TempDir(), func(o *server.Options) {
+			o.Cluster.Host, o.Cluster.Port = "127.0.0.1", port
+		})
+		brokers, urls = append(brokers, broker), append(urls, url)
+	}
+	for _, broker := range brokers {
+		eventually(t, broker.Name()+" knows the others", func() bool { return broker.NumRoutes() >= servers-1 && broker.JetStreamIsCurrent() })
+	}
+	d := &deployment{keys: filepath.Join(rules, "keys.d"), ca: files.ca, url: urls[0]}
+	d.login = func(role string) nats.Option { return nkey(filepath.Join(d.keys, role+".nk")) }
+	d.serve(t, "--nats-nkey="+filepath.Join(d.keys, "preauth.nk"), "--stream-replicas=3")
+	d.url = urls[1]
+	d.fill(t)
+	if got := requesting("preauth.claim.wx1", `{"claim_id":"one"}`, `"pre_auth_code":"preauthcode`)(t, d, d.connect(t, asClient)); got != done {
+		t.Errorf("a claim from another server: %s", got)
+	}
+
+	another := newCertificates(t)
+	anotherCert, anotherKey := another.issue(t, "node", x509.ExtKeyUsageServerAuth, forBoth)
+	for _, test := range []struct {
+		name      string
+		cert, key string
+		joins     bool
+	}{
+		{"without a certificate", "", "", false},
+		{"with another authority's", anotherCert, anotherKey, false},
+		{"with its own", cert, key, true},
+	} {
+		config := &tls.Config{InsecureSkipVerify: true}
+		if test.cert != "" {
+			pair, err := tls.LoadX509KeyPair(test.cert, test.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.Certificates = []tls.Certificate{pair}
+		}
+		if err := join(t, strings.TrimPrefix(routes[2], "nats-route://"), config); (err == nil) != test.joins || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a server %s: %v", test.name, err)
+		}
+	}
+}
+
+// join begins as a server does that wants to be one of the cluster, and returns why it is not greeted.
+func join(t *testing.T, address string, config *tls.Config) error {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	secured := tls.Client(conn, config)
+	if err := secured.Handshake(); err != nil {
+		return err
+	}
+	_, err = secured.Read(make([]byte, 1)) // with TLS 1.3 the server refuses a certificate after the handshake
+	return err
 }

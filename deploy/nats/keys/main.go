@@ -50,31 +50,43 @@ func main() {
 
 // ruleset is what accounts.conf holds. It uses less of the syntax than nats-server knows: lists of subjects.
 type ruleset struct {
-	Accounts      map[string]account
-	SystemAccount string `json:"system_account"`
+	Accounts      map[string]account `json:"accounts"`
+	SystemAccount string             `json:"system_account"`
 }
 
 type account struct {
-	JetStream string
-	Users     []user
-	Exports   []export
-	Imports   []struct{ Service, Stream origin }
+	JetStream string        `json:"jetstream"`
+	Users     []user        `json:"users"`
+	Exports   []export      `json:"exports"`
+	Imports   []importation `json:"imports"`
 }
 
 type user struct {
-	NKey        string
-	Permissions struct{ Publish, Subscribe jwt.StringList }
+	NKey        string      `json:"nkey"`
+	Permissions permissions `json:"permissions"`
 }
 
+type permissions struct {
+	Publish   jwt.StringList `json:"publish"`
+	Subscribe jwt.StringList `json:"subscribe"`
+}
+
+// export is of a service or of a stream, as is an importation.
 type export struct {
-	Service, Stream jwt.Subject
-	ResponseType    string `json:"response_type"`
-	Accounts        []string
+	Service      jwt.Subject `json:"service"`
+	Stream       jwt.Subject `json:"stream"`
+	ResponseType string      `json:"response_type"`
+	Accounts     []string    `json:"accounts"`
+}
+
+type importation struct {
+	Service origin `json:"service"`
+	Stream  origin `json:"stream"`
 }
 
 type origin struct {
-	Account string
-	Subject jwt.Subject
+	Account string      `json:"account"`
+	Subject jwt.Subject `json:"subject"`
 }
 
 // variable is how accounts.conf names the public key of a role.
