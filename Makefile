@@ -5,14 +5,16 @@
 # Variables:
 #   ARGS                 more arguments for `preauth dev` or for `go test`; for `make bench` the rows and flags
 #   NO_INSTALL=1         never install a package
+#   FUZZTIME             how long `make fuzz` runs each target
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
 #   PREAUTH_TEST_DSN     a database server to test with instead of a private one
 
 GO ?= go
+FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race bench lint vuln build database prepare
+.PHONY: help dev test race fuzz bench lint vuln build database prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +29,15 @@ test: prepare ## Run the tests
 
 race: prepare ## Run the tests with the race detector
 	$(GO) test -race $(ARGS) ./...
+
+fuzz: prepare ## Run every fuzz target, each for FUZZTIME
+	@packages=$$($(GO) list ./...) && for package in $$packages; do \
+		targets=$$($(GO) test -list '^Fuzz' $$package) || { echo "$$targets"; exit 1; }; \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $(ARGS) $$package || exit 1; \
+		done; \
+	done
 
 bench: database ## Measure the service beside the alternatives
 	$(GO) -C bench run . $(or $(ARGS),all)
