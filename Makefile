@@ -3,7 +3,7 @@
 # themselves.
 #
 # Variables:
-#   ARGS                 more arguments for `preauth dev`, or for `go test`
+#   ARGS                 more arguments for `preauth dev`, for `go test`, or for the fault harness
 #   NO_INSTALL=1         never install a package
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
 #   PREAUTH_TEST_DSN     a database server to test with instead of a private one
@@ -12,7 +12,7 @@ GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race lint vuln build database prepare
+.PHONY: help dev test race chaos lint vuln build database prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: prepare ## Run the tests
 
 race: prepare ## Run the tests with the race detector
 	$(GO) test -race $(ARGS) ./...
+
+chaos: database ## Break everything for five minutes and see whether the promises hold
+	$(GO) -C chaos run . $(ARGS)
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...

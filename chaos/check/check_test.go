@@ -132,6 +132,9 @@ var doctored = []struct {
 	{"an announcement with another message id", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).MessageID = "other"
 	}},
+	{"a failure that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
+		e.Events = append(e.Events, history.Event{Op: history.Failure, Status: history.Unreadable})
+	}},
 	{"an announcement that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).Status = history.Unreadable
 	}},
@@ -159,6 +162,14 @@ var doctored = []struct {
 	{"a look-up of what is not committed", "always valid", func(e *check.Evidence) { event(e, history.Lookup, 1).Code = "another" }},
 	{"a component is unknown that had a code", "always valid", func(e *check.Evidence) {
 		event(e, history.Lookup, 1).Status = preauth.CodeNotFound
+	}},
+	{"a settled system has no code to give", "always valid", func(e *check.Evidence) {
+		lookup := event(e, history.Lookup, 2)
+		lookup.Client, lookup.Status = check.Prober, preauth.CodeUnavailable
+	}},
+	{"a settled system renews too late", "always valid", func(e *check.Evidence) {
+		lookup := event(e, history.Lookup, 1)
+		lookup.Client, lookup.Begin, lookup.End = check.Prober, 53*s, 53*s
 	}},
 	{"a good request is refused", "always valid", func(e *check.Evidence) { event(e, history.Lookup, 1).Status = preauth.CodeBadRequest }},
 	{"an answer that cannot be read", "always valid", func(e *check.Evidence) { event(e, history.Claim, 1).Status = history.Unreadable }},
@@ -233,6 +244,7 @@ var doctored = []struct {
 	{"an event is in hand in the end", "the system settles by itself", func(e *check.Evidence) { e.State.AckPending = 1 }},
 	{"an announcement waits in the end", "the system settles by itself", func(e *check.Evidence) { e.State.Outbox = []string{"wx1.3"} }},
 	{"a living token without a code", "the system settles by itself", func(e *check.Evidence) { e.State.Codes[2].Token = "token a" }},
+	{"a living token with a code about to expire", "the system settles by itself", func(e *check.Evidence) { e.State.Now = 70 * s }},
 	{"a living token with an expired code", "the system settles by itself", func(e *check.Evidence) { e.State.Now = 80 * s }},
 	{"a failure that has yet to be tried again", "the system settles by itself", func(e *check.Evidence) {
 		change(e, "wx1", func(c *check.Component) {
