@@ -130,7 +130,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 
 // tell prints a line from time to time.
 func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
-	for wait(ctx, 30*time.Second) {
+	for system.Wait(ctx, 30*time.Second) {
 		counts := map[history.Op]int{}
 		for _, e := range rec.Events() {
 			counts[e.Op]++
@@ -165,7 +165,7 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 		for _, appid := range clients.AppIDs() {
 			clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid})
 		}
-		if !wait(ctx, time.Second) {
+		if !system.Wait(ctx, time.Second) {
 			return nil, 0, ctx.Err()
 		}
 	}
@@ -191,7 +191,7 @@ func (c campaign) await(ctx context.Context, g *gatherer, clients *workload.Work
 		case time.Now().After(deadline):
 			c.log("not settled: %q", e.Undone)
 			return nil
-		case !wait(ctx, 500*time.Millisecond):
+		case !system.Wait(ctx, 500*time.Millisecond):
 			return ctx.Err()
 		}
 	}
@@ -273,15 +273,3 @@ func newSeed() uint64 { return rand.Uint64() >> 1 }
 
 // temporaryDir returns a new directory for a run.
 func temporaryDir() (string, error) { return os.MkdirTemp("", "preauth-chaos-") }
-
-// wait waits for d or the end of ctx, and reports whether d is over.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
