@@ -245,8 +245,10 @@ func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, 
 	ending.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	tokens := e.State.Tokens
-	var err error
+	tokens, err := g.tokens(ctx)
+	if err != nil {
+		return err
+	}
 	if e.State, err = g.state(ctx, true); err != nil {
 		return fmt.Errorf("read the final state: %w", err)
 	}

@@ -217,12 +217,12 @@ var doctored = []struct {
 	{"a claimed code leads to another claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 0).ClaimID = "another" }},
 	{"a code that everybody sees leads to a claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).Status = history.OK }},
 
-	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.State.Codes[1].IssuedAt = 20 * s }},
+	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.Calls[3].At = 22 * s }},
 	{"a demand that was not needed", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.State.Codes[1].IssuedAt = "demand", 10*s
+		e.State.Codes[1].Cause, e.Calls[3].At = "demand", 20*s
 	}},
 	{"a call for a token announced again", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.State.Codes[1].IssuedAt = "token", 20*s
+		e.State.Codes[1].Cause, e.Calls[3].At = "token", 20*s
 	}},
 	{"more codes than events", "frugal", func(e *check.Evidence) { e.State.Codes[1].Cause = "token" }},
 	{"too many spares", "frugal", func(e *check.Evidence) {
@@ -314,6 +314,14 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			e.State.Components["wx1"] = changed
 			e.State.Failures = append(e.State.Failures, failure)
 		},
+		"a demand that failed is tried again": func(e *check.Evidence) {
+			renewedAt(e, 22*s)
+			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 21*s + s/2, Token: "token a", ErrCode: -1, Spoilt: true})
+		},
+		"a database that was away hides what another replica has done": func(e *check.Evidence) {
+			renewedAt(e, 20*s)
+			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "MySQL: SIGKILL", Begin: 15 * s, End: 18 * s})
+		},
 		"a code is lost beside a fault": func(e *check.Evidence) {
 			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 70 * s, Token: "token b", Code: "wasted"})
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 70 * s, End: 71 * s})
@@ -355,6 +363,14 @@ func event(e *check.Evidence, op history.Op, n int) *history.Event {
 		}
 	}
 	panic("no such event")
+}
+
+// renewedAt has the renewal come at another time.
+func renewedAt(e *check.Evidence, at time.Duration) {
+	e.Calls[3].At, e.State.Codes[1].IssuedAt = at, at
+	for _, expires := range []*time.Duration{&e.State.Codes[1].ExpiresAt, &event(e, history.Update, 1).ExpiresAt, &event(e, history.Lookup, 1).ExpiresAt} {
+		*expires = at + limits.CodeLife
+	}
 }
 
 // change changes a component's row.
