@@ -3,7 +3,7 @@
 # themselves.
 #
 # Variables:
-#   ARGS                 more arguments for `preauth dev` or for `go test`; for `make bench` the rows and flags
+#   ARGS                 more arguments for `preauth dev`, `go test`, the fault harness; rows and flags for `make bench`
 #   NO_INSTALL=1         never install a package
 #   FUZZTIME             how long `make fuzz` runs each target
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
@@ -14,7 +14,7 @@ FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race fuzz bench lint vuln build database prepare
+.PHONY: help dev test race fuzz chaos bench lint vuln build database prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ fuzz: prepare ## Run every fuzz target, each for FUZZTIME
 
 bench: database ## Measure the service beside the alternatives
 	$(GO) -C bench run . $(or $(ARGS),all)
+
+chaos: database ## Break everything for five minutes and see whether the promises hold
+	$(GO) -C chaos run . $(ARGS)
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...

@@ -116,11 +116,9 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	}
 	c.log("the faults are over: waiting until the system has settled")
 	out := &outcome{campaign: c, faults: breaker.Counts()}
-	begin := rec.Now()
-	if out.evidence, err = c.settle(ctx, g, clients); err != nil {
+	if out.evidence, out.settling, err = c.settle(ctx, g, clients); err != nil {
 		return nil, err
 	}
-	out.settling = rec.Now() - begin
 	stopWatching()
 	watching.Wait()
 	if err := c.complete(ctx, out.evidence, g, secrets); err != nil {
@@ -132,7 +130,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 
 // tell prints a line from time to time.
 func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
-	for wait(ctx, 30*time.Second) {
+	for system.Wait(ctx, 30*time.Second) {
 		counts := map[history.Op]int{}
 		for _, e := range rec.Events() {
 			counts[e.Op]++
@@ -143,20 +141,44 @@ func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 }
 
 // settle announces a last good token to every other component and waits until the system has nothing more to
-// do and each look-up finds it so, or until the time for that is over.
-func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Workload) (*check.Evidence, error) {
+// do and each look-up finds it so, or until the time for that is over; it returns how long that took. Then it
+// leaves the system alone but for look-ups, for as long as a code lives, and looks whether it is still so.
+func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Workload) (*check.Evidence, time.Duration, error) {
+	begin := g.rec.Now()
 	for i, appid := range clients.AppIDs() {
 		if i%2 == 0 {
 			if err := clients.PublishGood(ctx, appid); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 		}
 	}
 	e := &check.Evidence{Seed: c.seed, Limits: check.Limits{
 		CodeLife: system.CodeLife, RequestTimeout: system.RequestTimeout, MaxMinTTL: workload.MaxMinTTL, Spares: system.Spares,
 	}}
-	deadline := time.Now().Add(c.settleTime + c.maxSkew)
-	for {
+	err := c.await(ctx, g, clients, e, c.settleTime+c.maxSkew)
+	settling := g.rec.Now() - begin
+	if err != nil || len(e.Undone) > 0 {
+		return e, settling, err
+	}
+	c.log("settled: leaving it alone for the life of a code")
+	for quiet := g.rec.Now() + system.CodeLife; g.rec.Now() < quiet; {
+		for _, appid := range clients.AppIDs() {
+			clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid})
+		}
+		if !system.Wait(ctx, time.Second) {
+			return nil, 0, ctx.Err()
+		}
+	}
+	for _, appid := range clients.AppIDs() {
+		clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid, MinTTL: workload.MaxMinTTL})
+		clients.Claim(ctx, check.Prober, appid)
+	}
+	return e, settling, c.await(ctx, g, clients, e, c.settleTime)
+}
+
+// await brings the evidence up to date until nothing is undone, or the time for that is over.
+func (c campaign) await(ctx context.Context, g *gatherer, clients *workload.Workload, e *check.Evidence, limit time.Duration) error {
+	for deadline := time.Now().Add(limit); ; {
 		err := c.look(ctx, g, e)
 		if err != nil {
 			e.Undone = []string{err.Error()}
@@ -165,12 +187,12 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 		}
 		switch {
 		case len(e.Undone) == 0:
-			return e, nil
+			return nil
 		case time.Now().After(deadline):
 			c.log("not settled: %q", e.Undone)
-			return e, nil
-		case !wait(ctx, 500*time.Millisecond):
-			return nil, ctx.Err()
+			return nil
+		case !system.Wait(ctx, 500*time.Millisecond):
+			return ctx.Err()
 		}
 	}
 }
@@ -223,8 +245,10 @@ func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, 
 	ending.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	tokens := e.State.Tokens
-	var err error
+	tokens, err := g.tokens(ctx)
+	if err != nil {
+		return err
+	}
 	if e.State, err = g.state(ctx, true); err != nil {
 		return fmt.Errorf("read the final state: %w", err)
 	}
@@ -251,15 +275,3 @@ func newSeed() uint64 { return rand.Uint64() >> 1 }
 
 // temporaryDir returns a new directory for a run.
 func temporaryDir() (string, error) { return os.MkdirTemp("", "preauth-chaos-") }
-
-// wait waits for d or the end of ctx, and reports whether d is over.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -231,7 +231,7 @@ func spoils(f wechattest.Fault) bool {
 func (g *gatherer) watchRows(ctx context.Context) {
 	type row struct{ revision, sequence uint64 }
 	last := map[string]row{}
-	for wait(ctx, 250*time.Millisecond) {
+	for system.Wait(ctx, 250*time.Millisecond) {
 		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
 		begin := g.rec.Now()
 		// That the database is away now and then is what this is about.

@@ -29,7 +29,7 @@ type searcher struct {
 
 // scraping reads the metrics of the replicas until ctx ends.
 func (s *searcher) scraping(ctx context.Context, sys *system.System) {
-	for wait(ctx, 2*time.Second) {
+	for system.Wait(ctx, 2*time.Second) {
 		for _, r := range sys.Replicas {
 			asked, cancel := context.WithTimeout(ctx, time.Second)
 			if text, err := r.Metrics(asked); err == nil {

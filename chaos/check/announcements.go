@@ -13,10 +13,12 @@ import (
 // last message of each component in the stream is its current code.
 func announcedIsCommitted(x *index, v *verdict) {
 	for _, e := range x.Events {
+		if e.Op == history.Update || e.Op == history.Failure {
+			v.that(e.Status == history.OK, only(e), "an announcement that cannot be read")
+		}
 		if e.Op != history.Update {
 			continue
 		}
-		v.that(e.Status == history.OK, only(e), "an announcement that cannot be read")
 		code := x.current[e.AppID][e.Revision]
 		v.that(code != nil && code.Code == e.Code && code.ExpiresAt.Truncate(time.Microsecond) == e.ExpiresAt.Truncate(time.Microsecond), only(e),
 			"revision %d of %s was announced and is not in the database so", e.Revision, e.AppID)

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"slices"
 	"time"
 
 	"preauth/chaos/history"
@@ -12,8 +13,10 @@ import (
 //
 //   - a renewal when no more than the last quarter of its predecessor's life was left (and a fiftieth, by
 //     which renewals are spread), or after its end;
-//   - one on demand when its predecessor had less life than some look-up asked for;
-//   - one for a token event when its predecessor was for another token, or dead: no more than there are events;
+//   - one on demand, or a renewal that tries again what failed on demand, when its predecessor had less life
+//     than some look-up asked for;
+//   - one for a token event when its predecessor was for another token, or dead, or was made at the same time by
+//     another replica for the same token announced twice: no more than there are events;
 //   - spares and claims: one for each code that became current, one for each claim, and one more for each
 //     time that replicas make spares at once.
 //
@@ -31,17 +34,24 @@ func frugal(x *index, v *verdict) {
 				continue
 			}
 			before := codes[i-1]
-			slow, fast := x.skew(before.IssuedAt-x.Limits.CodeLife, code.IssuedAt+x.Limits.CodeLife)
-			left, skew := before.ExpiresAt-code.IssuedAt, slow+fast
+			begun, called := x.issued[before.Code].At, x.issued[code.Code].At
+			slow, fast := x.skew(begun-x.Limits.CodeLife, called)
+			left, skew := before.ExpiresAt-called, slow+fast
+			if before.Token != code.Token || x.delayed(begun, called) {
+				continue
+			}
 			switch code.Cause {
 			case "renewal":
-				v.that(before.Token != code.Token || left <= renewedWith(x.Limits.CodeLife)+skew, x.ofRevision(appid, code.Revision),
-					"revision %d of %s was renewed with %v left", before.Revision, appid, left)
+				allowed := renewedWith(x.Limits.CodeLife)
+				if x.failedBetween(appid, begun, called) {
+					allowed = x.Limits.MaxMinTTL
+				}
+				v.that(left <= allowed+skew, x.ofRevision(appid, code.Revision), "revision %d of %s was renewed with %v left", before.Revision, appid, left)
 			case "demand":
-				v.that(before.Token != code.Token || left <= x.Limits.MaxMinTTL+skew+x.Limits.RequestTimeout, x.ofRevision(appid, code.Revision),
+				v.that(left <= x.Limits.MaxMinTTL+skew, x.ofRevision(appid, code.Revision),
 					"revision %d of %s was replaced on demand with %v left", before.Revision, appid, left)
 			case "token":
-				v.that(before.Token != code.Token || left <= skew+askedBefore, x.ofRevision(appid, code.Revision),
+				v.that(left <= skew || called-begun <= atOnce, x.ofRevision(appid, code.Revision),
 					"revision %d of %s was made for a token announced again, with %v left", code.Revision, appid, left)
 			}
 		}
@@ -69,6 +79,23 @@ func frugal(x *index, v *verdict) {
 
 // renewedWith is the life that a code may have left when it is renewed.
 func renewedWith(life time.Duration) time.Duration { return life/4 + life/50 }
+
+// atOnce is how long two replicas may be at work on the same token without one seeing the other's code: as long as
+// an event is tried in hand, and one call.
+const atOnce = 5*time.Second + askedBefore
+
+// delayed reports whether a process or the database was held up between two calls, so that what one replica had done
+// the other could not know.
+func (x *index) delayed(begin, end time.Duration) bool {
+	return slices.ContainsFunc(x.delays, func(e history.Event) bool { return e.Begin <= end && e.End >= begin })
+}
+
+// failedBetween reports whether a call for a component failed between two others.
+func (x *index) failedBetween(appid string, begin, end time.Duration) bool {
+	return slices.ContainsFunc(x.Calls, func(call Call) bool {
+		return call.AppID == appid && call.Code == "" && call.At >= begin && call.At <= end
+	})
+}
 
 // claimsAsked returns how many claim ids were asked for, answered or not.
 func (x *index) claimsAsked(appid string) int {

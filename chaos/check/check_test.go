@@ -132,6 +132,9 @@ var doctored = []struct {
 	{"an announcement with another message id", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).MessageID = "other"
 	}},
+	{"a failure that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
+		e.Events = append(e.Events, history.Event{Op: history.Failure, Status: history.Unreadable})
+	}},
 	{"an announcement that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).Status = history.Unreadable
 	}},
@@ -159,6 +162,14 @@ var doctored = []struct {
 	{"a look-up of what is not committed", "always valid", func(e *check.Evidence) { event(e, history.Lookup, 1).Code = "another" }},
 	{"a component is unknown that had a code", "always valid", func(e *check.Evidence) {
 		event(e, history.Lookup, 1).Status = preauth.CodeNotFound
+	}},
+	{"a settled system has no code to give", "always valid", func(e *check.Evidence) {
+		lookup := event(e, history.Lookup, 2)
+		lookup.Client, lookup.Status = check.Prober, preauth.CodeUnavailable
+	}},
+	{"a settled system renews too late", "always valid", func(e *check.Evidence) {
+		lookup := event(e, history.Lookup, 1)
+		lookup.Client, lookup.Begin, lookup.End = check.Prober, 53*s, 53*s
 	}},
 	{"a good request is refused", "always valid", func(e *check.Evidence) { event(e, history.Lookup, 1).Status = preauth.CodeBadRequest }},
 	{"an answer that cannot be read", "always valid", func(e *check.Evidence) { event(e, history.Claim, 1).Status = history.Unreadable }},
@@ -206,12 +217,12 @@ var doctored = []struct {
 	{"a claimed code leads to another claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 0).ClaimID = "another" }},
 	{"a code that everybody sees leads to a claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).Status = history.OK }},
 
-	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.State.Codes[1].IssuedAt = 20 * s }},
+	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.Calls[3].At = 22 * s }},
 	{"a demand that was not needed", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.State.Codes[1].IssuedAt = "demand", 10*s
+		e.State.Codes[1].Cause, e.Calls[3].At = "demand", 20*s
 	}},
 	{"a call for a token announced again", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.State.Codes[1].IssuedAt = "token", 20*s
+		e.State.Codes[1].Cause, e.Calls[3].At = "token", 20*s
 	}},
 	{"more codes than events", "frugal", func(e *check.Evidence) { e.State.Codes[1].Cause = "token" }},
 	{"too many spares", "frugal", func(e *check.Evidence) {
@@ -233,6 +244,7 @@ var doctored = []struct {
 	{"an event is in hand in the end", "the system settles by itself", func(e *check.Evidence) { e.State.AckPending = 1 }},
 	{"an announcement waits in the end", "the system settles by itself", func(e *check.Evidence) { e.State.Outbox = []string{"wx1.3"} }},
 	{"a living token without a code", "the system settles by itself", func(e *check.Evidence) { e.State.Codes[2].Token = "token a" }},
+	{"a living token with a code about to expire", "the system settles by itself", func(e *check.Evidence) { e.State.Now = 70 * s }},
 	{"a living token with an expired code", "the system settles by itself", func(e *check.Evidence) { e.State.Now = 80 * s }},
 	{"a failure that has yet to be tried again", "the system settles by itself", func(e *check.Evidence) {
 		change(e, "wx1", func(c *check.Component) {
@@ -302,6 +314,14 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			e.State.Components["wx1"] = changed
 			e.State.Failures = append(e.State.Failures, failure)
 		},
+		"a demand that failed is tried again": func(e *check.Evidence) {
+			renewedAt(e, 22*s)
+			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 21*s + s/2, Token: "token a", ErrCode: -1, Spoilt: true})
+		},
+		"a database that was away hides what another replica has done": func(e *check.Evidence) {
+			renewedAt(e, 20*s)
+			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "MySQL: SIGKILL", Begin: 15 * s, End: 18 * s})
+		},
 		"a code is lost beside a fault": func(e *check.Evidence) {
 			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 70 * s, Token: "token b", Code: "wasted"})
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 70 * s, End: 71 * s})
@@ -343,6 +363,14 @@ func event(e *check.Evidence, op history.Op, n int) *history.Event {
 		}
 	}
 	panic("no such event")
+}
+
+// renewedAt has the renewal come at another time.
+func renewedAt(e *check.Evidence, at time.Duration) {
+	e.Calls[3].At, e.State.Codes[1].IssuedAt = at, at
+	for _, expires := range []*time.Duration{&e.State.Codes[1].ExpiresAt, &event(e, history.Update, 1).ExpiresAt, &event(e, history.Lookup, 1).ExpiresAt} {
+		*expires = at + limits.CodeLife
+	}
 }
 
 // change changes a component's row.

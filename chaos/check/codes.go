@@ -34,7 +34,8 @@ func noExpiredCode(x *index, v *verdict) {
 const askedBefore = 3 * time.Second
 
 // alwaysValid: a look-up gets a committed code, or is told why not, and no component is unknown that had a code
-// before. That each look-up gets the current code when the faults are over is for settles to say.
+// before. When the system has settled, each look-up of a component whose token lives gets a code, which is renewed
+// ahead of its expiry, and each claim gets one.
 func alwaysValid(x *index, v *verdict) {
 	known := map[string]time.Duration{}
 	for _, e := range x.Events {
@@ -48,6 +49,23 @@ func alwaysValid(x *index, v *verdict) {
 				code := x.current[e.AppID][e.Revision]
 				v.that(code != nil && code.Code == e.Code, only(e), "a look-up of %s got a code that was not committed as revision %d", e.AppID, e.Revision)
 			}
+			if e.Client == Prober && x.hasCode(e.AppID, e.End) {
+				v.that(e.Status == history.OK, only(e), "the token of %s lives, and there is no code", e.AppID)
+				v.that(e.Status != history.OK || e.ExpiresAt > e.Begin+x.ahead(), only(e), "a code of %s was not renewed ahead of its expiry", e.AppID)
+			}
 		}
 	}
 }
+
+// Prober is the client that asks when the system has settled and is left alone.
+const Prober = "prober"
+
+// hasCode reports whether a component has to have a code until the given time, by its settled state.
+func (x *index) hasCode(appid string, until time.Duration) bool {
+	newest, ok := x.newest(appid)
+	return ok && newest.dies > until && x.State.Components[appid].Failure == nil
+}
+
+// ahead is the life that a code has left at least when another takes its place. The service renews it with a
+// quarter left; the rest is for looking once a second, for the call, and for a machine that is busy.
+func (x *index) ahead() time.Duration { return x.Limits.CodeLife / 15 }

@@ -9,6 +9,7 @@ package check
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"preauth"
@@ -150,6 +151,7 @@ type index struct {
 	claims    map[claimKey][]history.Event     // those that were answered with a code
 	byCode    map[history.Hash][]history.Event // every event with the code
 	clocks    []history.Event                  // the faults of clocks
+	delays    []history.Event                  // the faults that hold up a process or the database
 }
 
 type claimKey struct{ appid, id string }
@@ -178,6 +180,8 @@ func newIndex(e *Evidence) *index {
 			x.claims[key] = append(x.claims[key], event)
 		case event.Op == history.Fault && event.Offset != 0:
 			x.clocks = append(x.clocks, event)
+		case event.Op == history.Fault && (strings.Contains(event.Fault, "SIGSTOP") || strings.Contains(event.Fault, "MySQL")):
+			x.delays = append(x.delays, event)
 		}
 		if event.Code != "" {
 			x.byCode[event.Code] = append(x.byCode[event.Code], event)

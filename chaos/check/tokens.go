@@ -129,7 +129,7 @@ func (x *index) undoneFor(appid string) string {
 		return fmt.Sprintf("event %d is the newest, and %d was taken", newest.sequence, component.TokenSequence)
 	case newest.dies <= x.State.Now:
 		return "" // whatever came of it
-	case code != nil && code.Token == newest.Token && code.ExpiresAt > x.State.Now && failure == nil:
+	case code != nil && code.Token == newest.Token && code.ExpiresAt > x.State.Now+x.ahead() && failure == nil:
 		return ""
 	case failure == nil:
 		return "its token lives, and there is neither a code nor a failure"

@@ -120,7 +120,7 @@ func (n *Nemesis) setTempo(ctx context.Context, rng *rand.Rand) {
 			seconds int
 		}{{ordinary, 15}, {storm, 20}, {calm, 6}} {
 			n.tempo.Store(int64(next.tempo))
-			if !wait(ctx, time.Duration(float64(next.seconds)*(0.5+rng.Float64())*float64(time.Second))) {
+			if !system.Wait(ctx, time.Duration(float64(next.seconds)*(0.5+rng.Float64())*float64(time.Second))) {
 				return
 			}
 		}
@@ -143,7 +143,7 @@ func (n *Nemesis) follow(ctx context.Context, l lane, rng *rand.Rand) {
 func (n *Nemesis) pause(ctx context.Context, l lane, rng *rand.Rand) bool {
 	const step = 50 * time.Millisecond
 	for left := rng.ExpFloat64(); left > 0; {
-		if !wait(ctx, step) {
+		if !system.Wait(ctx, step) {
 			return false
 		}
 		left -= float64(step) / float64(l.pause[n.tempo.Load()])
@@ -163,7 +163,7 @@ func (n *Nemesis) during(ctx context.Context, rng *rand.Rand, longest time.Durat
 	n.mu.Lock()
 	n.counts[e.Fault]++
 	n.mu.Unlock()
-	wait(ctx, lasts)
+	system.Wait(ctx, lasts)
 	if err := undo(); err != nil {
 		n.Log("%s of %s not undone: %v", e.Fault, e.Target, err)
 	}
@@ -182,15 +182,3 @@ func (n *Nemesis) chance(name string) *rand.Rand {
 
 // one returns one of a few, by chance.
 func one[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
-
-// wait waits for d or the end of ctx, and reports whether d is over.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/chaos/history"
+	"preauth/chaos/system"
 )
 
 // mendLimit bounds the time for which it is tried to undo a fault of a server.
@@ -64,7 +65,7 @@ func (n *Nemesis) fillStore(ctx context.Context, rng *rand.Rand) {
 				if err = js.DeleteStream(mending, name); err == nil || mending.Err() != nil {
 					return err
 				}
-				wait(mending, 200*time.Millisecond)
+				system.Wait(mending, 200*time.Millisecond)
 			}
 		}
 	})

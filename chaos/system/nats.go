@@ -106,7 +106,7 @@ func (n *NATS) awaitJetStream(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if !wait(ctx, 50*time.Millisecond) {
+		if !Wait(ctx, 50*time.Millisecond) {
 			return fmt.Errorf("NATS does not answer: %w", err)
 		}
 	}
@@ -166,17 +166,5 @@ func (n *NATS) close() {
 		if s.process != nil {
 			s.process.kill()
 		}
-	}
-}
-
-// wait waits for d or the end of ctx, and reports whether d is over.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -73,8 +73,13 @@ func (r *Replica) Kill() error {
 	return nil
 }
 
-// Terminate ends the replica with SIGTERM and waits until it is gone.
+// Terminate ends the replica with SIGTERM and waits until it is gone. One that has yet to start up is down.
 func (r *Replica) Terminate() error {
+	asked, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, _, err := r.get(asked, "/healthz"); err != nil {
+		return ErrDown
+	}
 	r.mu.Lock()
 	p := r.process
 	if p == nil || !p.running() || r.stopped || r.ended {

@@ -97,7 +97,7 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 	defer cancel()
 	for _, r := range s.Replicas {
 		for err := r.Ready(ctx); err != nil; err = r.Ready(ctx) {
-			if !wait(ctx, 100*time.Millisecond) {
+			if !Wait(ctx, 100*time.Millisecond) {
 				return nil, fmt.Errorf("not ready at the start: %w", err)
 			}
 		}
@@ -162,4 +162,16 @@ func (s *System) Close() error {
 		s.WeChat.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// Wait waits for d or the end of ctx, and reports whether d is over.
+func Wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -49,47 +49,41 @@ func (w *Workload) publishSome(ctx context.Context, c *component, rng *rand.Rand
 	var t token
 	switch n := rng.IntN(100); {
 	case n < 10:
-		w.publish(ctx, rng, w.garbage(c, rng), hurry)
+		w.publish(ctx, rng, garbage(c, rng), hurry)
 		return
 	case n < 30 && len(known) > 0: // the same again
 		t = known[len(known)-1]
 	case n < 40 && len(known) > 0: // late: an older one
 		t = known[rng.IntN(len(known))]
 	case n < 45:
-		t = token{w.newToken(rng), true} // WeChat will not know it
+		t = token{newToken(rng), true} // WeChat will not know it
 	default:
 		t = w.issue(c, rng)
 	}
-	w.publish(ctx, rng, w.event(c, rng, t), hurry)
+	w.publish(ctx, rng, event(c, rng, t), hurry)
 }
 
 // issue gets a new token from WeChat.
 func (w *Workload) issue(c *component, rng *rand.Rand) token {
-	t := token{w.newToken(rng), false}
+	t := token{newToken(rng), false}
 	w.opts.Issuer.SetToken(c.appid, t.secret)
 	return t
 }
 
 // PublishGood announces a new, long-lived token for a component and returns when it is stored.
 func (w *Workload) PublishGood(ctx context.Context, appid string) error {
-	for _, c := range w.components {
-		if c.appid != appid {
-			continue
-		}
-		rng := w.chance("good " + appid)
-		t := w.issue(c, rng)
-		m := message{
-			appid: appid, token: t, life: preauth.DefaultTokenLife, subject: tokenTopic,
-			body: object{"component_appid": appid, "component_access_token": t.secret.Reveal()}.encode(),
-		}
-		for w.send(ctx, m, true).Status != history.OK {
-			if !about(ctx, rng, 100*time.Millisecond) {
-				return fmt.Errorf("announce a token of %s: %w", appid, ctx.Err())
-			}
-		}
-		return nil
+	rng := w.chance("good " + appid)
+	t := w.issue(w.component(appid), rng)
+	m := message{
+		appid: appid, token: t, life: preauth.DefaultTokenLife, subject: tokenTopic,
+		body: object{"component_appid": appid, "component_access_token": t.secret.Reveal()}.encode(),
 	}
-	return fmt.Errorf("no component %s", appid)
+	for w.send(ctx, m, true).Status != history.OK {
+		if !about(ctx, rng, 100*time.Millisecond) {
+			return fmt.Errorf("announce a token of %s: %w", appid, ctx.Err())
+		}
+	}
+	return nil
 }
 
 // message is a token event on its way.
@@ -115,7 +109,7 @@ func (o object) encode() []byte {
 }
 
 // event returns a good event in one of its forms.
-func (w *Workload) event(c *component, rng *rand.Rand, t token) message {
+func event(c *component, rng *rand.Rand, t token) message {
 	c.mu.Lock()
 	c.tokens = append(c.tokens, t)
 	c.tokens = c.tokens[max(0, len(c.tokens)-20):]
@@ -152,8 +146,8 @@ func (w *Workload) event(c *component, rng *rand.Rand, t token) message {
 }
 
 // garbage returns an event that breaks the contract.
-func (w *Workload) garbage(c *component, rng *rand.Rand) message {
-	t := token{w.newToken(rng), true}
+func garbage(c *component, rng *rand.Rand) message {
+	t := token{newToken(rng), true}
 	m := message{appid: c.appid, subject: tokenTopic, bad: true, token: t}
 	said := object{"component_appid": c.appid, "component_access_token": t.secret.Reveal()}
 	switch rng.IntN(9) {

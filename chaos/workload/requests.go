@@ -55,11 +55,7 @@ func (w *Workload) Lookup(ctx context.Context, name string, request preauth.Look
 	e.Status, e.Class = statusOf(err)
 	if err == nil {
 		e.Code, e.Revision, e.ExpiresAt = history.HashOf(found.PreAuthCode), found.Revision, w.opts.Recorder.At(found.ExpiresAt)
-		for _, c := range w.components {
-			if c.appid == request.AppID {
-				c.seen(found.Revision)
-			}
-		}
+		w.component(request.AppID).seen(found.Revision)
 	}
 	return w.opts.Recorder.Add(e), found.PreAuthCode
 }
@@ -120,6 +116,12 @@ func (w *Workload) claimAgain(ctx context.Context, name string, rng *rand.Rand) 
 	}
 	w.claim(ctx, name, old.component, old.request)
 	return true
+}
+
+// Claim claims a code for a new visitor.
+func (w *Workload) Claim(ctx context.Context, name, appid string) history.Event {
+	e, _ := w.claim(ctx, name, w.component(appid), preauth.ClaimRequest{AppID: appid, ClaimID: fmt.Sprintf("%s at %v", name, w.opts.Recorder.Now())})
+	return e
 }
 
 func (w *Workload) claim(ctx context.Context, name string, c *component, request preauth.ClaimRequest) (history.Event, preauth.Secret) {

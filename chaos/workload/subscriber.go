@@ -17,10 +17,8 @@ func (w *Workload) update(msg *nats.Msg) {
 	if err == nil {
 		e.AppID, e.Revision, e.Code = update.AppID, update.Revision, history.HashOf(update.PreAuthCode)
 		e.ExpiresAt = w.opts.Recorder.At(update.ExpiresAt)
-		for _, c := range w.components {
-			if c.appid == update.AppID {
-				c.seen(update.Revision)
-			}
+		if c := w.component(update.AppID); c != nil {
+			c.seen(update.Revision)
 		}
 	}
 	w.opts.Recorder.Add(e)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,7 +50,6 @@ type Workload struct {
 	subs       []*nats.Subscription
 
 	mu     sync.Mutex
-	tokens []preauth.Secret
 	claims []claim
 }
 
@@ -135,13 +135,6 @@ func (w *Workload) Run(ctx context.Context) {
 	clients.Wait()
 }
 
-// Tokens returns all tokens that were ever announced.
-func (w *Workload) Tokens() []preauth.Secret {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return append([]preauth.Secret(nil), w.tokens...)
-}
-
 // AppIDs returns the components.
 func (w *Workload) AppIDs() []string {
 	var appids []string
@@ -149,6 +142,15 @@ func (w *Workload) AppIDs() []string {
 		appids = append(appids, c.appid)
 	}
 	return appids
+}
+
+// component returns the component with an appid, or nil.
+func (w *Workload) component(appid string) *component {
+	i := slices.IndexFunc(w.components, func(c *component) bool { return c.appid == appid })
+	if i < 0 {
+		return nil
+	}
+	return w.components[i]
 }
 
 // chance returns the choices of one client.
@@ -161,16 +163,12 @@ func (w *Workload) chance(client string) *rand.Rand {
 const TokenMark = "61_chaos_"
 
 // newToken returns a token that nobody has seen.
-func (w *Workload) newToken(rng *rand.Rand) preauth.Secret {
+func newToken(rng *rand.Rand) preauth.Secret {
 	random := make([]byte, 60)
 	for i := range random {
 		random[i] = byte(rng.Uint32())
 	}
-	t := preauth.NewSecret(TokenMark + base64.RawURLEncoding.EncodeToString(random))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tokens = append(w.tokens, t)
-	return t
+	return preauth.NewSecret(TokenMark + base64.RawURLEncoding.EncodeToString(random))
 }
 
 // statusOf returns what a request came to.
