@@ -163,7 +163,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			if test.says != "" {
 				refused.err.await(t, test.says)
 			}
-			expectReasons(t, admin, "NATS: ", "token stream: ", "update stream: ")
+			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
 }
@@ -191,7 +191,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+newDatabase(t), "--schema-apply",
 				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
 			service.err.await(t, `"not connected to NATS: trying again".*(`+test.says+")")
-			expectReasons(t, admin, "NATS: ", "token stream: ", "update stream: ")
+			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
 }

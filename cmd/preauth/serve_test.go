@@ -188,7 +188,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status, _ := get(t, admin, "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz says %d with everything away, want 200", status)
 	}
-	expectReasons(t, admin, "NATS: the connection is ", "MySQL: ", "token stream: ", "update stream: ")
+	expectReasons(t, admin, "NATS: the connection is ", "MySQL: ", "failure stream: ", "token stream: ", "update stream: ")
 	status, out, stderr := do(t, "check", "--admin-listen="+admin)
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
