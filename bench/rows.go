@@ -56,13 +56,13 @@ func measure(ctx context.Context, s settings, chosen []row, out io.Writer) (err 
 	b := &bench{rig: rig, report: &report{}, settings: s}
 	fmt.Fprintf(out, "%s, %d processors, %s, nats-server with sync_interval always, rounds: %d\n\n",
 		runtime.Version(), runtime.NumCPU(), rig.mysql, s.rounds)
+	defer b.write(out) // what was found until then, if it is stopped
 	for _, row := range chosen {
 		b.row = row.name
 		if err := row.measure(ctx, b); err != nil {
 			return fmt.Errorf("row %s: %w", row.name, err)
 		}
 	}
-	b.write(out)
 	return nil
 }
 
