@@ -40,8 +40,14 @@ func TestAmount(t *testing.T) {
 		unit  string
 		want  string
 	}{
-		{1, "×", "1 ×"}, {0.95, "×", "0.95 ×"}, {1.4567, "×", "1.46 ×"}, {0.0123456, "%", "0.0123 %"},
-		{12345.6, "events/s", "12346 events/s"}, {20, "", "20"}, {0, "B", "0 B"}, {-3.21, "KiB", "-3.21 KiB"},
+		{1, "×", "1 ×"},
+		{0.95, "×", "0.95 ×"},
+		{1.4567, "×", "1.46 ×"},
+		{0.0123456, "%", "0.0123 %"},
+		{12345.6, "events/s", "12346 events/s"},
+		{20, "", "20"},
+		{0, "B", "0 B"},
+		{-3.21, "KiB", "-3.21 KiB"},
 	} {
 		if got := amount(test.value, test.unit); got != test.want {
 			t.Errorf("%v: got %q, want %q", test.value, got, test.want)
