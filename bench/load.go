@@ -266,7 +266,7 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 type rate struct {
 	n         int
 	perSecond float64
-	used      usage
+	used      spent
 	latencies []time.Duration
 	lost      int // events that were never announced
 	failed    int

@@ -357,7 +357,7 @@ func eventually(ctx context.Context, limit time.Duration, call func() error) err
 	}
 }
 
-// usage is the processor time of everybody at a moment.
+// usage is the processor time that everybody has used up to a moment.
 type usage struct {
 	at                                   time.Time
 	program, nats, mysql, wechat, loader time.Duration
@@ -370,20 +370,24 @@ func (r *rig) usage(p *program) usage {
 	}
 }
 
-// since returns the processor time used since an earlier moment.
-func (u usage) since(earlier usage) usage {
-	return usage{
+// spent is the processor time that everybody has used within a time.
+type spent struct {
+	usage
+	elapsed time.Duration
+}
+
+func (u usage) since(earlier usage) spent {
+	return spent{elapsed: u.at.Sub(earlier.at), usage: usage{
 		program: u.program - earlier.program, nats: u.nats - earlier.nats, mysql: u.mysql - earlier.mysql,
-		wechat: u.wechat - earlier.wechat, loader: u.loader - earlier.loader, at: time.Time{}.Add(u.at.Sub(earlier.at)),
-	}
+		wechat: u.wechat - earlier.wechat, loader: u.loader - earlier.loader,
+	}}
 }
 
 // perEvent says how many microseconds of processor time each took for one event or request.
-func (u usage) perEvent(n int) string {
+func (s spent) perEvent(n int) string {
 	each := func(d time.Duration) int64 { return (d / time.Duration(max(1, n))).Microseconds() }
-	elapsed := u.at.Sub(time.Time{})
 	return fmt.Sprintf("CPU µs each: program %d, nats-server %d, database %d, WeChat %d, load generator %d (%.0f %% of a core)",
-		each(u.program), each(u.nats), each(u.mysql), each(u.wechat), each(u.loader), 100*u.loader.Seconds()/max(elapsed.Seconds(), 1e-9))
+		each(s.program), each(s.nats), each(s.mysql), each(s.wechat), each(s.loader), 100*float64(s.loader)/float64(max(s.elapsed, 1)))
 }
 
 // inside says what preauth's own metrics tell of its work so far: the mean times of its parts, and how

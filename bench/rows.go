@@ -56,13 +56,13 @@ func measure(ctx context.Context, s settings, chosen []row, out io.Writer) (err 
 	b := &bench{rig: rig, report: &report{}, settings: s}
 	fmt.Fprintf(out, "%s, %d processors, %s, nats-server with sync_interval always, rounds: %d\n\n",
 		runtime.Version(), runtime.NumCPU(), rig.mysql, s.rounds)
+	defer b.write(out) // what was found until then, if it is stopped
 	for _, row := range chosen {
 		b.row = row.name
 		if err := row.measure(ctx, b); err != nil {
 			return fmt.Errorf("row %s: %w", row.name, err)
 		}
 	}
-	b.write(out)
 	return nil
 }
 
@@ -195,6 +195,14 @@ func (b *bench) warmup() time.Duration { return b.length / 2 }
 
 func measureThroughput(ctx context.Context, b *bench) error {
 	const components = 10_000
+	if err := b.seed(ctx, 0); err != nil {
+		return err
+	}
+	limit, err := b.streamLimit(ctx, components)
+	if err != nil {
+		return err
+	}
+	b.note("throughput: the stream of announcements stores %.0f/s, published without waiting for one another", limit)
 	if err := b.seed(ctx, components); err != nil {
 		return err
 	}
@@ -239,6 +247,28 @@ func measureThroughput(ctx context.Context, b *bench) error {
 		given: fmt.Sprintf("%s, each with at most %d connections", strings.Join(given, ", "), connections),
 	})
 	return nil
+}
+
+// streamLimit returns how many announcements a second the stream stores.
+func (b *bench) streamLimit(ctx context.Context, components int) (float64, error) {
+	now := time.Now()
+	n, begin := 0, time.Now()
+	for ; time.Since(begin) < b.length; n++ {
+		u := preauth.Update{
+			AppID: appID(n % components), PreAuthCode: newCode(), IssuedAt: now, ExpiresAt: now.Add(time.Hour),
+			Revision: uint64(n/components + 1), Cause: preauth.CauseToken,
+		}
+		msg := &nats.Msg{Subject: updatedSubject + "." + u.AppID, Header: u.Header("/bench"), Data: u.Encode()}
+		if _, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute)); err != nil {
+			return 0, err
+		}
+	}
+	select {
+	case <-b.js.PublishAsyncComplete():
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return float64(n) / time.Since(begin).Seconds(), nil
 }
 
 // shares notes in the last round who has used the processor.
