@@ -519,7 +519,7 @@ func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 			if result := d.save(t, succeeded("wx1", newer, "c", worked(3*time.Minute)))[0]; result.Status != repo.Saved || result.Revision != 2 {
 				t.Fatalf("the newer one: %+v", result)
 			}
-			if result := d.save(t, succeeded("wx1", older, "b", worked(1*time.Minute)))[0]; result.Status != repo.Superseded {
+			if result := d.save(t, succeeded("wx1", older, "b", worked(time.Minute)))[0]; result.Status != repo.Superseded {
 				t.Errorf("the late one: %+v", result)
 			}
 			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" || c.Token.Position != newer {
@@ -527,7 +527,7 @@ func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 			}
 			// One transaction takes both in any order.
 			d.clear(t)
-			d.save(t, succeeded("wx1", at(8), "a"), succeeded("wx1", newer, "c", worked(3*time.Minute)), succeeded("wx1", older, "b", worked(1*time.Minute)))
+			d.save(t, succeeded("wx1", at(8), "a"), succeeded("wx1", newer, "c", worked(3*time.Minute)), succeeded("wx1", older, "b", worked(time.Minute)))
 			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" {
 				t.Errorf("after one transaction, known is %+v", c)
 			}
