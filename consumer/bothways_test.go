@@ -663,6 +663,9 @@ var benches atomic.Int64
 // is what was announced; events are acknowledged; no code is given twice; and WeChat is asked as often as the table
 // says.
 func TestEveryWriteBothWays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("hundreds of cases")
+	}
 	for name, w := range ways() {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, w.spares)

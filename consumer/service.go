@@ -252,8 +252,8 @@ type Service struct {
 // New returns a service on the given connection, database and WeChat client, which stay the
 // caller's. The connection should reconnect for ever, and do so too when a write takes more than seconds
 // ([nats.FlusherTimeout], [nats.Options].ReconnectOnFlusherError): until then a line that takes nothing more
-// holds up whatever uses the connection. Neither it nor the database has to be there yet. Metrics are registered with registerer. An impossible cfg gives an error that wraps
-// [ErrConfig].
+// holds up whatever uses the connection. Neither it nor the database has to be there yet. Metrics are
+// registered with registerer. An impossible cfg gives an error that wraps [ErrConfig].
 func New(
 	cfg Config, nc *nats.Conn, db *repo.Repo, api *wechat.Client, log *slog.Logger, registerer prometheus.Registerer,
 ) (*Service, error) {

@@ -93,8 +93,9 @@ func (row claimRow) claim() Claim {
 }
 
 // Claim gives a code to a claim id: the one that it has already, as long as that lives longer than
-// MinTTL, otherwise a spare that lives longer than MinTTL and SpareTTL. The error may be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable]
-// the same request gets the code that it may have been given before the answer was lost.
+// MinTTL, otherwise a spare that lives longer than MinTTL and SpareTTL. The error may be [ErrNoSpare] or
+// [ErrReference]. After [ErrUnavailable] the same request gets the code that it may have been given before the
+// answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
