@@ -46,8 +46,10 @@ func (r *report) note(format string, args ...any) {
 
 // write prints the table in Markdown.
 func (r *report) write(out io.Writer) {
-	fmt.Fprintln(out, "| row | what | goal | measured | spread | |")
-	fmt.Fprintln(out, "|---|---|---|---|---|---|")
+	if len(r.figures) > 0 {
+		fmt.Fprintln(out, "| row | what | goal | measured | spread | |")
+		fmt.Fprintln(out, "|---|---|---|---|---|---|")
+	}
 	for _, f := range r.figures {
 		sign, verdict := "≥", "**missed**"
 		if f.atMost {

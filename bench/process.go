@@ -111,16 +111,16 @@ func (p *process) failure() error {
 	return fmt.Errorf("%s ended: %s", p.name, strings.Join(lines[max(0, len(lines)-10):], "\n"))
 }
 
-// warnings returns how many lines of its log are not of the level info.
-func (p *process) warnings() int {
+// warnings returns the lines of its log that are warnings or errors.
+func (p *process) warnings() []string {
 	text, _ := os.ReadFile(p.log.Name())
-	n := 0
-	for line := range bytes.Lines(text) {
-		if bytes.Contains(line, []byte(`"level":"WARN"`)) || bytes.Contains(line, []byte(`"level":"ERROR"`)) {
-			n++
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+			found = append(found, strings.TrimSpace(line))
 		}
 	}
-	return n
+	return found
 }
 
 // stop ends the process in good order, and kills it if that takes too long.

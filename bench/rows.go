@@ -133,9 +133,9 @@ func (b *bench) with(ctx context.Context, c contender, f func(*program) error) (
 		if stopErr := p.stop(); stopErr != nil {
 			err = errors.Join(err, stopErr)
 		}
-		if n := p.warnings(); n > 0 {
-			b.note("%s logged %d warnings", c.name, n)
-			b.progress("%v", p.failure())
+		if warnings := p.warnings(); len(warnings) > 0 {
+			b.note("%s: %s logged %d warnings", b.row, c.name, len(warnings))
+			b.progress("%s, such as %s", c.name, warnings[0])
 		}
 		_, emptyErr := b.db.ExecContext(ctx, "DELETE FROM outbox")
 		err = errors.Join(err, emptyErr)
