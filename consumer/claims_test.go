@@ -12,6 +12,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -74,6 +75,30 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 				t.Errorf("%d calls, want one for the current code and one for the spare", calls)
 			}
 		})
+	}
+}
+
+func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
+	const life = 10 * time.Minute
+	w := newWorld(t, wechattest.Options{CodeLife: life})
+	db, faults := w.faulty()
+	now := new(clock)
+	w.start(oneSpare, func(s *setup) { s.db, s.cfg.Now = db, now.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	request := preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}
+	var first preauth.Claim
+	w.eventually("a claim", func() (ok bool) {
+		var err error
+		first, err = w.claim(request)
+		return err == nil
+	})
+	faults.Script("claimable", repotest.Fault{After: func() { now.advance(life) }})
+	second, err := w.claim(request)
+	if err != nil || !second.ExpiresAt.After(now.Now()) || second.PreAuthCode.Equal(first.PreAuthCode) {
+		t.Errorf("got a code that lives until %v, and it is %v: %v", second.ExpiresAt, now.Now(), err)
+	}
+	if faults.Unmet() != 0 {
+		t.Error("nothing took its time")
 	}
 }
 

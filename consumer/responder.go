@@ -226,6 +226,9 @@ func (r *responder) claim(req micro.Request) {
 	r.handOver(req.Reply(), r.metrics.claims, func(ctx context.Context) (int, []byte, *preauth.Error) {
 		code := 200
 		claimed, err := r.db.Claim(ctx, r.claimOf(request))
+		for err == nil && claimed.ExpiresAt.Sub(r.cfg.Now()) <= request.MinTTL {
+			claimed, err = r.db.Claim(ctx, r.claimOf(request)) // it died while MySQL took its time
+		}
 		if errors.Is(err, repo.ErrNoSpare) {
 			code = 201
 			claimed, err = r.claimNew(ctx, request)
