@@ -229,6 +229,33 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 }
 
+// Publishers that want to be sure announce a token twice in a row, on both subjects for example.
+func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	oneInHand := func(s *setup) { s.cfg.InHand = 1 }
+	a, b := w.start(oneInHand).ready(), w.start(oneInHand).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	token := w.token("twice")
+	w.announce("wx1", token)
+	next(w, hold.Reached())
+	w.announce("wx1", token)
+	w.eventually("the other replica has the second event", func() bool {
+		return a.count(consumer.StepReceived) > 0 && b.count(consumer.StepReceived) > 0
+	})
+	hold.Release()
+	w.eventually("both are settled", func() bool {
+		return a.count(consumer.StepAcknowledged)+b.count(consumer.StepAcknowledged) == 2
+	})
+	if calls := w.wechat.Count("wx1"); calls != 1 {
+		t.Errorf("%d calls", calls)
+	}
+	if update := w.settled(a, "wx1"); update.Revision != 1 {
+		t.Errorf("revision %d", update.Revision)
+	}
+}
+
 // What another replica has made since is not taken for what this one made.
 func TestTokenOfAnotherReplicasCodeIsLookedUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})

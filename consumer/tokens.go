@@ -23,6 +23,8 @@ const (
 	fetchHeartbeat = 2 * time.Second
 	// putBackDelay is when another replica gets an event that this one could not finish.
 	putBackDelay = 200 * time.Millisecond
+	// firstFor is how long an event that announces a token again leaves the work to the token's first event.
+	firstFor = 10 * time.Second
 	// defectDelay is the wait after MySQL refused something that it should not, for want of its schema
 	// for example.
 	defectDelay = 5 * time.Second
@@ -173,12 +175,18 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	}
 
 	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
+	first, repeated := t.view.repeats(event.AppID, position)
 	var known repo.Component
-	if meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
+	if repeated || meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
 		if known, err = t.component(ctx, event.AppID); err != nil {
 			t.putBack(msg, err)
 			return
 		}
+	}
+	if repeated && first.After(known.Token.Position) && t.cfg.Now().Sub(first.Time) < firstFor {
+		// The same token's first event is still worked on, here or elsewhere.
+		t.postpone(msg, putBackDelay)
+		return
 	}
 	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: t.cfg.Now()}
 	switch now := t.cfg.Now(); {
@@ -260,6 +268,11 @@ func (t *tokens) putBack(msg jetstream.Msg, cause error) {
 		delay = defectDelay
 		t.log.Error("event put back", "retry_in", delay, "error", cause)
 	}
+	t.postpone(msg, delay)
+}
+
+// postpone has the stream deliver an event again later.
+func (t *tokens) postpone(msg jetstream.Msg, delay time.Duration) {
 	if err := msg.NakWithDelay(jittered(delay)); err != nil {
 		t.log.Debug("event not put back: it comes again when its ack wait is over", "error", err)
 	}

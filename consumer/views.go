@@ -23,6 +23,8 @@ type announcedToken struct {
 	preauth.TokenEvent
 	position    repo.Position
 	fingerprint repo.Fingerprint
+	// first is the position of the first of the events that announced this very token one after the other.
+	first repo.Position
 }
 
 func newTokenView() *tokenView { return &tokenView{newest: map[string]announcedToken{}} }
@@ -32,10 +34,13 @@ func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now ti
 	if !event.ExpiresAt.After(now) {
 		return
 	}
-	token := announcedToken{event, position, repo.FingerprintOf(event.Token)}
+	token := announcedToken{event, position, repo.FingerprintOf(event.Token), position}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
+		if ok && known.fingerprint == token.fingerprint {
+			token.first = known.first
+		}
 		v.newest[event.AppID] = token
 	}
 	if now.Sub(v.swept) > time.Minute {
@@ -57,12 +62,21 @@ func (v *tokenView) token(appid string, now time.Time) (announcedToken, bool) {
 }
 
 // overtaken reports whether the stream holds a newer event of the component, with a token that was
-// alive when it was read.
+// alive when it was read. The first event of a token is not overtaken by those that announce it again.
 func (v *tokenView) overtaken(appid string, position repo.Position) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	token, ok := v.newest[appid]
-	return ok && token.position.After(position)
+	return ok && (token.first.After(position) || position.After(token.first) && token.position.After(position))
+}
+
+// repeats returns the first event of the token that the event at the position announces again, if the view
+// knows of one.
+func (v *tokenView) repeats(appid string, position repo.Position) (first repo.Position, ok bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	token, ok := v.newest[appid]
+	return token.first, ok && position.After(token.first) && !position.After(token.position)
 }
 
 func (v *tokenView) size() int {
