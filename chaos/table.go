@@ -41,16 +41,37 @@ func readTable(r io.Reader) (table, error) {
 	return t, lines.Err()
 }
 
-// add returns the sum of two tables, in the order of their rows.
+// find returns where a row of another table is in this one, or -1. A row that begins with dots belongs to the one
+// without above it.
+func (t table) find(other table, i int) int {
+	whole := func(t table, i int) (what string) {
+		for what = t[i].what; i > 0 && strings.HasPrefix(t[i].what, "..."); {
+			i--
+			what = t[i].what + what
+		}
+		return what
+	}
+	for at := range t {
+		if t[at].what == other[i].what && whole(t, at) == whole(other, i) {
+			return at
+		}
+	}
+	return -1
+}
+
+// add returns the sum of two tables of the same form. A row that only one of them has stands behind the row that it
+// follows there.
 func (t table) add(other table) (table, error) {
+	if len(t) == 0 {
+		return other, nil
+	}
 	sum := slices.Clone(t)
 	for i, r := range other {
-		at := slices.IndexFunc(sum, func(s row) bool { return s.what == r.what })
+		at := sum.find(other, i)
 		if at < 0 {
-			// Beside the row that it follows in its own table.
 			after := -1
 			if i > 0 {
-				after = slices.IndexFunc(sum, func(s row) bool { return s.what == other[i-1].what })
+				after = sum.find(other, i-1)
 			}
 			sum = slices.Insert(sum, after+1, r)
 			continue
