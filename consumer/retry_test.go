@@ -239,7 +239,8 @@ func TestComponentThatAnEventServedMeanwhileIsNotRenewed(t *testing.T) {
 	w.settled(r, "wx1")
 	hold := wechattest.NewHold()
 	defer hold.Release()
-	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	// The code has to outlive the call, from when on its life counts.
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold, Reply: map[string]any{"expires_in": 3600}})
 	w.announce("wx1", w.token("b"))
 	next(w, hold.Reached())
 
