@@ -80,9 +80,9 @@ func frugal(x *index, v *verdict) {
 // renewedWith is the life that a code may have left when it is renewed.
 func renewedWith(life time.Duration) time.Duration { return life/4 + life/50 }
 
-// atOnce is how long two replicas may be at work on the same token without one seeing the other's code: as long as
-// an event is tried in hand, and one call.
-const atOnce = 5*time.Second + askedBefore
+// atOnce is how far apart WeChat may see the calls of two replicas that took up two events of the same token at the
+// same moment, before the one with the second had read the first.
+const atOnce = time.Second
 
 // delayed reports whether a process or the database was held up between two calls, so that what one replica had done
 // the other could not know.
