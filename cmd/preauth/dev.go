@@ -36,7 +36,7 @@ type devCommand struct {
 	NATSListen   string        `name:"nats-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of NATS. Port 0 is a free one, here and below."`
 	AdminListen  string        `name:"admin-listen" default:"127.0.0.1:0" form:"address" help:"Address of /healthz, /readyz and /metrics."`
 	WeChatListen string        `name:"wechat-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of the stand-in for WeChat."`
-	DSN          string        `name:"mysql-dsn" placeholder:"DSN" help:"Use this database, as user:password@tcp(host:3306)/preauth, and create what it lacks of the schema. Otherwise a private one is started: MariaDB or MySQL if installed, else TiDB, which takes about five minutes to build the first time."`
+	DSN          string        `name:"mysql-dsn" placeholder:"DSN" help:"Use this database, which has to be there, as user:password@tcp(host:3306)/preauth, and create what it lacks of the schema. Otherwise a private one is started: MariaDB or MySQL if installed, else TiDB, which takes about five minutes to build the first time."`
 	Verbose      bool          `name:"verbose" short:"v" help:"Show all of the service's log, and not only warnings and errors."`
 }
 

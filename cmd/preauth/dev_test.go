@@ -156,7 +156,7 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+newDatabase(t))
 	commands := natsCommands(t, d)
-	if len(commands) != 6 {
+	if len(commands) != 7 {
 		t.Fatalf("%d commands are printed: %q", len(commands), commands)
 	}
 	updates, failures := subscribe(t, d.nc, argument(t, commands, "sub", "preauth.updated")), subscribe(t, d.nc, argument(t, commands, "sub", "preauth.failed"))
@@ -184,14 +184,21 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 		t.Errorf("the look-up answers something else than was announced: %v", err)
 	}
 
+	if msg, err = d.nc.Request(argument(t, commands[4:], "req", "preauth.claim.wxdev0001"), []byte(commands[4][2]), patience); err != nil {
+		t.Fatal(err)
+	}
+	if claim, err := preauth.ParseClaim(msg.Data); err != nil || claim.ClaimID != "visitor-1" {
+		t.Errorf("the claim is answered for %q: %v", claim.ClaimID, err)
+	}
+
 	argument(t, commands, "micro", "ls")
 	var ping micro.Ping
 	request(t, d.nc, micro.APIPrefix+".PING", &ping)
-	if service := argument(t, commands[5:], "micro", "stats"); ping.Name != "preauth" || commands[5][2] != "preauth" {
-		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[5][2])
+	if service := argument(t, commands[6:], "micro", "stats"); ping.Name != "preauth" || commands[6][2] != "preauth" {
+		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[6][2])
 	}
 	var stats micro.Stats
-	request(t, d.nc, micro.APIPrefix+".STATS."+commands[5][2], &stats)
+	request(t, d.nc, micro.APIPrefix+".STATS."+commands[6][2], &stats)
 	answered := 0
 	for _, endpoint := range stats.Endpoints {
 		answered += endpoint.NumRequests

@@ -22,7 +22,16 @@ func (s logSettings) logger(w io.Writer) *slog.Logger {
 	if s.Format == "text" || s.Format == "auto" && isTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
+	options.ReplaceAttr = withUnit
 	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// withUnit writes a duration as text does, 15s, where JSON would have a number of nanoseconds.
+func withUnit(_ []string, attr slog.Attr) slog.Attr {
+	if attr.Value.Kind() == slog.KindDuration {
+		attr.Value = slog.StringValue(attr.Value.Duration().String())
+	}
+	return attr
 }
 
 func isTerminal(w io.Writer) bool {

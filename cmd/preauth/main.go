@@ -91,7 +91,8 @@ func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
 // fail says what is wrong, a line for each thing, and returns the exit status.
 func fail(stderr io.Writer, err error) int {
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(stderr, "preauth:", strings.TrimRight(line, "\n"))
+		// The client's errors begin with the name already.
+		fmt.Fprintln(stderr, "preauth:", strings.TrimPrefix(strings.TrimRight(line, "\n"), "preauth: "))
 	}
 	if _, ok := errors.AsType[settingError](err); ok {
 		return 2

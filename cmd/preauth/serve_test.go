@@ -118,7 +118,7 @@ func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	if status, out, _ = do(t, "lookup", "--nats-url="+url, "--reveal", "--min-ttl=1m", current.AppID); status != 0 || !strings.HasPrefix(out, code+"\n") {
 		t.Errorf("lookup --reveal: status %d, and the code is not printed", status)
 	}
-	if status, out, stderr := do(t, "lookup", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.Contains(stderr, "404") {
+	if status, out, stderr := do(t, "lookup", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.HasPrefix(stderr, "preauth: look-up: 404: ") {
 		t.Errorf("lookup of an unknown component: status %d, %q %q", status, out, stderr)
 	}
 	if status, out, stderr := do(t, "lookup", "--nats-url="+url, "--subject-lookup=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {

@@ -24,7 +24,7 @@ import (
 
 // groups are the parts that the settings of the service are shown in.
 var groups = []kong.Group{
-	{Key: "nats", Title: "NATS", Description: "The variables are those of the nats CLI. There is at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
+	{Key: "nats", Title: "NATS", Description: "The variables are those of the nats CLI, but for NATS_TLS_FIRST and NATS_INBOX_PREFIX, which it knows as flags only. There is at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
 	{Key: "streams", Title: "Streams and subjects", Description: "The same for all replicas."},

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -37,9 +38,14 @@ import (
 
 func main() {
 	rules := flag.String("rules", "deploy/nats/accounts.conf", "accounts and permissions, as nats-server reads them")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "Usage: go run ./deploy/nats/keys [-rules FILE] DIR\n\nMakes DIR with the keys of all roles.")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "keys: name the directory to make")
+		flag.Usage()
 		os.Exit(2)
 	}
 	if err := write(*rules, flag.Arg(0)); err != nil {
@@ -127,7 +133,10 @@ func write(rules, dir string) error {
 	if err := r.sign(keys, files); err != nil {
 		return fmt.Errorf("%s: %w", rules, err)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	switch err := os.Mkdir(dir, 0o700); {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s is there already: name another directory, or remove it if no server and no client needs its keys", dir)
+	case err != nil:
 		return err
 	}
 	for name, content := range files {
