@@ -78,6 +78,28 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 	}
 }
 
+// Where no spare lasts until the renewal, a claim is made up for by one call all the same, and one that only repeats
+// its claim id by none.
+func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
+	const spares = 3
+	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
+	w.wechat.Next("wx1", wechattest.ExpiresIn("3600"))
+	r := w.start(func(s *setup) { s.cfg.Spares = spares }).ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	w.spares(r, "wx1", spares)
+	for range 5 {
+		if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}); err != nil {
+			t.Fatal(err)
+		}
+		w.spares(r, "wx1", spares)
+	}
+	r.stop() // finishes the spares that are being made
+	if calls := w.wechat.Count("wx1"); calls != 1+spares+1 {
+		t.Errorf("%d calls, want one for the current code, %d for the spares and one for the claimed one", calls, spares)
+	}
+}
+
 func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
 	const life = 10 * time.Minute
 	w := newWorld(t, wechattest.Options{CodeLife: life})

@@ -40,12 +40,14 @@ type keeper struct {
 	resting map[string]rest
 	// unsaved are the codes that MySQL refused to save.
 	unsaved map[string]repo.Outcome
+	// outlasting are the revisions of current codes that live longer than the spares that WeChat gives now.
+	outlasting map[string]uint64
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
 		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls), lacking: map[string]bool{},
-		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{},
+		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{}, outlasting: map[string]uint64{},
 	}
 }
 
@@ -260,8 +262,15 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 		return nil
 	}
 	aliveAt := current.ExpiresAt.Add(-current.ExpiresAt.Sub(current.IssuedAt) / 8) // renewed for certain
-	if now := k.cfg.Now(); now.After(aliveAt) {
+	now := k.cfg.Now()
+	if now.After(aliveAt) {
 		aliveAt = now // the renewal is late
+	}
+	k.mu.Lock()
+	outlasts := k.outlasting[appid] == current.Revision
+	k.mu.Unlock()
+	if outlasts {
+		aliveAt = now.Add(k.responder.spareTTL(appid))
 	}
 	var have map[string]int
 	err := k.saver.persist(ctx, func(ctx context.Context) (err error) {
@@ -271,8 +280,9 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	if err != nil {
 		return fmt.Errorf("counting: %w", err)
 	}
-	// Those made now are not counted again: where WeChat has shortened the life of its codes, or a clock was
-	// fast when the current one was made, no spare lives until then.
+	// Where WeChat has shortened the life of its codes, or a clock was fast when the current one was made, no
+	// spare lives until then. So those made now are not counted again, and the next time those that serve a claim
+	// count: otherwise each claim would have all spares made anew.
 	for range k.cfg.Spares - have[appid] {
 		minted, err := k.mintAside(ctx, appid, prioritySpare)
 		if err != nil {
@@ -284,6 +294,11 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 			return fmt.Errorf("saving: %w", err)
 		}
 		k.metrics.spares.Inc()
+		if !minted.Code.ExpiresAt.After(aliveAt) {
+			k.mu.Lock()
+			k.outlasting[appid] = current.Revision
+			k.mu.Unlock()
+		}
 	}
 	return nil
 }
