@@ -256,6 +256,32 @@ func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	}
 }
 
+// The event that leaves the work to its token's first one does not wait for one that is lost, whatever the
+// replica's clock says.
+func TestTokenAnnouncedAgainIsWorkedOnThoughItsFirstEventIsLost(t *testing.T) {
+	var c clock
+	c.advance(-time.Hour)
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Now = 1, c.Now }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx0", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx0", w.token("busy"))
+	next(w, hold.Reached())
+	token := w.token("twice")
+	first := w.announce("wx1", token)
+	w.eventually("the replica has read the first event", func() bool { return strings.Contains(r.metrics(), "preauth_view_tokens 2\n") })
+	w.announce("wx1", token)
+	if err := w.tokenStream().DeleteMsg(w.within(), first); err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	r.await(consumer.StepCommitted, "wx1", 1)
+	if calls := w.wechat.Count("wx1"); calls != 1 {
+		t.Errorf("%d calls", calls)
+	}
+}
+
 // What another replica has made since is not taken for what this one made.
 func TestTokenOfAnotherReplicasCodeIsLookedUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
