@@ -229,6 +229,27 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 }
 
+// A consumer that was made anew delivers every event once more, and counts from one.
+func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(40001, "") })
+	w.announce("wx1", w.token("b"))
+	r.await(consumer.StepFailed, "wx1", 1)
+	w.acknowledged()
+	calls, superseded := w.wechat.Count("wx1"), r.stepsOf(consumer.StepSuperseded, "wx1")
+	w.deleteDurable()
+	r.await(consumer.StepReceived, "wx1", 4)
+	w.eventually("both are settled again", func() bool {
+		return r.stepsOf(consumer.StepSuperseded, "wx1")-superseded+r.stepsOf(consumer.StepFailed, "wx1")-1 == 2
+	})
+	if more := w.wechat.Count("wx1") - calls; more != 0 {
+		t.Errorf("%d more calls", more)
+	}
+}
+
 // Publishers that want to be sure announce a token twice in a row, on both subjects for example.
 func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})

@@ -182,6 +182,13 @@ func (v *codeView) madeWith(update preauth.Update, token repo.Token) {
 	v.tokens[update.AppID] = origin{token, update.Revision}
 }
 
+// forgetMadeWith notes that a newer token brought no code: only MySQL can tell its event from one that is new.
+func (v *codeView) forgetMadeWith(appid string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.tokens, appid)
+}
+
 // certainlyNew reports whether a token event is newer than the one which the current code was made for, and
 // brings another token, without a look at MySQL: this replica made the current code itself. A false
 // answer says nothing. Should another replica make a code at this moment, the answer is wrong, at the
