@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/repo"
 )
 
 // PollDue changes how often MySQL is asked for due components, for all services started afterwards.
@@ -27,3 +28,13 @@ func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []by
 
 // PurgeEvery changes how often codes to be deleted are looked for, for all services started afterwards.
 func PurgeEvery(every time.Duration) { purgeEvery = every }
+
+// OvertakenInMemory reports whether a replica that has read a token at the positions, one after the other, takes
+// the event at the last of them for overtaken.
+func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...repo.Position) bool {
+	v := newTokenView()
+	for _, position := range positions {
+		v.add(token, position, now)
+	}
+	return v.overtaken(token.AppID, positions[len(positions)-1])
+}

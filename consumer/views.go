@@ -38,7 +38,8 @@ func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now ti
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
-		if ok && known.fingerprint == token.fingerprint {
+		// Of two whose order is disputed, the one before may be lost: it must not take the work from this one.
+		if ok && known.fingerprint == token.fingerprint && !known.first.After(position) {
 			token.first = known.first
 		}
 		v.newest[event.AppID] = token
