@@ -100,6 +100,28 @@ func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	}
 }
 
+func TestClaimsWhileWeChatGivesNoSparesLeaveOneTimerBehind(t *testing.T) {
+	if n := consumer.TimersForSpares(time.Hour, time.Hour, 2*time.Hour); n != 1 {
+		t.Errorf("%d timers, want the one that is due first", n)
+	}
+	if n := consumer.TimersForSpares(2*time.Hour, time.Hour); n != 2 {
+		t.Errorf("%d timers, want another for an earlier time", n)
+	}
+}
+
+// Spares are made when WeChat gives codes again, without a claim or a renewal.
+func TestSparesAreTriedForAgain(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	fault := wechattest.Error(61004, "access clientip is not registered")
+	w.wechat.Next("wx1", wechattest.Fault{}, fault, fault, fault)
+	r := w.start(oneSpare).ready()
+	w.announce("wx1", w.token("a"))
+	w.spares(r, "wx1", 1)
+	if calls := w.wechat.Count("wx1"); calls != 5 {
+		t.Errorf("%d calls, want one for the current code, three in vain and one for the spare", calls)
+	}
+}
+
 func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
 	const life = 10 * time.Minute
 	w := newWorld(t, wechattest.Options{CodeLife: life})

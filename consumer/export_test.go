@@ -38,3 +38,18 @@ func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...rep
 	}
 	return v.overtaken(token.AppID, positions[len(positions)-1])
 }
+
+// TimersForSpares returns how many timers are set for spares of one component that are to be tried for again
+// after each of the waits, of which none is over meanwhile.
+func TimersForSpares(waits ...time.Duration) int {
+	s := &Service{cfg: Config{}.withDefaults()}
+	k := newKeeper(s, nil, nil, nil)
+	k.stopped = true
+	now, set := s.cfg.Now(), 0
+	for _, wait := range waits {
+		if k.topUpAt("wx1", now.Add(wait)) {
+			set++
+		}
+	}
+	return set
+}

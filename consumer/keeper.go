@@ -38,6 +38,8 @@ type keeper struct {
 	// resting are components for which WeChat gave no code aside, until the time to try again. Their
 	// current code may be well, so this does not stand in their rows.
 	resting map[string]rest
+	// waking are the times at which spares are tried for again.
+	waking map[string]time.Time
 	// unsaved are the codes that MySQL refused to save.
 	unsaved map[string]repo.Outcome
 	// outlasting are the revisions of current codes that live longer than the spares that WeChat gives now.
@@ -47,7 +49,7 @@ type keeper struct {
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
 		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls), lacking: map[string]bool{},
-		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{}, outlasting: map[string]uint64{},
+		resting: map[string]rest{}, waking: map[string]time.Time{}, unsaved: map[string]repo.Outcome{}, outlasting: map[string]uint64{},
 	}
 }
 
@@ -214,6 +216,26 @@ func (k *keeper) topUp(appid string) {
 	}
 }
 
+// topUpAt has it done later, and reports whether a timer was set: with one that is as early, each claim while WeChat
+// gives no code would leave another behind.
+func (k *keeper) topUpAt(appid string, at time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if earlier, ok := k.waking[appid]; ok && !at.Before(earlier) {
+		return false
+	}
+	k.waking[appid] = at
+	time.AfterFunc(at.Sub(k.cfg.Now()), func() {
+		k.mu.Lock()
+		if k.waking[appid].Equal(at) {
+			delete(k.waking, appid)
+		}
+		k.mu.Unlock()
+		k.topUp(appid)
+	})
+	return true
+}
+
 // topUpQueued works on the components that may lack spares until there are none.
 func (k *keeper) topUpQueued() {
 	for {
@@ -230,7 +252,7 @@ func (k *keeper) topUpQueued() {
 		if err := k.makeSpares(k.lasting, appid); err != nil {
 			k.log.Info("spares not made", "component", appid, "error", err)
 			if failed, ok := errors.AsType[*mintError](err); ok && !failed.failure.RetryAt.IsZero() {
-				time.AfterFunc(failed.failure.RetryAt.Sub(k.cfg.Now()), func() { k.topUp(appid) })
+				k.topUpAt(appid, failed.failure.RetryAt)
 			} // otherwise with the next claim or renewal
 		}
 
