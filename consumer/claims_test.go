@@ -78,6 +78,50 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 	}
 }
 
+// Where no spare lasts until the renewal, a claim is made up for by one call all the same, and one that only repeats
+// its claim id by none.
+func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
+	const spares = 3
+	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
+	w.wechat.Next("wx1", wechattest.ExpiresIn("3600"))
+	r := w.start(func(s *setup) { s.cfg.Spares = spares }).ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	w.spares(r, "wx1", spares)
+	for range 5 {
+		if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}); err != nil {
+			t.Fatal(err)
+		}
+		w.spares(r, "wx1", spares)
+	}
+	r.stop() // finishes the spares that are being made
+	if calls := w.wechat.Count("wx1"); calls != 1+spares+1 {
+		t.Errorf("%d calls, want one for the current code, %d for the spares and one for the claimed one", calls, spares)
+	}
+}
+
+func TestClaimsWhileWeChatGivesNoSparesLeaveOneTimerBehind(t *testing.T) {
+	if n := consumer.TimersForSpares(time.Hour, time.Hour, 2*time.Hour); n != 1 {
+		t.Errorf("%d timers, want the one that is due first", n)
+	}
+	if n := consumer.TimersForSpares(2*time.Hour, time.Hour); n != 2 {
+		t.Errorf("%d timers, want another for an earlier time", n)
+	}
+}
+
+// Spares are made when WeChat gives codes again, without a claim or a renewal.
+func TestSparesAreTriedForAgain(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	fault := wechattest.Error(61004, "access clientip is not registered")
+	w.wechat.Next("wx1", wechattest.Fault{}, fault, fault, fault)
+	r := w.start(oneSpare).ready()
+	w.announce("wx1", w.token("a"))
+	w.spares(r, "wx1", 1)
+	if calls := w.wechat.Count("wx1"); calls != 5 {
+		t.Errorf("%d calls, want one for the current code, three in vain and one for the spare", calls)
+	}
+}
+
 func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
 	const life = 10 * time.Minute
 	w := newWorld(t, wechattest.Options{CodeLife: life})

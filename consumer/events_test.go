@@ -229,6 +229,27 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 }
 
+// A consumer that was made anew delivers every event once more, and counts from one.
+func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(40001, "") })
+	w.announce("wx1", w.token("b"))
+	r.await(consumer.StepFailed, "wx1", 1)
+	w.acknowledged()
+	calls, superseded := w.wechat.Count("wx1"), r.stepsOf(consumer.StepSuperseded, "wx1")
+	w.deleteDurable()
+	r.await(consumer.StepReceived, "wx1", 4)
+	w.eventually("both are settled again", func() bool {
+		return r.stepsOf(consumer.StepSuperseded, "wx1")-superseded+r.stepsOf(consumer.StepFailed, "wx1")-1 == 2
+	})
+	if more := w.wechat.Count("wx1") - calls; more != 0 {
+		t.Errorf("%d more calls", more)
+	}
+}
+
 // Publishers that want to be sure announce a token twice in a row, on both subjects for example.
 func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
@@ -253,6 +274,32 @@ func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	}
 	if update := w.settled(a, "wx1"); update.Revision != 1 {
 		t.Errorf("revision %d", update.Revision)
+	}
+}
+
+// The event that leaves the work to its token's first one does not wait for one that is lost, whatever the
+// replica's clock says.
+func TestTokenAnnouncedAgainIsWorkedOnThoughItsFirstEventIsLost(t *testing.T) {
+	var c clock
+	c.advance(-time.Hour)
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Now = 1, c.Now }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx0", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx0", w.token("busy"))
+	next(w, hold.Reached())
+	token := w.token("twice")
+	first := w.announce("wx1", token)
+	w.eventually("the replica has read the first event", func() bool { return strings.Contains(r.metrics(), "preauth_view_tokens 2\n") })
+	w.announce("wx1", token)
+	if err := w.tokenStream().DeleteMsg(w.within(), first); err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	r.await(consumer.StepCommitted, "wx1", 1)
+	if calls := w.wechat.Count("wx1"); calls != 1 {
+		t.Errorf("%d calls", calls)
 	}
 }
 

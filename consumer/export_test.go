@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/repo"
 )
 
 // PollDue changes how often MySQL is asked for due components, for all services started afterwards.
@@ -27,3 +28,28 @@ func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []by
 
 // PurgeEvery changes how often codes to be deleted are looked for, for all services started afterwards.
 func PurgeEvery(every time.Duration) { purgeEvery = every }
+
+// OvertakenInMemory reports whether a replica that has read a token at the positions, one after the other, takes
+// the event at the last of them for overtaken.
+func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...repo.Position) bool {
+	v := newTokenView()
+	for _, position := range positions {
+		v.add(token, position, now)
+	}
+	return v.overtaken(token.AppID, positions[len(positions)-1])
+}
+
+// TimersForSpares returns how many timers are set for spares of one component that are to be tried for again
+// after each of the waits, of which none is over meanwhile.
+func TimersForSpares(waits ...time.Duration) int {
+	s := &Service{cfg: Config{}.withDefaults()}
+	k := newKeeper(s, nil, nil, nil)
+	k.stopped = true
+	now, set := s.cfg.Now(), 0
+	for _, wait := range waits {
+		if k.topUpAt("wx1", now.Add(wait)) {
+			set++
+		}
+	}
+	return set
+}

@@ -38,14 +38,18 @@ type keeper struct {
 	// resting are components for which WeChat gave no code aside, until the time to try again. Their
 	// current code may be well, so this does not stand in their rows.
 	resting map[string]rest
+	// waking are the times at which spares are tried for again.
+	waking map[string]time.Time
 	// unsaved are the codes that MySQL refused to save.
 	unsaved map[string]repo.Outcome
+	// outlasting are the revisions of current codes that live longer than the spares that WeChat gives now.
+	outlasting map[string]uint64
 }
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
 		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls), lacking: map[string]bool{},
-		resting: map[string]rest{}, unsaved: map[string]repo.Outcome{},
+		resting: map[string]rest{}, waking: map[string]time.Time{}, unsaved: map[string]repo.Outcome{}, outlasting: map[string]uint64{},
 	}
 }
 
@@ -212,6 +216,26 @@ func (k *keeper) topUp(appid string) {
 	}
 }
 
+// topUpAt has it done later, and reports whether a timer was set: with one that is as early, each claim while WeChat
+// gives no code would leave another behind.
+func (k *keeper) topUpAt(appid string, at time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if earlier, ok := k.waking[appid]; ok && !at.Before(earlier) {
+		return false
+	}
+	k.waking[appid] = at
+	time.AfterFunc(at.Sub(k.cfg.Now()), func() {
+		k.mu.Lock()
+		if k.waking[appid].Equal(at) {
+			delete(k.waking, appid)
+		}
+		k.mu.Unlock()
+		k.topUp(appid)
+	})
+	return true
+}
+
 // topUpQueued works on the components that may lack spares until there are none.
 func (k *keeper) topUpQueued() {
 	for {
@@ -228,7 +252,7 @@ func (k *keeper) topUpQueued() {
 		if err := k.makeSpares(k.lasting, appid); err != nil {
 			k.log.Info("spares not made", "component", appid, "error", err)
 			if failed, ok := errors.AsType[*mintError](err); ok && !failed.failure.RetryAt.IsZero() {
-				time.AfterFunc(failed.failure.RetryAt.Sub(k.cfg.Now()), func() { k.topUp(appid) })
+				k.topUpAt(appid, failed.failure.RetryAt)
 			} // otherwise with the next claim or renewal
 		}
 
@@ -260,8 +284,15 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 		return nil
 	}
 	aliveAt := current.ExpiresAt.Add(-current.ExpiresAt.Sub(current.IssuedAt) / 8) // renewed for certain
-	if now := k.cfg.Now(); now.After(aliveAt) {
+	now := k.cfg.Now()
+	if now.After(aliveAt) {
 		aliveAt = now // the renewal is late
+	}
+	k.mu.Lock()
+	outlasts := k.outlasting[appid] == current.Revision
+	k.mu.Unlock()
+	if outlasts {
+		aliveAt = now.Add(k.responder.spareTTL(appid))
 	}
 	var have map[string]int
 	err := k.saver.persist(ctx, func(ctx context.Context) (err error) {
@@ -271,8 +302,9 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	if err != nil {
 		return fmt.Errorf("counting: %w", err)
 	}
-	// Those made now are not counted again: where WeChat has shortened the life of its codes, or a clock was
-	// fast when the current one was made, no spare lives until then.
+	// Where WeChat has shortened the life of its codes, or a clock was fast when the current one was made, no
+	// spare lives until then. So those made now are not counted again, and the next time those that serve a claim
+	// count: otherwise each claim would have all spares made anew.
 	for range k.cfg.Spares - have[appid] {
 		minted, err := k.mintAside(ctx, appid, prioritySpare)
 		if err != nil {
@@ -284,6 +316,11 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 			return fmt.Errorf("saving: %w", err)
 		}
 		k.metrics.spares.Inc()
+		if !minted.Code.ExpiresAt.After(aliveAt) {
+			k.mu.Lock()
+			k.outlasting[appid] = current.Revision
+			k.mu.Unlock()
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo"
 	"preauth/wechat/wechattest"
 )
 
@@ -222,6 +223,27 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 				return ok && update.Revision > before.Revision
 			})
 			w.settled(r, "wx1")
+		})
+	}
+}
+
+// A token whose events were lost before anybody worked on them is announced again: nobody else works on it.
+func TestTokenAnnouncedAgainInARolledBackStreamIsNotLeftToALostEvent(t *testing.T) {
+	now := time.Now()
+	token := preauth.TokenEvent{AppID: "wx1", Token: preauth.NewSecret("again"), ExpiresAt: now.Add(time.Hour)}
+	at := func(sequence uint64, after time.Duration) repo.Position {
+		return repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: now.Add(-time.Hour), Sequence: sequence, Time: now.Add(after)}
+	}
+	for name, positions := range map[string][]repo.Position{
+		"rolled back":          {at(9, 0), at(4, 2*time.Minute)},
+		"the clock went back":  {at(4, 2*time.Minute), at(9, 0)},
+		"neither, first of it": {at(4, 0)},
+		"neither":              {at(4, 0), at(9, 2*time.Minute)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if consumer.OvertakenInMemory(token, now, positions...) {
+				t.Error("the newest event is taken for overtaken")
+			}
 		})
 	}
 }

@@ -60,6 +60,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	case result.Status == repo.Superseded:
 		s.step(step, StepSuperseded)
 	case outcome.Failure != nil:
+		s.codes.forgetMadeWith(step.AppID)
 		f := outcome.Failure
 		s.metrics.failed(f.Class)
 		step.Class = f.Class

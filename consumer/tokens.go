@@ -25,6 +25,8 @@ const (
 	putBackDelay = 200 * time.Millisecond
 	// firstFor is how long an event that announces a token again leaves the work to the token's first event.
 	firstFor = 10 * time.Second
+	// firstTries is how often it does so, should the replica's clock be behind the stream's.
+	firstTries = uint64(firstFor / putBackDelay)
 	// defectDelay is the wait after MySQL refused something that it should not, for want of its schema
 	// for example.
 	defectDelay = 5 * time.Second
@@ -183,7 +185,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 			return
 		}
 	}
-	if repeated && first.After(known.Token.Position) && t.cfg.Now().Sub(first.Time) < firstFor {
+	if repeated && first.After(known.Token.Position) && t.cfg.Now().Sub(first.Time) < firstFor && meta.NumDelivered <= firstTries {
 		// The same token's first event is still worked on, here or elsewhere.
 		t.postpone(msg, putBackDelay)
 		return

@@ -38,7 +38,8 @@ func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now ti
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
-		if ok && known.fingerprint == token.fingerprint {
+		// Of two whose order is disputed, the one before may be lost: it must not take the work from this one.
+		if ok && known.fingerprint == token.fingerprint && !known.first.After(position) {
 			token.first = known.first
 		}
 		v.newest[event.AppID] = token
@@ -180,6 +181,13 @@ func (v *codeView) madeWith(update preauth.Update, token repo.Token) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.tokens[update.AppID] = origin{token, update.Revision}
+}
+
+// forgetMadeWith notes that a newer token brought no code: only MySQL can tell its event from one that is new.
+func (v *codeView) forgetMadeWith(appid string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.tokens, appid)
 }
 
 // certainlyNew reports whether a token event is newer than the one which the current code was made for, and

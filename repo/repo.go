@@ -108,8 +108,11 @@ type Option func(*mysql.Config) error
 // the DSN's host. The DSN must not say anything else about TLS: true, or nothing.
 func TLS(config *tls.Config) Option {
 	return func(cfg *mysql.Config) error {
-		if cfg.TLSConfig != "" && cfg.TLSConfig != "true" {
+		switch {
+		case cfg.TLSConfig != "" && cfg.TLSConfig != "true":
 			return errors.New("its option tls contradicts the certificates: leave it out")
+		case cfg.AllowFallbackToPlaintext: // whoever is on the line could say that the server has no TLS
+			return errors.New("its option allowFallbackToPlaintext contradicts the certificates: leave it out")
 		}
 		cfg.TLS = config.Clone() // the driver names the server in it
 		return nil
