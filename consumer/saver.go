@@ -78,11 +78,17 @@ func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result,
 	this := &saving{outcome: outcome, done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, this)
-	if s.underWay < transactions {
+	free := s.underWay < transactions
+	if free {
 		s.underWay++
-		go s.commitWaiting()
 	}
 	s.mu.Unlock()
+	if free && s.commitNext() { // here, since handing it over costs a lone outcome time
+		go func() {
+			for s.commitNext() {
+			}
+		}()
+	}
 	select {
 	case <-this.done:
 		return this.result, this.err
@@ -91,26 +97,28 @@ func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result,
 	}
 }
 
-// commitWaiting runs until nothing waits any more.
-func (s *saver) commitWaiting() {
-	for {
-		s.mu.Lock()
-		n := min(len(s.waiting), repo.MaxBatch)
-		batch := s.waiting[:n:n]
-		s.waiting = s.waiting[n:]
-		if n == 0 {
-			s.waiting = nil
-			s.underWay--
-		}
-		s.mu.Unlock()
-		if len(batch) == 0 {
-			return
-		}
+// commitNext commits some of what waits, and reports whether there is more. If not, the transaction is one
+// less under way.
+func (s *saver) commitNext() bool {
+	s.mu.Lock()
+	n := min(len(s.waiting), repo.MaxBatch)
+	batch := s.waiting[:n:n]
+	s.waiting = s.waiting[n:]
+	s.mu.Unlock()
+	if n > 0 {
 		s.commit(batch)
-		for _, each := range batch {
-			close(each.done)
-		}
 	}
+	for _, each := range batch {
+		close(each.done)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) > 0 {
+		return true
+	}
+	s.waiting = nil
+	s.underWay--
+	return false
 }
 
 func (s *saver) commit(batch []*saving) {
