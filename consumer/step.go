@@ -50,38 +50,41 @@ const (
 
 // committed tells the world of a committed outcome: the view, the relay, the log and the trace.
 func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result) {
-	a := result.Announcement
-	if a != nil && a.Update != nil {
-		s.codes.add(*a.Update)
-		s.codes.madeWith(*a.Update, outcome.Token)
-	}
-	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
+	name := StepRepeated
 	switch {
 	case result.Status == repo.Superseded:
-		s.step(step, StepSuperseded)
+		name = StepSuperseded
 	case outcome.Failure != nil:
+		name, step.Class = StepFailed, outcome.Failure.Class
 		s.codes.forgetMadeWith(step.AppID)
+	case outcome.Code != nil:
+		name, step.Revision = StepCommitted, result.Revision
+	}
+	s.step(step, name)
+	// The announcement goes first: somebody waits for it.
+	if a := result.Announcement; a != nil {
+		if a.Update != nil {
+			s.codes.add(*a.Update)
+			s.codes.madeWith(*a.Update, outcome.Token)
+		}
+		s.relay.announce(*a, outcome)
+	}
+	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
+	switch name {
+	case StepFailed:
 		f := outcome.Failure
 		s.metrics.failed(f.Class)
-		step.Class = f.Class
 		retry := slog.StringValue("given up")
 		if !f.RetryAt.IsZero() {
 			retry = slog.TimeValue(f.RetryAt)
 		}
 		log.Warn("no code", "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
 			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
-		s.step(step, StepFailed)
-	case outcome.Code != nil:
-		step.Revision = result.Revision
+	case StepCommitted:
 		s.keeper.topUp(step.AppID)
 		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
-		s.step(step, StepCommitted)
-	default:
+	case StepRepeated:
 		log.Debug("token announced again")
-		s.step(step, StepRepeated)
-	}
-	if a != nil {
-		s.relay.announce(*a, outcome)
 	}
 }
 

@@ -38,6 +38,10 @@ empty variable counts as not set. Exit status: 0 for success, 1 for a failure, 2
 to be changed.`
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		// The heap has a few megabytes, and would be collected hundreds of times a second under look-ups.
+		debug.SetGCPercent(400)
+	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		signals = append(signals, syscall.SIGHUP)
