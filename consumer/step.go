@@ -85,6 +85,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
 	case StepRepeated:
 		log.Debug("token announced again")
+	default: // superseded: nothing has happened
 	}
 }
 
