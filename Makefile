@@ -50,7 +50,7 @@ lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
 
 vuln: ## Look for known vulnerabilities in what the service uses
-	$(TOOL) govulncheck ./...
+	.ci/run vulnerabilities
 
 build: ## Build the service into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/preauth
