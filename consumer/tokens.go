@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/gather"
 	"preauth/repo"
 )
 
@@ -30,6 +31,8 @@ const (
 	// defectDelay is the wait after MySQL refused something that it should not, for want of its schema
 	// for example.
 	defectDelay = 5 * time.Second
+	// reads bounds the reads for events at a time, and readsOf the components of each.
+	reads, readsOf = 2, 100
 )
 
 // tokens takes token events from the consumer that all replicas share, and works on them.
@@ -41,13 +44,16 @@ type tokens struct {
 	ready  atomic.Bool // the view has been read to the end once
 	lanes  lanes
 	hand   *hand
+	known  *gather.Gatherer[string, repo.Component]
 }
 
 func newTokens(s *Service, m *minter, sv *saver) *tokens {
-	return &tokens{
+	t := &tokens{
 		Service: s, minter: m, saver: sv,
 		view: newTokenView(), hand: newHand(s.cfg.InHand, s.cfg.AckWait),
 	}
+	t.known = gather.New(reads, readsOf, t.components)
+	return t
 }
 
 // follow reads the token stream into the view and then works on its events, until ctx ends.
@@ -180,7 +186,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	first, repeated := t.view.repeats(event.AppID, position)
 	var known repo.Component
 	if repeated || meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
-		if known, err = t.component(ctx, event.AppID); err != nil {
+		if known, err = t.known.Ask(ctx, event.AppID); err != nil {
 			t.putBack(msg, err)
 			return
 		}
@@ -280,15 +286,18 @@ func (t *tokens) postpone(msg jetstream.Msg, delay time.Duration) {
 	}
 }
 
-// component returns what MySQL knows of a component, which is nothing if it was never seen. It waits
-// for MySQL.
-func (t *tokens) component(ctx context.Context, appid string) (repo.Component, error) {
+// components returns what MySQL knows of components, nothing of one that was never seen. It waits for MySQL.
+func (t *tokens) components(appids []string) ([]repo.Component, error) {
 	var known map[string]repo.Component
-	err := t.saver.persist(ctx, func(ctx context.Context) (err error) {
-		known, err = t.db.Components(ctx, []string{appid})
+	err := t.saver.persist(t.lasting, func(ctx context.Context) (err error) {
+		known, err = t.db.Components(ctx, appids)
 		return err
 	})
-	return known[appid], err
+	components := make([]repo.Component, len(appids))
+	for i, appid := range appids {
+		components[i] = known[appid]
+	}
+	return components, err
 }
 
 // badEvent is the outcome of an event that cannot be understood. It touches no component, so nothing tells a
