@@ -64,7 +64,7 @@ func (r *rig) seed(ctx context.Context, n int) error {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	_, err := r.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: updateStream, Subjects: []string{updatedSubject + ".*"}, Storage: jetstream.FileStorage,
-		MaxMsgsPerSubject: 1, FirstSeq: uint64(now.UnixMicro()), AllowDirect: true, Duplicates: 2 * time.Minute,
+		MaxMsgsPerSubject: 1, FirstSeq: uint64(now.UnixMicro()), AllowDirect: true, AllowAtomicPublish: true, Duplicates: 2 * time.Minute,
 		RePublish: &jetstream.RePublish{Source: updatedSubject + ".*", Destination: updatedSubject},
 	})
 	if err != nil {

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"preauth"
 	"preauth/repo"
@@ -23,8 +26,13 @@ const (
 	sweepBatch = 500
 	// relayQueue bounds the announcements in memory. One that finds it full stays in the outbox.
 	relayQueue = 4096
-	// publishing bounds the announcements that wait for the stream's answer.
+	// publishing bounds the messages and batches that wait for the stream's answer.
 	publishing = 256
+	// publishingBatches does so where the stream takes batches: few, so that what waits goes into the next one.
+	publishingBatches = 16
+	// smallestBatch is how many updates have to wait to be published as a batch, which costs the server more than
+	// some messages do, and largestBatch how many are: the server takes 1000.
+	smallestBatch, largestBatch = 50, 250
 	// publishTimeout bounds the wait for the stream's answer.
 	publishTimeout = 5 * time.Second
 	// conflictTries bounds how often one announcement is tried against a stream whose last message
@@ -32,8 +40,12 @@ const (
 	conflictTries = 3
 )
 
-// errChanging: see conflictTries.
-var errChanging = errors.New("the component's last announcement keeps changing")
+var (
+	// errChanging: see conflictTries.
+	errChanging = errors.New("the component's last announcement keeps changing")
+	// errBatch: nothing of a batch is stored, because one of its messages cannot be.
+	errBatch = errors.New("the stream refuses the batch")
+)
 
 // relay publishes what was committed. The outbox is the queue, and what comes from memory is a
 // shortcut: a row is deleted when the stream has stored its announcement, and a row that is left,
@@ -42,10 +54,16 @@ var errChanging = errors.New("the component's last announcement keeps changing")
 // Several replicas may publish the same announcement. The message id lets the stream drop the
 // repetition; beyond the two minutes for which it does so, the expected last sequence of the
 // component's subject keeps an older revision from following a newer one.
+//
+// A lone announcement is published at once. Under load, those that wait are published as one atomic batch, which
+// the server writes to its disk once, where it would for each message. Should the stream refuse a batch, because
+// of another replica's announcement of one component, say, each is published by itself.
 type relay struct {
 	*Service
 	queue chan offer
 	done  chan published
+	// batches tells that the stream of announcements takes batches.
+	batches atomic.Bool
 }
 
 // offer is an announcement to be published.
@@ -54,12 +72,15 @@ type offer struct {
 	// eventAt is the stream's time stamp of the token event that brought it about; the zero time if
 	// none did, or if that is not known any more.
 	eventAt time.Time
+	// alone is set when a batch with it was refused.
+	alone bool
 }
 
-// published is the end of an attempt to announce. The row is to be deleted unless there is an error.
+// published is the end of an attempt to announce, of one announcement or of a batch. The rows are to be deleted
+// unless there is an error.
 type published struct {
-	offer
-	err error
+	offers []offer
+	err    error
 }
 
 func newRelay(s *Service) *relay {
@@ -92,6 +113,7 @@ func (r *relay) run(ctx context.Context) {
 	// Of several announcements for a component one is under way at a time, and the newest of those
 	// that wait is next.
 	var (
+		attempts  = 0
 		underWay  = map[string]bool{}
 		waiting   = map[string]offer{}
 		order     []string // the keys of waiting that are not under way, oldest first
@@ -123,14 +145,29 @@ func (r *relay) run(ctx context.Context) {
 		}
 		waiting[key] = a
 	}
-	for {
-		for len(order) > 0 && len(underWay) < publishing {
-			key := order[0]
-			order = order[1:]
-			a := waiting[key]
+	// next takes those that are published next: the oldest, or a batch of the oldest.
+	next := func() []offer {
+		n := 0
+		for n < min(len(order), largestBatch) && waiting[order[n]].Update != nil && !waiting[order[n]].alone {
+			n++
+		}
+		if n < smallestBatch || !r.batches.Load() {
+			n = 1
+		}
+		offers := make([]offer, n)
+		for i, key := range order[:n] {
+			offers[i] = waiting[key]
 			delete(waiting, key)
 			underWay[key] = true
-			go func() { r.done <- published{a, r.publish(r.lasting, a)} }()
+		}
+		order = order[n:]
+		return offers
+	}
+	for {
+		for len(order) > 0 && attempts < r.atOnce() {
+			offers := next()
+			attempts++
+			go func() { r.done <- published{offers, r.publish(r.lasting, offers)} }()
 		}
 		if len(toDelete) > 0 && !deleting {
 			deleting = true
@@ -149,13 +186,20 @@ func (r *relay) run(ctx context.Context) {
 		case a := <-queue:
 			take(a)
 		case p := <-r.done:
-			key := keyOf(p.Announcement)
-			delete(underWay, key)
-			if p.err == nil {
-				toDelete = append(toDelete, p.Announcement)
-			}
-			if _, ok := waiting[key]; ok {
-				order = append(order, key)
+			attempts--
+			for _, o := range p.offers {
+				key := keyOf(o.Announcement)
+				delete(underWay, key)
+				if _, ok := waiting[key]; ok {
+					order = append(order, key)
+				}
+				switch {
+				case p.err == nil:
+					toDelete = append(toDelete, o.Announcement)
+				case errors.Is(p.err, errBatch):
+					o.alone = true
+					take(o)
+				}
 			}
 		case <-deleted:
 			deleting = false
@@ -177,6 +221,14 @@ func (r *relay) run(ctx context.Context) {
 			sweepTime.Stop()
 		}
 	}
+}
+
+// atOnce returns how many messages and batches may wait for the stream's answer.
+func (r *relay) atOnce() int {
+	if r.batches.Load() {
+		return publishingBatches
+	}
+	return publishing
 }
 
 // keyOf is what announcements are put in order by: the component for updates, each failure by itself.
@@ -225,33 +277,40 @@ func (r *relay) clear(ctx context.Context, announced []repo.Announcement) {
 	}
 }
 
-// publish returns nil when the stream has stored the announcement, or a newer one of the component.
-func (r *relay) publish(ctx context.Context, a offer) error {
+// publish returns nil when the stream has stored the announcements, or a newer one of the component.
+func (r *relay) publish(ctx context.Context, offers []offer) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	started := time.Now()
 	var err error
-	switch {
-	case a.Update != nil:
-		err = r.publishUpdate(ctx, *a.Update)
-	case a.Failure != nil:
-		msg := &nats.Msg{
-			Subject: a.Failure.Subject(r.cfg.Subjects.Failed),
-			Header:  preauth.FailureHeader(a.MessageID, r.cfg.Source, a.Failure.AppID, a.Failure.OccurredAt),
-			Data:    a.Failure.Encode(),
-		}
-		_, err = r.js.PublishMsg(ctx, msg)
+	switch first := offers[0]; {
+	case len(offers) > 1:
+		err = r.publishBatch(ctx, offers)
+	case first.Update != nil:
+		err = r.publishUpdate(ctx, *first.Update)
+	default:
+		_, err = r.js.PublishMsg(ctx, &nats.Msg{
+			Subject: first.Failure.Subject(r.cfg.Subjects.Failed),
+			Header:  preauth.FailureHeader(first.MessageID, r.cfg.Source, first.Failure.AppID, first.Failure.OccurredAt),
+			Data:    first.Failure.Encode(),
+		})
 	}
-	r.metrics.published(err, time.Since(started))
-	if err != nil {
-		r.log.Warn("not announced: the outbox keeps it", "component", a.AppID, "message_id", a.MessageID, "error", err)
+	if errors.Is(err, errBatch) {
+		r.log.Debug("announcing one by one", "announcements", len(offers), "error", err)
 		return err
 	}
-	if !a.eventAt.IsZero() {
-		r.metrics.endToEnd.Observe(max(0, r.cfg.Now().Sub(a.eventAt).Seconds()))
+	for _, o := range offers {
+		r.metrics.published(err, time.Since(started))
+		if err != nil {
+			r.log.Warn("not announced: the outbox keeps it", "component", o.AppID, "message_id", o.MessageID, "error", err)
+			continue
+		}
+		if !o.eventAt.IsZero() {
+			r.metrics.endToEnd.Observe(max(0, r.cfg.Now().Sub(o.eventAt).Seconds()))
+		}
+		r.step(stepOf(o.Announcement), StepAnnounced)
 	}
-	r.step(stepOf(a.Announcement), StepAnnounced)
-	return nil
+	return err
 }
 
 func stepOf(a repo.Announcement) Step {
@@ -265,11 +324,46 @@ func stepOf(a repo.Announcement) Step {
 	return step
 }
 
-func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error {
-	msg := &nats.Msg{
+func (r *relay) message(update preauth.Update) *nats.Msg {
+	return &nats.Msg{
 		Subject: preauth.Of(r.cfg.Subjects.Updated, update.AppID),
 		Header:  update.Header(r.cfg.Source), Data: update.Encode(),
 	}
+}
+
+// publishBatch publishes updates of several components, all or none.
+func (r *relay) publishBatch(ctx context.Context, offers []offer) error {
+	var updates []preauth.Update
+	var batch []*nats.Msg
+	for _, o := range offers {
+		last := r.codes.lastAnnounced(o.AppID)
+		if last.revision >= o.Update.Revision {
+			continue
+		}
+		msg := r.message(*o.Update)
+		msg.Header.Set(jetstream.ExpectedStreamHeader, r.cfg.UpdateStream)
+		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last.sequence, 10))
+		updates, batch = append(updates, *o.Update), append(batch, msg)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	// Nothing but the last answer is waited for: what is wrong with an earlier message, it tells too.
+	ack, err := jetstreamext.PublishMsgBatch(ctx, r.js, batch, jetstreamext.BatchFlowControl{})
+	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
+		return fmt.Errorf("%w: %w", errBatch, err)
+	}
+	if err != nil {
+		return fmt.Errorf("publishing a batch: %w", err)
+	}
+	for i, update := range updates {
+		r.codes.stored(update, ack.Sequence-uint64(len(updates)-1-i))
+	}
+	return nil
+}
+
+func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error {
+	msg := r.message(update)
 	for range conflictTries {
 		last := r.codes.lastAnnounced(update.AppID)
 		if last.revision >= update.Revision {

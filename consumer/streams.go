@@ -239,6 +239,7 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		// which was meant to follow a message there is refused here.
 		c.FirstSeq = uint64(s.cfg.Now().UnixMicro())
 		c.AllowDirect = true
+		c.AllowAtomicPublish = true // nats-server 2.12 and later; an older one passes over it
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Updated + ".*", Destination: s.cfg.Subjects.Updated}
 	case failureStream:
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
@@ -268,6 +269,7 @@ func (s *streams) reportDrift(r role, want, have jetstream.StreamConfig) {
 	differs("max age", want.MaxAge, have.MaxAge)
 	differs("max messages per subject", max(want.MaxMsgsPerSubject, 0), max(have.MaxMsgsPerSubject, 0))
 	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
+	differs("atomic batches", want.AllowAtomicPublish, have.AllowAtomicPublish)
 	differs("republish", republished(want), republished(have))
 
 	report := strings.Join(drift, "; ")

@@ -135,6 +135,7 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 	v.mu.Lock()
 	v.announced = map[string]announcement{} // what another stream held says nothing of this one
 	v.mu.Unlock()
+	v.relay.batches.Store(stream.CachedInfo().Config.AllowAtomicPublish)
 
 	ctx, cancel := context.WithCancel(ctx)
 	caughtUp := make(chan struct{})
