@@ -64,7 +64,7 @@ var brokenBuilds = []struct {
 	{
 		name: "some announcements are forgotten",
 		replacements: []replacement{{
-			"consumer/relay.go", "		err = r.publishUpdate(ctx, *a.Update)\n", "		if a.Update.Revision%4 != 0 {\n			err = r.publishUpdate(ctx, *a.Update)\n		}\n",
+			"consumer/relay.go", "		err = r.publishUpdate(ctx, *first.Update)\n", "		if first.Update.Revision%4 != 0 {\n			err = r.publishUpdate(ctx, *first.Update)\n		}\n",
 		}},
 		broken: []string{"announced if and only if committed", "the system settles by itself"},
 	},

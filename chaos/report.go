@@ -41,7 +41,7 @@ func (o *outcome) report(w io.Writer) {
 // counts are what was done, beside the faults.
 func (o *outcome) counts() table {
 	done, ok := map[history.Op]int{}, map[history.Op]int{}
-	bad := 0
+	bad, batched := 0, 0
 	for _, e := range o.evidence.Events {
 		done[e.Op]++
 		if e.Status == history.OK {
@@ -49,6 +49,9 @@ func (o *outcome) counts() table {
 		}
 		if e.Op == history.Publish && e.Bad {
 			bad++
+		}
+		if e.Batch {
+			batched++
 		}
 	}
 	codes := 0
@@ -68,6 +71,7 @@ func (o *outcome) counts() table {
 		{"... that break the contract", bad},
 		{"... found in the stream", len(o.evidence.State.Tokens)},
 		{"announcements seen", done[history.Update]},
+		{"... published in a batch", batched},
 		{"failures seen", done[history.Failure]},
 		{"look-ups", done[history.Lookup]},
 		{"... answered with a code", ok[history.Lookup]},

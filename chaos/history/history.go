@@ -101,6 +101,8 @@ type Event struct {
 	Revision  uint64        `json:"revision,omitempty"`
 	ExpiresAt time.Duration `json:"expires_ns,omitempty"`
 	MessageID string        `json:"message_id,omitempty"`
+	// Batch is set for an announcement that was published together with others.
+	Batch bool `json:"batch,omitempty"`
 
 	MinTTL      time.Duration `json:"min_ttl_ns,omitempty"`
 	MinRevision uint64        `json:"min_revision,omitempty"`

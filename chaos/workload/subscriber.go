@@ -11,7 +11,10 @@ import (
 
 // update takes down an announcement of a code.
 func (w *Workload) update(msg *nats.Msg) {
-	e := history.Event{Op: history.Update, Client: "subscriber", MessageID: msg.Header.Get(nats.MsgIdHdr), Sequence: sequenceOf(msg)}
+	e := history.Event{
+		Op: history.Update, Client: "subscriber", MessageID: msg.Header.Get(nats.MsgIdHdr), Sequence: sequenceOf(msg),
+		Batch: msg.Header.Get("Nats-Batch-Id") != "",
+	}
 	update, err := preauth.ParseUpdate(msg.Data)
 	e.Status, _ = statusOf(err)
 	if err == nil {
