@@ -25,6 +25,7 @@ const (
 // programs are what this command runs as processes of their own. Each works until ctx ends.
 var programs = map[string]func(ctx context.Context, args []string) error{
 	"floor":     runFloor,
+	"batched":   runBatched,
 	"watermill": runWatermill,
 	"echo":      runEcho,
 	"micro":     runMicro,

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"log"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jmoiron/sqlx"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth/internal/gather"
+)
+
+const (
+	// batchedCalls is how many events the program batched works on at once, batchedRows how many go into one
+	// transaction, of which there are four at once, as in preauth.
+	batchedCalls, batchedTransactions, batchedRows = 512, 4, 100
+)
+
+// runBatched is floor with everything done together that can be, and with nothing of what makes preauth safe: what the
+// machine permits. Of 512 events at once, those that wait are saved in one transaction; announcements do not wait for
+// one another.
+func runBatched(ctx context.Context, _ []string) error {
+	nc, err := connect()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	db, err := openDatabase(nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	stream, err := js.Stream(ctx, tokenStream)
+	if err != nil {
+		return err
+	}
+	cons, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable: "batched", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 4096,
+	})
+	if err != nil {
+		return err
+	}
+	b := &batched{db: db, js: js, created: stream.CachedInfo().Created.UTC(), calls: newCaller(batchedCalls)}
+	b.saving = gather.New(batchedTransactions, batchedRows, func(events []minted) ([]update, error) { return b.save(ctx, events) })
+	b.clearing = gather.New(1, batchedRows, func(ids []string) ([]struct{}, error) { return b.clear(ctx, ids) })
+	places := make(chan struct{}, batchedCalls)
+	reading, err := cons.Consume(func(msg jetstream.Msg) {
+		places <- struct{}{}
+		go func() {
+			defer func() { <-places }()
+			if err := b.work(ctx, msg); err != nil && ctx.Err() == nil {
+				log.Print(err)
+			}
+		}()
+	}, jetstream.PullMaxMessages(batchedCalls))
+	if err != nil {
+		return err
+	}
+	defer reading.Stop()
+	ready("")
+	<-ctx.Done()
+	return nil
+}
+
+type batched struct {
+	db       *sql.DB
+	js       jetstream.JetStream
+	created  time.Time
+	calls    *caller
+	saving   *gather.Gatherer[minted, update]
+	clearing *gather.Gatherer[string, struct{}]
+}
+
+// minted is an event with its code.
+type minted struct {
+	tokenEvent
+	code     code
+	sequence uint64
+	at       time.Time
+}
+
+func (b *batched) work(ctx context.Context, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return err
+	}
+	event := minted{sequence: meta.Sequence.Stream, at: meta.Timestamp.UTC()}
+	if err := json.Unmarshal(msg.Data(), &event.tokenEvent); err != nil {
+		return err
+	}
+	if event.code, err = b.calls.call(ctx, event.tokenEvent); err != nil {
+		return err
+	}
+	update, err := b.saving.Ask(ctx, event)
+	if err != nil {
+		return err
+	}
+	if err := msg.Ack(); err != nil {
+		return err
+	}
+	body, err := json.Marshal(update)
+	if err != nil {
+		return err
+	}
+	stored, err := b.js.PublishMsgAsync(&nats.Msg{
+		Subject: updatedSubject + "." + update.AppID, Data: body, Header: update.header(),
+	}, jetstream.WithStallWait(time.Minute))
+	if err != nil {
+		return err
+	}
+	select {
+	case <-stored.Ok():
+	case err := <-stored.Err():
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err = b.clearing.Ask(ctx, update.id())
+	return err
+}
+
+func (b *batched) save(ctx context.Context, events []minted) ([]update, error) {
+	for {
+		updates, err := b.saveOnce(ctx, events)
+		if failed, ok := errors.AsType[*mysql.MySQLError](err); ok && failed.Number == 1213 {
+			continue
+		}
+		return updates, err
+	}
+}
+
+// saveOnce is floor's transaction for many components at once.
+func (b *batched) saveOnce(ctx context.Context, events []minted) ([]update, error) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	byAppID := map[string]minted{}
+	for _, event := range events {
+		byAppID[event.AppID] = event
+	}
+	tx, err := b.db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	revisions, old := map[string]uint64{}, []uint64{}
+	err = b.lock(ctx, tx, slices.Sorted(maps.Keys(byAppID)), func(appid string, revision uint64, code sql.Null[uint64]) {
+		revisions[appid] = revision
+		if code.Valid {
+			old = append(old, code.V)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	var components, codes, outbox tuples
+	updates := make([]update, len(events))
+	for i, event := range events {
+		revisions[event.AppID]++
+		u := update{
+			AppID: event.AppID, Code: event.code.PreAuthCode, IssuedAt: now, ExpiresIn: event.code.ExpiresIn, Cause: "token",
+			ExpiresAt: now.Add(time.Duration(event.code.ExpiresIn) * time.Second), Revision: revisions[event.AppID],
+		}
+		updates[i] = u
+		components.add(u.AppID, u.Revision, tokenStream, b.created, event.sequence, event.at, event.fingerprint(),
+			now.Add(2*time.Hour), now.Add(24*time.Hour), now, now)
+		codes.add(u.AppID, u.Revision, []byte(u.Code), u.Cause, event.fingerprint(), u.IssuedAt, u.ExpiresAt)
+		outbox.add(u.id(), u.AppID, u.Revision, now)
+	}
+	if len(old) > 0 {
+		statement, args, err := sqlx.In("UPDATE pre_auth_code SET deleted_at = ? WHERE id IN (?)", now, old)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, statement, args...); err != nil {
+			return nil, err
+		}
+	}
+	for _, insert := range []struct {
+		into   string
+		tuples tuples
+		update string
+	}{
+		{`component (appid, revision, token_stream, token_stream_created, token_sequence, token_time,
+token_fingerprint, token_expires_at, due_at, created_at, updated_at)`, components, ` ON DUPLICATE KEY UPDATE revision = VALUES(revision),
+token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created), token_sequence = VALUES(token_sequence),
+token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint), token_expires_at = VALUES(token_expires_at), attempts = 0,
+due_at = VALUES(due_at), lease = NULL, failure = NULL, updated_at = VALUES(updated_at)`},
+		{"pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)", codes, ""},
+		{"outbox (message_id, appid, revision, created_at)", outbox, ""},
+	} {
+		statement := "INSERT INTO " + insert.into + " VALUES " + strings.Join(insert.tuples.text, ",") + insert.update
+		if _, err := tx.ExecContext(ctx, statement, insert.tuples.args...); err != nil {
+			return nil, err
+		}
+	}
+	return updates, tx.Commit()
+}
+
+// lock locks components and tells what each has.
+func (b *batched) lock(ctx context.Context, tx *sql.Tx, appids []string, has func(appid string, revision uint64, code sql.Null[uint64])) error {
+	statement, args, err := sqlx.In(`SELECT c.appid, c.revision, p.id FROM component AS c FORCE INDEX (PRIMARY)
+LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0 WHERE c.appid IN (?) ORDER BY c.appid FOR UPDATE`, appids)
+	if err != nil {
+		return err
+	}
+	locked, err := tx.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return err
+	}
+	defer locked.Close()
+	for locked.Next() {
+		var appid string
+		var revision uint64
+		var code sql.Null[uint64]
+		if err := locked.Scan(&appid, &revision, &code); err != nil {
+			return err
+		}
+		has(appid, revision, code)
+	}
+	return locked.Err()
+}
+
+func (b *batched) clear(ctx context.Context, ids []string) ([]struct{}, error) {
+	statement, args, err := sqlx.In("DELETE FROM outbox WHERE message_id IN (?)", ids)
+	if err == nil {
+		_, err = b.db.ExecContext(ctx, statement, args...)
+	}
+	return make([]struct{}, len(ids)), err
+}
+
+// tuples are the values of an INSERT.
+type tuples struct {
+	text []string
+	args []any
+}
+
+func (t *tuples) add(values ...any) {
+	t.text = append(t.text, "(?"+strings.Repeat(",?", len(values)-1)+")")
+	t.args = append(t.args, values...)
+}
