@@ -69,6 +69,14 @@ var brokenBuilds = []struct {
 		broken: []string{"announced if and only if committed", "the system settles by itself"},
 	},
 	{
+		name: "a refused batch counts as announced",
+		replacements: []replacement{{
+			"consumer/relay.go", "				case p.err == nil:\n", "				case p.err == nil, errors.Is(p.err, errBatch):\n",
+		}},
+		broken:   []string{"announced if and only if committed", "the system settles by itself"},
+		duration: 75 * time.Second,
+	},
+	{
 		name:         "expired codes are given out",
 		replacements: []replacement{{"consumer/responder.go", "return left > 0 && left >= request.MinTTL &&", "return left > -time.Hour &&"}},
 		broken:       []string{"no expired code"},
