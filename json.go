@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,8 +21,67 @@ type member struct {
 	seen    bool
 }
 
-func (m *member) is(name string) bool {
-	return m.name == name || m.anyCase && strings.EqualFold(m.name, name)
+// find returns the member of a name, nil if none is wanted.
+func find(members []member, name string) *member {
+	for i := range members {
+		if m := &members[i]; m.name == name || m.anyCase && strings.EqualFold(m.name, name) {
+			return m
+		}
+	}
+	return nil
+}
+
+// take stores a value, which is well-formed, and returns what is wrong with the member.
+func (m *member) take(value []byte) error {
+	err := store(value, m.into)
+	switch {
+	case m.seen:
+		return invalid("%s stands twice: leave one out", m.name)
+	case err != nil:
+		err = invalid("%s must be %s", m.name, wanted(m.into))
+	}
+	m.seen = true
+	return err
+}
+
+// store is [json.Unmarshal], sooner done for what messages mostly hold.
+func store(value []byte, into any) error {
+	switch into := into.(type) {
+	case *string:
+		if text, ok := plainText(value); ok {
+			*into = string(text)
+			return nil
+		}
+	case **string:
+		if plain, ok := plainText(value); ok {
+			text := string(plain)
+			*into = &text
+			return nil
+		}
+	case *json.RawMessage: // of the body itself, no copy
+		if string(value) != "null" {
+			*into = value
+		}
+		return nil
+	case *int64:
+		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
+			*into = n
+			return nil
+		}
+	case **int64:
+		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
+			*into = &n
+			return nil
+		}
+	case *uint64:
+		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
+			*into = n
+			return nil
+		}
+	case *instant:
+		return into.UnmarshalJSON(value)
+	}
+	return json.Unmarshal(value, into)
 }
 
 var byteOrderMark = []byte("\xef\xbb\xbf")
@@ -44,51 +102,139 @@ func decodeObject(body []byte, members []member) error {
 	case bytes.HasPrefix(body, byteOrderMark):
 		return invalid("the body begins with a byte order mark: leave it out")
 	}
+	if read, fault := readWellFormed(body, members); read {
+		return fault
+	}
+	for i := range members {
+		members[i].seen = false
+	}
+	return readByDecoder(body, members)
+}
+
+// readWellFormed is decodeObject for a body as it nearly always is: well-formed, and its names without
+// escapes. It finds where names and values end and leaves it to encoding/json whether a value is well-formed,
+// unless a look tells. read is false for any other body: it may have stored the members in front of what it
+// did not understand.
+func readWellFormed(body []byte, members []member) (read bool, fault error) {
+	rest, ok := cutByte(body, '{')
+	if !ok {
+		return false, nil
+	}
+	rest, ended := cutByte(rest, '}')
+	for !ended {
+		quoted, value := cutValue(rest)
+		name, ok := plainText(quoted)
+		if !ok {
+			return false, nil
+		}
+		if value, ok = cutByte(value, ':'); !ok {
+			return false, nil
+		}
+		value, rest = cutValue(value)
+		if _, plain := plainText(value); !plain && !json.Valid(value) {
+			return false, nil
+		}
+		if m := find(members, string(name)); m != nil {
+			fault = cmp.Or(fault, m.take(value))
+		}
+		var more bool
+		if rest, more = cutByte(rest, ','); more {
+			continue
+		}
+		if rest, ended = cutByte(rest, '}'); !ended {
+			return false, nil
+		}
+	}
+	return len(rest) == 0, fault
+}
+
+// cutByte cuts one byte, with the white space around it, off the front of a text.
+func cutByte(text []byte, c byte) (rest []byte, ok bool) {
+	text = skipSpace(text)
+	if len(text) == 0 || text[0] != c {
+		return text, false
+	}
+	return skipSpace(text[1:]), true
+}
+
+func skipSpace(text []byte) []byte {
+	for len(text) > 0 && (text[0] == ' ' || text[0] == '\n' || text[0] == '\t' || text[0] == '\r') {
+		text = text[1:]
+	}
+	return text
+}
+
+// cutValue cuts the value off with which a text begins, if the text is well-formed.
+func cutValue(text []byte) (value, rest []byte) {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			if quoted = !quoted; !quoted && depth == 0 {
+				return text[:i+1], text[i+1:]
+			}
+		case quoted:
+			if c == '\\' {
+				i++
+			}
+		case c == '{', c == '[':
+			depth++
+		case depth > 0:
+			if c == '}' || c == ']' {
+				if depth--; depth == 0 {
+					return text[:i+1], text[i+1:]
+				}
+			}
+		case c == ',', c == '}', c == ' ', c == '\n', c == '\t', c == '\r':
+			return text[:i], text[i:]
+		}
+	}
+	return text, nil
+}
+
+// plainText returns what a JSON string says that has no escapes. ok is false for everything else.
+func plainText(value []byte) (text []byte, ok bool) {
+	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
+		return nil, false
+	}
+	text = value[1 : len(value)-1]
+	for _, c := range text {
+		if c < ' ' || c == '"' || c == '\\' {
+			return nil, false
+		}
+	}
+	return text, true
+}
+
+// readByDecoder is decodeObject for any body. Whether a body is well-formed, and where it is not, is what
+// encoding/json says.
+func readByDecoder(body []byte, members []member) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return invalid("the body must be a JSON object")
 	}
-	var (
-		first  error
-		unread json.RawMessage
-	)
+	var fault error
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
-			return cmp.Or(first, malformed(err))
+			return cmp.Or(fault, malformed(err))
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return cmp.Or(fault, malformed(err))
 		}
 		name, _ := key.(string) // which it is: inside an object the decoder takes nothing else here
-		i := slices.IndexFunc(members, func(m member) bool { return m.is(name) })
-		var into any = &unread
-		if i >= 0 {
-			into = members[i].into
-		}
-		switch err := dec.Decode(into); {
-		case isSyntax(err):
-			return cmp.Or(first, malformed(err))
-		case i < 0:
-		case members[i].seen:
-			first = cmp.Or(first, invalid("%s stands twice: leave one out", members[i].name))
-		case err != nil:
-			first = cmp.Or(first, invalid("%s must be %s", members[i].name, wanted(into)))
-		}
-		if i >= 0 {
-			members[i].seen = true
+		if m := find(members, name); m != nil {
+			fault = cmp.Or(fault, m.take(value))
 		}
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace
-		return cmp.Or(first, malformed(err))
+		return cmp.Or(fault, malformed(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return cmp.Or(first, invalid("the body goes on after the JSON object: send the object alone"))
+		return cmp.Or(fault, invalid("the body goes on after the JSON object: send the object alone"))
 	}
-	return first
-}
-
-// isSyntax tells a body that is no JSON from a member of the wrong type.
-func isSyntax(err error) bool {
-	_, ok := errors.AsType[*json.SyntaxError](err)
-	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	return fault
 }
 
 // malformed keeps of a decoder's error what cannot repeat the body.

@@ -154,8 +154,11 @@ func (l Links) encode() object {
 }
 
 // Encode returns the body.
-func (l Lookup) Encode() []byte {
-	return newObject(320).
+func (l Lookup) Encode() []byte { return l.Append(make([]byte, 0, 320)) }
+
+// Append appends the body to b.
+func (l Lookup) Append(b []byte) []byte {
+	return object(append(b, '{')).
 		text("component_appid", l.AppID).
 		text("pre_auth_code", l.PreAuthCode.Reveal()).
 		time("issued_at", l.IssuedAt).

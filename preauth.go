@@ -66,11 +66,11 @@ func Of(subject, appid string) string { return subject + "." + appid }
 // component_appid, or "" when the message did not come on a subject below it. It may be no valid
 // appid: where more than one token follows, all are returned.
 func AppIDIn(subject, message string) string {
-	appid, below := strings.CutPrefix(message, subject+".")
-	if !below {
+	below, ok := strings.CutPrefix(message, subject)
+	if !ok || below == "" || below[0] != '.' {
 		return ""
 	}
-	return appid
+	return below[1:]
 }
 
 // isAppID reports whether the text matches [A-Za-z0-9][A-Za-z0-9_-]{0,63}. It is asked for every message,

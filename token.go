@@ -124,7 +124,8 @@ func (s *statedToken) read(header nats.Header, body []byte) error {
 	case structuredMode:
 		err = decodeObject(body, envelope.members())
 	case unstatedMode:
-		err = decodeObject(body, append(s.members(), envelope.members()...))
+		either := append(make([]member, 0, 8), s.members()...) // room for both, without an allocation
+		err = decodeObject(body, append(either, envelope.members()...))
 		if envelope.specVersion == nil {
 			return err
 		}

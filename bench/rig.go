@@ -385,8 +385,8 @@ func (u usage) since(earlier usage) spent {
 
 // perEvent says how many microseconds of processor time each took for one event or request.
 func (s spent) perEvent(n int) string {
-	each := func(d time.Duration) int64 { return (d / time.Duration(max(1, n))).Microseconds() }
-	return fmt.Sprintf("CPU µs each: program %d, nats-server %d, database %d, WeChat %d, load generator %d (%.0f %% of a core)",
+	each := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / float64(max(1, n)) }
+	return fmt.Sprintf("CPU µs each: program %.1f, nats-server %.1f, database %.1f, WeChat %.1f, load generator %.1f (%.0f %% of a core)",
 		each(s.program), each(s.nats), each(s.mysql), each(s.wechat), each(s.loader), 100*float64(s.loader)/float64(max(s.elapsed, 1)))
 }
 

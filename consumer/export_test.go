@@ -11,18 +11,19 @@ import (
 func PollDue(every time.Duration) { duePoll = every }
 
 // LookUpsInMemory returns what answers look-ups in a replica that knows the given code, nil where memory
-// does not serve.
+// does not serve. An answer is valid until the next.
 func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []byte {
 	s := &Service{cfg: Config{}.withDefaults()}
 	s.codes = newCodeView(s)
 	s.codes.add(code)
 	r := newResponder(s)
+	var answer []byte
 	return func(subject string, body []byte) []byte {
 		request, err := preauth.ParseLookupRequest(preauth.AppIDIn(s.cfg.Subjects.Lookup, subject), body)
-		if err != nil {
+		if err != nil || !r.fromMemory(&answer, request) {
 			return nil
 		}
-		return r.fromMemory(request)
+		return answer
 	}
 }
 

@@ -51,8 +51,8 @@ func (r *responder) start() error {
 	}
 	// Everything below a subject is taken, so that an impossible appid gets an answer.
 	err = errors.Join(
-		endpoint("lookup", r.cfg.Subjects.Lookup, r.lookup),
-		endpoint("lookup-component", r.cfg.Subjects.Lookup+".>", r.lookup),
+		endpoint("lookup", r.cfg.Subjects.Lookup, r.lookup()),
+		endpoint("lookup-component", r.cfg.Subjects.Lookup+".>", r.lookup()),
 		endpoint("claim", r.cfg.Subjects.Claim, r.claim),
 		endpoint("claim-component", r.cfg.Subjects.Claim+".>", r.claim),
 		endpoint("resolve", r.cfg.Subjects.Resolve, r.resolve),
@@ -76,34 +76,41 @@ func (r *responder) stop() {
 	r.slow.Wait()
 }
 
-// lookup answers with the current code of a component.
-func (r *responder) lookup(req micro.Request) {
-	request, err := preauth.ParseLookupRequest(preauth.AppIDIn(r.cfg.Subjects.Lookup, req.Subject()), req.Data())
-	if err != nil {
-		r.refuse(req.Reply(), r.metrics.lookups, badRequest(err))
-		return
-	}
-	if body := r.fromMemory(request); body != nil {
-		r.answer(req.Reply(), r.metrics.lookups, 200, body)
-		return
-	}
-	r.handOver(req.Reply(), r.metrics.lookups, func(ctx context.Context) (int, []byte, *preauth.Error) {
-		code, e := r.current(ctx, request)
-		if e != nil {
-			return 0, nil, e
+// lookup returns a handler, for one endpoint, which answers with the current code of a component. An endpoint's
+// requests come one after the other and NATS copies an answer before it is sent, so all that memory can give
+// are written in the same place.
+func (r *responder) lookup() micro.HandlerFunc {
+	var body []byte
+	return func(req micro.Request) {
+		request, err := preauth.ParseLookupRequest(preauth.AppIDIn(r.cfg.Subjects.Lookup, req.Subject()), req.Data())
+		if err != nil {
+			r.refuse(req.Reply(), r.metrics.lookups, badRequest(err))
+			return
 		}
-		return 200, r.lookupOf(code, request), nil
-	})
+		if r.fromMemory(&body, request) {
+			r.answer(req.Reply(), r.metrics.lookups, 200, body)
+			return
+		}
+		r.handOver(req.Reply(), r.metrics.lookups, func(ctx context.Context) (int, []byte, *preauth.Error) {
+			code, e := r.current(ctx, request)
+			if e != nil {
+				return 0, nil, e
+			}
+			return 200, lookupOf(code, request, r.cfg.Now()).Encode(), nil
+		})
+	}
 }
 
-// fromMemory returns the answer to a look-up that the view can give, nil where it cannot. It allocates that
-// answer and nothing else.
-func (r *responder) fromMemory(request preauth.LookupRequest) []byte {
+// fromMemory writes the answer to a look-up that the view can give into body, and reports whether it can. It
+// allocates nothing once the body has its size.
+func (r *responder) fromMemory(body *[]byte, request preauth.LookupRequest) bool {
 	code, ok := r.codes.code(request.AppID)
-	if !ok || !serves(code, request, r.cfg.Now()) {
-		return nil
+	now := r.cfg.Now()
+	if !ok || !serves(code, request, now) {
+		return false
 	}
-	return r.lookupOf(code, request)
+	*body = lookupOf(code, request, now).Append((*body)[:0])
+	return true
 }
 
 // serves reports whether a code is what the request asks for.
@@ -112,12 +119,12 @@ func serves(code preauth.Update, request preauth.LookupRequest, now time.Time) b
 	return left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
 }
 
-func (r *responder) lookupOf(code preauth.Update, request preauth.LookupRequest) []byte {
+func lookupOf(code preauth.Update, request preauth.LookupRequest, now time.Time) preauth.Lookup {
 	return preauth.Lookup{
 		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
-		ExpiresIn: code.ExpiresAt.Sub(r.cfg.Now()), Revision: code.Revision,
+		ExpiresIn: code.ExpiresAt.Sub(now), Revision: code.Revision,
 		Links: links(code.AppID, code.PreAuthCode, request.LinkOptions),
-	}.Encode()
+	}
 }
 
 func links(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {

@@ -46,6 +46,50 @@ func batch(worker int64, size int, sequence uint64) []repo.Outcome {
 	return outcomes
 }
 
+// BenchmarkComponents reads components with their current codes.
+func BenchmarkComponents(b *testing.B) {
+	for _, components := range []int{1, 64} {
+		b.Run(fmt.Sprint(components), func(b *testing.B) {
+			d := newDatabase(b)
+			outcomes := batch(0, components, 1)
+			save(b, d.Repo, outcomes...)
+			appids := make([]string, components)
+			for i, outcome := range outcomes {
+				appids[i] = outcome.AppID
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if known, err := d.Components(b.Context(), appids); err != nil || len(known) != components {
+					b.Fatalf("%d components, %v", len(known), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDeleteAnnounced removes as many announcements as were saved in one call.
+func BenchmarkDeleteAnnounced(b *testing.B) {
+	for _, announcements := range []int{1, 64} {
+		b.Run(fmt.Sprint(announcements), func(b *testing.B) {
+			d := newDatabase(b)
+			sequence := uint64(0)
+			for b.Loop() {
+				b.StopTimer()
+				sequence++
+				save(b, d.Repo, batch(0, announcements, sequence)...)
+				var ids []string
+				for _, announcement := range d.outbox(b) {
+					ids = append(ids, announcement.MessageID)
+				}
+				b.StartTimer()
+				if err := d.DeleteAnnounced(b.Context(), ids); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkClaim gives spares of one component to as many claims as connections allow at once.
 func BenchmarkClaim(b *testing.B) {
 	for _, claimants := range []int{1, 8, 32} {
