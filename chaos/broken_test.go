@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,8 @@ var brokenBuilds = []struct {
 	broken []string
 	// duration is that of the faults.
 	duration time.Duration
+	// components are how many it takes, 0 for as many as otherwise.
+	components int
 }{
 	{
 		name: "an event is acknowledged when it is taken",
@@ -73,8 +76,9 @@ var brokenBuilds = []struct {
 		replacements: []replacement{{
 			"consumer/relay.go", "				case p.err == nil:\n", "				case p.err == nil, errors.Is(p.err, errBatch):\n",
 		}},
-		broken:   []string{"announced if and only if committed", "the system settles by itself"},
-		duration: 75 * time.Second,
+		broken:     []string{"announced if and only if committed", "the system settles by itself"},
+		duration:   75 * time.Second,
+		components: 100,
 	},
 	{
 		name:         "expired codes are given out",
@@ -209,6 +213,7 @@ func TestBrokenBuildsAreFound(t *testing.T) {
 			defer os.RemoveAll(c.dir)
 			c.overlay = overlay(t, b.replacements)
 			c.duration = max(b.duration, 25*time.Second)
+			c.components = cmp.Or(b.components, c.components)
 			c.settleTime = 30 * time.Second // a sound build needs no more of it by far
 			out, err := c.run(t.Context())
 			if err != nil {
