@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,8 +23,6 @@ var brokenBuilds = []struct {
 	broken []string
 	// duration is that of the faults.
 	duration time.Duration
-	// components are how many it takes, 0 for as many as otherwise.
-	components int
 }{
 	{
 		name: "an event is acknowledged when it is taken",
@@ -70,15 +67,6 @@ var brokenBuilds = []struct {
 			"consumer/relay.go", "		err = r.publishUpdate(ctx, *first.Update)\n", "		if first.Update.Revision%4 != 0 {\n			err = r.publishUpdate(ctx, *first.Update)\n		}\n",
 		}},
 		broken: []string{"announced if and only if committed", "the system settles by itself"},
-	},
-	{
-		name: "a refused batch counts as announced",
-		replacements: []replacement{{
-			"consumer/relay.go", "				case p.err == nil:\n", "				case p.err == nil, errors.Is(p.err, errBatch):\n",
-		}},
-		broken:     []string{"announced if and only if committed", "the system settles by itself"},
-		duration:   75 * time.Second,
-		components: 100,
 	},
 	{
 		name:         "expired codes are given out",
@@ -213,7 +201,6 @@ func TestBrokenBuildsAreFound(t *testing.T) {
 			defer os.RemoveAll(c.dir)
 			c.overlay = overlay(t, b.replacements)
 			c.duration = max(b.duration, 25*time.Second)
-			c.components = cmp.Or(b.components, c.components)
 			c.settleTime = 30 * time.Second // a sound build needs no more of it by far
 			out, err := c.run(t.Context())
 			if err != nil {
