@@ -75,7 +75,10 @@ var background = struct{ sql, messages []string }{
 	[]string{"pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
 }
 
-var saving = []string{"begin", "lock", "component", "commit"}
+var (
+	saving    = []string{"begin", "lock", "component", "commit"}
+	replacing = []string{"begin", "replace", "code", "announce", "commit", "announced"} // the code that memory knows
+)
 
 func ways() map[string]way {
 	afterAToken := func(b *bench) {
@@ -134,7 +137,7 @@ func ways() map[string]way {
 			given: afterAToken, do: announceAnother,
 
 			revision: 2, calls: 1, updates: 1,
-			reads: []string{"holders"}, writes: append([]string{"retire", "code", "announce", "announced"}, saving...),
+			reads: []string{"holders"}, writes: replacing,
 			messages: []string{"ack", "publish update"},
 		},
 		"token event, repeated": {
@@ -162,7 +165,7 @@ func ways() map[string]way {
 			},
 
 			revision: 2, calls: 1, updates: 1,
-			writes:   append([]string{"retire", "code", "announce", "announced"}, saving...),
+			writes:   replacing,
 			messages: []string{"in progress", "ack", "publish update"},
 		},
 		"token event, put back": {
@@ -504,6 +507,9 @@ func (w way) interruptions() []interruption {
 	for _, operation := range w.writes {
 		sql(operation, "not applied", repotest.NotApplied)
 		sql(operation, "applied", repotest.Applied)
+		if operation == "replace" {
+			continue // another attempt does without it
+		}
 		sql(operation, "not applied again and again", again(repotest.NotApplied)...)
 		sql(operation, "applied again and again", again(repotest.Applied)...)
 	}

@@ -39,7 +39,8 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Res
 	return results, err
 }
 
-// saveOnce makes one attempt at the transaction: lock, decide, write.
+// saveOnce makes one attempt at the transaction: lock, decide, write; or replace at once what the caller takes for
+// current, if it is.
 func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([]Result, error) {
 	results := make([]Result, len(outcomes))
 	p := plan{components: map[string]*component{}, holders: map[string]string{}}
@@ -67,15 +68,23 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 		return nil, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	if err := p.lock(ctx, tx); err != nil {
-		return nil, err
+	replaced := false
+	if o := outcomes[0]; len(outcomes) == 1 && !lookUp && o.Code != nil && o.Replaces > 0 {
+		if replaced, err = p.replace(ctx, tx, o.stored(), &results[0]); err != nil {
+			return nil, err
+		}
 	}
-	if err := p.findHolders(ctx, tx); err != nil {
-		return nil, err
-	}
-	for i, o := range outcomes {
-		if results[i].Status != Refused {
-			p.apply(o.stored(), &results[i])
+	if !replaced {
+		if err := p.lock(ctx, tx); err != nil {
+			return nil, err
+		}
+		if err := p.findHolders(ctx, tx); err != nil {
+			return nil, err
+		}
+		for i, o := range outcomes {
+			if results[i].Status != Refused {
+				p.apply(o.stored(), &results[i])
+			}
 		}
 	}
 	if err := p.write(ctx, tx); err != nil {
