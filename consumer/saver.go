@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"math/bits"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
 	"preauth"
+	"preauth/internal/gather"
 	"preauth/repo"
 	"preauth/wechat"
 )
@@ -18,24 +18,18 @@ import (
 // a lone outcome waits for nobody and a crowd costs few transactions.
 type saver struct {
 	*Service
-
-	mu       sync.Mutex
-	underWay int // transactions
-	waiting  []*saving
+	outcomes *gather.Gatherer[repo.Outcome, repo.Result]
 }
 
 // transactions bounds those under way at a time. With several of them the database commits one while others
 // are put together; with many, each would be for a few outcomes.
 const transactions = 4
 
-type saving struct {
-	outcome repo.Outcome
-	result  repo.Result
-	err     error
-	done    chan struct{}
+func newSaver(s *Service) *saver {
+	saver := &saver{Service: s}
+	saver.outcomes = gather.New(transactions, repo.MaxBatch, saver.commit)
+	return saver
 }
-
-func newSaver(s *Service) *saver { return &saver{Service: s} }
 
 // save returns when the outcome is committed, however long MySQL is away, or else with an error: of
 // ctx, or about an outcome that MySQL refuses. The outcome returned is the committed one: a code that
@@ -43,12 +37,12 @@ func newSaver(s *Service) *saver { return &saver{Service: s} }
 // component, the zero Component for a token that was not worked on before.
 func (s *saver) save(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
 	outcome = announcing(outcome, before)
-	result, err := s.enqueue(ctx, outcome)
+	result, err := s.outcomes.Ask(ctx, outcome)
 	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
 		now := s.cfg.Now()
 		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
 		outcome = announcing(fail(outcome, bad, before.Attempts+1, now, now.Add(jittered(s.cfg.Delays.TransientMax))), before)
-		result, err = s.enqueue(ctx, outcome)
+		result, err = s.outcomes.Ask(ctx, outcome)
 	}
 	if err == nil {
 		err = result.Err
@@ -73,71 +67,14 @@ func announcing(outcome repo.Outcome, before repo.Component) repo.Outcome {
 	return outcome
 }
 
-// enqueue has an outcome committed with those that wait beside it.
-func (s *saver) enqueue(ctx context.Context, outcome repo.Outcome) (repo.Result, error) {
-	this := &saving{outcome: outcome, done: make(chan struct{})}
-	s.mu.Lock()
-	s.waiting = append(s.waiting, this)
-	free := s.underWay < transactions
-	if free {
-		s.underWay++
-	}
-	s.mu.Unlock()
-	if free && s.commitNext() { // here, since handing it over costs a lone outcome time
-		go func() {
-			for s.commitNext() {
-			}
-		}()
-	}
-	select {
-	case <-this.done:
-		return this.result, this.err
-	case <-ctx.Done():
-		return repo.Result{}, ctx.Err()
-	}
-}
-
-// commitNext commits some of what waits, and reports whether there is more. If not, the transaction is one
-// less under way.
-func (s *saver) commitNext() bool {
-	s.mu.Lock()
-	n := min(len(s.waiting), repo.MaxBatch)
-	batch := s.waiting[:n:n]
-	s.waiting = s.waiting[n:]
-	s.mu.Unlock()
-	if n > 0 {
-		s.commit(batch)
-	}
-	for _, each := range batch {
-		close(each.done)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.waiting) > 0 {
-		return true
-	}
-	s.waiting = nil
-	s.underWay--
-	return false
-}
-
-func (s *saver) commit(batch []*saving) {
-	outcomes := make([]repo.Outcome, len(batch))
-	for i, each := range batch {
-		outcomes[i] = each.outcome
-	}
+func (s *saver) commit(outcomes []repo.Outcome) (results []repo.Result, err error) {
 	started := time.Now()
-	var results []repo.Result
-	err := s.persist(s.lasting, func(ctx context.Context) (err error) {
+	err = s.persist(s.lasting, func(ctx context.Context) (err error) {
 		results, err = s.db.Save(ctx, outcomes)
 		return err
 	})
-	s.metrics.saved(len(batch), time.Since(started), err)
-	for i, each := range batch {
-		if each.err = err; err == nil {
-			each.result = results[i]
-		}
-	}
+	s.metrics.saved(len(outcomes), time.Since(started), err)
+	return results, err
 }
 
 // persist repeats a call of package repo until MySQL is there, or ctx ends.
