@@ -63,6 +63,12 @@ func ids(rows []*claimRow) []uint64 {
 
 func nothing() {}
 
+// pass lets time pass in a bubble of synctest.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
 func TestTheDeskStocksWhatIsNotNeededYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d desk
@@ -88,16 +94,15 @@ func TestAStockIsShortLived(t *testing.T) {
 		var d desk
 		d.read(0, 0, spares(time.Hour, 1, 2), nothing)
 		// A stock that replaces another lives as long as any,
-		time.Sleep(maxAge - time.Millisecond)
+		pass(maxAge - time.Millisecond)
 		d.read(0, 0, spares(time.Hour, 3, 4), nothing)
-		time.Sleep(maxAge - time.Millisecond)
+		pass(maxAge - time.Millisecond)
 		first := d.take(ClaimRequest{AppID: "wx1", At: time.Now()})
 		if first == nil || first.ID < 3 {
 			t.Errorf("in stock: %v", first)
 		}
 		// and no longer.
-		time.Sleep(time.Millisecond)
-		synctest.Wait()
+		pass(time.Millisecond)
 		if got := d.taken(0); got != nil {
 			t.Errorf("in stock at its age: %v", ids(got))
 		}
@@ -113,7 +118,7 @@ func TestASpareInStockMustLiveLongEnoughWhenItIsGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d desk
 		d.read(time.Minute, 0, append(spares(time.Minute+time.Second, 1), spares(time.Hour, 2)...), nothing)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if got := ids(d.taken(time.Minute)); !slices.Equal(got, []uint64{2}) {
 			t.Errorf("got %v", got)
 		}
@@ -177,11 +182,10 @@ func TestTheStockIsAsLargeAsItIsUsedUp(t *testing.T) {
 		}
 		useUp()
 		limit(1)
-		time.Sleep(maxAge)
-		synctest.Wait()
+		pass(maxAge)
 		if got := limit(1); got != 2 {
 			t.Errorf("after one that was too old: %d", got)
 		}
-		time.Sleep(maxAge)
+		pass(maxAge)
 	})
 }
