@@ -391,7 +391,7 @@ func measureLookup(ctx context.Context, b *bench) error {
 func measureClaim(ctx context.Context, b *bench) error {
 	const atOnce = 128
 	// More than can be claimed in the time.
-	spares := int((b.warmup() + b.length).Seconds() * 10_000)
+	spares := int((b.warmup() + b.length).Seconds() * 40_000)
 	crowds := []int{100, 1}
 	single := []float64{}
 	rates, values := map[int][]float64{}, map[int][]float64{}

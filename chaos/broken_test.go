@@ -100,8 +100,8 @@ var brokenBuilds = []struct {
 	{
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
-			{"repo/claim.go", `"WHERE id = ? AND cause = ?", causeClaim, []byte(request.ClaimID)`, `"WHERE id = ? AND cause = ? AND RAND() < 0.5", causeClaim, []byte(request.ClaimID)`},
-			{"repo/claim.go", "	case err != nil || rows == 0:\n		return Claim{}, false, err\n", "	case err != nil:\n		return Claim{}, rows == 0, err\n"},
+			{"repo/giver.go", `") AND cause = ?"`, `") AND cause = ? AND RAND() < 0.5"`},
+			{"repo/giver.go", "case err == nil && given == int64(len(left)):", "case err == nil && given <= int64(len(left)):"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
@@ -124,7 +124,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "a reference is not compared",
-		replacements: []replacement{{"repo/claim.go", "case held != nil && string(held.Reference) != request.Reference:", "case false:"}},
+		replacements: []replacement{{"repo/claim.go", "case string(held.Reference) != r.Reference:", "case false:"}},
 		broken:       []string{"claims last"},
 		duration:     40 * time.Second,
 	},

@@ -276,6 +276,21 @@ func ways() map[string]way {
 			reads: []string{"claimable", "spares"}, writes: []string{"claim", "add_spares"},
 			messages: []string{"answer"},
 		},
+		"claim from a spare that the answer is lost of": {
+			spares: 1, given: withASpare,
+			do: func(b *bench) {
+				b.faults.Script("claim", repotest.Applied)
+				claim(b)
+			},
+			then: func(b *bench) {
+				b.spares(b.r, b.appid, 1)
+				claimed(b)
+			},
+
+			revision: 1, calls: 1,
+			reads:     []string{"held"},
+			elsewhere: []string{"claimable", "claim", "spares", "add_spares"},
+		},
 		"claim from a spare after the old code expired": {
 			spares: 1,
 			given: func(b *bench) {

@@ -101,9 +101,9 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
-	for range maxRaces {
-		claim, given, err := r.claimOnce(ctx, request)
-		if err != nil || given {
+	for race := range maxRaces {
+		claim, done, err := r.claimOnce(ctx, request, race == 0)
+		if err != nil || done {
 			return claim, err
 		}
 	}
@@ -116,35 +116,51 @@ const maxRaces = 100
 
 var errRaces = errors.New("other claims were quicker again and again")
 
-// claimOnce makes one attempt. It reports false if another claim has got the spare that it tried for, or
-// if the claim id has got a code meanwhile.
-func (r *Repo) claimOnce(ctx context.Context, request ClaimRequest) (Claim, bool, error) {
-	held, spare, err := r.look(ctx, request)
-	if err != nil {
-		return Claim{}, false, err
+// claimOnce makes one attempt, with a spare in stock or, where there is none or it is not the first attempt, after
+// a look at what there is. It reports false if another claim has got the spare that it tried for, or if the claim
+// id has a code that it did not know of and that does not live long enough.
+func (r *Repo) claimOnce(ctx context.Context, request ClaimRequest, first bool) (Claim, bool, error) {
+	var held, spare *claimRow
+	if first {
+		spare = r.desk.take(request)
 	}
-	defer r.desk.letGo(spare)
-	switch {
-	case held != nil && string(held.Reference) != request.Reference:
-		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
-	case held != nil && request.fits(held.ExpiresAt):
-		return held.claim(), true, nil
-	case spare == nil:
-		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrNoSpare)
-	case held != nil:
-		if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
+	if spare == nil {
+		var err error
+		if held, spare, err = r.look(ctx, request); err != nil {
 			return Claim{}, false, err
 		}
 	}
-	rows, err := r.exec(ctx, "claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? "+
-		"WHERE id = ? AND cause = ?", causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
-	switch {
-	case errors.Is(err, errDuplicate):
-		return Claim{}, false, nil
-	case err != nil || rows == 0:
+	if claim, done, err := request.answer(held); err != nil || done {
+		return claim, done, err
+	}
+	if spare == nil {
+		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrNoSpare)
+	}
+	if held != nil {
+		if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
+			r.desk.letGo(spare, false)
+			return Claim{}, false, err
+		}
+	}
+	held, err := r.give(ctx, request, spare)
+	if err != nil {
 		return Claim{}, false, err
 	}
-	return request.claim(Code{preauth.NewSecret(string(spare.Code)), spare.IssuedAt, spare.ExpiresAt}), true, nil
+	return request.answer(held)
+}
+
+// answer returns the claim that the code makes which the claim id has, and reports false if there is none, or none
+// that lives long enough.
+func (r ClaimRequest) answer(held *claimRow) (Claim, bool, error) {
+	switch {
+	case held == nil:
+		return Claim{}, false, nil
+	case string(held.Reference) != r.Reference:
+		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
+	case !r.fits(held.ExpiresAt):
+		return Claim{}, false, nil
+	}
+	return held.claim(), true, nil
 }
 
 // fits reports whether a code that expires then lives long enough for the request.

@@ -8,15 +8,16 @@ import (
 	"time"
 )
 
-// desk reads for the claims of this replica. Those that come while it reads for others are served
-// together by its next read, so that the more come, the less each costs; and each is shown a spare of
-// its own, so that they do not try for the same.
+// desk shows spares to the claims of this replica, each one of its own, so that they do not try for the same.
+// It reads more than it needs at the moment, as long as that is used up soon, so that most claims wait for no
+// read; and those that come while it reads for others are served together by its next read. That what it
+// has in stock is still to be had is for the statement to find out that gives it away.
 type desk struct {
 	mu sync.Mutex
 	// queues are those who wait while the desk reads for others of their kind.
 	queues map[kind][]*visit
-	// shown are the spares that claims try for, by component.
-	shown map[string]map[uint64]bool
+	// shelves are by component.
+	shelves map[string]*shelf
 }
 
 // kind is what claims have in common that one read serves.
@@ -24,6 +25,25 @@ type kind struct {
 	appID string
 	// ttl is the life that a spare must have left.
 	ttl time.Duration
+}
+
+func (r ClaimRequest) kind() kind { return kind{r.AppID, max(r.MinTTL, r.SpareTTL)} }
+
+// shelf is what the desk knows of a component's spares.
+type shelf struct {
+	// stock was read for claims with ttl and is shown to nobody yet, in a random order.
+	stock []*claimRow
+	ttl   time.Duration
+	// size is how many the stock and those it was read for were.
+	size int
+	// age ends the stock.
+	age *time.Timer
+	// shown is how many claims try for a spare: one, unless there are less spares than claims.
+	shown map[uint64]int
+	// given are those that were given away since the oldest of the reads under way began, which may find
+	// them.
+	given map[uint64]bool
+	reads int
 }
 
 // visit is one look at what there is.
@@ -35,18 +55,44 @@ type visit struct {
 	err         error
 }
 
-// maxVisits bounds those who are served by one read.
-const maxVisits = 100
+const (
+	// maxVisits bounds those who are served by one read.
+	maxVisits = 100
+	// maxStock bounds the spares that are read at once and not needed yet.
+	maxStock = 1000
+	// maxAge is for how long these are kept.
+	maxAge = 2 * time.Second
+)
 
-// look returns the code that the request's claim id has, and a spare that lives long enough for it, which
-// is to be let go of afterwards. Each may be nil.
+// take returns a spare in stock that lives long enough for the request, nil if there is none. It is to be let go
+// of afterwards.
+func (d *desk) take(request ClaimRequest) *claimRow {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.shelves[request.AppID]
+	if s == nil || s.ttl != request.kind().ttl {
+		return nil
+	}
+	for len(s.stock) > 0 {
+		spare := s.stock[0]
+		s.stock = s.stock[1:]
+		if spare.ExpiresAt.After(request.At.Add(s.ttl)) && s.shown[spare.ID] == 0 {
+			s.shown[spare.ID]++
+			return spare
+		}
+	}
+	return nil
+}
+
+// look returns the code that the request's claim id has, and a spare that lives long enough for it if that code
+// does not, which is to be let go of afterwards. Each may be nil.
 func (r *Repo) look(ctx context.Context, request ClaimRequest) (held, spare *claimRow, err error) {
 	v := &visit{request: request, served: make(chan struct{})}
-	k := kind{request.AppID, max(request.MinTTL, request.SpareTTL)}
+	k := request.kind()
 	r.desk.mu.Lock()
 	queue, busy := r.desk.queues[k]
 	if r.desk.queues == nil {
-		r.desk.queues, r.desk.shown = map[kind][]*visit{}, map[string]map[uint64]bool{}
+		r.desk.queues, r.desk.shelves = map[kind][]*visit{}, map[string]*shelf{}
 	}
 	r.desk.queues[k] = append(queue, v)
 	r.desk.mu.Unlock()
@@ -60,7 +106,7 @@ func (r *Repo) look(ctx context.Context, request ClaimRequest) (held, spare *cla
 	case <-ctx.Done():
 		go func() {
 			<-v.served
-			r.desk.letGo(v.spare)
+			r.desk.letGo(v.spare, false)
 		}()
 		return nil, nil, explain(ctx, "claim", ctx.Err(), nil)
 	}
@@ -80,12 +126,28 @@ func (r *Repo) serve(ctx context.Context, k kind) {
 		n := min(len(queue), maxVisits)
 		visits := queue[:n:n]
 		d.queues[k] = queue[n:]
-		limit := 2*n + len(d.shown[k.appID])
+		limit := d.beginRead(k, n)
 		d.mu.Unlock()
 
 		rows, err := r.claimable(ctx, k, visits, limit)
-		d.show(k.appID, visits, rows, err)
+		d.show(k, visits, rows, err)
 	}
+}
+
+// beginRead returns how many spares are to be read for n visitors: two for each, or twice as many as the last
+// time if those were used up before their age, besides those that are in stock or shown already.
+func (d *desk) beginRead(k kind, n int) int {
+	s := d.shelves[k.appID]
+	if s == nil {
+		s = &shelf{shown: map[uint64]int{}, given: map[uint64]bool{}}
+		d.shelves[k.appID] = s
+	}
+	s.reads++
+	limit := 2 * n
+	if s.ttl == k.ttl && len(s.stock) == 0 {
+		limit = max(limit, min(2*s.size, maxStock))
+	}
+	return limit + min(len(s.stock), maxStock) + len(s.shown)
 }
 
 // claimable returns the codes that the visitors' claim ids have, and the oldest spares that live long
@@ -108,48 +170,105 @@ func (r *Repo) claimable(ctx context.Context, k kind, visits []*visit, limit int
 	return rows, err
 }
 
-// show shows to the visitors what was read.
-func (d *desk) show(appid string, visits []*visit, rows []claimRow, err error) {
+// show shows to the visitors what was read, and stocks the rest.
+func (d *desk) show(k kind, visits []*visit, rows []claimRow, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	s := d.shelves[k.appID]
 	held := map[string]*claimRow{}
-	var free, shown []*claimRow
+	var free, shown, given []*claimRow
 	for i := range rows {
 		switch row := &rows[i]; {
 		case row.Cause == causeClaim:
 			held[string(row.ClaimID)] = row
-		case d.shown[appid][row.ID]:
+		case s.given[row.ID]:
+			given = append(given, row)
+		case s.shown[row.ID] > 0:
 			shown = append(shown, row)
 		default:
 			free = append(free, row)
 		}
 	}
 	// The desks of other replicas show the same spares.
-	free = free[:min(len(free), 2*len(visits))]
 	rand.Shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
-	spares := slices.Concat(free, shown)
+	// Those who try for one that is gone look again, and do not believe that there is none.
+	spares := slices.Concat(free, shown, given)
 	for i, v := range visits {
 		v.held, v.err = held[v.request.ClaimID], err
-		if len(spares) > 0 {
+		if _, done, err := v.request.answer(v.held); !done && err == nil && len(spares) > 0 {
 			v.spare = spares[i%len(spares)]
-			if d.shown[appid] == nil {
-				d.shown[appid] = map[uint64]bool{}
-			}
-			d.shown[appid][v.spare.ID] = true
+			s.shown[v.spare.ID]++
 		}
 		close(v.served)
 	}
+	s.reads--
+	if s.reads == 0 {
+		clear(s.given)
+	}
+	d.restock(s, k, free)
+	d.tidy(k.appID, s)
 }
 
-// letGo lets a spare be shown to others again.
-func (d *desk) letGo(spare *claimRow) {
+// restock replaces the stock by what was read and is not shown.
+func (d *desk) restock(s *shelf, k kind, read []*claimRow) {
+	s.ttl, s.size = k.ttl, len(read)
+	s.stock = slices.DeleteFunc(read, func(spare *claimRow) bool { return s.shown[spare.ID] > 0 })
+	s.endAge()
+	var age *time.Timer
+	age = time.AfterFunc(maxAge, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if s.age == age {
+			d.clear(k.appID, s)
+		}
+	})
+	s.age = age
+}
+
+// endAge keeps the stock's timer from doing anything, even if it waits to begin.
+func (s *shelf) endAge() {
+	if s.age != nil {
+		s.age.Stop()
+		s.age = nil
+	}
+}
+
+// discard throws the stock of a component away: another replica gives from it.
+func (d *desk) discard(appid string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.shelves[appid]; s != nil {
+		d.clear(appid, s)
+	}
+}
+
+// clear ends a stock.
+func (d *desk) clear(appid string, s *shelf) {
+	s.stock, s.size = nil, 0
+	d.tidy(appid, s)
+}
+
+// letGo ends a claim's try for a spare: it was given away, or may be shown to others again.
+func (d *desk) letGo(spare *claimRow, given bool) {
 	if spare == nil {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.shown[spare.AppID], spare.ID)
-	if len(d.shown[spare.AppID]) == 0 {
-		delete(d.shown, spare.AppID)
+	s := d.shelves[spare.AppID]
+	if s.shown[spare.ID]--; s.shown[spare.ID] == 0 {
+		delete(s.shown, spare.ID)
+	}
+	if given && s.reads > 0 {
+		s.given[spare.ID] = true
+	}
+	d.tidy(spare.AppID, s)
+}
+
+// tidy removes a shelf that has nothing on it.
+func (d *desk) tidy(appid string, s *shelf) {
+	if s.reads == 0 && len(s.shown) == 0 && s.size == 0 {
+		s.endAge()
+		delete(d.shelves, appid)
 	}
 }

@@ -34,8 +34,9 @@ import (
 
 // Repo is the database. It is safe for concurrent use.
 type Repo struct {
-	db   *sqlx.DB
-	desk desk
+	db    *sqlx.DB
+	desk  desk
+	giver giver
 }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
