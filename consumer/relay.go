@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,10 @@ const (
 	sweepAge = 2 * time.Second
 	// sweepBatch bounds the rows of one search.
 	sweepBatch = 500
-	// relayQueue bounds the announcements in memory. One that finds it full stays in the outbox.
+	// relayQueue bounds the announcements that wait in memory. One that finds no room stays in the outbox.
 	relayQueue = 4096
+	// roomPoll is how often somebody who waits for room looks for it.
+	roomPoll = 10 * time.Millisecond
 	// publishing bounds the messages and batches that wait for the stream's answer.
 	publishing = 256
 	// publishingBatches does so where the stream takes batches: few, so that what waits goes into the next one.
@@ -60,10 +63,20 @@ var (
 // of another replica's announcement of one component, say, each is published by itself.
 type relay struct {
 	*Service
-	queue chan offer
-	done  chan published
 	// batches tells that the stream of announcements takes batches.
 	batches atomic.Bool
+
+	mu sync.Mutex
+	// Of several announcements for a component one is under way at a time, and the newest of those that wait is
+	// next.
+	attempts int
+	underWay map[string]bool
+	waiting  map[string]offer
+	order    []string // the keys of waiting that are not under way, oldest first
+	toDelete []repo.Announcement
+	deleting bool
+	// idle is signalled when nothing is under way any more.
+	idle *sync.Cond
 }
 
 // offer is an announcement to be published.
@@ -76,15 +89,10 @@ type offer struct {
 	alone bool
 }
 
-// published is the end of an attempt to announce, of one announcement or of a batch. The rows are to be deleted
-// unless there is an error.
-type published struct {
-	offers []offer
-	err    error
-}
-
 func newRelay(s *Service) *relay {
-	return &relay{Service: s, queue: make(chan offer, relayQueue), done: make(chan published)}
+	r := &relay{Service: s, underWay: map[string]bool{}, waiting: map[string]offer{}}
+	r.idle = sync.NewCond(&r.mu)
+	return r
 }
 
 // announce takes what was committed just now. It never waits: what there is no room for stays in the
@@ -94,133 +102,131 @@ func (r *relay) announce(a repo.Announcement, outcome repo.Outcome) {
 	if outcome.Cause == preauth.CauseToken && a.Update != nil {
 		o.eventAt = outcome.Token.Position.Time
 	}
-	select {
-	case r.queue <- o:
-	default:
-	}
+	r.offer(o)
 }
 
 // deliver takes an announcement that may have no row in the outbox, as soon as there is room.
 func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
-	select {
-	case r.queue <- offer{Announcement: a}:
-	case <-ctx.Done():
+	for !r.offer(offer{Announcement: a}) && pause(ctx, roomPoll) {
 	}
 }
 
-// run works until ctx ends, and then on until what it has taken is announced.
+// offer takes an announcement and begins to publish it, if that can be now. It reports false if there is no room.
+func (r *relay) offer(o offer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) >= relayQueue {
+		return false
+	}
+	r.take(o)
+	r.begin()
+	return true
+}
+
+// run sweeps the outbox until ctx ends, and returns when what was taken is announced.
 func (r *relay) run(ctx context.Context) {
-	// Of several announcements for a component one is under way at a time, and the newest of those
-	// that wait is next.
-	var (
-		attempts  = 0
-		underWay  = map[string]bool{}
-		waiting   = map[string]offer{}
-		order     []string // the keys of waiting that are not under way, oldest first
-		toDelete  []repo.Announcement
-		deleting  bool
-		deleted   = make(chan struct{})
-		swept     = make(chan []repo.Announcement)
-		sweeping  bool
-		sweepTime = time.NewTimer(0)
-		stopping  = ctx.Done()
-	)
-	defer sweepTime.Stop()
-	take := func(a offer) {
-		if a.Update == nil && a.Failure == nil {
-			toDelete = append(toDelete, a.Announcement) // a newer state replaced it
-			return
-		}
-		key := keyOf(a.Announcement)
-		if newest, ok := waiting[key]; ok {
-			older := newest
-			if revisionOf(newest.Announcement) >= revisionOf(a.Announcement) {
-				a, older = newest, a
+	for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
+		rows := r.sweep(r.lasting)
+		r.mu.Lock()
+		for _, a := range rows {
+			if !r.underWay[keyOf(a)] {
+				r.take(offer{Announcement: a})
 			}
-			if older.MessageID != a.MessageID {
-				toDelete = append(toDelete, older.Announcement)
-			}
-		} else if !underWay[key] {
-			order = append(order, key)
 		}
-		waiting[key] = a
+		r.begin()
+		r.mu.Unlock()
 	}
-	// next takes those that are published next: the oldest, or a batch of the oldest.
-	next := func() []offer {
-		n := 0
-		for n < min(len(order), largestBatch) && waiting[order[n]].Update != nil && !waiting[order[n]].alone {
-			n++
-		}
-		if n < smallestBatch || !r.batches.Load() {
-			n = 1
-		}
-		offers := make([]offer, n)
-		for i, key := range order[:n] {
-			offers[i] = waiting[key]
-			delete(waiting, key)
-			underWay[key] = true
-		}
-		order = order[n:]
-		return offers
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.attempts > 0 || r.deleting {
+		r.idle.Wait()
 	}
-	for {
-		for len(order) > 0 && attempts < r.atOnce() {
-			offers := next()
-			attempts++
-			go func() { r.done <- published{offers, r.publish(r.lasting, offers)} }()
+}
+
+// take puts an announcement among those that wait.
+func (r *relay) take(o offer) {
+	if o.Update == nil && o.Failure == nil {
+		r.toDelete = append(r.toDelete, o.Announcement) // a newer state replaced it
+		return
+	}
+	key := keyOf(o.Announcement)
+	if newest, ok := r.waiting[key]; ok {
+		older := newest
+		if revisionOf(newest.Announcement) >= revisionOf(o.Announcement) {
+			o, older = newest, o
 		}
-		if len(toDelete) > 0 && !deleting {
-			deleting = true
-			announced := toDelete
-			toDelete = nil
-			go func() { r.clear(r.lasting, announced); deleted <- struct{}{} }()
+		if older.MessageID != o.MessageID {
+			r.toDelete = append(r.toDelete, older.Announcement)
 		}
-		queue := r.queue
-		if len(waiting) >= relayQueue {
-			queue = nil
+	} else if !r.underWay[key] {
+		r.order = append(r.order, key)
+	}
+	r.waiting[key] = o
+}
+
+// begin publishes what waits, and deletes what has been announced, as far as that can be now.
+func (r *relay) begin() {
+	for len(r.order) > 0 && r.attempts < r.atOnce() {
+		offers := r.next()
+		r.attempts++
+		go func() { r.end(offers, r.publish(r.lasting, offers)) }()
+	}
+	if len(r.toDelete) > 0 && !r.deleting {
+		r.deleting = true
+		announced := r.toDelete
+		r.toDelete = nil
+		go func() {
+			r.clear(r.lasting, announced)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.deleting = false
+			r.begin()
+		}()
+	}
+	if r.attempts == 0 && !r.deleting {
+		r.idle.Broadcast()
+	}
+}
+
+// next takes those that are published next: the oldest, or a batch of the oldest.
+func (r *relay) next() []offer {
+	n := 0
+	for n < min(len(r.order), largestBatch) && r.waiting[r.order[n]].Update != nil && !r.waiting[r.order[n]].alone {
+		n++
+	}
+	if n < smallestBatch || !r.batches.Load() {
+		n = 1
+	}
+	offers := make([]offer, n)
+	for i, key := range r.order[:n] {
+		offers[i] = r.waiting[key]
+		delete(r.waiting, key)
+		r.underWay[key] = true
+	}
+	r.order = r.order[n:]
+	return offers
+}
+
+// end takes in how an attempt to publish ended. The rows are to be deleted unless there is an error.
+func (r *relay) end(offers []offer, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.attempts--
+	for _, o := range offers {
+		key := keyOf(o.Announcement)
+		delete(r.underWay, key)
+		if _, ok := r.waiting[key]; ok {
+			r.order = append(r.order, key)
 		}
-		if stopping == nil && len(underWay)+len(waiting)+len(r.queue) == 0 && !deleting && !sweeping {
-			return
-		}
-		select {
-		case a := <-queue:
-			take(a)
-		case p := <-r.done:
-			attempts--
-			for _, o := range p.offers {
-				key := keyOf(o.Announcement)
-				delete(underWay, key)
-				if _, ok := waiting[key]; ok {
-					order = append(order, key)
-				}
-				switch {
-				case p.err == nil:
-					toDelete = append(toDelete, o.Announcement)
-				case errors.Is(p.err, errBatch):
-					o.alone = true
-					take(o)
-				}
-			}
-		case <-deleted:
-			deleting = false
-		case <-sweepTime.C:
-			sweeping = true
-			go func() { swept <- r.sweep(r.lasting) }()
-		case rows := <-swept:
-			sweeping = false
-			for _, a := range rows {
-				if !underWay[keyOf(a)] {
-					take(offer{Announcement: a})
-				}
-			}
-			if stopping != nil {
-				sweepTime.Reset(jittered(sweepEvery))
-			}
-		case <-stopping:
-			stopping = nil
-			sweepTime.Stop()
+		switch {
+		case err == nil:
+			r.toDelete = append(r.toDelete, o.Announcement)
+		case errors.Is(err, errBatch):
+			o.alone = true
+			r.take(o)
 		}
 	}
+	r.begin()
 }
 
 // atOnce returns how many messages and batches may wait for the stream's answer.
