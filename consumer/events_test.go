@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -275,6 +276,35 @@ func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	if update := w.settled(a, "wx1"); update.Revision != 1 {
 		t.Errorf("revision %d", update.Revision)
 	}
+}
+
+// An event waits for the replica's memory to have read those before it, which may have announced its token.
+func TestEventWaitsForMemoryToHaveReadThoseBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read, await := consumer.ReadingTokens()
+		waited := make(chan time.Duration)
+		begin := time.Now()
+		wait := func(sequence uint64) { go func() { await(sequence); waited <- time.Since(begin) }() }
+
+		wait(1)
+		if took := <-waited; took != 0 {
+			t.Errorf("the first event waited for %v", took)
+		}
+		read(5)
+		wait(8)
+		synctest.Wait()
+		time.Sleep(time.Millisecond)
+		read(6)
+		time.Sleep(time.Millisecond)
+		read(7)
+		if took := <-waited; took != 2*time.Millisecond {
+			t.Errorf("event 8 waited for %v, event 7 was read after 2ms", took)
+		}
+		wait(100)
+		if took := <-waited; took > 2*time.Second {
+			t.Errorf("waited for %v", took)
+		}
+	})
 }
 
 // The event that leaves the work to its token's first one does not wait for one that is lost, whatever the

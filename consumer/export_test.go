@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"time"
 
 	"preauth"
@@ -53,4 +54,10 @@ func TimersForSpares(waits ...time.Duration) int {
 		}
 	}
 	return set
+}
+
+// ReadingTokens returns what notes that a replica has read its tokens up to a sequence, and what waits for it.
+func ReadingTokens() (read, await func(sequence uint64)) {
+	v := newTokenView()
+	return v.read, func(sequence uint64) { v.await(context.Background(), sequence) }
 }

@@ -70,6 +70,7 @@ func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identit
 	defer reading.Wait()
 	defer cancel()
 
+	t.view.begin()
 	caughtUp, failed := make(chan struct{}), make(chan error, 1)
 	reading.Go(func() {
 		cfg := jetstream.OrderedConsumerConfig{FilterSubjects: filters}
@@ -78,6 +79,7 @@ func (t *tokens) follow(ctx context.Context, stream jetstream.Stream, id identit
 			if err == nil {
 				t.view.add(event, positionOf(id, meta), t.cfg.Now())
 			}
+			t.view.read(meta.Sequence.Stream)
 		}, func() { close(caughtUp) })
 	})
 	select {
@@ -177,13 +179,14 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 		return
 	}
 	defer leave()
+	t.view.await(ctx, position.Sequence)
 	if t.view.overtaken(event.AppID, position) {
 		t.supersede(msg, step)
 		return
 	}
 
 	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
-	first, repeated := t.view.repeats(event.AppID, position)
+	first, repeated := t.view.repeats(event.AppID, token)
 	var known repo.Component
 	if repeated || meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
 		if known, err = t.known.Ask(ctx, event.AppID); err != nil {

@@ -17,6 +17,9 @@ type tokenView struct {
 	mu     sync.RWMutex
 	newest map[string]announcedToken
 	swept  time.Time
+	// last is the sequence of the event that was read last; more, where there is one, is closed at the next.
+	last uint64
+	more chan struct{}
 }
 
 type announcedToken struct {
@@ -71,13 +74,62 @@ func (v *tokenView) overtaken(appid string, position repo.Position) bool {
 	return ok && (token.first.After(position) || position.After(token.first) && token.position.After(position))
 }
 
-// repeats returns the first event of the token that the event at the position announces again, if the view
-// knows of one.
-func (v *tokenView) repeats(appid string, position repo.Position) (first repo.Position, ok bool) {
+// repeats returns the first event of the token that the event announces again, if the view knows of one. All events
+// before this one have to have been read; whether it has been read itself does not matter.
+func (v *tokenView) repeats(appid string, event repo.Token) (first repo.Position, ok bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	token, ok := v.newest[appid]
-	return token.first, ok && position.After(token.first) && !position.After(token.position)
+	return token.first, ok && token.fingerprint == event.Fingerprint && event.Position.After(token.first)
+}
+
+// begin notes that the stream is read from its beginning.
+func (v *tokenView) begin() { v.read(0) }
+
+// read notes that all events up to a sequence have been taken in.
+func (v *tokenView) read(sequence uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.last = sequence
+	if v.more != nil {
+		close(v.more)
+		v.more = nil
+	}
+}
+
+// viewLag is how long an event waits at most for the view to have read those before it.
+const viewLag = time.Second
+
+// await waits until the events before a sequence have been read. They mostly have.
+func (v *tokenView) await(ctx context.Context, sequence uint64) {
+	more := v.reading(sequence)
+	if more == nil {
+		return
+	}
+	late := time.NewTimer(viewLag)
+	defer late.Stop()
+	for ; more != nil; more = v.reading(sequence) {
+		select {
+		case <-more:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reading returns nil if the events before a sequence have been read, otherwise what tells that one more has.
+func (v *tokenView) reading(sequence uint64) <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.last+1 >= sequence {
+		return nil
+	}
+	if v.more == nil {
+		v.more = make(chan struct{})
+	}
+	return v.more
 }
 
 func (v *tokenView) size() int {
