@@ -293,9 +293,9 @@ func TestEventWaitsForMemoryToHaveReadThoseBeforeIt(t *testing.T) {
 		read(5)
 		wait(8)
 		synctest.Wait()
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		read(6)
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		read(7)
 		if took := <-waited; took != 2*time.Millisecond {
 			t.Errorf("event 8 waited for %v, event 7 was read after 2ms", took)

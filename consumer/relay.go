@@ -107,7 +107,10 @@ func (r *relay) announce(a repo.Announcement, outcome repo.Outcome) {
 
 // deliver takes an announcement that may have no row in the outbox, as soon as there is room.
 func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
-	for !r.offer(offer{Announcement: a}) && pause(ctx, roomPoll) {
+	for !r.offer(offer{Announcement: a}) {
+		if !pause(ctx, roomPoll) {
+			return
+		}
 	}
 }
 
