@@ -67,7 +67,7 @@ func TestBadEventsHarmNobody(t *testing.T) {
 		huge       = 150 // of nearly a megabyte each
 		limit      = 80 << 20
 	)
-	w := newWorld(t, wechattest.Options{})
+	w := newWorldAlone(t, mysql, wechattest.Options{})
 	r := w.start(func(s *setup) { s.cfg.InHand = 16 }).ready()
 	marker := w.token("marker").Reveal()
 	bad, padding := badEvents(marker), bytes.Repeat([]byte(marker), (1<<20-1000)/len(marker))

@@ -94,6 +94,12 @@ func newWorld(t *testing.T, options wechattest.Options) *world {
 func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
 	t.Helper()
 	t.Parallel() // every world is its own
+	return newWorldAlone(t, mysql, options)
+}
+
+// newWorldAlone is for a test that looks at what the whole process uses, so that no other runs beside it.
+func newWorldAlone(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
+	t.Helper()
 	w := &world{t: t, store: t.TempDir()}
 	server, err := natsserver.Start(natsserver.Options{StoreDir: w.store})
 	if err != nil {
