@@ -140,6 +140,9 @@ func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 	}
 }
 
+// lease is for how long a component is left to the replica that renews its code.
+const lease = 20 * time.Second
+
 // settle announces a last good token to every other component and waits until the system has nothing more to
 // do and each look-up finds it so, or until the time for that is over; it returns how long that took. Then it
 // leaves the system alone but for look-ups, for as long as a code lives, and looks whether it is still so.
@@ -157,6 +160,11 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 	}}
 	err := c.await(ctx, g, clients, e, c.settleTime+c.maxSkew)
 	settling := g.rec.Now() - begin
+	// What a replica worked on when it died is leased to it for longer than a code has left of its short life then: only
+	// after that is it sure that no code dies.
+	if err == nil && len(e.Undone) == 0 && system.Wait(ctx, begin+lease-g.rec.Now()) {
+		err = c.await(ctx, g, clients, e, c.settleTime)
+	}
 	if err != nil || len(e.Undone) > 0 {
 		return e, settling, err
 	}
