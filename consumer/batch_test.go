@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/consumer"
 	"preauth/repo"
 	"preauth/wechat/wechattest"
 )
@@ -186,4 +187,35 @@ func TestBatchThatIsCutOff(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Each stream has a line of its own: failures that get no answer hold up no code.
+func TestFailuresWithoutAnswerHoldUpNoUpdate(t *testing.T) {
+	const failures = 40
+	w := newWorld(t, wechattest.Options{})
+	_, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{Name: "PREAUTH_FAILED", Subjects: []string{"preauth.failed.*"}, NoAck: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := &wire{}
+	r := w.start(w.onWire(line)).ready()
+	got := w.updates()
+	for i := range failures {
+		w.publish(preauth.Of("component.token.updated", fmt.Sprint("bad", i)), []byte("garbage"))
+	}
+	published := 0
+	w.eventually("each failure is published", func() bool {
+		for _, message := range line.messages() {
+			if message == "publish failure" {
+				published++
+			}
+		}
+		return published >= failures
+	})
+	w.announce("wx1", w.token("good"))
+	next(w, got)
+	if strings.Contains(w.log.String(), "not announced") {
+		t.Error("the update waited until failures were given up")
+	}
+	r.await(consumer.StepCleared, "wx1", 1)
 }

@@ -701,6 +701,35 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	}
 }
 
+// A component whose first code is being made is not unknown: whoever asks waits for it, as long as for anything else.
+func TestRequestsWaitForTheFirstCode(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	w.start(func(s *setup) { s.cfg.RequestTimeout = time.Second }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("first"))
+	next(w, hold.Reached())
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); code(err) != preauth.CodeUnavailable {
+		t.Errorf("a look-up meanwhile gets %v", err)
+	}
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); code(err) != preauth.CodeUnavailable {
+		t.Errorf("a claim meanwhile gets %v", err)
+	}
+	answered := make(chan error, 2)
+	go func() {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		answered <- err
+	}()
+	hold.Release()
+	if err := next(w, answered); err != nil {
+		t.Errorf("a look-up that waited gets %v", err)
+	}
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.CodeNotFound {
+		t.Errorf("a look-up of a component that was never announced gets %v", err)
+	}
+}
+
 // Whoever asks chooses where the answer goes, and the service may publish where they may not.
 func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})

@@ -29,9 +29,10 @@ const (
 	relayQueue = 4096
 	// roomPoll is how often somebody who waits for room looks for it.
 	roomPoll = 10 * time.Millisecond
-	// publishing bounds the messages and batches that wait for the stream's answer.
+	// publishing bounds the announcements that wait for a stream's answer.
 	publishing = 256
-	// publishingBatches does so where the stream takes batches: few, so that what waits goes into the next one.
+	// publishingBatches bounds the messages and batches that do where the stream takes batches: few, so that what
+	// waits goes into the next one.
 	publishingBatches = 16
 	// smallestBatch is how many updates have to wait to be published as a batch, which costs the server more than
 	// some messages do, and largestBatch how many are: the server takes 1000.
@@ -46,7 +47,7 @@ const (
 var (
 	// errChanging: see conflictTries.
 	errChanging = errors.New("the component's last announcement keeps changing")
-	// errBatch: nothing of a batch is stored, because one of its messages cannot be.
+	// errBatch: nothing of a batch is stored. By themselves all of its messages may be, or all but one.
 	errBatch = errors.New("the stream refuses the batch")
 )
 
@@ -67,16 +68,28 @@ type relay struct {
 	batches atomic.Bool
 
 	mu sync.Mutex
-	// Of several announcements for a component one is under way at a time, and the newest of those that wait is
-	// next.
-	attempts int
+	// Of several announcements with a key one is under way at a time, and the newest of those that wait is next.
 	underWay map[string]bool
 	waiting  map[string]offer
-	order    []string // the keys of waiting that are not under way, oldest first
-	toDelete []repo.Announcement
-	deleting bool
+	// Each stream has a line of its own: if it gives no answer, it holds up nothing else.
+	updates, failures line
+	toDelete          []repo.Announcement
+	deleting          bool
 	// idle is signalled when nothing is under way any more.
 	idle *sync.Cond
+}
+
+// line are the announcements for one stream.
+type line struct {
+	order    []string // the keys of waiting that are not under way, oldest first
+	attempts int
+}
+
+func (r *relay) lineOf(a repo.Announcement) *line {
+	if a.Failure != nil {
+		return &r.failures
+	}
+	return &r.updates
 }
 
 // offer is an announcement to be published.
@@ -141,7 +154,7 @@ func (r *relay) run(ctx context.Context) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.attempts > 0 || r.deleting {
+	for r.updates.attempts+r.failures.attempts > 0 || r.deleting {
 		r.idle.Wait()
 	}
 }
@@ -162,17 +175,20 @@ func (r *relay) take(o offer) {
 			r.toDelete = append(r.toDelete, older.Announcement)
 		}
 	} else if !r.underWay[key] {
-		r.order = append(r.order, key)
+		l := r.lineOf(o.Announcement)
+		l.order = append(l.order, key)
 	}
 	r.waiting[key] = o
 }
 
 // begin publishes what waits, and deletes what has been announced, as far as that can be now.
 func (r *relay) begin() {
-	for len(r.order) > 0 && r.attempts < r.atOnce() {
-		offers := r.next()
-		r.attempts++
-		go func() { r.end(offers, r.publish(r.lasting, offers)) }()
+	for _, l := range []*line{&r.updates, &r.failures} {
+		for len(l.order) > 0 && l.attempts < r.atOnce(l) {
+			offers := r.next(l)
+			l.attempts++
+			go func() { r.end(l, offers, r.publish(r.lasting, offers)) }()
+		}
 	}
 	if len(r.toDelete) > 0 && !r.deleting {
 		r.deleting = true
@@ -186,40 +202,40 @@ func (r *relay) begin() {
 			r.begin()
 		}()
 	}
-	if r.attempts == 0 && !r.deleting {
+	if r.updates.attempts+r.failures.attempts == 0 && !r.deleting {
 		r.idle.Broadcast()
 	}
 }
 
 // next takes those that are published next: the oldest, or a batch of the oldest.
-func (r *relay) next() []offer {
+func (r *relay) next(l *line) []offer {
 	n := 0
-	for n < min(len(r.order), largestBatch) && r.waiting[r.order[n]].Update != nil && !r.waiting[r.order[n]].alone {
+	for n < min(len(l.order), largestBatch) && r.waiting[l.order[n]].Update != nil && !r.waiting[l.order[n]].alone {
 		n++
 	}
 	if n < smallestBatch || !r.batches.Load() {
 		n = 1
 	}
 	offers := make([]offer, n)
-	for i, key := range r.order[:n] {
+	for i, key := range l.order[:n] {
 		offers[i] = r.waiting[key]
 		delete(r.waiting, key)
 		r.underWay[key] = true
 	}
-	r.order = r.order[n:]
+	l.order = l.order[n:]
 	return offers
 }
 
 // end takes in how an attempt to publish ended. The rows are to be deleted unless there is an error.
-func (r *relay) end(offers []offer, err error) {
+func (r *relay) end(l *line, offers []offer, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.attempts--
+	l.attempts--
 	for _, o := range offers {
 		key := keyOf(o.Announcement)
 		delete(r.underWay, key)
 		if _, ok := r.waiting[key]; ok {
-			r.order = append(r.order, key)
+			l.order = append(l.order, key)
 		}
 		switch {
 		case err == nil:
@@ -233,8 +249,8 @@ func (r *relay) end(offers []offer, err error) {
 }
 
 // atOnce returns how many messages and batches may wait for the stream's answer.
-func (r *relay) atOnce() int {
-	if r.batches.Load() {
+func (r *relay) atOnce(l *line) int {
+	if l == &r.updates && r.batches.Load() {
 		return publishingBatches
 	}
 	return publishing
@@ -357,7 +373,7 @@ func (r *relay) publishBatch(ctx context.Context, offers []offer) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	// Nothing but the last answer is waited for: what is wrong with an earlier message, it tells too.
+	// Nothing but the last answer is waited for: whatever is wrong with an earlier message makes it a refusal too.
 	ack, err := jetstreamext.PublishMsgBatch(ctx, r.js, batch, jetstreamext.BatchFlowControl{})
 	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
 		return fmt.Errorf("%w: %w", errBatch, err)

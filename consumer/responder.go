@@ -205,19 +205,31 @@ func retriesWithin(ctx context.Context, f *preauth.Failure, now time.Time) bool 
 	return ok && !f.RetryAt.IsZero() && f.RetryAt.Sub(now) < time.Until(deadline)
 }
 
-// component returns what MySQL knows of a component.
+// component returns what MySQL knows of a component. Of one whose first token is worked on it knows nothing yet, which
+// is waited for.
 func (r *responder) component(ctx context.Context, appid string) (repo.Component, *preauth.Error) {
-	known, err := r.db.Components(ctx, []string{appid})
-	if err != nil {
-		return repo.Component{}, r.noDatabase(err)
-	}
-	component, ok := known[appid]
-	if !ok {
-		return repo.Component{}, &preauth.Error{
-			Code: preauth.CodeNotFound, Message: "no token event ever named this component",
+	for announced := false; ; {
+		known, err := r.db.Components(ctx, []string{appid})
+		component, ok := known[appid]
+		switch {
+		case ok:
+			return component, nil
+		case err != nil && !announced:
+			return repo.Component{}, r.noDatabase(err)
+		case err == nil:
+			_, announced = r.tokens.view.token(appid, r.cfg.Now())
+		}
+		if !announced {
+			return repo.Component{}, &preauth.Error{
+				Code: preauth.CodeNotFound, Message: "no token event ever named this component",
+			}
+		}
+		if !pause(ctx, anotherLook) {
+			return repo.Component{}, &preauth.Error{
+				Code: preauth.CodeUnavailable, Message: "the component's first code is being made: try again in a moment",
+			}
 		}
 	}
-	return component, nil
 }
 
 // claim answers with a code of the caller's own.

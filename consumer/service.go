@@ -313,11 +313,11 @@ func (s *Service) Run(ctx context.Context) error {
 	taking.Wait()
 	s.tokens.hand.working.Wait()
 	s.keeper.stop()
-	stopRelay()
-	relay.Wait()
 	s.responder.stop()
 	stopWatching()
 	watching.Wait()
+	stopRelay() // last: all the others announce
+	relay.Wait()
 	s.log.Info("stopped")
 	return nil
 }

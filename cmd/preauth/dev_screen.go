@@ -152,7 +152,9 @@ func (s *screen) trace(step consumer.Step) {
 	}
 }
 
-var causes = map[preauth.Cause]string{preauth.CauseToken: "for a new token", preauth.CauseRenewal: "ahead of the old code's end"}
+var causes = map[preauth.Cause]string{
+	preauth.CauseToken: "for a new token", preauth.CauseRenewal: "ahead of the old code's end", preauth.CauseDemand: "for a look-up",
+}
 
 // instructions say what can be tried and what will be seen.
 func (s *screen) instructions(url, appid, pace string) {
