@@ -210,10 +210,10 @@ func (r *relay) begin() {
 // next takes those that are published next: the oldest, or a batch of the oldest.
 func (r *relay) next(l *line) []offer {
 	n := 0
-	for n < min(len(l.order), largestBatch) && r.waiting[l.order[n]].Update != nil && !r.waiting[l.order[n]].alone {
+	for r.batches.Load() && n < min(len(l.order), largestBatch) && r.waiting[l.order[n]].Update != nil && !r.waiting[l.order[n]].alone {
 		n++
 	}
-	if n < smallestBatch || !r.batches.Load() {
+	if n < smallestBatch {
 		n = 1
 	}
 	offers := make([]offer, n)

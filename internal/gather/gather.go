@@ -10,8 +10,8 @@ import (
 // next one. So a lone question waits for nobody, and the more come, the less each of them costs. It is safe for
 // concurrent use.
 type Gatherer[Q, A any] struct {
-	answer        func([]Q) ([]A, error)
-	groups, asked int
+	answer       func([]Q) ([]A, error)
+	groups, most int
 
 	mu       sync.Mutex
 	underWay int
@@ -25,11 +25,11 @@ type question[Q, A any] struct {
 	done chan struct{}
 }
 
-// New returns a Gatherer that works on as many groups at once, of as many questions each. answer returns the
+// New returns a Gatherer that works on so many groups at once, of at most so many questions each. answer returns the
 // answers in the order of the questions, or an error that is then everybody's. It runs until it has an answer, whoever
 // of those that asked is still there.
-func New[Q, A any](groups, asked int, answer func([]Q) ([]A, error)) *Gatherer[Q, A] {
-	return &Gatherer[Q, A]{answer: answer, groups: groups, asked: asked}
+func New[Q, A any](groups, most int, answer func([]Q) ([]A, error)) *Gatherer[Q, A] {
+	return &Gatherer[Q, A]{answer: answer, groups: groups, most: most}
 }
 
 // Ask returns the answer to q. If ctx ends before there is one, it returns the error of ctx, unless it is this
@@ -62,7 +62,7 @@ func (g *Gatherer[Q, A]) Ask(ctx context.Context, q Q) (A, error) {
 // less.
 func (g *Gatherer[Q, A]) next() bool {
 	g.mu.Lock()
-	n := min(len(g.waiting), g.asked)
+	n := min(len(g.waiting), g.most)
 	group := g.waiting[:n:n]
 	g.waiting = g.waiting[n:]
 	g.mu.Unlock()
