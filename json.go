@@ -44,7 +44,8 @@ func (m *member) take(value []byte) error {
 	return err
 }
 
-// store is [json.Unmarshal], sooner done for what messages mostly hold.
+// store is [json.Unmarshal], sooner done for what messages mostly hold. A [json.RawMessage] is a part of the body
+// then, and stays nil for a null.
 func store(value []byte, into any) error {
 	switch into := into.(type) {
 	case *string:
@@ -58,7 +59,7 @@ func store(value []byte, into any) error {
 			*into = &text
 			return nil
 		}
-	case *json.RawMessage: // of the body itself, no copy
+	case *json.RawMessage:
 		if string(value) != "null" {
 			*into = value
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"preauth"
 	"preauth/consumer"
 	"preauth/internal/mysqlserver"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -226,6 +228,54 @@ func TestShutdownFinishesWhatIsInHand(t *testing.T) {
 		if r.count(name) != 1 {
 			t.Errorf("%d steps %q", r.count(name), name)
 		}
+	}
+}
+
+// A code that a look-up demands while the service stops is announced, and its row deleted, before Run returns.
+func TestShutdownFinishesWhatALookUpDemands(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	c := &clock{}
+	r := w.start(func(s *setup) { s.db, s.cfg.Now = db, c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	r.await(consumer.StepCleared, "wx1", 1)
+	c.advance(40 * time.Second)
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	asked := make(chan error, 1)
+	go func() {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second})
+		asked <- err
+	}()
+	next(w, hold.Reached())
+	ended := make(chan struct{})
+	early := make(chan bool, 1)
+	faults.Script("announced", repotest.Fault{Before: func() {
+		select {
+		case <-ended:
+			early <- true
+		case <-time.After(300 * time.Millisecond):
+			early <- false
+		}
+	}})
+	r.cancel()
+	w.eventually("stopping", func() bool { return strings.Contains(w.log.String(), `"msg":"stopping"`) })
+	hold.Release()
+	if err := next(w, r.ended); err != nil {
+		t.Fatal(err)
+	}
+	close(ended)
+	r.stopOnce.Do(func() {})
+	if next(w, early) {
+		t.Error("Run returned while the code was being announced")
+	}
+	if err := next(w, asked); err != nil {
+		t.Errorf("the look-up gets %v", err)
+	}
+	if n := r.count(consumer.StepCleared); n != 2 {
+		t.Errorf("%d announcements were finished, want 2", n)
 	}
 }
 

@@ -82,11 +82,11 @@ func (r *Repo) giveWaiting(ctx context.Context) {
 // giveAll gives a batch.
 func (r *Repo) giveAll(ctx context.Context, batch []*gift) {
 	// Of those who want the same spare, or are the same claim, the first one tries.
-	wanted := map[any]bool{}
+	spares, claims := map[uint64]bool{}, map[[2]string]bool{}
 	left := slices.DeleteFunc(slices.Clone(batch), func(each *gift) bool {
 		claim := [2]string{each.request.AppID, each.request.ClaimID}
-		taken := wanted[each.spare.ID] || wanted[claim]
-		wanted[each.spare.ID], wanted[claim] = true, true
+		taken := spares[each.spare.ID] || claims[claim]
+		spares[each.spare.ID], claims[claim] = true, true
 		return taken
 	})
 	for len(left) > 0 {
