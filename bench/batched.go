@@ -29,35 +29,16 @@ const (
 // machine permits. Of 512 events at once, those that wait are saved in one transaction; announcements do not wait for
 // one another.
 func runBatched(ctx context.Context, _ []string) error {
-	nc, err := connect()
+	t, err := openTaker(ctx, "batched", nil)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	db, err := openDatabase(nil)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	stream, err := js.Stream(ctx, tokenStream)
-	if err != nil {
-		return err
-	}
-	cons, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable: "batched", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 4096,
-	})
-	if err != nil {
-		return err
-	}
-	b := &batched{db: db, js: js, created: stream.CachedInfo().Created.UTC(), calls: newCaller(batchedCalls)}
+	defer t.close()
+	b := &batched{taker: t, calls: newCaller(batchedCalls)}
 	b.saving = gather.New(batchedTransactions, batchedRows, func(events []minted) ([]update, error) { return b.save(ctx, events) })
 	b.clearing = gather.New(1, batchedRows, func(ids []string) ([]struct{}, error) { return b.clear(ctx, ids) })
 	places := make(chan struct{}, batchedCalls)
-	reading, err := cons.Consume(func(msg jetstream.Msg) {
+	reading, err := t.cons.Consume(func(msg jetstream.Msg) {
 		places <- struct{}{}
 		go func() {
 			defer func() { <-places }()
@@ -76,9 +57,7 @@ func runBatched(ctx context.Context, _ []string) error {
 }
 
 type batched struct {
-	db       *sql.DB
-	js       jetstream.JetStream
-	created  time.Time
+	*taker
 	calls    *caller
 	saving   *gather.Gatherer[minted, update]
 	clearing *gather.Gatherer[string, struct{}]

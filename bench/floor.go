@@ -32,42 +32,23 @@ func runFloor(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	nc, err := connect()
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
 	trace := newTracer(*steps)
-	db, err := openDatabase(trace)
+	t, err := openTaker(ctx, "floor", trace)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	stream, err := js.Stream(ctx, tokenStream)
-	if err != nil {
-		return err
-	}
-	cons, err := stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable: "floor", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 4096,
-	})
-	if err != nil {
-		return err
-	}
-	f := &straight{db: db, created: stream.CachedInfo().Created.UTC(), calls: newCaller(*workers), trace: trace}
+	defer t.close()
+	f := &straight{db: t.db, created: t.created, calls: newCaller(*workers), trace: trace}
 	var working sync.WaitGroup
 	for range *workers {
 		working.Go(func() {
 			var published []string
 			for ctx.Err() == nil {
-				msg, err := cons.Next(jetstream.FetchMaxWait(time.Second))
+				msg, err := t.cons.Next(jetstream.FetchMaxWait(time.Second))
 				if err != nil {
 					continue // none came
 				}
-				if published, err = f.work(ctx, js, msg, published); err != nil && ctx.Err() == nil {
+				if published, err = f.work(ctx, t.js, msg, published); err != nil && ctx.Err() == nil {
 					log.Print(err)
 				}
 			}

@@ -3,14 +3,17 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/repo"
 )
@@ -77,4 +80,54 @@ func openDatabase(trace *tracer) (*sql.DB, error) {
 	db.SetMaxIdleConns(n)
 	db.SetConnMaxIdleTime(idleTime)
 	return db, nil
+}
+
+// taker has what a program works with that takes token events and saves codes.
+type taker struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	db      *sql.DB
+	cons    jetstream.Consumer
+	created time.Time // when the token stream was
+}
+
+// openTaker connects, and makes the program's consumer of the token stream.
+func openTaker(ctx context.Context, durable string, trace *tracer) (_ *taker, err error) {
+	t := &taker{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	if t.nc, err = connect(); err != nil {
+		return nil, err
+	}
+	if t.js, err = jetstream.New(t.nc); err != nil {
+		return nil, err
+	}
+	if t.db, err = openDatabase(trace); err != nil {
+		return nil, err
+	}
+	stream, err := t.js.Stream(ctx, tokenStream)
+	if err != nil {
+		return nil, err
+	}
+	t.created = stream.CachedInfo().Created.UTC()
+	t.cons, err = stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable: durable, AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 4096,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *taker) close() error {
+	if t.nc != nil {
+		t.nc.Close()
+	}
+	if t.db != nil {
+		return t.db.Close()
+	}
+	return nil
 }
