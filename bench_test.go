@@ -62,24 +62,6 @@ type measurement struct {
 	call        func() error
 }
 
-// A body that is cut wrongly is read all the same, by the decoder: only its allocations tell. Each body has few
-// values that encoding/json is asked about, since with the race detector that forgets some of what it could use
-// again.
-func TestAllocations(t *testing.T) {
-	for _, m := range measured() {
-		t.Run(m.name, func(t *testing.T) {
-			got := testing.AllocsPerRun(1000, func() {
-				if err := m.call(); err != nil {
-					t.Fatal(err)
-				}
-			})
-			if got != m.allocations {
-				t.Errorf("%v allocations, want %v", got, m.allocations)
-			}
-		})
-	}
-}
-
 func BenchmarkMessages(b *testing.B) {
 	for _, m := range measured() {
 		b.Run(m.name, func(b *testing.B) {
