@@ -205,8 +205,8 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 	}
 }
 
-// A replica that made the current code itself knows that a new token is one, and asks MySQL only where the
-// token may have been announced before.
+// A replica that knows what the current code was made with knows that a new token is one, and asks MySQL only where
+// the token may have been announced before.
 func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
@@ -228,6 +228,25 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	if seen := faults.Operations(); !slices.Contains(seen, "components") {
 		t.Errorf("after a repeated token: %v", seen)
 	}
+
+	// Another replica knows it as soon as it has held the announcements against MySQL.
+	r.stop()
+	db, faults = w.faulty()
+	r = w.start(func(s *setup) { s.db = db }).ready()
+	pages := 0
+	w.eventually("all current codes read", func() bool {
+		for _, operation := range faults.Operations() {
+			if operation == "current" {
+				pages++
+			}
+		}
+		return pages >= 2 // the last is empty
+	})
+	w.announce("wx1", w.token("third"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	if seen := faults.Operations(); slices.Contains(seen, "components") || !slices.Contains(seen, "commit") {
+		t.Errorf("after a new token of a component of another replica: %v", seen)
+	}
 }
 
 // A consumer that was made anew delivers every event once more, and counts from one.
@@ -246,6 +265,35 @@ func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T)
 	w.eventually("both are settled again", func() bool {
 		return r.stepsOf(consumer.StepSuperseded, "wx1")-superseded+r.stepsOf(consumer.StepFailed, "wx1")-1 == 2
 	})
+	if more := w.wechat.Count("wx1") - calls; more != 0 {
+		t.Errorf("%d more calls", more)
+	}
+}
+
+// Also to a replica that knows the code before the token, and not that another replica had the token rejected.
+func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	oneInHand := func(s *setup) { s.cfg.InHand = 1 }
+	r := w.start(oneInHand).ready()
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepCommitted, "wx1", 1)
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("busy", wechattest.Fault{HoldAnswer: hold})
+	w.announce("busy", w.token("busy"))
+	next(w, hold.Reached())
+	other := w.start(oneInHand).ready()
+	w.wechat.Next("wx1", wechattest.Error(40001, ""), wechattest.Error(40001, ""))
+	w.announce("wx1", w.token("b"))
+	other.await(consumer.StepFailed, "wx1", 1)
+	other.stop()
+	calls := w.wechat.Count("wx1")
+
+	hold.Release()
+	w.acknowledged()
+	w.deleteDurable()
+	w.eventually("all events received once more", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 3 })
+	w.acknowledged()
 	if more := w.wechat.Count("wx1") - calls; more != 0 {
 		t.Errorf("%d more calls", more)
 	}

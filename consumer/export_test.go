@@ -16,7 +16,7 @@ func PollDue(every time.Duration) { duePoll = every }
 func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []byte {
 	s := &Service{cfg: Config{}.withDefaults()}
 	s.codes = newCodeView(s)
-	s.codes.add(code)
+	s.codes.add(repo.Standing{Update: code})
 	r := newResponder(s)
 	var answer []byte
 	return func(subject string, body []byte) []byte {

@@ -56,7 +56,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		name = StepSuperseded
 	case outcome.Failure != nil:
 		name, step.Class = StepFailed, outcome.Failure.Class
-		s.codes.forgetMadeWith(step.AppID)
+		s.codes.forgetToken(step.AppID)
 	case outcome.Code != nil:
 		name, step.Revision = StepCommitted, result.Revision
 	}
@@ -64,8 +64,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	// The announcement goes first: somebody waits for it.
 	if a := result.Announcement; a != nil {
 		if a.Update != nil {
-			s.codes.add(*a.Update)
-			s.codes.madeWith(*a.Update, outcome.Token)
+			s.codes.add(repo.Standing{Update: *a.Update, Token: &outcome.Token})
 		}
 		s.relay.announce(*a, outcome)
 	}

@@ -151,17 +151,20 @@ func (t *tokens) pull(ctx context.Context, cons jetstream.Consumer, id identity,
 		}
 		places--
 		t.hand.hold(msg)
+		// Who took up events before this durable consumer was made, another of its name, say, may have settled them.
+		settled := meta.NumDelivered > 1 || meta.Timestamp.Before(cons.CachedInfo().Created)
 		t.hand.working.Go(func() {
 			defer t.hand.release(msg)
-			t.work(t.lasting, msg, meta, id)
+			t.work(t.lasting, msg, meta, id, settled)
 		})
 	}
 	return batch.Error()
 }
 
 // work takes one event all its way: to WeChat, through the transaction, to its acknowledgement and
-// to the relay. ctx ends when the service gives up; the event then goes back to the stream.
-func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity) {
+// to the relay. settled tells that this may have been done before. ctx ends when the service gives up; the event
+// then goes back to the stream.
+func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity, settled bool) {
 	position := positionOf(id, meta)
 	event, err := t.parse(msg, meta)
 	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
@@ -188,7 +191,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
 	first, repeated := t.view.repeats(event.AppID, token)
 	var known repo.Component
-	if repeated || meta.NumDelivered > 1 || !t.codes.certainlyNew(event.AppID, token) {
+	if repeated || settled || !t.codes.certainlyNew(event.AppID, token) {
 		if known, err = t.known.Ask(ctx, event.AppID); err != nil {
 			t.putBack(msg, err)
 			return

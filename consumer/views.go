@@ -26,8 +26,17 @@ type announcedToken struct {
 	preauth.TokenEvent
 	position    repo.Position
 	fingerprint repo.Fingerprint
-	// first is the position of the first of the events that announced this very token one after the other.
-	first repo.Position
+	// repeats is the position of the first of the events that announced this very token one after the other; nil where
+	// this is the first.
+	repeats *repo.Position
+}
+
+// first is the position of the first of the events that announced this very token one after the other.
+func (t *announcedToken) first() repo.Position {
+	if t.repeats != nil {
+		return *t.repeats
+	}
+	return t.position
 }
 
 func newTokenView() *tokenView { return &tokenView{newest: map[string]announcedToken{}} }
@@ -37,13 +46,13 @@ func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now ti
 	if !event.ExpiresAt.After(now) {
 		return
 	}
-	token := announcedToken{event, position, repo.FingerprintOf(event.Token), position}
+	token := announcedToken{event, position, repo.FingerprintOf(event.Token), nil}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
 		// Of two whose order is disputed, the one before may be lost: it must not take the work from this one.
-		if ok && known.fingerprint == token.fingerprint && !known.first.After(position) {
-			token.first = known.first
+		if first := known.first(); ok && known.fingerprint == token.fingerprint && !first.After(position) {
+			token.repeats = &first
 		}
 		v.newest[event.AppID] = token
 	}
@@ -71,7 +80,8 @@ func (v *tokenView) overtaken(appid string, position repo.Position) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	token, ok := v.newest[appid]
-	return ok && (token.first.After(position) || position.After(token.first) && token.position.After(position))
+	first := token.first()
+	return ok && (first.After(position) || position.After(first) && token.position.After(position))
 }
 
 // repeats returns the first event of the token that the event announces again, if the view knows of one. All events
@@ -80,7 +90,8 @@ func (v *tokenView) repeats(appid string, event repo.Token) (first repo.Position
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	token, ok := v.newest[appid]
-	return token.first, ok && token.fingerprint == event.Fingerprint && event.Position.After(token.first)
+	first = token.first()
+	return first, ok && token.fingerprint == event.Fingerprint && event.Position.After(first)
 }
 
 // begin notes that the stream is read from its beginning.
@@ -147,15 +158,8 @@ type codeView struct {
 	onRead func()
 
 	mu        sync.RWMutex
-	codes     map[string]preauth.Update
+	codes     map[string]repo.Standing
 	announced map[string]announcement
-	tokens    map[string]origin
-}
-
-// origin is the token with which this replica made a code.
-type origin struct {
-	repo.Token
-	revision uint64 // of the code
 }
 
 // announcement is the last message that the stream holds for a component.
@@ -163,8 +167,7 @@ type announcement struct{ revision, sequence uint64 }
 
 func newCodeView(s *Service) *codeView {
 	v := &codeView{
-		Service: s, read: make(chan struct{}), codes: map[string]preauth.Update{}, announced: map[string]announcement{},
-		tokens: map[string]origin{},
+		Service: s, read: make(chan struct{}), codes: map[string]repo.Standing{}, announced: map[string]announcement{},
 	}
 	v.onRead = sync.OnceFunc(func() { close(v.read) })
 	return v
@@ -215,44 +218,40 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 				"sequence", meta.Sequence.Stream, "error", err)
 			return
 		}
-		v.add(update)
+		v.add(repo.Standing{Update: update})
 		v.stored(update, meta.Sequence.Stream)
 	}, func() { close(caughtUp) })
 }
 
-// add takes in a committed code, unless a newer one is known.
-func (v *codeView) add(update preauth.Update) {
+// add takes in a committed code, unless a newer one is known, and the token that it was made with, if that is known.
+func (v *codeView) add(code repo.Standing) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if update.Revision > v.codes[update.AppID].Revision {
-		v.codes[update.AppID] = update
+	known := v.codes[code.AppID]
+	if code.Revision > known.Revision || code.Revision == known.Revision && known.Token == nil {
+		v.codes[code.AppID] = code
 	}
 }
 
-// madeWith notes the token with which this replica made a code.
-func (v *codeView) madeWith(update preauth.Update, token repo.Token) {
+// forgetToken notes that a newer token brought no code: only MySQL can tell its event from one that is new.
+func (v *codeView) forgetToken(appid string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.tokens[update.AppID] = origin{token, update.Revision}
+	if code, ok := v.codes[appid]; ok {
+		code.Token = nil
+		v.codes[appid] = code
+	}
 }
 
-// forgetMadeWith notes that a newer token brought no code: only MySQL can tell its event from one that is new.
-func (v *codeView) forgetMadeWith(appid string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.tokens, appid)
-}
-
-// certainlyNew reports whether a token event is newer than the one which the current code was made for, and
-// brings another token, without a look at MySQL: this replica made the current code itself. A false
-// answer says nothing. Should another replica make a code at this moment, the answer is wrong, at the
-// price of a call: what is saved is compared once more.
+// certainlyNew reports whether a token event that is delivered for the first time is newer than the one which the
+// current code was made for, and brings another token, without a look at MySQL. A false answer says nothing. Should
+// another replica make a code at this moment, the answer is wrong, at the price of a call: what is saved is compared
+// once more.
 func (v *codeView) certainlyNew(appid string, token repo.Token) bool {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	made, ok := v.tokens[appid]
-	return ok && made.revision == v.codes[appid].Revision &&
-		token.Position.After(made.Position) && token.Fingerprint != made.Fingerprint
+	made := v.codes[appid].Token
+	return made != nil && token.Position.After(made.Position) && token.Fingerprint != made.Fingerprint
 }
 
 // stored notes that the stream of announcements holds an update.
@@ -275,8 +274,8 @@ func (v *codeView) forgetStored(appid string) {
 func (v *codeView) code(appid string) (preauth.Update, bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	update, ok := v.codes[appid]
-	return update, ok
+	code, ok := v.codes[appid]
+	return code.Update, ok
 }
 
 // lastAnnounced returns what the stream of announcements holds for a component, as far as is known.
@@ -342,11 +341,11 @@ func (v *codeView) reconcileOnce(ctx context.Context) (lacking int, err error) {
 		if err != nil || len(page) == 0 {
 			return lacking, err
 		}
-		for _, update := range page {
-			v.add(update)
-			if v.lastAnnounced(update.AppID).revision < update.Revision {
+		for _, code := range page {
+			v.add(code)
+			if v.lastAnnounced(code.AppID).revision < code.Revision {
 				lacking++
-				v.relay.deliver(ctx, repo.Announcement{MessageID: update.MessageID(), AppID: update.AppID, Update: &update})
+				v.relay.deliver(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code.Update})
 			}
 		}
 		after = page[len(page)-1].AppID

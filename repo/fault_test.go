@@ -169,7 +169,11 @@ func works() map[string]work {
 				rows, oldest, err2 := d.OutboxDepth(ctx)
 				current, err3 := d.Current(ctx, "", 10)
 				known, err4 := d.Components(ctx, []string{"wx1", "wx2", "wx3"})
-				return fmt.Sprint(len(waiting), rows, oldest, current, len(known)), errors.Join(err1, err2, err3, err4)
+				var codes []any
+				for _, code := range current {
+					codes = append(codes, code.Update, *code.Token)
+				}
+				return fmt.Sprint(len(waiting), rows, oldest, codes, len(known)), errors.Join(err1, err2, err3, err4)
 			},
 		},
 		"ApplySchema and Check": {

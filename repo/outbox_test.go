@@ -112,9 +112,10 @@ func TestCurrentPagesThroughAllCurrentCodes(t *testing.T) {
 		d.save(t, renewed(fmt.Sprint("wx", i), at(uint64(i+1)), fmt.Sprint("new", i)))
 	}
 	d.save(t, failed("wx3a", at(1), 1))
+	d.save(t, failed("wx6", at(8), 1))
 	// when all are read in pages,
 	var pages []int
-	got := map[string]preauth.Update{}
+	got := map[string]repo.Standing{}
 	for after := ""; ; {
 		page, err := d.Current(t.Context(), after, 3)
 		if err != nil {
@@ -132,7 +133,7 @@ func TestCurrentPagesThroughAllCurrentCodes(t *testing.T) {
 			got[u.AppID] = u
 		}
 	}
-	// then each comes once, as it was announced.
+	// then each comes once, as it was announced, with its token unless a newer one was taken.
 	if fmt.Sprint(pages) != "[3 3 1 0]" || len(got) != 7 {
 		t.Errorf("pages of %v, %d codes", pages, len(got))
 	}
@@ -140,6 +141,15 @@ func TestCurrentPagesThroughAllCurrentCodes(t *testing.T) {
 		if a.Update != nil && string(a.Update.Encode()) != string(got[a.AppID].Encode()) {
 			t.Errorf("announced %s, current %s", a.Update.Encode(), got[a.AppID].Encode())
 		}
+	}
+	for i := range 6 {
+		want := token(at(uint64(i + 1)))
+		if has := got[fmt.Sprint("wx", i)].Token; has == nil || has.Position != want.Position || has.Fingerprint != want.Fingerprint {
+			t.Errorf("wx%d: its code was made with %+v, want %+v", i, has, want)
+		}
+	}
+	if has := got["wx6"].Token; has != nil {
+		t.Errorf("wx6: its code was made with %+v, and a newer token was taken since", has)
 	}
 }
 
