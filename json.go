@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"preauth/internal/wellformed"
 )
 
 // member is one member that decodeObject looks for.
@@ -49,12 +51,12 @@ func (m *member) take(value []byte) error {
 func store(value []byte, into any) error {
 	switch into := into.(type) {
 	case *string:
-		if text, ok := plainText(value); ok {
+		if text, ok := wellformed.Text(value); ok {
 			*into = string(text)
 			return nil
 		}
 	case **string:
-		if plain, ok := plainText(value); ok {
+		if plain, ok := wellformed.Text(value); ok {
 			text := string(plain)
 			*into = &text
 			return nil
@@ -103,108 +105,19 @@ func decodeObject(body []byte, members []member) error {
 	case bytes.HasPrefix(body, byteOrderMark):
 		return invalid("the body begins with a byte order mark: leave it out")
 	}
-	if read, fault := readWellFormed(body, members); read {
+	var fault error
+	wellFormed := wellformed.Members(body, func(name, value []byte) {
+		if m := find(members, string(name)); m != nil {
+			fault = cmp.Or(fault, m.take(value))
+		}
+	})
+	if wellFormed {
 		return fault
 	}
 	for i := range members {
 		members[i].seen = false
 	}
 	return readByDecoder(body, members)
-}
-
-// readWellFormed is decodeObject for a body as it nearly always is: well-formed, and its names without
-// escapes. It finds where names and values end and leaves it to encoding/json whether a value is well-formed,
-// unless a look tells. read is false for any other body: it may have stored the members in front of what it
-// did not understand.
-func readWellFormed(body []byte, members []member) (read bool, fault error) {
-	rest, ok := cutByte(body, '{')
-	if !ok {
-		return false, nil
-	}
-	rest, ended := cutByte(rest, '}')
-	for !ended {
-		quoted, value := cutValue(rest)
-		name, ok := plainText(quoted)
-		if !ok {
-			return false, nil
-		}
-		if value, ok = cutByte(value, ':'); !ok {
-			return false, nil
-		}
-		value, rest = cutValue(value)
-		if _, plain := plainText(value); !plain && !json.Valid(value) {
-			return false, nil
-		}
-		if m := find(members, string(name)); m != nil {
-			fault = cmp.Or(fault, m.take(value))
-		}
-		var more bool
-		if rest, more = cutByte(rest, ','); more {
-			continue
-		}
-		if rest, ended = cutByte(rest, '}'); !ended {
-			return false, nil
-		}
-	}
-	return len(rest) == 0, fault
-}
-
-// cutByte cuts one byte, with the white space around it, off the front of a text.
-func cutByte(text []byte, c byte) (rest []byte, ok bool) {
-	text = skipSpace(text)
-	if len(text) == 0 || text[0] != c {
-		return text, false
-	}
-	return skipSpace(text[1:]), true
-}
-
-func skipSpace(text []byte) []byte {
-	for len(text) > 0 && (text[0] == ' ' || text[0] == '\n' || text[0] == '\t' || text[0] == '\r') {
-		text = text[1:]
-	}
-	return text
-}
-
-// cutValue cuts the value off with which a text begins, if the text is well-formed.
-func cutValue(text []byte) (value, rest []byte) {
-	depth, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"':
-			if quoted = !quoted; !quoted && depth == 0 {
-				return text[:i+1], text[i+1:]
-			}
-		case quoted:
-			if c == '\\' {
-				i++
-			}
-		case c == '{', c == '[':
-			depth++
-		case depth > 0:
-			if c == '}' || c == ']' {
-				if depth--; depth == 0 {
-					return text[:i+1], text[i+1:]
-				}
-			}
-		case c == ',', c == '}', c == ' ', c == '\n', c == '\t', c == '\r':
-			return text[:i], text[i:]
-		}
-	}
-	return text, nil
-}
-
-// plainText returns what a JSON string says that has no escapes. ok is false for everything else.
-func plainText(value []byte) (text []byte, ok bool) {
-	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
-		return nil, false
-	}
-	text = value[1 : len(value)-1]
-	for _, c := range text {
-		if c < ' ' || c == '"' || c == '\\' {
-			return nil, false
-		}
-	}
-	return text, true
 }
 
 // readByDecoder is decodeObject for any body. Whether a body is well-formed, and where it is not, is what

@@ -7,9 +7,12 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"preauth"
+	"preauth/internal/wellformed"
 )
 
 // MaxExpiresIn is the longest life that a code is believed to have: twice the longest that WeChat
@@ -80,24 +83,15 @@ type statement struct {
 // A member that stands twice, or a second time with other capitals, makes the body unusable: another
 // reader could take the other one. The errmsg is for people, so its last one is as good as any.
 func parse(body []byte) (statement, error) {
-	var (
-		said    statement
-		members struct {
-			ErrCode     member `json:"errcode"`
-			ErrMsg      member `json:"errmsg"`
-			PreAuthCode member `json:"pre_auth_code"`
-			ExpiresIn   member `json:"expires_in"`
-		}
-	)
+	var said statement
 	if len(body) > maxReply {
 		return said, fmt.Errorf("longer than %d bytes", maxReply)
 	}
-	if json.Unmarshal(body, &members) != nil {
-		return said, errors.New("not a JSON object")
+	members, err := membersOf(body)
+	if err != nil {
+		return said, err
 	}
-	_ = json.Unmarshal(members.ErrMsg.value, &said.errMsg)
-	_ = json.Unmarshal(members.PreAuthCode.value, &said.code)
-	var err error
+	said.errMsg, said.code = members.ErrMsg.text(), members.PreAuthCode.text()
 	if said.errCode, err = members.ErrCode.errCode(); err != nil {
 		return said, err
 	}
@@ -111,20 +105,87 @@ func parse(body []byte) (statement, error) {
 	return said, err
 }
 
+// members are those of a reply that say anything, in whatever capitals.
+type members struct {
+	ErrCode     member `json:"errcode"`
+	ErrMsg      member `json:"errmsg"`
+	PreAuthCode member `json:"pre_auth_code"`
+	ExpiresIn   member `json:"expires_in"`
+}
+
+// membersOf is [json.Unmarshal], sooner done for what replies mostly are.
+func membersOf(body []byte) (members, error) {
+	var read members
+	if utf8.Valid(body) && wellformed.Members(body, func(name, value []byte) {
+		if m := read.named(string(name)); m != nil {
+			m.take(value)
+		}
+	}) {
+		return read, nil
+	}
+	var decoded members
+	if json.Unmarshal(body, &decoded) != nil {
+		return decoded, errNoObject
+	}
+	return decoded, nil
+}
+
+var errNoObject = errors.New("not a JSON object")
+
+// named returns the member of a name, nil for any other.
+func (m *members) named(name string) *member {
+	switch {
+	case strings.EqualFold(name, "pre_auth_code"):
+		return &m.PreAuthCode
+	case strings.EqualFold(name, "expires_in"):
+		return &m.ExpiresIn
+	case strings.EqualFold(name, "errcode"):
+		return &m.ErrCode
+	case strings.EqualFold(name, "errmsg"):
+		return &m.ErrMsg
+	}
+	return nil
+}
+
 // member is a member of the reply that is read by its own rules. A null is as good as none.
 type member struct {
 	value []byte
 	times int
 }
 
-// UnmarshalJSON is called for each time that the member stands in the object.
-func (m *member) UnmarshalJSON(value []byte) error {
+// take is called for each time that the member stands in the object.
+func (m *member) take(value []byte) {
 	m.times++
 	m.value = nil
 	if string(value) != "null" {
-		m.value = slices.Clone(value)
+		m.value = value
 	}
+}
+
+// UnmarshalJSON takes a value.
+func (m *member) UnmarshalJSON(value []byte) error {
+	m.take(slices.Clone(value))
 	return nil
+}
+
+// text returns the text of a string, and "" for anything else.
+func (m member) text() string {
+	if plain, ok := wellformed.Text(m.value); ok {
+		return string(plain)
+	}
+	var text string
+	_ = json.Unmarshal(m.value, &text)
+	return text
+}
+
+// number returns what stands for a number, also in a string.
+func (m member) number() (string, error) {
+	if text := string(m.value); text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') {
+		return text, nil
+	}
+	var number json.Number // takes a number in a string too, and nothing else in one
+	err := json.Unmarshal(m.value, &number)
+	return number.String(), err
 }
 
 // errCode returns the errcode, a whole number that may stand in a string, and 0 where there is none.
@@ -135,11 +196,11 @@ func (m member) errCode() (int, error) {
 	if m.value == nil {
 		return 0, nil
 	}
-	var number json.Number // takes a number in a string too, and nothing else in one
-	if json.Unmarshal(m.value, &number) != nil {
+	number, err := m.number()
+	if err != nil {
 		return 0, errors.New("errcode is no number")
 	}
-	code, err := strconv.Atoi(number.String())
+	code, err := strconv.Atoi(number)
 	if err != nil {
 		return 0, errors.New("errcode is no whole number")
 	}
@@ -151,12 +212,12 @@ func (m member) lifetime() (time.Duration, error) {
 	if m.value == nil {
 		return 0, errors.New("no expires_in")
 	}
-	var number json.Number
-	if json.Unmarshal(m.value, &number) != nil {
+	number, err := m.number()
+	if err != nil {
 		return 0, errors.New("expires_in is no number")
 	}
 	// A number too large for a float64 comes as an infinity, which the limits deal with.
-	seconds, _ := strconv.ParseFloat(number.String(), 64)
+	seconds, _ := strconv.ParseFloat(number, 64)
 	if seconds < 1 {
 		return 0, errors.New("expires_in is less than a second")
 	}

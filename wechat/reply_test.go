@@ -145,6 +145,9 @@ func FuzzReply(f *testing.F) {
 	f.Add(503, []byte(`{"errcode":-1}`))
 	f.Add(400, []byte(`{"errcode":41002}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		if !wechat.SameMembers(body) {
+			t.Errorf("%q is read as encoding/json does not", body)
+		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		code, err := wechat.ReadReply(status, body, preauth.NewSecret(token))
