@@ -15,19 +15,20 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"preauth/internal/gather"
 )
 
 const (
 	// batchedCalls is how many events the program batched works on at once, batchedRows how many go into one
-	// transaction, of which there are four at once, as in preauth.
-	batchedCalls, batchedTransactions, batchedRows = 512, 4, 100
+	// transaction, of which there are four at once, and batchedAnnouncements how many messages and batches wait for the
+	// stream at once, as in preauth.
+	batchedCalls, batchedTransactions, batchedRows, batchedAnnouncements = 512, 4, 100, 16
 )
 
 // runBatched is floor with everything done together that can be, and with nothing of what makes preauth safe: what the
-// machine permits. Of 512 events at once, those that wait are saved in one transaction; announcements do not wait for
-// one another.
+// machine permits. Of 512 events at once, those that wait are saved in one transaction, and announced in one batch.
 func runBatched(ctx context.Context, _ []string) error {
 	t, err := openTaker(ctx, "batched", nil)
 	if err != nil {
@@ -36,6 +37,7 @@ func runBatched(ctx context.Context, _ []string) error {
 	defer t.close()
 	b := &batched{taker: t, calls: newCaller(batchedCalls)}
 	b.saving = gather.New(batchedTransactions, batchedRows, func(events []minted) ([]update, error) { return b.save(ctx, events) })
+	b.announcing = gather.New(batchedAnnouncements, largestBatch, func(updates []update) ([]struct{}, error) { return b.announce(ctx, updates) })
 	b.clearing = gather.New(1, batchedRows, func(ids []string) ([]struct{}, error) { return b.clear(ctx, ids) })
 	places := make(chan struct{}, batchedCalls)
 	reading, err := t.cons.Consume(func(msg jetstream.Msg) {
@@ -58,9 +60,10 @@ func runBatched(ctx context.Context, _ []string) error {
 
 type batched struct {
 	*taker
-	calls    *caller
-	saving   *gather.Gatherer[minted, update]
-	clearing *gather.Gatherer[string, struct{}]
+	calls      *caller
+	saving     *gather.Gatherer[minted, update]
+	announcing *gather.Gatherer[update, struct{}]
+	clearing   *gather.Gatherer[string, struct{}]
 }
 
 // minted is an event with its code.
@@ -90,22 +93,8 @@ func (b *batched) work(ctx context.Context, msg jetstream.Msg) error {
 	if err := msg.Ack(); err != nil {
 		return err
 	}
-	body, err := json.Marshal(update)
-	if err != nil {
+	if _, err := b.announcing.Ask(ctx, update); err != nil {
 		return err
-	}
-	stored, err := b.js.PublishMsgAsync(&nats.Msg{
-		Subject: updatedSubject + "." + update.AppID, Data: body, Header: update.header(),
-	}, jetstream.WithStallWait(time.Minute))
-	if err != nil {
-		return err
-	}
-	select {
-	case <-stored.Ok():
-	case err := <-stored.Err():
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	_, err = b.clearing.Ask(ctx, update.id())
 	return err
@@ -209,6 +198,40 @@ LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND
 		has(appid, revision, code)
 	}
 	return locked.Err()
+}
+
+func (b *batched) announce(ctx context.Context, updates []update) ([]struct{}, error) {
+	msgs := make([]*nats.Msg, len(updates))
+	for i, u := range updates {
+		body, err := json.Marshal(u)
+		if err != nil {
+			return nil, err
+		}
+		msgs[i] = &nats.Msg{Subject: updatedSubject + "." + u.AppID, Data: body, Header: u.header()}
+	}
+	announced := make([]struct{}, len(updates))
+	if len(msgs) >= smallestBatch {
+		_, err := jetstreamext.PublishMsgBatch(ctx, b.js, msgs, jetstreamext.BatchFlowControl{})
+		return announced, err
+	}
+	var stored []jetstream.PubAckFuture
+	for _, msg := range msgs {
+		future, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute))
+		if err != nil {
+			return nil, err
+		}
+		stored = append(stored, future)
+	}
+	for _, future := range stored {
+		select {
+		case <-future.Ok():
+		case err := <-future.Err():
+			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return announced, nil
 }
 
 func (b *batched) clear(ctx context.Context, ids []string) ([]struct{}, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"preauth"
 	"preauth/repo"
@@ -45,7 +47,7 @@ func (r *rig) recreateTokens(ctx context.Context) error {
 	}
 	_, err := r.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: tokenStream, Subjects: []string{tokenSubject, tokenSubject + ".>"},
-		Storage: jetstream.FileStorage, MaxAge: preauth.DefaultTokenLife, Duplicates: 2 * time.Minute,
+		Storage: jetstream.FileStorage, MaxAge: preauth.DefaultTokenLife, Duplicates: 2 * time.Minute, AllowAtomicPublish: true,
 	})
 	return err
 }
@@ -187,11 +189,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // in turn, and returns how many announcements arrived while it was measured. Until warmup is over
 // nothing is measured, and afterwards all that is under way is waited for.
 func (r *rig) sustained(ctx context.Context, p *program, components, underWay int, warmup, length time.Duration) (rate, error) {
-	publisher, err := nats.Connect(r.natsURL)
-	if err != nil {
-		return rate{}, err
-	}
-	defer publisher.Close()
 	places := make(chan struct{}, underWay)
 	var mu sync.Mutex
 	arrived := 0
@@ -219,23 +216,7 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 
 	stop := make(chan struct{})
 	stopped := make(chan error, 1)
-	go func() {
-		events := newTokens()
-		buffer := make([]byte, 0, 512)
-		for i := 0; ; i++ {
-			select {
-			case places <- struct{}{}:
-			case <-stop:
-				stopped <- nil
-				return
-			}
-			buffer = events.next(buffer[:0], i%components)
-			if err := publisher.Publish(tokenSubject, buffer); err != nil {
-				stopped <- err
-				return
-			}
-		}
-	}()
+	go func() { stopped <- r.feed(ctx, components, places, stop) }()
 	if !sleep(ctx, warmup) {
 		return rate{}, ctx.Err()
 	}
@@ -260,6 +241,57 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 		}
 	}
 	return rate{n: n, perSecond: float64(n) / length.Seconds(), used: used, lost: len(places)}, nil
+}
+
+// feed publishes an event for each free place, of the components in turn, until stop.
+func (r *rig) feed(ctx context.Context, components int, places chan<- struct{}, stop <-chan struct{}) error {
+	events := newTokens()
+	published := 0
+	for {
+		select {
+		case places <- struct{}{}:
+		case <-stop:
+			return nil
+		}
+		batch := []*nats.Msg{}
+		for due := true; due; {
+			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(nil, published%components)})
+			published++
+			select {
+			case places <- struct{}{}:
+			default:
+				due = false
+			}
+		}
+		if err := r.publish(ctx, batch); err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	// smallestBatch is how many messages have to be due to be published as one atomic batch, and largestBatch how many
+	// are, as in preauth.
+	smallestBatch, largestBatch = 50, 250
+)
+
+// publish publishes messages: as a batch and waiting for it, or, if they are few, one by one and without waiting. A
+// batch is synced to the disk once.
+func (r *rig) publish(ctx context.Context, msgs []*nats.Msg) error {
+	for batch := range slices.Chunk(msgs, largestBatch) {
+		if len(batch) >= smallestBatch {
+			if _, err := jetstreamext.PublishMsgBatch(ctx, r.js, batch, jetstreamext.BatchFlowControl{}); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, msg := range batch {
+			if err := r.nc.PublishMsg(msg); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // rate is how much was done in a time.

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"preauth"
 	"preauth/consumer"
@@ -45,6 +47,36 @@ func (w *world) leaveWaiting() []preauth.Update {
 		updates[i] = *result.Announcement.Update
 	}
 	return updates
+}
+
+func TestTokensAnnouncedInABatch(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	failures := w.failures()
+	// Given a batch of events, one of which is none,
+	event := func(appid, body string) *nats.Msg {
+		return &nats.Msg{Subject: preauth.Of("component.token.updated", appid), Header: nats.Header{}, Data: []byte(body)}
+	}
+	var batch []*nats.Msg
+	for i := range 60 {
+		appid := fmt.Sprint("wx", i)
+		batch = append(batch, event(appid, string(preauth.TokenEvent{AppID: appid, Token: w.token(appid)}.Encode())))
+	}
+	batch = append(batch, event("wx60", "{}"))
+	// when the stream has taken it,
+	if _, err := jetstreamext.PublishMsgBatch(w.within(), w.js, batch, jetstreamext.BatchFlowControl{}); err != nil {
+		t.Fatal(err)
+	}
+	// then each of the others brings its component a code.
+	for i := range 60 {
+		w.settled(r, fmt.Sprint("wx", i))
+	}
+	if failure := next(w, failures); failure.AppID != "wx60" || failure.Class != preauth.ClassBadEvent {
+		t.Errorf("failed: %+v", failure)
+	}
+	if n := w.wechat.Count(""); n != 60 {
+		t.Errorf("%d calls", n)
+	}
 }
 
 // streamOfUpdates creates the stream of announcements as the service would, but for one thing.

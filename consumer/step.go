@@ -68,7 +68,6 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		}
 		s.relay.announce(*a, outcome)
 	}
-	log := s.log.With("component", step.AppID, "sequence", step.Sequence)
 	switch name {
 	case StepFailed:
 		f := outcome.Failure
@@ -77,13 +76,14 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 		if !f.RetryAt.IsZero() {
 			retry = slog.TimeValue(f.RetryAt)
 		}
-		log.Warn("no code", "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
+		s.log.Warn("no code", "component", step.AppID, "sequence", step.Sequence, "class", string(f.Class), "errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID,
 			"request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
 	case StepCommitted:
 		s.keeper.topUp(step.AppID)
-		log.Info("code saved", "cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
+		s.log.Info("code saved", "component", step.AppID, "sequence", step.Sequence,
+			"cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
 	case StepRepeated:
-		log.Debug("token announced again")
+		s.log.Debug("token announced again", "component", step.AppID, "sequence", step.Sequence)
 	default: // superseded: nothing has happened
 	}
 }

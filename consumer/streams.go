@@ -231,6 +231,7 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		c.Name, c.Subjects = s.cfg.TokenStream, s.tokenSubjects()
 		c.Description = "component_access_tokens as announced; they live no longer than this"
 		c.MaxAge = preauth.DefaultTokenLife
+		c.AllowAtomicPublish = true // for token services that announce many at once
 	case updateStream:
 		c.Name, c.Subjects = s.cfg.UpdateStream, []string{s.cfg.Subjects.Updated + ".*"}
 		c.Description = "the current pre_auth_code of each component"
@@ -239,7 +240,7 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		// which was meant to follow a message there is refused here.
 		c.FirstSeq = uint64(s.cfg.Now().UnixMicro())
 		c.AllowDirect = true
-		c.AllowAtomicPublish = true // nats-server 2.12 and later; an older one passes over it
+		c.AllowAtomicPublish = true // see relay; nats-server 2.12 and later, an older one passes over it
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Updated + ".*", Destination: s.cfg.Subjects.Updated}
 	case failureStream:
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
@@ -269,7 +270,9 @@ func (s *streams) reportDrift(r role, want, have jetstream.StreamConfig) {
 	differs("max age", want.MaxAge, have.MaxAge)
 	differs("max messages per subject", max(want.MaxMsgsPerSubject, 0), max(have.MaxMsgsPerSubject, 0))
 	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
-	differs("atomic batches", want.AllowAtomicPublish, have.AllowAtomicPublish)
+	if r == updateStream { // the others' publishers know by themselves whether they need any
+		differs("atomic batches", want.AllowAtomicPublish, have.AllowAtomicPublish)
+	}
 	differs("republish", republished(want), republished(have))
 
 	report := strings.Join(drift, "; ")
