@@ -77,7 +77,7 @@ var background = struct{ sql, messages []string }{
 
 var (
 	saving    = []string{"begin", "lock", "component", "commit"}
-	replacing = []string{"begin", "replace", "code", "announce", "commit", "announced"} // the code that memory knows
+	replacing = []string{"replace", "commit", "announced"} // the code that memory knows
 )
 
 func ways() map[string]way {

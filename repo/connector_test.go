@@ -28,7 +28,6 @@ func TestOpenRefusesADSNThatCannotWork(t *testing.T) {
 		"an impossible option":       {"user:x@tcp(host)/db?parseTime=" + password, "user:password@tcp"},
 		"an option that was removed": {"user:" + password + "@tcp(host)/db?strict=true", "user:password@tcp"},
 		"an unknown TLS set-up":      {"user:" + password + "@tcp(host)/db?tls=" + password, "user:password@tcp"},
-		"several statements at once": {"user:" + password + "@tcp(host)/db?multiStatements=true", "multiStatements"},
 		"a negative time-out":        {"user:" + password + "@tcp(host)/db?readTimeout=-1s", "readTimeout"},
 		"an unsafe collation":        {"user:" + password + "@tcp(host)/db?collation=gbk_chinese_ci&interpolateParams=true", "user:password@tcp"},
 	}

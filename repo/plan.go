@@ -64,37 +64,6 @@ type outboxRow struct {
 	CreatedAt time.Time        `db:"created_at"`
 }
 
-// replace makes the code of a lone outcome current with one statement that locks, compares and writes, and leaves the
-// new code and the outbox to write. It reports false, and has changed nothing, unless the component's revision is the
-// one that the caller believes in, and the event is newer by its sequence and not older by its time: apply knows the
-// other cases.
-func (p *plan) replace(ctx context.Context, tx *sqlx.Tx, o Outcome, result *Result) (bool, error) {
-	replacing, saved := plan{at: p.at, holders: map[string]string{}}, Result{}
-	believed := &component{Component: Component{AppID: o.AppID, Revision: o.Replaces}}
-	replacing.replaceCode(believed, o, 1, &saved)
-	// The component's row comes first, as in all transactions.
-	updated, err := tx.NamedExecContext(ctx, `/* repo.replace */ UPDATE component AS c FORCE INDEX (PRIMARY)
-STRAIGHT_JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
-SET c.revision = :revision, c.token_sequence = :token_sequence, c.token_time = :token_time, c.token_fingerprint = :token_fingerprint,
-	c.token_expires_at = :token_expires_at, c.attempts = :attempts, c.due_at = :due_at, c.lease = :lease, c.failure = :failure,
-	c.updated_at = :at, p.deleted_at = :at
-WHERE c.appid = :appid AND c.revision = :replaces AND c.token_stream = :token_stream AND c.token_stream_created = :token_stream_created
-	AND c.token_sequence < :token_sequence AND c.token_time <= :token_time`, struct {
-		componentRow
-		At       time.Time `db:"at"`
-		Replaces uint64    `db:"replaces"`
-	}{rowOf(believed.Component, believed.lease), p.at, o.Replaces})
-	if err != nil {
-		return false, err
-	}
-	rows, err := updated.RowsAffected()
-	if err != nil || rows == 0 {
-		return false, err
-	}
-	*p, *result = replacing, saved
-	return true, nil
-}
-
 // lock locks the components' rows, in the order in which all transactions do, and creates those that
 // are missing.
 func (p *plan) lock(ctx context.Context, tx *sqlx.Tx) error {

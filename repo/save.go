@@ -62,29 +62,26 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 	if p.at.IsZero() {
 		return results, nil // every one is refused
 	}
+	if o := outcomes[0]; len(outcomes) == 1 && !lookUp && o.Code != nil && o.Replaces > 0 {
+		if replaced, err := r.replace(ctx, o.stored(), &results[0]); err != nil || replaced {
+			return results, err
+		}
+	}
 
 	tx, err := r.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	replaced := false
-	if o := outcomes[0]; len(outcomes) == 1 && !lookUp && o.Code != nil && o.Replaces > 0 {
-		if replaced, err = p.replace(ctx, tx, o.stored(), &results[0]); err != nil {
-			return nil, err
-		}
+	if err := p.lock(ctx, tx); err != nil {
+		return nil, err
 	}
-	if !replaced {
-		if err := p.lock(ctx, tx); err != nil {
-			return nil, err
-		}
-		if err := p.findHolders(ctx, tx); err != nil {
-			return nil, err
-		}
-		for i, o := range outcomes {
-			if results[i].Status != Refused {
-				p.apply(o.stored(), &results[i])
-			}
+	if err := p.findHolders(ctx, tx); err != nil {
+		return nil, err
+	}
+	for i, o := range outcomes {
+		if results[i].Status != Refused {
+			p.apply(o.stored(), &results[i])
 		}
 	}
 	if err := p.write(ctx, tx); err != nil {

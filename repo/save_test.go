@@ -564,11 +564,11 @@ func TestALoneEventIsCheap(t *testing.T) {
 		t.Errorf("a late event takes %s", got)
 	}
 	d.save(t, succeeded("wx1", at(3), "d", replacing(2)))
-	if got := fmt.Sprint(d.faults.Operations()); got != "[begin replace code announce commit]" {
+	if got := fmt.Sprint(d.faults.Operations()); got != "[replace commit]" {
 		t.Errorf("a code that replaces the one believed to be current takes %s", got)
 	}
 	d.save(t, succeeded("wx1", at(4), "e", replacing(2)))
-	if got := fmt.Sprint(d.faults.Operations()); got != "[begin replace lock component retire code announce commit]" {
+	if got := fmt.Sprint(d.faults.Operations()); got != "[replace rollback begin lock component retire code announce commit]" {
 		t.Errorf("a code that replaces another takes %s", got)
 	}
 }
