@@ -42,7 +42,9 @@ var brokenBuilds = []struct {
 		name: "nothing compares events",
 		replacements: []replacement{
 			{"consumer/tokens.go", "case !position.After(known.Token.Position):", "case false:"},
-			{"consumer/views.go", "return ok && (token.first.After(position) || position.After(token.first) && token.position.After(position))", "return ok && token.position.Sequence == 0"},
+			{"consumer/views.go", "return ok && (first.After(position) || position.After(first) && token.position.After(position))", "return ok && first.Sequence == 0"},
+			{"consumer/views.go", "return made != nil && token.Position.After(made.Position) && ", "return made != nil && "},
+			{"repo/replace.go", "	AND c.token_sequence < :sequence AND c.token_time <= :time;", ";"},
 			{"repo/plan.go", "case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):", "case order == 0 && c.servedAlready(o):"},
 		},
 		broken: []string{"newest token wins"},
@@ -85,7 +87,7 @@ var brokenBuilds = []struct {
 		name: "min_revision is passed over",
 		replacements: []replacement{
 			{"consumer/responder.go", " && code.Revision >= request.MinRevision\n", "\n"},
-			{"consumer/views.go", "if update.Revision > v.codes[update.AppID].Revision {", "if update.Revision > v.codes[update.AppID].Revision+1 {"},
+			{"consumer/views.go", "if code.Revision > known.Revision || code.Revision == known.Revision && known.Token == nil {", "if code.Revision > known.Revision+1 {"},
 		},
 		broken:   []string{"revisions only grow"},
 		duration: 60 * time.Second,
