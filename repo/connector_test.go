@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -331,5 +332,33 @@ func TestErrorsHoldNoCode(t *testing.T) {
 			check(t, err)
 			d.faults.Reset()
 		})
+	}
+}
+
+// Several statements may stand in one text, so an argument must not become one.
+func TestNoArgumentReachesIntoAStatement(t *testing.T) {
+	d := newDatabase(t)
+	for i, hostile := range []string{
+		`'; DELETE FROM component; -- `, `\'; DELETE FROM component; -- `, `"; DELETE FROM component; # `, "\x00'; DELETE FROM component; /*", `\`, `''`, `:appid ? %s`,
+	} {
+		appid, sequence := fmt.Sprint("wx", i), uint64(i*10)
+		stream := func(o *repo.Outcome) { o.Token.Position.Stream = "stream " + hostile }
+		d.save(t, succeeded(appid, at(sequence+1), "first "+hostile, stream))
+		d.save(t, succeeded(appid, at(sequence+2), "second "+hostile, stream, replacing(1)))
+		d.save(t, failed(appid, at(sequence+3), 1, stream, func(o *repo.Outcome) { o.Failure.ErrMsg = hostile }))
+		c := d.component(t, appid)
+		if got := c.Current.PreAuthCode.Reveal(); got != "second "+hostile || c.Failure == nil || c.Failure.ErrMsg != hostile {
+			t.Errorf("%q came back as %q and %+v", hostile, got, c.Failure)
+		}
+		if err := d.AddSpares(within(t), []repo.Spare{spare("spare "+hostile, start, func(s *repo.Spare) { s.AppID = appid })}); err != nil {
+			t.Fatal(err)
+		}
+		claimed, err := d.Claim(within(t), request("visitor", start, func(r *repo.ClaimRequest) { r.AppID, r.Reference = appid, hostile }))
+		if err != nil || claimed.PreAuthCode.Reveal() != "spare "+hostile || claimed.Reference != hostile {
+			t.Errorf("%q is claimed as %q with %q: %v", hostile, claimed.PreAuthCode.Reveal(), claimed.Reference, err)
+		}
+		if n := d.count(t, "SELECT COUNT(*) FROM component"); n != i+1 {
+			t.Fatalf("after %q there are %d components", hostile, n)
+		}
 	}
 }
