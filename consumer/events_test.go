@@ -249,6 +249,42 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 }
 
+// Memory is certain only of what is told of the newest code.
+func TestCertainlyNew(t *testing.T) {
+	created := time.Now().Add(-time.Hour)
+	token := func(sequence uint64, name string) repo.Token {
+		return repo.Token{
+			Position:    repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: created, Sequence: sequence, Time: created.Add(time.Duration(sequence) * time.Second)},
+			Fingerprint: repo.FingerprintOf(preauth.NewSecret(name)),
+		}
+	}
+	code := func(revision uint64, made *repo.Token) *consumer.Learnt {
+		return &consumer.Learnt{Standing: repo.Standing{Update: preauth.Update{AppID: "wx1", Revision: revision}, Token: made}}
+	}
+	inMySQL := func(l *consumer.Learnt) *consumer.Learnt { l.FromMySQL = true; return l }
+	first := token(1, "a")
+	for name, c := range map[string]struct {
+		event  repo.Token
+		learnt []*consumer.Learnt
+		want   bool
+	}{
+		"nothing known":                  {token(2, "b"), nil, false},
+		"a code of its own":              {token(2, "b"), []*consumer.Learnt{code(1, &first)}, true},
+		"announced afterwards":           {token(2, "b"), []*consumer.Learnt{code(1, &first), code(1, nil)}, true},
+		"the same event":                 {token(1, "a"), []*consumer.Learnt{code(1, &first)}, false},
+		"the same token":                 {token(2, "a"), []*consumer.Learnt{code(1, &first)}, false},
+		"a code of another replica":      {token(2, "b"), []*consumer.Learnt{code(1, &first), code(2, nil)}, false},
+		"that MySQL knows":               {token(2, "b"), []*consumer.Learnt{code(1, nil), inMySQL(code(1, &first))}, true},
+		"an older page of MySQL":         {token(2, "b"), []*consumer.Learnt{code(2, nil), inMySQL(code(1, &first))}, false},
+		"a failure of its own":           {token(3, "c"), []*consumer.Learnt{code(1, &first), nil}, false},
+		"a failure of another, in MySQL": {token(3, "c"), []*consumer.Learnt{code(1, &first), inMySQL(code(1, nil))}, false},
+	} {
+		if got := consumer.CertainlyNew(c.event, c.learnt...); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // A consumer that was made anew delivers every event once more, and counts from one.
 func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})

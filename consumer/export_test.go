@@ -61,3 +61,26 @@ func ReadingTokens() (read, await func(sequence uint64)) {
 	v := newTokenView()
 	return v.read, func(sequence uint64) { v.await(context.Background(), sequence) }
 }
+
+// CertainlyNew reports whether an event is certainly new to a replica that has learnt what is given of the codes: its
+// own with their tokens, those of the stream without, what MySQL holds; and nil for a failure of its own.
+func CertainlyNew(event repo.Token, learnt ...*Learnt) bool {
+	v := newCodeView(&Service{})
+	for _, l := range learnt {
+		switch {
+		case l == nil:
+			v.forgetToken("wx1")
+		case l.FromMySQL:
+			v.correct(l.Standing)
+		default:
+			v.add(l.Standing)
+		}
+	}
+	return v.certainlyNew("wx1", event)
+}
+
+// Learnt is a code of the component wx1.
+type Learnt struct {
+	repo.Standing
+	FromMySQL bool
+}

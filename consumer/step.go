@@ -64,7 +64,8 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	// The announcement goes first: somebody waits for it.
 	if a := result.Announcement; a != nil {
 		if a.Update != nil {
-			s.codes.add(repo.Standing{Update: *a.Update, Token: &outcome.Token})
+			token := outcome.Token // by itself: the outcome is not to be kept with it
+			s.codes.add(repo.Standing{Update: *a.Update, Token: &token})
 		}
 		s.relay.announce(*a, outcome)
 	}

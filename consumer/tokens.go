@@ -31,6 +31,8 @@ const (
 	// defectDelay is the wait after MySQL refused something that it should not, for want of its schema
 	// for example.
 	defectDelay = 5 * time.Second
+	// late is from what age on an event is looked up before it costs a call.
+	late = 2 * time.Second
 	// reads bounds the reads for events at a time, and readsOf the components of each.
 	reads, readsOf = 2, 100
 )
@@ -151,14 +153,20 @@ func (t *tokens) pull(ctx context.Context, cons jetstream.Consumer, id identity,
 		}
 		places--
 		t.hand.hold(msg)
-		// Who took up events before this durable consumer was made, another of its name, say, may have settled them.
-		settled := meta.NumDelivered > 1 || meta.Timestamp.Before(cons.CachedInfo().Created)
+		settled := t.mayBeSettled(meta, cons.CachedInfo().Created)
 		t.hand.working.Go(func() {
 			defer t.hand.release(msg)
 			t.work(t.lasting, msg, meta, id, settled)
 		})
 	}
 	return batch.Error()
+}
+
+// mayBeSettled reports whether an event that comes from a durable consumer made at the given time may have been taken up
+// before: it comes again, or it is from before the consumer, which may not be the first of its name, or it comes late,
+// for which the consumer that is known here may have been replaced, or have lost what it knew.
+func (t *tokens) mayBeSettled(meta *jetstream.MsgMetadata, made time.Time) bool {
+	return meta.NumDelivered > 1 || meta.Timestamp.Before(made) || t.cfg.Now().Sub(meta.Timestamp) > late
 }
 
 // work takes one event all its way: to WeChat, through the transaction, to its acknowledgement and

@@ -51,7 +51,8 @@ func (v *tokenView) add(event preauth.TokenEvent, position repo.Position, now ti
 	defer v.mu.Unlock()
 	if known, ok := v.newest[event.AppID]; !ok || position.After(known.position) {
 		// Of two whose order is disputed, the one before may be lost: it must not take the work from this one.
-		if first := known.first(); ok && known.fingerprint == token.fingerprint && !first.After(position) {
+		if ok && known.fingerprint == token.fingerprint && !known.first().After(position) {
+			first := known.first()
 			token.repeats = &first
 		}
 		v.newest[event.AppID] = token
@@ -223,12 +224,21 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 	}, func() { close(caughtUp) })
 }
 
-// add takes in a committed code, unless a newer one is known, and the token that it was made with, if that is known.
+// add takes in a committed code, unless a newer one is known, and the token that it was made with, if that is told.
 func (v *codeView) add(code repo.Standing) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	known := v.codes[code.AppID]
-	if code.Revision > known.Revision || code.Revision == known.Revision && known.Token == nil {
+	known := v.codes[code.AppID].Revision
+	if code.Revision > known || code.Revision == known && code.Token != nil {
+		v.codes[code.AppID] = code
+	}
+}
+
+// correct takes in what MySQL holds: where that has no token for the code, a newer one was taken.
+func (v *codeView) correct(code repo.Standing) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if code.Revision >= v.codes[code.AppID].Revision {
 		v.codes[code.AppID] = code
 	}
 }
@@ -342,7 +352,7 @@ func (v *codeView) reconcileOnce(ctx context.Context) (lacking int, err error) {
 			return lacking, err
 		}
 		for _, code := range page {
-			v.add(code)
+			v.correct(code)
 			if v.lastAnnounced(code.AppID).revision < code.Revision {
 				lacking++
 				v.relay.deliver(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code.Update})

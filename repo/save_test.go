@@ -13,6 +13,7 @@ import (
 
 	"preauth"
 	"preauth/repo"
+	"preauth/repo/repotest"
 )
 
 // want is what becomes of one outcome.
@@ -296,6 +297,32 @@ func TestSaveInOneCallIsSavingOneByOne(t *testing.T) {
 	}
 }
 
+// What is begun on a connection and cannot be rolled back is not committed by the next who gets the connection.
+func TestNothingIsLeftBehindOnAConnection(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	d.faults.Script("replace", repotest.Fault{Err: &mysql.MySQLError{Number: 1142, Message: "denied after all"}})
+	d.faults.Script("rollback", repotest.Answered(1317, "interrupted"))
+	d.faults.Script("begin", repotest.Answered(1142, "denied"))
+	if _, err := d.Save(within(t), []repo.Outcome{succeeded("wx1", at(2), "b", replacing(1))}); err == nil {
+		t.Fatal("saved")
+	}
+	d.save(t, succeeded("wx2", at(3), "c"))
+	if c := d.component(t, "wx1"); c.Revision != 1 || c.Current.PreAuthCode.Reveal() != "a" {
+		t.Errorf("known is %+v", c)
+	}
+}
+
+// Something between here and the server may refuse several statements in one text.
+func TestALoneCodeWithoutSeveralStatements(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	d.faults.Script("replace", repotest.Answered(1064, "several statements are not taken"))
+	if result := d.save(t, succeeded("wx1", at(2), "b", replacing(1)))[0]; result.Status != repo.Saved || result.Revision != 2 {
+		t.Errorf("got %+v", result)
+	}
+}
+
 // Whatever the caller believes to be current, the tables and the results are the same.
 func TestSaveDoesNotDependOnBelief(t *testing.T) {
 	d := newDatabase(t)
@@ -323,6 +350,9 @@ func TestSaveDoesNotDependOnBelief(t *testing.T) {
 				outcomes = append(outcomes, renewed(appid, p, code))
 			default:
 				outcomes = append(outcomes, succeeded(appid, p, code, func(o *repo.Outcome) { o.MinRevision = random.Uint64N(4) }))
+			}
+			if random.IntN(4) == 0 {
+				outcomes[i].Token.ExpiresAt = time.Time{}
 			}
 		}
 		saveAll := func(belief func(o repo.Outcome) uint64) (text string) {

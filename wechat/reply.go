@@ -169,7 +169,7 @@ func (m *member) UnmarshalJSON(value []byte) error {
 }
 
 // text returns the text of a string, and "" for anything else.
-func (m member) text() string {
+func (m *member) text() string {
 	if plain, ok := wellformed.Text(m.value); ok {
 		return string(plain)
 	}
@@ -179,7 +179,7 @@ func (m member) text() string {
 }
 
 // number returns what stands for a number, also in a string.
-func (m member) number() (string, error) {
+func (m *member) number() (string, error) {
 	if text := string(m.value); text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') {
 		return text, nil
 	}
@@ -189,7 +189,7 @@ func (m member) number() (string, error) {
 }
 
 // errCode returns the errcode, a whole number that may stand in a string, and 0 where there is none.
-func (m member) errCode() (int, error) {
+func (m *member) errCode() (int, error) {
 	if m.times > 1 {
 		return 0, errors.New("errcode stands twice")
 	}
@@ -208,7 +208,7 @@ func (m member) errCode() (int, error) {
 }
 
 // lifetime returns the expires_in, a number of seconds that may stand in a string.
-func (m member) lifetime() (time.Duration, error) {
+func (m *member) lifetime() (time.Duration, error) {
 	if m.value == nil {
 		return 0, errors.New("no expires_in")
 	}
