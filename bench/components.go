@@ -133,7 +133,7 @@ func (b *bench) settledTokens(ctx context.Context, n int) error {
 	}
 	events := newTokens()
 	for i := range n {
-		if _, err := b.js.PublishAsync(tokenSubject, events.next(nil, i), jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := b.js.PublishAsync(tokenSubject, events.next(i), jetstream.WithStallWait(time.Minute)); err != nil {
 			return err
 		}
 	}

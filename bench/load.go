@@ -119,15 +119,16 @@ type tokens struct {
 
 func newTokens() *tokens { return &tokens{random: strings.Repeat(rand.Text(), 6)[:130]} }
 
-// next appends the body of the next event, of component i.
-func (t *tokens) next(to []byte, i int) []byte {
+// next returns the body of the next event, of component i.
+func (t *tokens) next(i int) []byte {
 	t.n++
-	to = append(to, `{"component_appid":"`...)
-	to = append(to, appID(i)...)
-	to = append(to, `","component_access_token":"61_`...)
-	to = append(to, t.random...)
-	to = strconv.AppendInt(to, int64(t.n), 10)
-	return append(to, `","expires_in":7200}`...)
+	body := make([]byte, 0, 256)
+	body = append(body, `{"component_appid":"`...)
+	body = append(body, appID(i)...)
+	body = append(body, `","component_access_token":"61_`...)
+	body = append(body, t.random...)
+	body = strconv.AppendInt(body, int64(t.n), 10)
+	return append(body, `","expires_in":7200}`...)
 }
 
 // lone publishes n events one at a time, each when the one before is announced and the system is at rest
@@ -150,7 +151,7 @@ func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) (
 	events := newTokens()
 	took := make([]span, 0, n)
 	for i := range n {
-		body := events.next(nil, i%components)
+		body := events.next(i%components)
 		begin := time.Now()
 		if err := publisher.Publish(tokenSubject, body); err != nil {
 			return nil, err
@@ -255,7 +256,7 @@ func (r *rig) feed(ctx context.Context, components int, places chan<- struct{}, 
 		}
 		batch := []*nats.Msg{}
 		for due := true; due; {
-			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(nil, published%components)})
+			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(published%components)})
 			published++
 			select {
 			case places <- struct{}{}:

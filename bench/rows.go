@@ -510,7 +510,7 @@ func (b *bench) drain(ctx context.Context, c contender, n, components int) (time
 	}
 	events := newTokens()
 	for i := range n {
-		if _, err := b.js.PublishAsync(tokenSubject, events.next(nil, i%components), jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := b.js.PublishAsync(tokenSubject, events.next(i%components), jetstream.WithStallWait(time.Minute)); err != nil {
 			return 0, err
 		}
 	}
