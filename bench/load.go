@@ -151,7 +151,7 @@ func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) (
 	events := newTokens()
 	took := make([]span, 0, n)
 	for i := range n {
-		body := events.next(i%components)
+		body := events.next(i % components)
 		begin := time.Now()
 		if err := publisher.Publish(tokenSubject, body); err != nil {
 			return nil, err
@@ -256,7 +256,7 @@ func (r *rig) feed(ctx context.Context, components int, places chan<- struct{}, 
 		}
 		batch := []*nats.Msg{}
 		for due := true; due; {
-			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(published%components)})
+			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(published % components)})
 			published++
 			select {
 			case places <- struct{}{}:
