@@ -17,7 +17,7 @@ var stations = []struct{ name, what string }{
 	{"minted", "call of WeChat"},
 	{"sql.begin", "START TRANSACTION"},
 	{"sql.lock", "SELECT … FOR UPDATE"},
-	{"sql.replace", "component and old code"},
+	{"sql.replace", "START TRANSACTION, component, codes, outbox"},
 	{"sql.component", "component"},
 	{"sql.retire", "old code"},
 	{"sql.code", "new code"},
