@@ -249,6 +249,22 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 }
 
+// Who comes late may have been worked on meanwhile, under a durable consumer that this replica knows nothing of.
+func TestLateEventIsLookedUp(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	ahead := func() time.Time { return time.Now().Add(3 * time.Second) }
+	r := w.start(func(s *setup) { s.db, s.cfg.Now = db, ahead }).ready()
+	w.announce("wx1", w.token("first"))
+	r.await(consumer.StepCleared, "wx1", 1)
+	faults.Operations()
+	w.announce("wx1", w.token("second"))
+	r.await(consumer.StepCleared, "wx1", 2)
+	if seen := faults.Operations(); !slices.Contains(seen, "components") {
+		t.Errorf("after an event that is three seconds old: %v", seen)
+	}
+}
+
 // Memory is certain only of what is told of the newest code.
 func TestCertainlyNew(t *testing.T) {
 	created := time.Now().Add(-time.Hour)

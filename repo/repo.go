@@ -142,7 +142,7 @@ func parseDSN(dsn string) (cfg *mysql.Config, err error) {
 	cfg.ParseTime, cfg.Loc = true, time.UTC
 	// The driver puts the arguments into the statement, which saves a round trip for each.
 	cfg.InterpolateParams = true
-	// Another saves more: see replace. The texts are constants of this package, and what the driver puts into them it quotes.
+	// Several statements in a text save more: see replace. The texts are constants of this package, and what the driver puts into them it quotes.
 	cfg.MultiStatements = true
 	// A row that an UPDATE matches counts, whether or not it changes.
 	cfg.ClientFoundRows = true

@@ -1,4 +1,4 @@
-// Package wellformed reads JSON objects without a decoder, which costs a fifth of what encoding/json takes for small ones.
+// Package wellformed reads JSON objects without a decoder, which for small ones costs a fraction of what encoding/json takes.
 // Where it does not understand a body it says so, and leaves it to encoding/json.
 package wellformed
 
