@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"preauth"
+	"preauth/internal/allocation"
 )
 
 // The seeds are those of hostileBodies and those in testdata/fuzz. Run a target with:
@@ -68,12 +68,11 @@ func hostileBodies(good string, members ...string) [][]byte {
 // parse calls a parser, which must not allocate out of proportion to what it is given.
 func parse[T any](t *testing.T, body []byte, parser func() (T, error)) (T, error) {
 	t.Helper()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	parsed, err := parser()
-	runtime.ReadMemStats(&after)
-	// Brackets cost the most, and encoding/json takes 10,000 of them. The fuzzing engine allocates beside it.
-	if grown, limit := after.TotalAlloc-before.TotalAlloc, uint64(128<<10+96*len(body)); grown > limit {
+	var parsed T
+	var err error
+	grown := allocation.Bytes(func() { parsed, err = parser() })
+	// Brackets cost the most, and encoding/json takes 10,000 of them.
+	if grown > uint64(128<<10+96*len(body)) {
 		t.Errorf("%d bytes took %d bytes of memory to read", len(body), grown)
 	}
 	return parsed, err

@@ -190,10 +190,11 @@ func (c censor) text(words string) string {
 // cut replaces every piece of a known secret. What it takes of memory is bounded by the words: a secret may
 // be whatever the reply calls a code.
 func (c censor) cut(words string) string {
-	secret := make([]bool, len(words)) // which bytes belong to one
+	secret := make([]bool, len(words))          // which bytes belong to one
+	pieces := make(map[string]bool, len(words)) // those of the words, and whether the secret at hand has them
 	for _, known := range c.known {
+		clear(pieces)
 		n := min(leak, len(known))
-		pieces := make(map[string]bool, len(words)) // those of the words, and whether the secret has them
 		for i := range len(words) - n + 1 {
 			pieces[words[i:i+n]] = false
 		}
