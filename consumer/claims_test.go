@@ -122,6 +122,36 @@ func TestSparesAreTriedForAgain(t *testing.T) {
 	}
 }
 
+// A token that WeChat rejected for a claim is not tried again, until the current code could be renewed with it.
+func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	c.advance(time.Minute)
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(40001, "") })
+	rejected := func() {
+		t.Helper()
+		_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
+		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassTokenRejected {
+			t.Fatalf("got %v", err)
+		}
+	}
+	rejected()
+	w.wechat.Every(nil)
+	calls := w.wechat.Count("wx1")
+	rejected()
+	if n := w.wechat.Count("wx1"); n != calls {
+		t.Errorf("%d calls for a token that was rejected", n-calls)
+	}
+	c.advance(15 * time.Minute)
+	r.await(consumer.StepCleared, "wx1", 2)
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); err != nil {
+		t.Errorf("after the renewal: %v", err)
+	}
+}
+
 func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
 	const life = 10 * time.Minute
 	w := newWorld(t, wechattest.Options{CodeLife: life})

@@ -41,6 +41,9 @@ func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...rep
 	return v.overtaken(token.AppID, positions[len(positions)-1])
 }
 
+// SaysSomethingNew reports whether a failure is announced after another one of the same component.
+var SaysSomethingNew = saysSomethingNew
+
 // TimersForSpares returns how many timers are set for spares of one component that are to be tried for again
 // after each of the waits, of which none is over meanwhile.
 func TimersForSpares(waits ...time.Duration) int {

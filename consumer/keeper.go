@@ -27,7 +27,8 @@ type keeper struct {
 	working sync.WaitGroup
 	places  places // for due components
 
-	demands singleflight.Group
+	demands   singleflight.Group
+	demanding sync.WaitGroup
 
 	topping sync.WaitGroup
 	mu      sync.Mutex
@@ -185,16 +186,21 @@ func (k *keeper) unsavedOf(wanted repo.Outcome, now time.Time) (repo.Outcome, bo
 // demand makes the code that follows the given revision, for look-ups: once for all that wait for it in
 // this replica, and not at all if another replica is at it or has done it. The channel tells the end of
 // the attempt; what came of it is in MySQL.
-func (k *keeper) demand(appid string, revision uint64) <-chan singleflight.Result {
-	return k.demands.DoChan(appid, func() (any, error) {
-		// It outlives the look-up that began it: others may wait, and the code is of use in any case.
-		now := k.cfg.Now()
-		component, leased, err := k.db.TakeOne(k.lasting, appid, revision, now, now.Add(dueLease))
-		if err != nil || !leased {
-			return nil, err
-		}
-		return nil, k.renew(k.lasting, component, preauth.CauseDemand)
+func (k *keeper) demand(appid string, revision uint64) <-chan error {
+	done := make(chan error, 1)
+	// It outlives the look-up that began it: others may wait, and the code is of use in any case.
+	k.demanding.Go(func() {
+		_, err, _ := k.demands.Do(appid, func() (any, error) {
+			now := k.cfg.Now()
+			component, leased, err := k.db.TakeOne(k.lasting, appid, revision, now, now.Add(dueLease))
+			if err != nil || !leased {
+				return nil, err
+			}
+			return nil, k.renew(k.lasting, component, preauth.CauseDemand)
+		})
+		done <- err
 	})
+	return done
 }
 
 // topUp has the spares made that a component lacks, in the background.
@@ -358,7 +364,8 @@ func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.
 	return outcome, nil
 }
 
-// rest is a failure after which WeChat is not asked with the same token, before the time to try again.
+// rest is a failure after which WeChat is not asked with the same token, before the time to try again or a renewal that
+// succeeds.
 type rest struct {
 	preauth.Failure
 	fingerprint repo.Fingerprint
@@ -369,11 +376,17 @@ func (k *keeper) rests(appid string, token repo.Fingerprint) (preauth.Failure, b
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r, ok := k.resting[appid]
-	if ok && (r.fingerprint != token || !r.RetryAt.IsZero() && !r.RetryAt.After(k.cfg.Now())) {
-		delete(k.resting, appid)
-		ok = false
+	if !ok {
+		return preauth.Failure{}, false
 	}
-	return r.Failure, ok
+	current, _ := k.codes.code(appid)
+	renewed := current.IssuedAt.After(r.OccurredAt) // here or elsewhere: WeChat gives codes again
+	due := !r.RetryAt.IsZero() && !r.RetryAt.After(k.cfg.Now())
+	if r.fingerprint != token || renewed || due {
+		delete(k.resting, appid)
+		return preauth.Failure{}, false
+	}
+	return r.Failure, true
 }
 
 // mintError is a failure of WeChat on the way to a code that is not to become current.

@@ -279,6 +279,34 @@ func TestShutdownFinishesWhatALookUpDemands(t *testing.T) {
 	}
 }
 
+// Nor is it lost if the look-up that demanded it has not waited so long.
+func TestShutdownFinishesWhatALookUpDemandedInVain(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	c := &clock{}
+	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.RequestTimeout = c.Now, 100*time.Millisecond }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	r.await(consumer.StepCleared, "wx1", 1)
+	c.advance(40 * time.Second)
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second}); code(err) != preauth.CodeUnavailable {
+		t.Fatalf("a look-up for which WeChat takes too long gets %v", err)
+	}
+	next(w, hold.Reached())
+	r.cancel()
+	w.eventually("stopping", func() bool { return strings.Contains(w.log.String(), `"msg":"stopping"`) })
+	hold.Release()
+	if err := next(w, r.ended); err != nil {
+		t.Fatal(err)
+	}
+	r.stopOnce.Do(func() {})
+	if n := r.count(consumer.StepCleared); n != 2 {
+		t.Errorf("%d announcements were finished, want 2", n)
+	}
+}
+
 func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	ackWait := func(s *setup) { s.cfg.AckWait = time.Hour } // nobody waits for its end

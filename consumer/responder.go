@@ -185,9 +185,9 @@ func (r *responder) awaitNew(ctx context.Context, component repo.Component) *pre
 	}
 	if component.Failure == nil {
 		select {
-		case attempt := <-r.keeper.demand(component.AppID, component.Revision):
-			if attempt.Err != nil && !errors.Is(attempt.Err, context.Canceled) {
-				r.log.Warn("no code on demand", "component", component.AppID, "error", attempt.Err)
+		case err := <-r.keeper.demand(component.AppID, component.Revision):
+			if err != nil && !errors.Is(err, context.Canceled) {
+				r.log.Warn("no code on demand", "component", component.AppID, "error", err)
 			}
 		case <-ctx.Done():
 			return timeUp()

@@ -54,17 +54,17 @@ func (s *saver) save(ctx context.Context, outcome repo.Outcome, before repo.Comp
 // goes on and on, each attempt is recorded in the component's row, and announced when the number of them has
 // doubled: so a platform of many components does not flood the stream of failures.
 func announcing(outcome repo.Outcome, before repo.Component) repo.Outcome {
-	failed, last := outcome.Failure, before.Failure
-	if failed == nil || last == nil {
-		return outcome
-	}
-	doubled := failed.Attempt > last.Attempt && bits.OnesCount(uint(failed.Attempt)) == 1
-	same := failed.Class == last.Class && failed.ErrCode == last.ErrCode && failed.RetryAt.IsZero() == last.RetryAt.IsZero() &&
-		failed.Stream == last.Stream && failed.StreamSequence == last.StreamSequence
-	if same && !doubled {
+	if outcome.Failure != nil && before.Failure != nil && !saysSomethingNew(outcome.Failure, before.Failure) {
 		outcome.FailureID = ""
 	}
 	return outcome
+}
+
+func saysSomethingNew(failed, last *preauth.Failure) bool {
+	doubled := failed.Attempt > last.Attempt && bits.OnesCount(uint(failed.Attempt)) == 1
+	return doubled || failed.Class != last.Class || failed.ErrCode != last.ErrCode || failed.RequestIP != last.RequestIP ||
+		failed.RetryAt.IsZero() != last.RetryAt.IsZero() ||
+		failed.Stream != last.Stream || failed.StreamSequence != last.StreamSequence
 }
 
 func (s *saver) commit(outcomes []repo.Outcome) (results []repo.Result, err error) {

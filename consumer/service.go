@@ -314,6 +314,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.tokens.hand.working.Wait()
 	s.keeper.stop()
 	s.responder.stop()
+	s.keeper.demanding.Wait() // begun by look-ups
 	stopWatching()
 	watching.Wait()
 	stopRelay() // last: all the others announce

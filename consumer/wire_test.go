@@ -19,6 +19,7 @@ type wire struct {
 	at      string
 	applied bool
 	cut     chan struct{} // closed when the wire has been cut
+	held    chan struct{} // where the wire is not cut but held: closed when it is let go
 }
 
 // onWire has a replica reach NATS by the wire.
@@ -32,6 +33,16 @@ func (w *wire) cutAt(name string, applied bool) <-chan struct{} {
 	defer w.mu.Unlock()
 	w.at, w.applied, w.cut = name, applied, make(chan struct{})
 	return w.cut
+}
+
+// holdAt stalls the connection once, at the next message of that name, until it is released.
+func (w *wire) holdAt(name string) (reached <-chan struct{}, release func()) {
+	reached = w.cutAt(name, false)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := make(chan struct{})
+	w.held = held
+	return reached, func() { close(held) }
 }
 
 // messages returns the names of what was published since the last call.
@@ -59,6 +70,16 @@ type wireConn struct {
 
 func (c *wireConn) Write(b []byte) (int, error) {
 	through, cut := c.inspect(b)
+	if cut {
+		c.mu.Lock()
+		held := c.held
+		c.held = nil
+		c.mu.Unlock()
+		if held != nil {
+			<-held
+			cut = false
+		}
+	}
 	if !cut {
 		return c.Conn.Write(b)
 	}

@@ -69,6 +69,13 @@ func (c devCommand) Run(ctx context.Context, to streams) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, database.Close()) }()
+	settings := mysqlSettings{DSN: c.dsn(database), Connections: 16}
+	if err := settings.applySchema(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	natsServer, err := natsserver.Start(natsserver.Options{
 		Listen: c.NATSListen, StoreDir: c.dir("nats"),
 		Log: func(format string, args ...any) { screen.step("nats", "", format, args...) },
@@ -87,10 +94,9 @@ func (c devCommand) Run(ctx context.Context, to streams) (err error) {
 
 	serve := serveCommand{
 		natsSettings:   natsSettings{URL: natsServer.URL()},
-		mysqlSettings:  mysqlSettings{DSN: c.dsn(database), Connections: 16},
+		mysqlSettings:  settings,
 		wechatSettings: wechatSettings{URLs: []string{stand.URL()}, Path: wechat.DefaultPath, Timeout: 5 * time.Second, Calls: 64},
 		adminSettings:  adminSettings{c.AdminListen},
-		SchemaApply:    true,
 	}
 	return c.serve(ctx, screen, serve)
 }

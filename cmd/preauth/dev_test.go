@@ -379,6 +379,10 @@ func TestDevRefusesImpossibleValues(t *testing.T) {
 	if status != 1 || !strings.Contains(stderr, "127.0.0.1:1: ") {
 		t.Errorf("a database that is away: status %d, %q", status, stderr)
 	}
+	status, _, stderr = do(t, "dev", "--mysql-dsn="+mysql.DSN("missing"))
+	if status != 1 || !strings.Contains(stderr, "Unknown database 'missing'") {
+		t.Errorf("a server without the database: status %d, %q", status, stderr)
+	}
 	status, _, stderr = do(t, "dev", "--data="+write(t, "file", ""))
 	if status != 1 || !strings.Contains(stderr, "not a directory") {
 		t.Errorf("a file in place of a directory: status %d, %q", status, stderr)

@@ -28,15 +28,20 @@ type schemaApply struct {
 }
 
 // Run applies the schema.
-func (c schemaApply) Run(ctx context.Context, to streams) (err error) {
-	db, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := db.ApplySchema(ctx); err != nil {
+func (c schemaApply) Run(ctx context.Context, to streams) error {
+	if err := c.applySchema(ctx); err != nil {
 		return err
 	}
 	fmt.Fprintln(to.out, "The schema is applied.")
 	return nil
+}
+
+// applySchema creates what the database, which has to be there, lacks of the schema.
+func (s mysqlSettings) applySchema(ctx context.Context) (err error) {
+	db, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return db.ApplySchema(ctx)
 }

@@ -1,0 +1,96 @@
+package consumer_test
+
+import (
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/internal/mysqlserver"
+	"preauth/wechat/wechattest"
+)
+
+// Promise 7: while WeChat or NATS is waited for, no transaction is open.
+func TestNothingIsWaitedForInATransaction(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	wire := &wire{}
+	r := w.start(w.onWire(wire), func(s *setup) { s.cfg.Now = c.Now }).ready()
+	db := w.sql()
+	open := "SELECT COUNT(*) FROM information_schema.innodb_trx JOIN information_schema.processlist p ON p.id = trx_mysql_thread_id WHERE p.db = DATABASE()"
+	if mysql.Engine() == mysqlserver.TiDB {
+		open = "SELECT COUNT(*) FROM information_schema.tidb_trx WHERE db = DATABASE() AND session_id <> CONNECTION_ID()"
+	}
+	transactions := func() (n int) {
+		if err := db.Get(&n, open); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	// InnoDB shows the same again to whoever looks within 100 ms.
+	tick := time.NewTicker(150 * time.Millisecond)
+	defer tick.Stop()
+	none := func(waitingFor string) {
+		t.Helper()
+		for range 20 {
+			<-tick.C
+			if transactions() == 0 {
+				return
+			}
+		}
+		t.Errorf("a transaction stays open while the service waits for %s", waitingFor)
+	}
+	tx := db.MustBegin()
+	tx.MustExec("UPDATE component SET appid = appid")
+	if n := transactions(); n == 0 {
+		t.Fatal("the test does not see a transaction")
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	none("nothing")
+
+	wechat := func(why string, begin func()) {
+		t.Helper()
+		hold := wechattest.NewHold()
+		defer hold.Release()
+		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+		begin()
+		next(w, hold.Reached())
+		none("WeChat, " + why)
+	}
+	wechat("first token", func() { w.announce("wx1", w.token("a")) })
+	w.settled(r, "wx1")
+	wechat("next token", func() { w.announce("wx1", w.token("b")) })
+	w.settled(r, "wx1")
+	wechat("renewal", func() { db.MustExec("UPDATE component SET due_at = ?", c.Now().UTC()) })
+	r.await(consumer.StepCleared, "wx1", 3)
+	background := func(work func() error) func() {
+		return func() {
+			go func() {
+				if err := work(); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+	}
+	c.advance(40 * time.Second)
+	wechat("demand", background(func() error {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second})
+		return err
+	}))
+	r.await(consumer.StepCleared, "wx1", 4)
+	wechat("claim", background(func() error {
+		_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
+		return err
+	}))
+
+	for _, message := range []string{"publish update", "ack"} {
+		reached, release := wire.holdAt(message)
+		w.announce("wx1", w.token("c"))
+		next(w, reached)
+		none("NATS, " + message)
+		release()
+		w.settled(r, "wx1")
+	}
+}
