@@ -167,7 +167,7 @@ func wanted(into any) string {
 	case *uint64:
 		return "a whole number, 0 or more"
 	case *instant:
-		return "a time as in 2006-01-02T15:04:05Z"
+		return "a time as in 2006-01-02T15:04:05Z, of the years 1970 to 9999"
 	case *string, **string:
 		return "a string"
 	default:

@@ -15,8 +15,9 @@ func (t *instant) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	read = microseconds(read)
-	if year := read.Year(); year < 0 || year > 9999 { // a zone can carry a time over the edge of RFC 3339
-		return errors.New("year outside of 0 to 9999")
+	// The zero time is how Go writes one that is not set. A zone can carry a time over the edge of RFC 3339.
+	if year := read.Year(); (year < 1970 || year > 9999) && !read.IsZero() {
+		return errors.New("year outside of 1970 to 9999")
 	}
 	t.Time = read
 	return nil

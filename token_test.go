@@ -265,7 +265,9 @@ func badTokenEvents() map[string]badEvent {
 		"expires_at past year 9999": {"", nil, plain(`,"expires_at":"9999-12-31T23:59:59-01:00"`), "expires_at must be a time as in", true},
 		"issued_at empty":           {"", nil, plain(`,"issued_at":""`), "issued_at must be a time as in", true},
 		"issued_at before year 0":   {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00+01:00"`), "issued_at must be a time as in", true},
-		"issued_at long ago":        {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00Z","expires_at":"9999-12-31T23:59:59Z"`), "expires_at must give the token " + life, true},
+		"issued_at long ago":        {"", nil, plain(`,"issued_at":"1970-01-01T00:00:00Z","expires_at":"9999-12-31T23:59:59Z"`), "expires_at must give the token " + life, true},
+		"issued_at before 1970":     {"", nil, plain(`,"issued_at":"0500-01-01T00:00:00Z"`), "issued_at must be a time", true},
+		"expires_at of Go's zero":   {"", nil, plain(`,"expires_at":"0001-01-01T02:00:00Z"`), "expires_at must be a time", true},
 		"the first fault is told":   {"", nil, plain(`,"expires_in":"x","issued_at":"x"`), "expires_in must be a whole number", true},
 		"a fault before the end of sense": {
 			"", nil, `{"component_appid":"` + appID + `","expires_in":"x",}`, "expires_in must be a whole number", true,

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/singleflight"
-
 	"preauth"
 	"preauth/repo"
 	"preauth/wechat"
@@ -27,11 +25,11 @@ type keeper struct {
 	working sync.WaitGroup
 	places  places // for due components
 
-	demands   singleflight.Group
 	demanding sync.WaitGroup
+	topping   sync.WaitGroup
 
-	topping sync.WaitGroup
 	mu      sync.Mutex
+	demands map[string]chan struct{} // the attempts under way, each closed at its end
 	stopped bool
 	toppers int             // goroutines that make spares
 	queue   []string        // components that may lack spares
@@ -49,7 +47,8 @@ type keeper struct {
 
 func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 	return &keeper{
-		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls), lacking: map[string]bool{},
+		Service: s, minter: m, saver: sv, tokens: t, places: newPlaces(s.cfg.Calls),
+		demands: map[string]chan struct{}{}, lacking: map[string]bool{},
 		resting: map[string]rest{}, waking: map[string]time.Time{}, unsaved: map[string]repo.Outcome{}, outlasting: map[string]uint64{},
 	}
 }
@@ -100,9 +99,11 @@ func (k *keeper) takeDue(ctx context.Context) bool {
 // renew makes a new current code for a leased component with its newest token, and commits it or the
 // failure. cause is why, where the token has brought a code before.
 func (k *keeper) renew(ctx context.Context, component repo.Component, cause preauth.Cause) error {
-	leave, err := k.tokens.lanes.enter(ctx, component.AppID)
+	lease, cancel := context.WithTimeout(ctx, component.DueAt.Sub(k.cfg.Now()))
+	defer cancel()
+	leave, err := k.tokens.lanes.enter(lease, component.AppID)
 	if err != nil {
-		return err
+		return fmt.Errorf("waiting for its turn: %w", err)
 	}
 	defer leave()
 	// Whoever was in the lane before may have done the work, and its lease may have gone to another.
@@ -141,9 +142,11 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	}
 	outcome, err = k.minter.mint(ctx, job{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
-		tries:     1, // the component's row keeps the time of the next one
-		priority:  priorityOf[cause],
-		overtaken: func() bool { return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) },
+		tries:    1, // the component's row keeps the time of the next one
+		priority: priorityOf[cause],
+		overtaken: func() bool {
+			return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) || component.DueAt.Sub(k.cfg.Now()) < dueLease/2
+		},
 	})
 	if errors.Is(err, errOvertaken) {
 		return nil
@@ -184,23 +187,39 @@ func (k *keeper) unsavedOf(wanted repo.Outcome, now time.Time) (repo.Outcome, bo
 }
 
 // demand makes the code that follows the given revision, for look-ups: once for all that wait for it in
-// this replica, and not at all if another replica is at it or has done it. The channel tells the end of
+// this replica, and not at all if another replica is at it or has done it. The channel is closed at the end of
 // the attempt; what came of it is in MySQL.
-func (k *keeper) demand(appid string, revision uint64) <-chan error {
-	done := make(chan error, 1)
+func (k *keeper) demand(appid string, revision uint64) <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if done, ok := k.demands[appid]; ok {
+		return done
+	}
+	done := make(chan struct{})
+	k.demands[appid] = done
 	// It outlives the look-up that began it: others may wait, and the code is of use in any case.
 	k.demanding.Go(func() {
-		_, err, _ := k.demands.Do(appid, func() (any, error) {
-			now := k.cfg.Now()
-			component, leased, err := k.db.TakeOne(k.lasting, appid, revision, now, now.Add(dueLease))
-			if err != nil || !leased {
-				return nil, err
-			}
-			return nil, k.renew(k.lasting, component, preauth.CauseDemand)
-		})
-		done <- err
+		if err := k.makeDemanded(k.lasting, appid, revision); err != nil && !errors.Is(err, context.Canceled) {
+			k.log.Warn("no code on demand", "component", appid, "error", err)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.demands, appid)
+		close(done)
 	})
 	return done
+}
+
+func (k *keeper) makeDemanded(ctx context.Context, appid string, revision uint64) error {
+	if !k.tokens.ready.Load() {
+		return nil // a token that is not in memory yet would be taken for lost
+	}
+	now := k.cfg.Now()
+	component, leased, err := k.db.TakeOne(ctx, appid, revision, now, now.Add(dueLease))
+	if err != nil || !leased {
+		return err
+	}
+	return k.renew(ctx, component, preauth.CauseDemand)
 }
 
 // topUp has the spares made that a component lacks, in the background.
@@ -273,6 +292,12 @@ func (k *keeper) topUpQueued() {
 	}
 }
 
+func (k *keeper) stopping() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.stopped
+}
+
 // stop lets nothing more be begun, and waits for what was.
 func (k *keeper) stop() {
 	k.mu.Lock()
@@ -312,6 +337,9 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	// spare lives until then. So those made now are not counted again, and the next time those that serve a claim
 	// count: otherwise each claim would have all spares made anew.
 	for range k.cfg.Spares - have[appid] {
+		if k.stopping() {
+			return nil
+		}
 		minted, err := k.mintAside(ctx, appid, prioritySpare)
 		if err != nil {
 			return err
@@ -331,14 +359,21 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	return nil
 }
 
-// errNoToken is the end of what can be done for a component until its token service speaks.
-var errNoToken = errors.New("the component's token has expired: announce a newer one")
+var (
+	// errNoToken is the end of what can be done for a component until its token service speaks.
+	errNoToken = errors.New("the component's token has expired: announce a newer one")
+	// errUnread: nobody knows yet what the stream holds.
+	errUnread = errors.New("this replica has not read the tokens yet: try again in a moment")
+)
 
 // mintAside makes a code that does not become the current one. A failure of WeChat is a
 // [*mintError], which also stands for the calls that are not made before the time to try again.
 func (k *keeper) mintAside(ctx context.Context, appid string, p priority) (repo.Outcome, error) {
 	token, ok := k.tokens.view.token(appid, k.cfg.Now())
-	if !ok {
+	switch {
+	case !ok && !k.tokens.ready.Load():
+		return repo.Outcome{}, errUnread
+	case !ok:
 		return repo.Outcome{}, errNoToken
 	}
 	if failure, ok := k.rests(appid, token.fingerprint); ok {

@@ -60,7 +60,8 @@ func newLimits(perSecond, perDay int) *limits {
 // budget: errLimit says that it is used up as far as the priority may use it.
 func (l *limits) wait(ctx context.Context, appid string, p priority) error {
 	budget := l.budget(appid)
-	if budget.Tokens() < p.reserve()*float64(budget.Burst())+1 || !budget.Allow() {
+	enough := func() bool { return budget.Tokens() >= p.reserve()*float64(budget.Burst())+1 }
+	if !enough() {
 		return errLimit
 	}
 	if err := l.overall.Wait(ctx); err != nil {
@@ -68,6 +69,10 @@ func (l *limits) wait(ctx context.Context, appid string, p priority) error {
 			return ctx.Err()
 		}
 		return errLimit // its turn would come after the deadline
+	}
+	// Not before: a call that the rate forbids is not to cost the component anything.
+	if !enough() || !budget.Allow() {
+		return errLimit
 	}
 	return nil
 }

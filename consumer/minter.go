@@ -23,8 +23,8 @@ const (
 	youngToken = 30 * time.Second
 )
 
-// errOvertaken: a newer token makes a code for this one moot.
-var errOvertaken = errors.New("a newer token was announced")
+// errOvertaken: somebody else makes a code, or has one made, which makes this one moot.
+var errOvertaken = errors.New("a newer token was announced, or the component's lease ends")
 
 // china is the time zone in which WeChat's day begins.
 var china = time.FixedZone("UTC+8", 8*60*60)
@@ -56,7 +56,7 @@ type job struct {
 	tries int
 	// priority decides when calls are short.
 	priority priority
-	// overtaken reports that a newer token was announced meanwhile.
+	// overtaken reports that the code has become moot meanwhile: errOvertaken.
 	overtaken func() bool
 }
 
@@ -65,12 +65,12 @@ type job struct {
 func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 	started := m.cfg.Now()
 	for try := 1; ; try++ {
-		if j.overtaken() {
-			return repo.Outcome{}, errOvertaken
-		}
 		asked, code, err := m.call(ctx, j)
 		if ctx.Err() != nil {
 			return repo.Outcome{}, ctx.Err()
+		}
+		if errors.Is(err, errOvertaken) {
+			return repo.Outcome{}, err
 		}
 		if errors.Is(err, errLimit) && j.priority >= priorityClaim {
 			return repo.Outcome{}, errLimit
@@ -114,6 +114,9 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 // call makes one call and returns when WeChat was asked, from when on the code's life counts: WeChat begins to
 // count at some time before its answer arrives, and nobody is to be given a code that has died since.
 func (m *minter) call(ctx context.Context, j job) (asked time.Time, code wechat.Code, err error) {
+	if j.overtaken() { // costs nothing of the limits
+		return time.Time{}, wechat.Code{}, errOvertaken
+	}
 	if err := m.limits.wait(ctx, j.outcome.AppID, j.priority); err != nil {
 		return time.Time{}, wechat.Code{}, err
 	}
@@ -122,6 +125,9 @@ func (m *minter) call(ctx context.Context, j job) (asked time.Time, code wechat.
 		defer func() { <-m.calls }()
 	case <-ctx.Done():
 		return time.Time{}, wechat.Code{}, ctx.Err()
+	}
+	if j.overtaken() { // while it waited
+		return time.Time{}, wechat.Code{}, errOvertaken
 	}
 	asked = m.cfg.Now()
 	started := time.Now()

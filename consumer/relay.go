@@ -23,9 +23,9 @@ const (
 	// sweepAge is how old such a row is: younger ones are on their way through the replica that
 	// wrote them.
 	sweepAge = 2 * time.Second
-	// sweepBatch bounds the rows of one search.
+	// sweepBatch bounds the rows of each kind that one search finds.
 	sweepBatch = 500
-	// relayQueue bounds the announcements that wait in memory. One that finds no room stays in the outbox.
+	// relayQueue bounds the announcements for a stream that wait in memory. One that finds no room stays in the outbox.
 	relayQueue = 4096
 	// roomPoll is how often somebody who waits for room looks for it.
 	roomPoll = 10 * time.Millisecond
@@ -70,7 +70,6 @@ type relay struct {
 	mu sync.Mutex
 	// Of several announcements with a key one is under way at a time, and the newest of those that wait is next.
 	underWay map[string]bool
-	waiting  map[string]offer
 	// Each stream has a line of its own: if it gives no answer, it holds up nothing else.
 	updates, failures line
 	toDelete          []repo.Announcement
@@ -81,6 +80,7 @@ type relay struct {
 
 // line are the announcements for one stream.
 type line struct {
+	waiting  map[string]offer
 	order    []string // the keys of waiting that are not under way, oldest first
 	attempts int
 }
@@ -103,7 +103,8 @@ type offer struct {
 }
 
 func newRelay(s *Service) *relay {
-	r := &relay{Service: s, underWay: map[string]bool{}, waiting: map[string]offer{}}
+	r := &relay{Service: s, underWay: map[string]bool{}}
+	r.updates.waiting, r.failures.waiting = map[string]offer{}, map[string]offer{}
 	r.idle = sync.NewCond(&r.mu)
 	return r
 }
@@ -131,7 +132,7 @@ func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
 func (r *relay) offer(o offer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.waiting) >= relayQueue {
+	if len(r.lineOf(o.Announcement).waiting) >= relayQueue {
 		return false
 	}
 	r.take(o)
@@ -165,8 +166,8 @@ func (r *relay) take(o offer) {
 		r.toDelete = append(r.toDelete, o.Announcement) // a newer state replaced it
 		return
 	}
-	key := keyOf(o.Announcement)
-	if newest, ok := r.waiting[key]; ok {
+	key, l := keyOf(o.Announcement), r.lineOf(o.Announcement)
+	if newest, ok := l.waiting[key]; ok {
 		older := newest
 		if revisionOf(newest.Announcement) >= revisionOf(o.Announcement) {
 			o, older = newest, o
@@ -175,10 +176,9 @@ func (r *relay) take(o offer) {
 			r.toDelete = append(r.toDelete, older.Announcement)
 		}
 	} else if !r.underWay[key] {
-		l := r.lineOf(o.Announcement)
 		l.order = append(l.order, key)
 	}
-	r.waiting[key] = o
+	l.waiting[key] = o
 }
 
 // begin publishes what waits, and deletes what has been announced, as far as that can be now.
@@ -210,7 +210,7 @@ func (r *relay) begin() {
 // next takes those that are published next: the oldest, or a batch of the oldest.
 func (r *relay) next(l *line) []offer {
 	n := 0
-	for r.batches.Load() && n < min(len(l.order), largestBatch) && r.waiting[l.order[n]].Update != nil && !r.waiting[l.order[n]].alone {
+	for r.batches.Load() && l == &r.updates && n < min(len(l.order), largestBatch) && !l.waiting[l.order[n]].alone {
 		n++
 	}
 	if n < smallestBatch {
@@ -218,8 +218,8 @@ func (r *relay) next(l *line) []offer {
 	}
 	offers := make([]offer, n)
 	for i, key := range l.order[:n] {
-		offers[i] = r.waiting[key]
-		delete(r.waiting, key)
+		offers[i] = l.waiting[key]
+		delete(l.waiting, key)
 		r.underWay[key] = true
 	}
 	l.order = l.order[n:]
@@ -234,7 +234,7 @@ func (r *relay) end(l *line, offers []offer, err error) {
 	for _, o := range offers {
 		key := keyOf(o.Announcement)
 		delete(r.underWay, key)
-		if _, ok := r.waiting[key]; ok {
+		if _, ok := l.waiting[key]; ok {
 			l.order = append(l.order, key)
 		}
 		switch {

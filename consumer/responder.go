@@ -185,10 +185,7 @@ func (r *responder) awaitNew(ctx context.Context, component repo.Component) *pre
 	}
 	if component.Failure == nil {
 		select {
-		case err := <-r.keeper.demand(component.AppID, component.Revision):
-			if err != nil && !errors.Is(err, context.Canceled) {
-				r.log.Warn("no code on demand", "component", component.AppID, "error", err)
-			}
+		case <-r.keeper.demand(component.AppID, component.Revision):
 		case <-ctx.Done():
 			return timeUp()
 		}
@@ -306,6 +303,9 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 		return repo.Claim{}, because(f)
 	}
 	minted, err := r.keeper.mintAside(ctx, request.AppID, priorityClaim)
+	for errors.Is(err, errUnread) && pause(ctx, anotherLook) {
+		minted, err = r.keeper.mintAside(ctx, request.AppID, priorityClaim)
+	}
 	switch failed, refused := errors.AsType[*mintError](err); {
 	case refused:
 		return repo.Claim{}, because(&failed.failure)
@@ -313,6 +313,8 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errLimit.Error(), Class: preauth.ClassThrottled}
 	case errors.Is(err, errNoToken):
 		return repo.Claim{}, tokenExpired()
+	case errors.Is(err, errUnread):
+		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errUnread.Error()}
 	case err != nil:
 		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: "WeChat did not answer in time: try again"}
 	}

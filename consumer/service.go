@@ -7,7 +7,7 @@
 //   - tokenView and codeView are each replica's memory of the newest token and code per component,
 //     read from the streams;
 //   - the minter asks WeChat and decides what a failure means;
-//   - the saver puts what waits while one transaction is under way into the next;
+//   - the saver puts what waits while transactions are under way into the next;
 //   - the relay publishes outbox rows, and sweeps up what a crash left behind;
 //   - the due loop works on components whose code nears its expiry or whose last attempt failed;
 //   - the reconciler announces again from MySQL what the stream of announcements has lost;

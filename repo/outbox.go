@@ -26,7 +26,8 @@ type Announcement struct {
 	CreatedAt time.Time
 }
 
-// Outbox returns the oldest announcements that were created before the given time, at most limit.
+// Outbox returns the oldest announcements that were created before the given time: at most limit updates, and at most
+// limit failures, so that those that a stream does not take hide none of the others.
 func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Announcement, error) {
 	var rows []struct {
 		MessageID string              `db:"message_id"`
@@ -40,11 +41,17 @@ func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Annou
 		ExpiresAt sql.Null[time.Time] `db:"expires_at"`
 	}
 	err := do(ctx, "outbox", func() error {
-		return selectIn(ctx, r.db, &rows, `/* repo.outbox */ SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
+		before, limit := stored(before), max(limit, 0)
+		return selectIn(ctx, r.db, &rows, `/* repo.outbox */ (SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
 	p.code, p.cause, p.issued_at, p.expires_at
 FROM outbox AS o FORCE INDEX (created)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
-WHERE o.created_at < ? ORDER BY o.created_at, o.message_id LIMIT ?`, stored(before), max(limit, 0))
+WHERE o.created_at < ? AND o.revision IS NOT NULL ORDER BY o.created_at, o.message_id LIMIT ?)
+UNION ALL
+(SELECT message_id, appid, revision, failure, created_at, NULL, NULL, NULL, NULL
+FROM outbox FORCE INDEX (created)
+WHERE created_at < ? AND revision IS NULL ORDER BY created_at, message_id LIMIT ?)
+ORDER BY created_at, message_id`, before, limit, before, limit)
 	})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func TestOutbox(t *testing.T) {
 		want   string
 	}{
 		{oldest.Add(time.Hour), 10, first + second + third + fourth},
-		{oldest.Add(time.Hour), 2, first + second},
+		{oldest.Add(time.Hour), 1, first + second}, // of each kind
 		{oldest.Add(3 * time.Second), 10, first + second + third},
 		{oldest.Add(time.Microsecond), 10, first},
 		{oldest, 10, ""},
