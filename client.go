@@ -3,6 +3,7 @@ package preauth
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -35,13 +36,21 @@ func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
 	if err := e.Check(); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
-	if _, err := c.js.Publish(ctx, Of(c.subjects.TokenUpdated, e.AppID), e.Encode()); err != nil {
+	body := e.Encode()
+	if _, err := ParseTokenEvent("", nil, body, time.Now()); err != nil {
+		return fmt.Errorf("preauth: announce: %w", err)
+	}
+	if _, err := c.js.Publish(ctx, Of(c.subjects.TokenUpdated, e.AppID), body); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
 	return nil
 }
 
-// Lookup returns the current code of a component. Give ctx a deadline of about 5 s: the service
+// requestTimeout is how long an answer is waited for where the caller's context sets no end: the service answers
+// within 4 s, by its default setting, or not at all.
+const requestTimeout = 5 * time.Second
+
+// Lookup returns the current code of a component. Where ctx has no deadline it waits for 5 s: the service
 // answers within 4 s or not at all. An error answer is an [*Error]; [nats.ErrNoResponders] means
 // that no service runs. A request that breaks the contract gives an error that wraps [ErrInvalid],
 // and is not sent.
@@ -106,6 +115,11 @@ func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 
 // request returns the answer to a request; one that cannot be served is an [*Error].
 func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+	}
 	reply, err := c.nc.RequestWithContext(ctx, subject, body)
 	if err != nil {
 		return nil, err
@@ -116,8 +130,8 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 	return reply, nil
 }
 
-// Subscribe calls updated for every code announced from now on, one after the other. Delivery is
-// NATS's at-most-once: what is announced while the connection is down is missed, so look a component
+// Subscribe calls updated for every code announced from now on, one after the other. It does not wait until the server
+// knows of it, which flushing the connection does. Delivery is NATS's at-most-once: what is announced while the connection is down is missed, so look a component
 // up when its last update nears its expiry, with [LookupRequest.MinRevision] set to the last revision
 // seen. A message that is no update is left out and reported to failed. Neither function may be nil.
 //

@@ -150,7 +150,7 @@ func FuzzTokenEvent(f *testing.F) {
 		if err := event.Check(); err != nil {
 			t.Errorf("what was taken does not pass Check: %v", err)
 		}
-		if event.IssuedAt.Year() < 1 {
+		if event.IssuedAt.Year() < 1970 {
 			return // has no form on the wire
 		}
 		again, err := preauth.ParseTokenEvent("", nil, event.Encode(), arrived)

@@ -1,12 +1,14 @@
 // Package preauth is the contract of the preauth service and a small client for it.
 //
 // preauth turns each new component_access_token of a WeChat third-party platform into a
-// pre_auth_code, keeps it in MySQL, announces it on NATS and answers look-ups. Three kinds of
+// pre_auth_code, keeps it in MySQL, announces it on NATS and answers look-ups. These
 // programs meet it on NATS, and all they need is here:
 //
 //   - the token service announces tokens: [TokenEvent], [Client.Announce];
 //   - subscribers receive codes and failures: [Update], [Failure], [Client.Subscribe];
-//   - anybody who sends an account's owner to WeChat asks for a code: [LookupRequest], [Client.Lookup].
+//   - whoever sends an account's owner to WeChat asks for a code of this visitor's own, [Client.Claim], and for the
+//     visit that an authorization belongs to, [Client.Resolve];
+//   - who needs the current code, which everybody sees and one visitor can use, looks it up: [Client.Lookup].
 //
 // Bodies are JSON in UTF-8 with RFC 3339 times in UTC; unknown members are ignored, a known member
 // that stands twice is refused. Tokens and codes are of type [Secret] and do not print themselves.

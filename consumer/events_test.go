@@ -752,7 +752,7 @@ func TestLookUps(t *testing.T) {
 		"not JSON":                  {"preauth.lookup", "wx1", 400, "JSON object"},
 		"two components":            {"preauth.lookup.wx1", `{"component_appid":"wx2"}`, 400, "different components"},
 		"negative min_ttl":          {"preauth.lookup.wx1", `{"min_ttl":-1}`, 400, "min_ttl"},
-		"min_ttl longer than lives": {"preauth.lookup.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be less than the 1200 s"},
+		"min_ttl longer than lives": {"preauth.lookup.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
 		"revision to come":          {"preauth.lookup.wx1", `{"min_revision":2}`, 503, "not committed yet"},
 		"relative redirect_uri":     {"preauth.lookup.wx1", `{"redirect_uri":"/back"}`, 400, "redirect_uri"},
 		"unknown auth_type":         {"preauth.lookup.wx1", `{"auth_type":7}`, 400, "auth_type"},

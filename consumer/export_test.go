@@ -44,6 +44,22 @@ func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...rep
 // SaysSomethingNew reports whether a failure is announced after another one of the same component.
 var SaysSomethingNew = saysSomethingNew
 
+// KeeperStops reports whether the service makes no more codes of its own accord, as it is to stop.
+func KeeperStops(s *Service) bool { return s.keeper.stopping() }
+
+// SpentInVain returns how many of a component's calls are gone after one that was made and n that the rate of all calls
+// did not let through.
+func SpentInVain(n int) float64 {
+	l := newLimits(1, 1000)
+	before := l.budget("wx1").Tokens()
+	for range 1 + n {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+		_ = l.wait(ctx, "wx1", priorityClaim)
+		cancel()
+	}
+	return before - l.budget("wx1").Tokens()
+}
+
 // TimersForSpares returns how many timers are set for spares of one component that are to be tried for again
 // after each of the waits, of which none is over meanwhile.
 func TimersForSpares(waits ...time.Duration) int {

@@ -90,10 +90,11 @@ func (s *Service) Ready() error {
 func (h *health) run(ctx context.Context) {
 	h.lastDone = h.cfg.Now()
 	for {
-		checkCtx, cancel := context.WithTimeout(ctx, apiTimeout)
-		h.checkMySQL(checkCtx)
-		h.checkProgress(checkCtx)
-		cancel()
+		for _, check := range []func(context.Context){h.checkMySQL, h.checkProgress} {
+			checkCtx, cancel := context.WithTimeout(ctx, apiTimeout) // each its own: a part that hangs is no other's fault
+			check(checkCtx)
+			cancel()
+		}
 		if !pause(ctx, jittered(healthCheck)) {
 			return
 		}

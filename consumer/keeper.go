@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
 	"preauth"
 	"preauth/repo"
 	"preauth/wechat"
@@ -142,6 +143,7 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	}
 	outcome, err = k.minter.mint(ctx, job{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
+		rejected: component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
 		tries:    1, // the component's row keeps the time of the next one
 		priority: priorityOf[cause],
 		overtaken: func() bool {

@@ -18,8 +18,7 @@ const (
 	// inHandTries and inHandTime bound the calls made for an event before it is recorded as failed.
 	inHandTries = 5
 	inHandTime  = 5 * time.Second
-	// youngToken is the age up to which a rejected token is tried once more: WeChat may not know it
-	// everywhere yet.
+	// youngToken is the age up to which a rejected token is tried once more.
 	youngToken = 30 * time.Second
 )
 
@@ -52,6 +51,8 @@ type job struct {
 	issuedAt time.Time
 	// attempts counts the calls in vain since the component's last success.
 	attempts int
+	// rejected tells that WeChat rejected the token before.
+	rejected bool
 	// tries bounds the calls made before a failure is recorded.
 	tries int
 	// priority decides when calls are short.
@@ -95,7 +96,8 @@ func (m *minter) mint(ctx context.Context, j job) (repo.Outcome, error) {
 			failed = &wechat.Error{Class: preauth.ClassThrottled, ErrMsg: err.Error()}
 		}
 		j.attempts++
-		delay, again := m.delay(failed.Class, j.attempts, try, now.Sub(j.issuedAt), now)
+		delay, again := m.delay(failed.Class, j.attempts, !j.rejected && now.Sub(j.issuedAt) < youngToken, now)
+		j.rejected = j.rejected || failed.Class == preauth.ClassTokenRejected
 		if again && delay <= inHandWait && try < j.tries && now.Sub(started) < inHandTime {
 			m.log.Debug("trying again", "component", j.outcome.AppID, "class", string(failed.Class), "in", delay)
 			if !pause(ctx, delay) {
@@ -166,8 +168,9 @@ func expired(outcome repo.Outcome, now time.Time) repo.Outcome {
 }
 
 // delay returns how long to wait after a failure, and whether to try again with this token at all.
-// attempt counts the calls in vain since the component's last success, try those for this event.
-func (m *minter) delay(class preauth.Class, attempt, try int, age time.Duration, now time.Time) (time.Duration, bool) {
+// attempt counts the calls in vain since the component's last success. fresh is a token that WeChat may not know
+// everywhere yet.
+func (m *minter) delay(class preauth.Class, attempt int, fresh bool, now time.Time) (time.Duration, bool) {
 	d := m.cfg.Delays
 	switch class {
 	case preauth.ClassTransient, preauth.ClassBadReply:
@@ -191,7 +194,7 @@ func (m *minter) delay(class preauth.Class, attempt, try int, age time.Duration,
 		}
 		return jittered(d.Operator), true
 	case preauth.ClassTokenRejected:
-		return d.Once, try == 1 && age < youngToken
+		return d.Once, fresh
 	default: // a defect of ours, which no repetition mends
 		return 0, false
 	}

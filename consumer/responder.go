@@ -431,16 +431,23 @@ func (r *responder) noDatabase(err error) *preauth.Error {
 	return &preauth.Error{Code: preauth.CodeInternal, Message: "the database does not answer: try again"}
 }
 
-// beyondLife returns the error for a min_ttl that no new code can have, judged by the current one, and
-// otherwise nil.
+// ageWhenGiven is how old a new code may be when it is given out, as long as clients usually wait. Codes that live for
+// less than fifty seconds are given out younger.
+const ageWhenGiven = 5 * time.Second
+
+// beyondLife returns the error for a min_ttl that a new code need not have any more when it is given out, judged by
+// the current one, and otherwise nil. Without the difference each such request would cost calls for codes that are too
+// old when they come.
 func beyondLife(minTTL time.Duration, current *repo.CurrentCode) *preauth.Error {
 	life := current.ExpiresAt.Sub(current.IssuedAt)
-	if minTTL < life {
+	most := (life - min(ageWhenGiven, life/10)).Truncate(time.Second)
+	if minTTL <= most {
 		return nil
 	}
 	return &preauth.Error{
-		Code:    preauth.CodeBadRequest,
-		Message: fmt.Sprintf("min_ttl must be less than the %d s for which a new code lives", life/time.Second),
+		Code: preauth.CodeBadRequest,
+		Message: fmt.Sprintf("min_ttl must be at most %d s: a new code lives for %d s, and it takes time to get one",
+			most/time.Second, life/time.Second),
 	}
 }
 

@@ -99,8 +99,8 @@ type Config struct {
 	Trace func(Step)
 }
 
-// Delays are the waits between attempts after a failure, by the kind of failure. Each is jittered by
-// up to a quarter. The zero value of a field means its default.
+// Delays are the waits between attempts after a failure, by the kind of failure. Each but Once is
+// jittered by up to a quarter. The zero value of a field means its default.
 type Delays struct {
 	// Transient is the first wait after a failure that passes by itself; it doubles up to
 	// TransientMax. Defaults: 200ms and 10s.

@@ -252,7 +252,7 @@ func TestErrorsOfREADME(t *testing.T) {
 		func() *nats.Msg { return s.ask(t, "preauth.lookup."+appID, `{"min_revision":9}`) },
 		func() *nats.Msg {
 			hold("wx3")
-			return s.ask(t, "preauth.lookup.wx3", `{"min_ttl":1799}`)
+			return s.ask(t, "preauth.lookup.wx3", `{"min_ttl":1790}`)
 		},
 		func() *nats.Msg {
 			hold("wx4")

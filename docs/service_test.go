@@ -301,7 +301,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 
 	// A look-up that makes a code, a claim of a spare and one that makes a code, and what they resolve to.
 	eventually(t, "a code is made on demand", func() bool {
-		found, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - time.Second})
+		found, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - 10*time.Second})
 		return err == nil && found.Revision == 2
 	})
 	for _, id := range []string{"visitor 1", "visitor 2", "visitor 3"} {

@@ -48,7 +48,7 @@ FROM outbox AS o FORCE INDEX (created)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
 WHERE o.created_at < ? AND o.revision IS NOT NULL ORDER BY o.created_at, o.message_id LIMIT ?)
 UNION ALL
-(SELECT message_id, appid, revision, failure, created_at, NULL, NULL, NULL, NULL
+(SELECT message_id, appid, revision, failure, created_at, NULL AS code, NULL AS cause, NULL AS issued_at, NULL AS expires_at
 FROM outbox FORCE INDEX (created)
 WHERE created_at < ? AND revision IS NULL ORDER BY created_at, message_id LIMIT ?)
 ORDER BY created_at, message_id`, before, limit, before, limit)

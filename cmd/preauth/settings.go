@@ -59,11 +59,13 @@ func matches(pattern string) func(string) bool { return regexp.MustCompile(patte
 
 func isAddress(text string) bool {
 	_, port, err := net.SplitHostPort(text)
-	if err != nil {
-		return false
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	return err == nil
+	return err == nil && port != "" && isPort(port)
+}
+
+// isPort takes none for the default one.
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil
 }
 
 func isURIReference(text string) bool {
@@ -78,7 +80,7 @@ func isServers(text string) bool {
 			server = "nats://" + server
 		}
 		u, err := url.Parse(server)
-		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+		if err != nil || u.Hostname() == "" || !isPort(u.Port()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 			return false
 		}
 	}

@@ -36,7 +36,7 @@ var (
 
 // samples has every setting of "preauth serve".
 var samples = map[string]sample{
-	"nats-url":            {"nats://example.com:4222, tls://example.com", []string{" ", "nats://", "http://example.com", "nats://u:" + secret + "@:x", "nats://example.com,"}, "must be addresses of NATS servers"},
+	"nats-url":            {"nats://example.com:4222, tls://example.com", []string{" ", "nats://", "http://example.com", "nats://u:" + secret + "@:x", "nats://example.com,", "nats://example.com:99999"}, "must be addresses of NATS servers"},
 	"nats-user":           {"me", nil, ""}, // see the settings that exclude each other
 	"nats-password":       {"", []string{secret}, "goes with --nats-user: give that too"},
 	"nats-token":          {"token", nil, ""},
@@ -134,6 +134,22 @@ func refused(t *testing.T, says []string, args ...string) {
 		}
 	}
 	hasNoSecret(t, stderr.String())
+}
+
+func TestServeRefusesAProxyThatCannotBeRead(t *testing.T) {
+	serve := []string{"serve", "--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth", "--admin-listen=127.0.0.1:0", "--nats-url=nats://127.0.0.1:1"}
+	for _, proxy := range []string{
+		"http://me:" + secret + "%zz@proxy:3128", "http://me:" + secret + "#x@proxy:3128", "http://proxy:99999", "ftp://proxy", "http://", "proxy:3128/a",
+	} {
+		t.Setenv("HTTPS_PROXY", proxy)
+		refused(t, []string{"$HTTPS_PROXY must be an address such as http://proxy.example.com:3128"}, serve...)
+	}
+	for _, proxy := range []string{"", "proxy:3128", "http://me:%23@proxy:3128/", "socks5://127.0.0.1:1080", "https://[::1]:3128"} {
+		t.Setenv("HTTPS_PROXY", proxy)
+		if _, err := (wechatSettings{URLs: []string{"https://a.example", " https://b.example"}, Path: "/x"}).client(); err != nil {
+			t.Errorf("%q: %v", proxy, err)
+		}
+	}
 }
 
 func TestServeRefusesImpossibleValues(t *testing.T) {

@@ -2,6 +2,10 @@ package main
 
 import (
 	"errors"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"preauth/wechat"
@@ -21,6 +25,15 @@ type wechatSettings struct {
 // client returns the client for WeChat, which the environment's HTTPS_PROXY applies to.
 func (s wechatSettings) client() (*wechat.Client, error) {
 	var errs []error
+	for i := range s.URLs {
+		s.URLs[i] = strings.TrimSpace(s.URLs[i])
+	}
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
+		// net/http passes over one that it cannot read, and calls would leave from an address that WeChat refuses.
+		if proxy := os.Getenv(name); proxy != "" && !isProxy(proxy) {
+			errs = append(errs, refuse("$%s must be an address such as http://proxy.example.com:3128, with what is special in a password as %%XX", name))
+		}
+	}
 	if len(s.URLs) == 0 {
 		errs = append(errs, refuse("--wechat-url ($PREAUTH_WECHAT_URL) must be one base URL at least, such as %s", wechat.MainHost))
 	}
@@ -38,4 +51,14 @@ func (s wechatSettings) client() (*wechat.Client, error) {
 		return nil, errors.Join(errs...)
 	}
 	return wechat.New(wechat.Config{BaseURLs: s.URLs, Path: s.Path, Timeout: s.Timeout, MaxConnections: s.Calls})
+}
+
+// isProxy reports whether net/http can read the address of a proxy, and does not find another in it.
+func isProxy(text string) bool {
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	return err == nil && u.Hostname() != "" && isPort(u.Port()) && strings.Trim(u.Path, "/") == "" && !strings.ContainsAny(text, "?#") &&
+		slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
 }

@@ -509,7 +509,7 @@ func (c *component) use(now time.Time, options Options) int {
 	return 0
 }
 
-// wellFormed is whether a text can be a token: preauth's contract has the same rule.
+// wellFormed is whether a text can be a token of WeChat's.
 func wellFormed(token string) bool {
 	return len(token) <= 2048 && !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -1,0 +1,202 @@
+package consumer_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/wechat"
+	"preauth/wechat/wechattest"
+)
+
+// occupied has all calls of a replica, which may make one at a time, under way until it is released.
+func (w *world) occupied() (release func()) {
+	w.t.Helper()
+	hold := wechattest.NewHold()
+	w.t.Cleanup(hold.Release)
+	w.wechat.Next("busy", wechattest.Fault{HoldAnswer: hold})
+	w.announce("busy", w.token("busy"))
+	next(w, hold.Reached())
+	return hold.Release
+}
+
+func oneCall(s *setup) { s.cfg.Calls, s.cfg.AckWait = 1, time.Minute }
+
+// An event that is overtaken while it waits for its turn at WeChat costs no call.
+func TestEventOvertakenBeforeItsTurnCostsNoCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(oneCall).ready()
+	release := w.occupied()
+	w.announce("wx1", w.token("a"))
+	w.eventually("the first event is in hand", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 1 })
+	newest := w.token("b")
+	w.announce("wx1", newest)
+	w.eventually("the second one too", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 2 })
+	release()
+	w.settled(r, "wx1")
+	if n := w.wechat.Count("wx1"); n != 1 || !w.asked("wx1", newest) {
+		t.Errorf("%d calls, want one, with the newest token", n)
+	}
+}
+
+// A renewal that waits for its turn until its lease ends is left to whoever has the next one.
+func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	withClock := func(s *setup) { s.cfg.Now = c.Now }
+	slow := w.start(oneCall, withClock).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(slow, "wx1")
+	release := w.occupied()
+	w.due("wx1", c.Now())
+	other := w.start(withClock).ready()
+	c.advance(30 * time.Second)
+	other.await(consumer.StepCleared, "wx1", 1)
+	release()
+	slow.stop()
+	if n := w.wechat.Count("wx1"); n != 2 {
+		t.Errorf("%d calls, want one for the token and one for the renewal", n)
+	}
+}
+
+// due makes a component due and waits until a replica has leased it.
+func (w *world) due(appid string, now time.Time) {
+	w.t.Helper()
+	db := w.sql()
+	db.MustExec("UPDATE component SET due_at = ?, lease = NULL WHERE appid = ?", now.UTC(), appid)
+	w.eventually("leased", func() (leased bool) {
+		if err := db.Get(&leased, "SELECT lease IS NOT NULL FROM component WHERE appid = ?", appid); err != nil {
+			w.t.Fatal(err)
+		}
+		return leased
+	})
+}
+
+// A component whose lane is blocked takes no place from others for longer than its lease.
+func TestBlockedComponentHoldsUpNoRenewal(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 2 * patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(api.Close)
+	r := w.start(func(s *setup) { s.api, s.cfg.Calls, s.cfg.Now = api, 2, c.Now }).ready()
+	for _, appid := range []string{"wx1", "wx2"} {
+		w.announce(appid, w.token(appid))
+		w.settled(r, appid)
+	}
+	hold := wechattest.NewHold()
+	t.Cleanup(hold.Release)
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("next"))
+	next(w, hold.Reached())
+	for range 2 {
+		w.due("wx1", c.Now())
+	}
+	w.sql().MustExec("UPDATE component SET due_at = ? WHERE appid = 'wx2'", c.Now().UTC())
+	r.await(consumer.StepCleared, "wx2", 2)
+}
+
+// A rejected token is tried once more while it is young, and no more than that, whatever came in between.
+func TestRejectedTokenIsTriedOnceMore(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	failures := w.failures()
+	rejected := wechattest.Error(40001, "")
+	faults := make([]wechattest.Fault, 0, 20)
+	for range 5 { // as often as an event is tried in hand
+		faults = append(faults, wechattest.HTTPStatus(503))
+	}
+	for range 15 {
+		faults = append(faults, rejected)
+	}
+	w.wechat.Next("wx1", faults...)
+	w.announce("wx1", w.token("a"))
+	for {
+		failure := next(w, failures)
+		if failure.Class == preauth.ClassTokenRejected && failure.RetryAt.IsZero() {
+			break
+		}
+	}
+	r.stop()
+	if n := w.wechat.Count("wx1"); n != 5+2 {
+		t.Errorf("%d calls, want five that failed otherwise and two with the rejected token", n)
+	}
+}
+
+// A look-up or claim that reaches a replica before it has read the tokens must not take the component's for lost.
+func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
+	var c clock
+	w := newWorld(t, wechattest.Options{Now: c.Now})
+	first := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(first, "wx1")
+	first.stop()
+	// Two streams for the tokens: no replica can tell which to read.
+	if err := w.js.DeleteStream(w.within(), "COMPONENT_TOKENS"); err != nil {
+		t.Fatal(err)
+	}
+	for name, subject := range map[string]string{"ONE": "component.token.updated", "ALL": "component.token.updated.>"} {
+		if _, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{Name: name, Subjects: []string{subject}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.RequestTimeout = c.Now, time.Second })
+	w.eventually("look-ups from memory", func() bool {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		return err == nil
+	})
+	c.advance(40 * time.Second)
+	for name, ask := range map[string]func() error{
+		"look-up": func() error {
+			_, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second})
+			return err
+		},
+		"claim": func() error {
+			_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
+			return err
+		},
+	} {
+		var err error
+		w.eventually("answered", func() bool {
+			err = ask()
+			return code(err) != preauth.CodeInternal // MySQL is slow when all tests run at once
+		})
+		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable || e.Class != "" {
+			t.Errorf("%s: %v, want 503 and no class", name, err)
+		}
+	}
+	if failure := r.failure("wx1"); failure != nil {
+		t.Errorf("recorded: %+v", failure)
+	}
+}
+
+// Claims that the rate of all calls does not let through cost the component nothing of its day.
+func TestCallsThatTheRateForbidsCostNothing(t *testing.T) {
+	if spent := consumer.SpentInVain(50); spent > 1 {
+		t.Errorf("%.1f calls of the day were spent on one that was made and fifty that were not", spent)
+	}
+}
+
+// The spares that a component lacks are not waited for at the end.
+func TestShutdownDoesNotWaitForSparesToCome(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Spares = 1000 }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{}, wechattest.Fault{}, wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	next(w, hold.Reached())
+	r.cancel()
+	w.eventually("taking no more events", func() bool { return consumer.KeeperStops(r.service) })
+	hold.Release()
+	r.stop()
+	if n := w.wechat.Count("wx1"); n != 3 {
+		t.Errorf("%d calls, want no more after the end has begun", n)
+	}
+}
