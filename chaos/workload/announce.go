@@ -150,7 +150,7 @@ func garbage(c *component, rng *rand.Rand) message {
 	t := token{newToken(rng), true}
 	m := message{appid: c.appid, subject: tokenTopic, bad: true, token: t}
 	said := object{"component_appid": c.appid, "component_access_token": t.secret.Reveal()}
-	switch rng.IntN(9) {
+	switch rng.IntN(11) {
 	case 0:
 		m.body = []byte("{")
 		return m
@@ -172,6 +172,10 @@ func garbage(c *component, rng *rand.Rand) message {
 		delete(said, "component_appid")
 	case 8:
 		said["padding"] = strings.Repeat("x", preauth.MaxBody)
+	case 9:
+		said["expires_at"] = "0001-01-01T02:00:00Z" // Go's zero time and a life of two hours
+	case 10:
+		said["issued_at"] = "0500-01-01T00:00:00Z"
 	}
 	m.body = bytes.TrimSpace(said.encode())
 	return m
