@@ -183,10 +183,8 @@ func ways() map[string]way {
 		"token event, put back": {
 			given: func(*bench) {},
 			do: func(b *bench) {
-				// The refusal is not for the look at MySQL's health, which ends like this.
-				looked := make(chan struct{})
-				b.faults.Script("depth", repotest.Fault{After: func() { close(looked) }})
-				next(b.world, looked)
+				release := b.r.holdHealth(b.faults)
+				defer release()
 				b.faults.Script("components", repotest.Answered(1142, "SELECT command denied"))
 				b.announce(b.appid, b.token("first"))
 				b.eventually("put back", func() bool { return b.faults.Unmet() == 0 })
@@ -490,7 +488,8 @@ func newBench(t *testing.T, spares int) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(api.Close)
-	b.r = b.start(b.onWire(b.wire), func(s *setup) {
+	b.r = b.start(redelivered, b.onWire(b.wire), func(s *setup) {
+		s.cfg.RequestTimeout = 4 * time.Second // which a client is more patient than
 		s.db, s.api, s.cfg.Now, s.cfg.CallsPerDay = db, api, b.clock.Now, 1_000_000
 		s.cfg.Delays = consumer.Delays{Transient: 5 * time.Millisecond, TransientMax: 50 * time.Millisecond, Once: 5 * time.Millisecond}
 		if s.cfg.Spares = spares; spares == 0 {

@@ -32,13 +32,10 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 	defer tick.Stop()
 	none := func(waitingFor string) {
 		t.Helper()
-		for range 20 {
+		w.eventually("no transaction open while the service waits for "+waitingFor, func() bool {
 			<-tick.C
-			if transactions() == 0 {
-				return
-			}
-		}
-		t.Errorf("a transaction stays open while the service waits for %s", waitingFor)
+			return transactions() == 0
+		})
 	}
 	tx := db.MustBegin()
 	tx.MustExec("UPDATE component SET appid = appid")
