@@ -21,10 +21,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
-	"go.uber.org/goleak"
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/internal/natsserver"
 	"preauth/repo"
@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 		status = 1
 	}
 	if status == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := leak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			status = 1
 		}

@@ -23,10 +23,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
 	"preauth/wechat"
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		err = mysql.Close()
 	}
 	if err == nil && status == 0 {
-		err = goleak.Find()
+		err = leak.Find()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -12,9 +12,9 @@ import (
 
 	_ "github.com/go-sql-driver/mysql"
 	"github.com/jmoiron/sqlx"
-	"go.uber.org/goleak"
 
 	"preauth"
+	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
 	"preauth/repo/repotest"
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if err := goleak.Find(); err != nil && code == 0 {
+		if err := leak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -21,14 +21,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"preauth"
+	"preauth/internal/leak"
 	"preauth/wechat"
 	"preauth/wechat/wechattest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 const appid = "wx0123456789abcdef"
 

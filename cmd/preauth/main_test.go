@@ -18,9 +18,9 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"preauth"
+	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/wechat/wechattest"
 )
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 		status = 1
 	}
 	if status == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := leak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			status = 1
 		}

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"go.uber.org/goleak"
 
+	"preauth/internal/leak"
 	"preauth/internal/loopback"
 )
 
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one
