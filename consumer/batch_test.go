@@ -105,8 +105,9 @@ func (w *world) announcedOnce(updates []preauth.Update, got <-chan preauth.Updat
 		}
 		seen[update.AppID] = update.Revision
 	}
+	db := w.openRepo()
 	w.eventually("the outbox is empty", func() bool {
-		depth, _, err := w.openRepo().OutboxDepth(w.t.Context())
+		depth, _, err := db.OutboxDepth(w.t.Context())
 		return err == nil && depth == 0
 	})
 	stream, err := w.js.Stream(w.within(), "PREAUTH")

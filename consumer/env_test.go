@@ -70,12 +70,13 @@ const patience = 2 * time.Minute
 
 // world is what the service lives in: NATS, a database and WeChat, all real but the last.
 type world struct {
-	t      *testing.T
-	nats   *natsserver.Server
-	url    string // of NATS
-	store  string // of NATS
-	dsn    string
-	wechat *wechattest.Server
+	t        *testing.T
+	nats     *natsserver.Server
+	url      string // of NATS
+	store    string // of NATS
+	dsn      string
+	database *sqlx.DB // for a test's own questions
+	wechat   *wechattest.Server
 
 	nc *nats.Conn
 	js jetstream.JetStream
@@ -121,6 +122,12 @@ func newWorldAlone(t *testing.T, mysql *mysqlserver.Server, options wechattest.O
 		}
 	})
 	w.dsn = mysql.DSN(name)
+	connector, err := repo.Connector(w.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.database = sqlx.NewDb(sql.OpenDB(connector), "mysql")
+	t.Cleanup(func() { w.database.Close() })
 	db := w.openRepo()
 	if err := db.ApplySchema(t.Context()); err != nil {
 		t.Fatal(err)
@@ -455,23 +462,9 @@ func (w *world) stored(appid string) (preauth.Update, bool) {
 	return update, true
 }
 
-// sql returns the database for a test's own questions.
-func (w *world) sql() *sqlx.DB {
-	w.t.Helper()
-	connector, err := repo.Connector(w.dsn)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	db := sqlx.NewDb(sql.OpenDB(connector), "mysql")
-	w.t.Cleanup(func() { db.Close() })
-	return db
-}
-
 // dump returns all that a table holds.
 func (w *world) dump(table string) string {
-	db := w.sql()
-	defer db.Close()
-	rows, err := db.Queryx("SELECT * FROM " + table)
+	rows, err := w.database.Queryx("SELECT * FROM " + table)
 	if err != nil {
 		w.t.Error(err)
 		return ""
@@ -499,7 +492,7 @@ func (w *world) dump(table string) string {
 func (w *world) current(appid string) preauth.Secret {
 	w.t.Helper()
 	var codes []string
-	err := w.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND slot = 0", appid)
+	err := w.database.Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ? AND slot = 0", appid)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Errorf("settled at revision %d", got.Revision)
 	}
 	var retired int
-	if err := w.sql().Get(&retired, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = 'wx1' AND deleted_at IS NOT NULL"); err != nil {
+	if err := w.database.Get(&retired, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = 'wx1' AND deleted_at IS NOT NULL"); err != nil {
 		t.Fatal(err)
 	}
 	if retired != 1 {
