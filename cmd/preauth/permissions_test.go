@@ -114,7 +114,7 @@ func startDeployed(t *testing.T, file, store string, change ...func(*server.Opti
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Host, options.Port = newAddress(t)
+	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 	options.StoreDir, options.NoSigs, options.NoLog, options.HTTPPort = store, true, true, 0
 	for _, each := range change {
 		each(options)
