@@ -45,7 +45,7 @@ func crashingReplica() {
 		_, err := io.Copy(io.Discard, os.Stdin)
 		fail(errors.Join(err, io.EOF)) // the test is over
 	}()
-	nc, err := nats.Connect(os.Getenv(envNATS))
+	nc, err := nats.Connect(os.Getenv(envNATS), nats.Timeout(patience))
 	fail(err)
 	db, err := repo.Open(os.Getenv(envDSN), 4)
 	fail(err)

@@ -153,7 +153,7 @@ func (s *service) startNATS(t *testing.T) {
 func (s *service) connect(t *testing.T, role string) *nats.Conn {
 	t.Helper()
 	closed := make(chan struct{})
-	nc, err := nats.Connect(s.nats.ClientURL(), s.keys[role], nats.CustomInboxPrefix("_INBOX."+role),
+	nc, err := nats.Connect(s.nats.ClientURL(), s.keys[role], nats.Timeout(patience), nats.CustomInboxPrefix("_INBOX."+role),
 		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("as %s: %v", role, err) }))
 	if err != nil {
@@ -344,7 +344,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 		}
 	}
 	// Meanwhile another's message, which is no update, makes the relay ask the stream for the last one.
-	admin, err := jetstream.New(asAdmin)
+	admin, err := jetstream.New(asAdmin, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}

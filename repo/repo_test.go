@@ -210,7 +210,7 @@ func (d *database) outbox(t testing.TB) []repo.Announcement {
 
 // within gives a test's waits an end.
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -236,7 +236,7 @@ func newWeChat(t *testing.T, listen string) *wechattest.Server {
 // connect returns a plain connection to NATS.
 func connect(t *testing.T, url string, options ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, options...)
+	nc, err := nats.Connect(url, append(options, nats.Timeout(patience))...)
 	if err != nil {
 		t.Fatal(err)
 	}

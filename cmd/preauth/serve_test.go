@@ -94,7 +94,7 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	if text := service.out.String() + service.err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
 		t.Error("a code is printed")
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}

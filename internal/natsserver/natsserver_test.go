@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // within gives a test's waits an end.
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -43,7 +43,7 @@ func start(t *testing.T, opts natsserver.Options) *natsserver.Server {
 
 func connect(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
-	connection, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	connection, err := nats.Connect(url, nats.Timeout(time.Minute), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
