@@ -307,7 +307,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 
 func (w *world) client() *wechat.Client {
 	// WeChat is held for as long as a test needs.
-	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: patience, MaxConnections: 64})
+	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 2 * patience, MaxConnections: 64})
 	if err != nil {
 		w.t.Fatal(err)
 	}
