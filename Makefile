@@ -26,17 +26,17 @@ dev: database ## Run the service with NATS, a database and a stand-in for WeChat
 	@exec bin/preauth dev $(ARGS)
 
 test: prepare ## Run the tests
-	$(GO) test $(ARGS) ./...
+	$(GO) test -timeout 30m $(ARGS) ./...
 
 race: prepare ## Run the tests with the race detector
-	$(GO) test -race $(ARGS) ./...
+	$(GO) test -race -timeout 30m $(ARGS) ./...
 
 fuzz: prepare ## Give each fuzz target FUZZTIME inputs
 	@packages=$$($(GO) list ./...) && for package in $$packages; do \
 		targets=$$($(GO) test -list '^Fuzz' $$package) || { echo "$$targets"; exit 1; }; \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $(ARGS) $$package || exit 1; \
+			$(GO) test -timeout 30m -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $(ARGS) $$package || exit 1; \
 		done; \
 	done
 

@@ -29,7 +29,7 @@ func connect(t *testing.T) *nats.Conn {
 			t.Error(err)
 		}
 	})
-	nc, err := nats.Connect(server.URL())
+	nc, err := nats.Connect(server.URL(), nats.Timeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func newClient(t *testing.T, nc *nats.Conn) *preauth.Client {
 // stream creates a stream and returns it.
 func stream(t *testing.T, nc *nats.Conn, config jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,14 +60,17 @@ func stream(t *testing.T, nc *nats.Conn, config jetstream.StreamConfig) jetstrea
 	return created
 }
 
+// patience is how long a test waits for what has to happen: so long that no machine is too slow.
+const patience = 2 * time.Minute
+
 // receive waits for a value.
 func receive[T any](t *testing.T, from <-chan T) T {
 	t.Helper()
 	select {
 	case value := <-from:
 		return value
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing came within 10 s")
+	case <-time.After(patience):
+		t.Fatal("nothing came")
 		panic("unreachable")
 	}
 }
@@ -282,7 +285,7 @@ func TestSubscribe(t *testing.T) {
 	second.Revision++
 	bodies := [][]byte{first.Encode(), []byte(`{"pre_auth_code":"` + code + `"}`), second.Encode()}
 	for _, body := range bodies {
-		if _, err := nc.Request(preauth.Of("preauth.updated", appID), body, 10*time.Second); err != nil {
+		if _, err := nc.Request(preauth.Of("preauth.updated", appID), body, patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -297,10 +300,10 @@ func TestSubscribe(t *testing.T) {
 	if err := sub.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := nc.Request(preauth.Of("preauth.updated", appID), first.Encode(), 10*time.Second); err != nil {
+	if _, err := nc.Request(preauth.Of("preauth.updated", appID), first.Encode(), patience); err != nil {
 		t.Fatal(err)
 	}
-	if err := nc.FlushTimeout(10 * time.Second); err != nil {
+	if err := nc.FlushTimeout(patience); err != nil {
 		t.Fatal(err)
 	}
 	if len(updates)+len(failures) > 0 {

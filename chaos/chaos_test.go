@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"preauth/internal/leak"
 )
 
 var (
@@ -20,7 +22,7 @@ func TestMain(m *testing.M) {
 	status := m.Run()
 	if status == 0 {
 		// toxiproxy leaves behind what copied data on a connection that it has spoilt and closed.
-		if err := goleak.Find(
+		if err := leak.Find(
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),

@@ -105,8 +105,9 @@ func (w *world) announcedOnce(updates []preauth.Update, got <-chan preauth.Updat
 		}
 		seen[update.AppID] = update.Revision
 	}
+	db := w.openRepo()
 	w.eventually("the outbox is empty", func() bool {
-		depth, _, err := w.openRepo().OutboxDepth(w.t.Context())
+		depth, _, err := db.OutboxDepth(w.t.Context())
 		return err == nil && depth == 0
 	})
 	stream, err := w.js.Stream(w.within(), "PREAUTH")
@@ -235,19 +236,23 @@ func TestFailuresWithoutAnswerHoldUpNoUpdate(t *testing.T) {
 	for i := range failures {
 		w.publish(preauth.Of("component.token.updated", fmt.Sprint("bad", i)), []byte("garbage"))
 	}
-	published := 0
-	w.eventually("each failure is published", func() bool {
-		for _, message := range line.messages() {
-			if message == "publish failure" {
-				published++
+	published, givenUp := 0, func() int { return strings.Count(w.log.String(), "not announced") }
+	tries := 0
+	// Where the machine is slow, some are given up meanwhile, which tells nothing, and published again.
+	w.eventually("an update comes while each failure waits", func() bool {
+		w.eventually("each failure is published", func() bool {
+			for _, message := range line.messages() {
+				if message == "publish failure" {
+					published++
+				}
 			}
-		}
-		return published >= failures
+			return published-givenUp() >= failures
+		})
+		before := givenUp()
+		w.announce("wx1", w.token("good"))
+		tries++
+		next(w, got)
+		return givenUp() == before
 	})
-	w.announce("wx1", w.token("good"))
-	next(w, got)
-	if strings.Contains(w.log.String(), "not announced") {
-		t.Error("the update waited until failures were given up")
-	}
-	r.await(consumer.StepCleared, "wx1", 1)
+	r.await(consumer.StepCleared, "wx1", tries)
 }

@@ -90,7 +90,7 @@ func ways() map[string]way {
 		b.spares(b.r, b.appid, 1)
 	}
 	due := func(b *bench) {
-		b.sql().MustExec("UPDATE component SET due_at = UTC_TIMESTAMP(6) WHERE appid = ?", b.appid)
+		b.database.MustExec("UPDATE component SET due_at = UTC_TIMESTAMP(6) WHERE appid = ?", b.appid)
 	}
 	announceAnother := func(b *bench) { b.announce(b.appid, b.token("next")) }
 	claim := func(b *bench) {
@@ -110,7 +110,7 @@ func ways() map[string]way {
 			Code string
 			Live bool
 		}
-		err := b.sql().Select(&rows, "SELECT code, deleted_at IS NULL AS live FROM pre_auth_code WHERE appid = ? AND claim_id = 'visitor' AND expires_at > ?",
+		err := b.database.Select(&rows, "SELECT code, deleted_at IS NULL AS live FROM pre_auth_code WHERE appid = ? AND claim_id = 'visitor' AND expires_at > ?",
 			b.appid, b.clock.Now())
 		if err != nil || len(rows) != 1 || !rows[0].Live || rows[0].Code != got.PreAuthCode.Reveal() {
 			b.t.Errorf("the claim id has %d codes: %v", len(rows), err)
@@ -121,7 +121,7 @@ func ways() map[string]way {
 	}
 	expireClaim := func(b *bench) {
 		claim(b)
-		b.sql().MustExec("UPDATE pre_auth_code SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR WHERE appid = ? AND cause = 'claim'", b.appid)
+		b.database.MustExec("UPDATE pre_auth_code SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR WHERE appid = ? AND cause = 'claim'", b.appid)
 	}
 
 	return map[string]way{
@@ -143,8 +143,8 @@ func ways() map[string]way {
 		"token event, the next, where memory is wrong about the code": {
 			given: func(b *bench) {
 				afterAToken(b)
-				b.sql().MustExec("UPDATE component SET revision = 7 WHERE appid = ?", b.appid)
-				b.sql().MustExec("UPDATE pre_auth_code SET revision = 7 WHERE appid = ?", b.appid)
+				b.database.MustExec("UPDATE component SET revision = 7 WHERE appid = ?", b.appid)
+				b.database.MustExec("UPDATE pre_auth_code SET revision = 7 WHERE appid = ?", b.appid)
 			},
 			do: announceAnother,
 
@@ -183,10 +183,8 @@ func ways() map[string]way {
 		"token event, put back": {
 			given: func(*bench) {},
 			do: func(b *bench) {
-				// The refusal is not for the look at MySQL's health, which ends like this.
-				looked := make(chan struct{})
-				b.faults.Script("depth", repotest.Fault{After: func() { close(looked) }})
-				next(b.world, looked)
+				release := b.r.holdHealth(b.faults)
+				defer release()
 				b.faults.Script("components", repotest.Answered(1142, "SELECT command denied"))
 				b.announce(b.appid, b.token("first"))
 				b.eventually("put back", func() bool { return b.faults.Unmet() == 0 })
@@ -373,12 +371,12 @@ func ways() map[string]way {
 				b.settled(b.r, b.appid)
 			},
 			do: func(b *bench) {
-				b.sql().MustExec("UPDATE pre_auth_code SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 8 DAY WHERE appid = ? AND slot > 0", b.appid)
+				b.database.MustExec("UPDATE pre_auth_code SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 8 DAY WHERE appid = ? AND slot > 0", b.appid)
 			},
 			then: func(b *bench) {
 				b.eventually("purged", func() bool {
 					var left int
-					err := b.sql().Get(&left, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = ?", b.appid)
+					err := b.database.Get(&left, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = ?", b.appid)
 					return err == nil && left == 1
 				})
 			},
@@ -490,7 +488,8 @@ func newBench(t *testing.T, spares int) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(api.Close)
-	b.r = b.start(b.onWire(b.wire), func(s *setup) {
+	b.r = b.start(redelivered, b.onWire(b.wire), func(s *setup) {
+		s.cfg.RequestTimeout = 4 * time.Second // which a client is more patient than
 		s.db, s.api, s.cfg.Now, s.cfg.CallsPerDay = db, api, b.clock.Now, 1_000_000
 		s.cfg.Delays = consumer.Delays{Transient: 5 * time.Millisecond, TransientMax: 50 * time.Millisecond, Once: 5 * time.Millisecond}
 		if s.cfg.Spares = spares; spares == 0 {
@@ -637,7 +636,7 @@ func (b *bench) goOnce(t *testing.T, w way, appid string, i interruption) {
 		t.Errorf("%d failures announced, want %d", n, w.failures+i.failures)
 	}
 	var codes []string
-	if err := b.sql().Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ?", appid); err != nil {
+	if err := b.database.Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ?", appid); err != nil {
 		t.Error(err)
 	}
 	lost := 0
@@ -650,7 +649,7 @@ func (b *bench) goOnce(t *testing.T, w way, appid string, i interruption) {
 		t.Errorf("%d codes were lost", lost-w.purged)
 	}
 	// It is not to come into the way of the next.
-	b.sql().MustExec("UPDATE component SET due_at = NULL WHERE appid = ?", appid)
+	b.database.MustExec("UPDATE component SET due_at = NULL WHERE appid = ?", appid)
 }
 
 // quiet waits until the replica has nothing to do.
@@ -659,7 +658,7 @@ func (b *bench) quiet() {
 	b.r.ready()
 	b.acknowledged()
 	b.eventually("nothing leased and nothing to announce", func() bool {
-		due, err := dueNow(b.sql(), b.clock.Now())
+		due, err := dueNow(b.database, b.clock.Now())
 		rows, _, err2 := b.r.db.OutboxDepth(b.within())
 		return err == nil && err2 == nil && due == 0 && rows == 0
 	})

@@ -66,7 +66,7 @@ func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 // due makes a component due and waits until a replica has leased it.
 func (w *world) due(appid string, now time.Time) {
 	w.t.Helper()
-	db := w.sql()
+	db := w.database
 	db.MustExec("UPDATE component SET due_at = ?, lease = NULL WHERE appid = ?", now.UTC(), appid)
 	w.eventually("leased", func() (leased bool) {
 		if err := db.Get(&leased, "SELECT lease IS NOT NULL FROM component WHERE appid = ?", appid); err != nil {
@@ -98,7 +98,7 @@ func TestBlockedComponentHoldsUpNoRenewal(t *testing.T) {
 	for range 2 {
 		w.due("wx1", c.Now())
 	}
-	w.sql().MustExec("UPDATE component SET due_at = ? WHERE appid = 'wx2'", c.Now().UTC())
+	w.database.MustExec("UPDATE component SET due_at = ? WHERE appid = 'wx2'", c.Now().UTC())
 	r.await(consumer.StepCleared, "wx2", 2)
 }
 

@@ -45,7 +45,7 @@ func crashingReplica() {
 		_, err := io.Copy(io.Discard, os.Stdin)
 		fail(errors.Join(err, io.EOF)) // the test is over
 	}()
-	nc, err := nats.Connect(os.Getenv(envNATS))
+	nc, err := nats.Connect(os.Getenv(envNATS), nats.Timeout(patience))
 	fail(err)
 	db, err := repo.Open(os.Getenv(envDSN), 4)
 	fail(err)
@@ -63,6 +63,12 @@ func crashingReplica() {
 	}
 	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	fail(err)
+	go func() {
+		for service.Ready() != nil {
+			<-time.After(10 * time.Millisecond)
+		}
+		fail(os.Stdout.Close()) // tells the test
+	}()
 	fail(service.Run(context.Background()))
 }
 
@@ -75,7 +81,7 @@ func (w *world) process(at consumer.StepName) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(w.t.Context(), executable)
 	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.url, envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Stderr = os.Stderr
 	// It ends with this process, however this one ends.
 	if _, err := cmd.StdinPipe(); err != nil {
 		w.t.Fatal(err)
@@ -83,13 +89,19 @@ func (w *world) process(at consumer.StepName) *exec.Cmd {
 	return cmd
 }
 
-// killAfter runs a replica in a process of its own, and kills it.
+// killAfter runs a replica in a process of its own, and kills it some time after it got ready, which takes long on a
+// slow machine.
 func (w *world) killAfter(life time.Duration) {
 	cmd := w.process(never)
-	if err := cmd.Start(); err != nil {
+	untilReady, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		w.t.Error(err)
 		return
 	}
+	_, _ = io.Copy(io.Discard, untilReady)
 	time.AfterFunc(life, func() { _ = cmd.Process.Kill() })
 	_ = cmd.Wait()
 }
@@ -123,7 +135,7 @@ func TestKilledInEachGap(t *testing.T) {
 			w.announce("wx1", w.token("a"))
 			w.crash(at)
 
-			r := w.start()
+			r := w.start(redelivered)
 			update := w.settled(r, "wx1")
 			if update.Revision != 1 {
 				t.Errorf("revision %d: the event was worked on again after it was committed", update.Revision)

@@ -79,7 +79,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Errorf("settled at revision %d", got.Revision)
 	}
 	var retired int
-	if err := w.sql().Get(&retired, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = 'wx1' AND deleted_at IS NOT NULL"); err != nil {
+	if err := w.database.Get(&retired, "SELECT COUNT(*) FROM pre_auth_code WHERE appid = 'wx1' AND deleted_at IS NOT NULL"); err != nil {
 		t.Fatal(err)
 	}
 	if retired != 1 {
@@ -208,9 +208,16 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 // A replica that knows what the current code was made with knows that a new token is one, and asks MySQL only where
 // the token may have been announced before.
 func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
-	w := newWorld(t, wechattest.Options{})
+	// A clock that is behind takes no event for late.
+	var c clock
+	c.advance(-time.Hour)
+	w := newWorld(t, wechattest.Options{Now: c.Now})
 	db, faults := w.faulty()
-	r := w.start(func(s *setup) { s.db = db }).ready()
+	start := func() *replica {
+		return w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Now = db, c.Now }).ready()
+	}
+	r := start()
+	release := r.holdHealth(faults)
 	first := w.token("first")
 	w.announce("wx1", first)
 	r.await(consumer.StepCleared, "wx1", 1)
@@ -230,9 +237,11 @@ func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
 	}
 
 	// Another replica knows it as soon as it has held the announcements against MySQL.
+	release()
 	r.stop()
 	db, faults = w.faulty()
-	r = w.start(func(s *setup) { s.db = db }).ready()
+	r = start()
+	r.holdHealth(faults)
 	pages := 0
 	w.eventually("all current codes read", func() bool {
 		for _, operation := range faults.Operations() {
@@ -254,7 +263,8 @@ func TestLateEventIsLookedUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
 	ahead := func() time.Time { return time.Now().Add(3 * time.Second) }
-	r := w.start(func(s *setup) { s.db, s.cfg.Now = db, ahead }).ready()
+	r := w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Now = db, ahead }).ready()
+	r.holdHealth(faults)
 	w.announce("wx1", w.token("first"))
 	r.await(consumer.StepCleared, "wx1", 1)
 	faults.Operations()
@@ -566,7 +576,7 @@ func TestFailuresByClass(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, wechattest.Options{})
-			r := w.start().ready()
+			r := w.start(waitsBriefly).ready()
 			failures, updates := w.failures(), w.updates()
 
 			// As long as WeChat fails, nothing but failures comes.
@@ -595,7 +605,7 @@ func TestFailuresByClass(t *testing.T) {
 			var err error
 			w.eventually("look-up answered", func() bool {
 				_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-				return code(err) != preauth.CodeInternal // MySQL is slow when all tests run at once
+				return code(err) != preauth.CodeInternal // MySQL took all the time
 			})
 			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable ||
 				e.Class != c.class || e.ErrCode != c.errcode || (e.RID == "") != (c.errcode == 0) {
@@ -639,11 +649,13 @@ func TestFailureCarriesWhatAnOperatorNeeds(t *testing.T) {
 }
 
 func TestRenewalAheadOfExpiry(t *testing.T) {
-	w := newWorld(t, wechattest.Options{CodeLife: 4 * time.Second})
-	r := w.start().ready()
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 40 * time.Minute, Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
 	updates := w.updates()
 	w.announce("wx1", w.token("a"))
 	first := next(w, updates)
+	c.advance(31 * time.Minute) // into the last quarter
 	second := next(w, updates)
 	if second.Cause != preauth.CauseRenewal || second.Revision != first.Revision+1 {
 		t.Errorf("got %+v", second)
@@ -655,13 +667,15 @@ func TestRenewalAheadOfExpiry(t *testing.T) {
 }
 
 func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
-	w := newWorld(t, wechattest.Options{CodeLife: 3 * time.Second})
-	r := w.start().ready()
+	var c clock
+	w := newWorld(t, wechattest.Options{CodeLife: 40 * time.Minute, Now: c.Now})
+	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
 	failures := w.failures()
 	token := w.token("a")
-	body := fmt.Sprintf(`{"component_access_token":%q,"expires_in":1}`, token.Reveal())
+	body := fmt.Sprintf(`{"component_access_token":%q,"expires_in":1200}`, token.Reveal())
 	w.publish("component.token.updated.wx1", []byte(body))
 	r.await(consumer.StepCommitted, "wx1", 1)
+	c.advance(31 * time.Minute) // into the last quarter of the code's life
 	failure := next(w, failures)
 	if failure.Class != preauth.ClassTokenExpired || !failure.RetryAt.IsZero() {
 		t.Errorf("got %+v", failure)
@@ -712,7 +726,7 @@ func TestLookUps(t *testing.T) {
 
 	good := map[string]preauth.LookupRequest{
 		"plain":        {AppID: "wx1"},
-		"min_ttl":      {AppID: "wx1", MinTTL: 19 * time.Minute},
+		"min_ttl":      {AppID: "wx1", MinTTL: 10 * time.Minute},
 		"min_revision": {AppID: "wx1", MinRevision: 1},
 	}
 	for name, request := range good {
@@ -721,7 +735,7 @@ func TestLookUps(t *testing.T) {
 			if err != nil || got.Revision != 1 || !got.PreAuthCode.Equal(w.current("wx1")) {
 				t.Errorf("got %+v, %v", got, err)
 			}
-			if got.ExpiresIn > 20*time.Minute || got.ExpiresIn < 19*time.Minute || !got.Links.PC.IsZero() {
+			if got.ExpiresIn > 20*time.Minute || got.ExpiresIn < 10*time.Minute || !got.Links.PC.IsZero() {
 				t.Errorf("got %+v", got)
 			}
 		})
@@ -777,7 +791,7 @@ func TestLookUps(t *testing.T) {
 func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
-	w.start(func(s *setup) { s.db, s.cfg.Requests = db, 1 }).ready()
+	w.start(func(s *setup) { s.db, s.cfg.Requests = db, 1 }).ready().holdHealth(faults)
 	reached, release := make(chan struct{}), make(chan struct{})
 	faults.Script("components", repotest.Fault{Before: func() { close(reached); <-release }})
 	first, err := w.nc.SubscribeSync(w.nc.NewInbox())
@@ -801,32 +815,63 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	}
 }
 
-// A component whose first code is being made is not unknown: whoever asks waits for it, as long as for anything else.
+// firstRequests are what may be asked of a component whose first code is being made.
+var firstRequests = map[string]func(w *world, appid string) error{
+	"look-up": func(w *world, appid string) error {
+		_, err := w.lookup(preauth.LookupRequest{AppID: appid})
+		return err
+	},
+	"claim": func(w *world, appid string) error {
+		_, err := w.claim(preauth.ClaimRequest{AppID: appid})
+		return err
+	},
+}
+
+// Such a component is not unknown: whoever asks waits for the code, as long as for anything else.
 func TestRequestsWaitForTheFirstCode(t *testing.T) {
+	for what, ask := range firstRequests {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			db, faults := w.faulty()
+			w.start(func(s *setup) { s.db = db }).ready().holdHealth(faults)
+			hold := wechattest.NewHold()
+			defer hold.Release()
+			w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+			w.announce("wx1", w.token("first"))
+			next(w, hold.Reached())
+			waits := make(chan struct{})
+			faults.Script("components", repotest.Fault{}, repotest.Fault{Before: func() { close(waits) }}) // it finds nothing and asks again
+			answered := make(chan error, 1)
+			go func() { answered <- ask(w, "wx1") }()
+			next(w, waits)
+			hold.Release()
+			if err := next(w, answered); err != nil {
+				t.Errorf("got %v", err)
+			}
+			if err := ask(w, "wx2"); code(err) != preauth.CodeNotFound {
+				t.Errorf("for a component that was never announced: %v", err)
+			}
+		})
+	}
+}
+
+func TestRequestsForAFirstCodeThatTakesLongAreRefused(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	w.start(func(s *setup) { s.cfg.RequestTimeout = time.Second }).ready()
+	w.start(waitsBriefly).ready()
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	w.announce("wx1", w.token("first"))
 	next(w, hold.Reached())
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); code(err) != preauth.CodeUnavailable {
-		t.Errorf("a look-up meanwhile gets %v", err)
-	}
-	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); code(err) != preauth.CodeUnavailable {
-		t.Errorf("a claim meanwhile gets %v", err)
-	}
-	answered := make(chan error, 2)
-	go func() {
-		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
-		answered <- err
-	}()
-	hold.Release()
-	if err := next(w, answered); err != nil {
-		t.Errorf("a look-up that waited gets %v", err)
-	}
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.CodeNotFound {
-		t.Errorf("a look-up of a component that was never announced gets %v", err)
+	for what, ask := range firstRequests {
+		var err error
+		w.eventually("answered", func() bool {
+			err = ask(w, "wx1")
+			return code(err) != preauth.CodeInternal // MySQL took all the time
+		})
+		if code(err) != preauth.CodeUnavailable {
+			t.Errorf("a %s gets %v", what, err)
+		}
 	}
 }
 

@@ -176,7 +176,7 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 		// later. The replica is another, because the first has seen the real times.
 		"a smaller sequence, two minutes later": {5, func(w *world, r *replica) *replica {
 			r.stop()
-			w.sql().MustExec("UPDATE component SET token_time = token_time - INTERVAL 2 MINUTE")
+			w.database.MustExec("UPDATE component SET token_time = token_time - INTERVAL 2 MINUTE")
 			return w.start()
 		}},
 	}

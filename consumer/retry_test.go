@@ -296,7 +296,7 @@ func TestCodeGivenAgainAndAgainIsCounted(t *testing.T) {
 func TestLongOutageFloodsNobody(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
-	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
+	r := w.start(waitsBriefly, func(s *setup) { s.cfg.Now = c.Now }).ready()
 	w.announce("wx1", w.token("a"))
 	w.settled(r, "wx1")
 	failures := w.failures()
@@ -327,7 +327,7 @@ func TestLongOutageFloodsNobody(t *testing.T) {
 	var err error
 	w.eventually("look-up answered", func() bool {
 		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-		return code(err) != preauth.CodeInternal // MySQL is slow when all tests run at once
+		return code(err) != preauth.CodeInternal // MySQL took all the time
 	})
 	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassConfiguration {
 		t.Errorf("look-up says %v", err)
@@ -424,21 +424,19 @@ func (w *world) heartbeats() <-chan struct{} {
 	return beats
 }
 
-func shortAckWait(s *setup) { s.cfg.AckWait = time.Second }
-
 // Work that takes longer than the ack wait stays with the replica that has it.
 func TestEventInHandForLongIsNotWorkedOnTwice(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	first := w.start(shortAckWait).ready()
+	first := w.start().ready()
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	w.announce("wx1", w.token("a"))
 	next(w, hold.Reached())
-	second := w.start(shortAckWait).ready()
+	second := w.start().ready()
 
 	beats := w.heartbeats()
-	for range 8 { // three in a second
+	for range 4 { // three in an ack wait
 		next(w, beats)
 	}
 	hold.Release()
@@ -456,7 +454,7 @@ func TestEventInHandForLongIsNotWorkedOnTwice(t *testing.T) {
 func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	way := &line{}
-	r := w.start(shortAckWait, w.onLine(way, nats.ReconnectBufSize(-1))).ready()
+	r := w.start(redelivered, w.onLine(way, nats.ReconnectBufSize(-1))).ready()
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
@@ -466,7 +464,7 @@ func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
 	next(w, beats)
 	// For so long that another replica gets the event, there is no way to send one.
 	way.down()
-	other := w.start(shortAckWait)
+	other := w.start(redelivered)
 	other.await(consumer.StepAcknowledged, "wx1", 1)
 	for len(beats) > 0 {
 		<-beats

@@ -93,7 +93,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	}
 	known := make([]bool, components)
 
-	database := w.sql()
+	database := w.database
 	var (
 		looked, missed int
 		settledEvents  int

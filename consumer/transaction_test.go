@@ -16,7 +16,7 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	wire := &wire{}
 	r := w.start(w.onWire(wire), func(s *setup) { s.cfg.Now = c.Now }).ready()
-	db := w.sql()
+	db := w.database
 	open := "SELECT COUNT(*) FROM information_schema.innodb_trx JOIN information_schema.processlist p ON p.id = trx_mysql_thread_id WHERE p.db = DATABASE()"
 	if mysql.Engine() == mysqlserver.TiDB {
 		open = "SELECT COUNT(*) FROM information_schema.tidb_trx WHERE db = DATABASE() AND session_id <> CONNECTION_ID()"
@@ -32,13 +32,10 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 	defer tick.Stop()
 	none := func(waitingFor string) {
 		t.Helper()
-		for range 20 {
+		w.eventually("no transaction open while the service waits for "+waitingFor, func() bool {
 			<-tick.C
-			if transactions() == 0 {
-				return
-			}
-		}
-		t.Errorf("a transaction stays open while the service waits for %s", waitingFor)
+			return transactions() == 0
+		})
 	}
 	tx := db.MustBegin()
 	tx.MustExec("UPDATE component SET appid = appid")

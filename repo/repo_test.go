@@ -12,9 +12,9 @@ import (
 
 	_ "github.com/go-sql-driver/mysql"
 	"github.com/jmoiron/sqlx"
-	"go.uber.org/goleak"
 
 	"preauth"
+	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
 	"preauth/repo/repotest"
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		if err := goleak.Find(); err != nil && code == 0 {
+		if err := leak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -210,7 +210,7 @@ func (d *database) outbox(t testing.TB) []repo.Announcement {
 
 // within gives a test's waits an end.
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -72,7 +72,7 @@ func (d *dev) end(t *testing.T) {
 // stored returns the bodies of all messages in a stream.
 func stored(t *testing.T, nc *nats.Conn, stream string) [][]byte {
 	t.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,18 +27,14 @@ import (
 // newNATSWith starts a nats-server with JetStream from a configuration file, and returns its URL.
 func newNATSWith(t *testing.T, config string) string {
 	t.Helper()
-	address, _, err := loopback.Address("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	startNATS(t, address, t.TempDir(), config)
+	address, _ := startNATS(t, "127.0.0.1:-1", t.TempDir(), config) // it chooses the port itself
 	return "nats://" + address
 }
 
-// startNATS starts a nats-server on an address, until stop is called or the test ends.
-func startNATS(t *testing.T, address, store, config string, change ...func(*server.Options)) (stop func()) {
+// startNATS starts a nats-server on an address, until stop is called or the test ends, and returns where it listens.
+func startNATS(t *testing.T, listen, store, config string, change ...func(*server.Options)) (address string, stop func()) {
 	t.Helper()
-	options, err := server.ProcessConfigFile(write(t, "nats.conf", fmt.Sprintf("listen: %q\njetstream {store_dir: %q}\n%s\n", address, store, config)))
+	options, err := server.ProcessConfigFile(write(t, "nats.conf", fmt.Sprintf("listen: %q\njetstream {store_dir: %q}\n%s\n", listen, store, config)))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, config)
 	}
@@ -59,7 +55,7 @@ func startNATS(t *testing.T, address, store, config string, change ...func(*serv
 	if !nats.ReadyForConnections(patience) {
 		t.Fatalf("nats-server does not start:\n%s", config)
 	}
-	return stop
+	return nats.Addr().String(), stop
 }
 
 func TestServeLogsInToNATS(t *testing.T) {
@@ -211,7 +207,7 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	store, refuse := t.TempDir(), new(refusing)
-	stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
+	_, stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
 	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+newDatabase(t), "--schema-apply")
 	// More often than a client of NATS does by itself.
 	eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })

@@ -114,7 +114,7 @@ func startDeployed(t *testing.T, file, store string, change ...func(*server.Opti
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Host, options.Port = newAddress(t)
+	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 	options.StoreDir, options.NoSigs, options.NoLog, options.HTTPPort = store, true, true, 0
 	for _, each := range change {
 		each(options)
@@ -217,7 +217,7 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	if msg, err := failures.NextMsg(patience); err != nil || !strings.Contains(string(msg.Data), `"bad_event"`) {
 		t.Fatalf("no failure announced: %v", err)
 	}
-	js, err := jetstream.New(d.connect(t, asOperator))
+	js, err := jetstream.New(d.connect(t, asOperator), jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -535,7 +535,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		"preauth.updated.wx8", "preauth.updated", "preauth.failed.wx8", "preauth.failed", "component.token.updated.a.b",
 		"$JS.API.STREAM.PURGE.PREAUTH", "$JS.API.STREAM.DELETE.PREAUTH_FAILED", "_INBOX.client.other",
 	}
-	js, err := jetstream.New(d.asAdmin)
+	js, err := jetstream.New(d.asAdmin, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}

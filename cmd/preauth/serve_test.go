@@ -38,7 +38,11 @@ func newNATS(t *testing.T) *natsserver.Server {
 // serve starts the service with what differs from test to test, and returns its admin address.
 func serve(t *testing.T, args ...string) (r *running, admin string) {
 	t.Helper()
-	r = start(t, append([]string{"serve", "--admin-listen=127.0.0.1:0", "--log-level=debug"}, args...)...)
+	r = start(t, append([]string{
+		"serve", "--admin-listen=127.0.0.1:0", "--log-level=debug",
+		// Limits that no machine is too slow for.
+		"--request-timeout=1m", "--wechat-timeout=1m", "--shutdown=1m", "--stall=1h",
+	}, args...)...)
 	return r, r.err.await(t, `"admin":"([^"]+)"`)[1]
 }
 
@@ -52,7 +56,7 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	if status, body := get(t, admin, "/healthz"); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz says %d %q", status, body)
 	}
-	if status, out, _ := do(t, "check", "--admin-listen="+admin); status != 0 || out != "ready\n" {
+	if status, out, _ := do(t, "check", "--timeout=1m", "--admin-listen="+admin); status != 0 || out != "ready\n" {
 		t.Errorf("check of a ready service: status %d, %q", status, out)
 	}
 
@@ -84,13 +88,13 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
 	service.err.await(t, `"msg":"stopped"`)
-	if status, _, stderr := do(t, "check", "--admin-listen="+admin); status != 1 || !strings.Contains(stderr, "connection refused") {
+	if status, _, stderr := do(t, "check", "--timeout=1m", "--admin-listen="+admin); status != 1 || !strings.Contains(stderr, "connection refused") {
 		t.Errorf("check of a stopped service: status %d, %q", status, stderr)
 	}
 	if text := service.out.String() + service.err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
 		t.Error("a code is printed")
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,17 +115,17 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	t.Helper()
 	code := current.PreAuthCode.Reveal()
-	status, out, _ := do(t, "lookup", "--nats-url="+url, current.AppID)
+	status, out, _ := do(t, "lookup", "--timeout=1m", "--nats-url="+url, current.AppID)
 	if status != 0 || strings.Contains(out, code) || !strings.HasPrefix(out, current.PreAuthCode.Hint()+"\nrevision 1, valid until ") {
 		t.Errorf("lookup: status %d, %q", status, out)
 	}
-	if status, out, _ = do(t, "lookup", "--nats-url="+url, "--reveal", "--min-ttl=1m", current.AppID); status != 0 || !strings.HasPrefix(out, code+"\n") {
+	if status, out, _ = do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--reveal", "--min-ttl=1m", current.AppID); status != 0 || !strings.HasPrefix(out, code+"\n") {
 		t.Errorf("lookup --reveal: status %d, and the code is not printed", status)
 	}
-	if status, out, stderr := do(t, "lookup", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.HasPrefix(stderr, "preauth: look-up: 404: ") {
+	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.HasPrefix(stderr, "preauth: look-up: 404: ") {
 		t.Errorf("lookup of an unknown component: status %d, %q %q", status, out, stderr)
 	}
-	if status, out, stderr := do(t, "lookup", "--nats-url="+url, "--subject-lookup=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
+	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--subject-lookup=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
 		t.Errorf("lookup where no service is: status %d, %q %q", status, out, stderr)
 	}
 }
@@ -189,7 +193,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 		t.Errorf("/healthz says %d with everything away, want 200", status)
 	}
 	expectReasons(t, admin, "NATS: the connection is ", "MySQL: ", "failure stream: ", "token stream: ", "update stream: ")
-	status, out, stderr := do(t, "check", "--admin-listen="+admin)
+	status, out, stderr := do(t, "check", "--timeout=1m", "--admin-listen="+admin)
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
 	}
@@ -235,7 +239,8 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	service, admin := serve(t, "--nats-url="+newNATS(t).URL(), "--mysql-dsn=root@tcp("+silent.Addr().String()+")/away", "--schema-apply")
+	service, admin := serve(t, "--nats-url="+newNATS(t).URL(),
+		"--mysql-dsn=root@tcp("+silent.Addr().String()+")/away?timeout=1h&readTimeout=1h", "--schema-apply")
 	service.err.await(t, `"taking token events"`)
 	if strings.Contains(service.err.String(), "schema not applied") {
 		t.Error("the service waited for the database to fail")
@@ -299,7 +304,7 @@ func TestLookupSaysThatNATSIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, _, stderr := do(t, "lookup", "--nats-url="+address, "wx1")
+	status, _, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+address, "wx1")
 	if want := "connecting to NATS at --nats-url ($NATS_URL): " + nats.ErrNoServers.Error(); status != 1 || !strings.Contains(stderr, want) {
 		t.Errorf("status %d, %q; want 1 and %q", status, stderr, want)
 	}

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"go.uber.org/goleak"
 
+	"preauth/internal/leak"
 	"preauth/internal/loopback"
 )
 
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one
@@ -77,7 +77,7 @@ func needTiDB(t *testing.T) string {
 // within gives a test's waits an end.
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
