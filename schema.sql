@@ -77,6 +77,6 @@ CREATE TABLE IF NOT EXISTS outbox (
   failure    MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'a failure: the body, JSON',
   created_at DATETIME(6)  NOT NULL,
   PRIMARY KEY (message_id),
-  KEY created (created_at),
+  KEY created (created_at, revision),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
 ) ENGINE = InnoDB COMMENT = 'preauth: announcements not yet known to be published';

@@ -15,12 +15,18 @@ func (t *instant) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	read = microseconds(read)
-	// The zero time is how Go writes one that is not set. A zone can carry a time over the edge of RFC 3339.
-	if year := read.Year(); (year < 1970 || year > 9999) && !read.IsZero() {
+	if !isInstant(read) {
 		return errors.New("year outside of 1970 to 9999")
 	}
 	t.Time = read
 	return nil
+}
+
+// isInstant reports whether a time can be on the wire. The zero time is how Go writes one that is not set. A zone can carry
+// a time over the edge of RFC 3339.
+func isInstant(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 1970 && year <= 9999 || t.IsZero()
 }
 
 // microseconds returns a time as the contract has it: in UTC, with microseconds.

@@ -55,6 +55,11 @@ func (e TokenEvent) Check() error {
 	if err := checkToken(e.Token.Reveal()); err != nil {
 		return err
 	}
+	for name, at := range map[string]time.Time{"issued_at": e.IssuedAt, "expires_at": e.ExpiresAt} {
+		if !isInstant(at) {
+			return invalid("%s must be of the years 1970 to 9999", name)
+		}
+	}
 	if !e.IssuedAt.IsZero() && !e.ExpiresAt.IsZero() {
 		return checkLife(microseconds(e.ExpiresAt).Sub(microseconds(e.IssuedAt)), "expires_at")
 	}

@@ -56,13 +56,14 @@ var brokenBuilds = []struct {
 			"consumer/tokens.go", "	t.settle(ctx, msg, step, outcome)\n", `	if outcome.Code != nil {
 		_ = t.relay.publishUpdate(ctx, preauth.Update{
 			AppID: outcome.AppID, PreAuthCode: outcome.Code.PreAuthCode, IssuedAt: outcome.Code.IssuedAt,
-			ExpiresAt: outcome.Code.ExpiresAt, Revision: known.Revision + 1, Cause: outcome.Cause,
+			ExpiresAt: outcome.Code.ExpiresAt, Revision: max(known.Revision, current.Revision) + 1, Cause: outcome.Cause,
 		})
 	}
 	t.settle(ctx, msg, step, outcome)
 `,
 		}},
-		broken: []string{"announced if and only if committed"},
+		broken:   []string{"announced if and only if committed"},
+		duration: time.Minute,
 	},
 	{
 		name: "some announcements are forgotten",
@@ -117,7 +118,8 @@ var brokenBuilds = []struct {
 	}
 	minted, err := r.keeper.mintAside(`,
 		}},
-		broken: []string{"one code, one visitor"},
+		broken:   []string{"one code, one visitor"},
+		duration: time.Minute,
 	},
 	{
 		name: "a claim id gets a code each time",

@@ -71,7 +71,7 @@ type bench struct {
 // background is what a replica does all the time, whatever it is asked to do. It is interrupted nevertheless: see the
 // way "at rest".
 var background = struct{ sql, messages []string }{
-	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback"},
+	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend"},
 	[]string{"pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
 }
 
@@ -245,6 +245,30 @@ func ways() map[string]way {
 			writes:   append([]string{"lease", "retire", "code", "announce", "announced"}, saving...),
 			messages: []string{"publish update"},
 			lost:     []string{"lease applied again and again", "leased not applied again and again", "components not applied again and again"},
+		},
+		"renewal that waits for long": {
+			given: afterAToken,
+			do: func(b *bench) {
+				hold := wechattest.NewHold()
+				defer hold.Release()
+				b.wechat.Next(b.appid, wechattest.Fault{HoldAnswer: hold})
+				due(b)
+				next(b.world, hold.Reached())
+				ends := map[time.Time]bool{}
+				b.eventually("the lease is extended, and extended again", func() bool {
+					var end time.Time
+					if err := b.database.Get(&end, "SELECT due_at FROM component WHERE appid = ?", b.appid); err != nil {
+						b.t.Fatal(err)
+					}
+					ends[end] = true
+					return len(ends) == 3
+				})
+			},
+			leased: true,
+
+			revision: 2, calls: 1, updates: 1,
+			writes:    []string{"extend"},
+			elsewhere: append([]string{"due", "lease", "leased", "components", "retire", "code", "announce", "announced", "publish update"}, saving...),
 		},
 		"look-up on demand": {
 			given: func(b *bench) {

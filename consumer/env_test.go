@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 		crashingReplica()
 	}
 	consumer.PollDue(50 * time.Millisecond)
+	consumer.ExtendLeases(500 * time.Millisecond)
 	consumer.PurgeEvery(time.Second)
 	// The tests wait far more than they compute.
 	err := flag.Set("test.parallel", "16")

@@ -11,6 +11,10 @@ import (
 // PollDue changes how often MySQL is asked for due components, for all services started afterwards.
 func PollDue(every time.Duration) { duePoll = every }
 
+// ExtendLeases changes how often the leases of components that are worked on are extended, for all services started
+// afterwards.
+func ExtendLeases(every time.Duration) { extendEvery = every }
+
 // LookUpsInMemory returns what answers look-ups in a replica that knows the given code, nil where memory
 // does not serve. An answer is valid until the next.
 func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []byte {
@@ -43,6 +47,12 @@ func OvertakenInMemory(token preauth.TokenEvent, now time.Time, positions ...rep
 
 // SaysSomethingNew reports whether a failure is announced after another one of the same component.
 var SaysSomethingNew = saysSomethingNew
+
+// KnowsToken reports whether a component's token is the newest in the service's memory.
+func KnowsToken(s *Service, appid string, token preauth.Secret) bool {
+	known, ok := s.tokens.view.token(appid, s.cfg.Now())
+	return ok && known.Token.Equal(token)
+}
 
 // KeeperStops reports whether the service makes no more codes of its own accord, as it is to stop.
 func KeeperStops(s *Service) bool { return s.keeper.stopping() }

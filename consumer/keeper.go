@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -56,6 +57,9 @@ func newKeeper(s *Service, m *minter, sv *saver, t *tokens) *keeper {
 
 // duePoll is how often MySQL is asked for due components. A simulation asks more often.
 var duePoll = time.Second
+
+// extendEvery is how often the lease of a component that is worked on is extended.
+var extendEvery = dueLease / 4
 
 const (
 	// dueLease is for how long a component is left to the replica that took it.
@@ -116,6 +120,9 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 		return nil
 	}
 
+	lost, letGo := k.holdLease(ctx, component)
+	defer letGo()
+
 	now := k.cfg.Now()
 	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
 	token, ok := k.tokens.view.token(component.AppID, now)
@@ -143,12 +150,10 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 	}
 	outcome, err = k.minter.mint(ctx, job{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
-		rejected: component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
-		tries:    1, // the component's row keeps the time of the next one
-		priority: priorityOf[cause],
-		overtaken: func() bool {
-			return k.tokens.view.overtaken(component.AppID, outcome.Token.Position) || component.DueAt.Sub(k.cfg.Now()) < dueLease/2
-		},
+		rejected:  component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
+		tries:     1, // the component's row keeps the time of the next one
+		priority:  priorityOf[cause],
+		overtaken: func() bool { return lost() || k.tokens.view.overtaken(component.AppID, outcome.Token.Position) },
 	})
 	if errors.Is(err, errOvertaken) {
 		return nil
@@ -157,6 +162,33 @@ func (k *keeper) renew(ctx context.Context, component repo.Component, cause prea
 		return fmt.Errorf("minting: %w", err)
 	}
 	return k.commit(ctx, component, outcome)
+}
+
+// holdLease keeps a component leased until letGo is called: a call may have to wait for its turn for longer than a lease.
+// lost reports that the lease has ended all the same, so that another replica may be at work.
+func (k *keeper) holdLease(ctx context.Context, component repo.Component) (lost func() bool, letGo func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var end atomic.Pointer[time.Time]
+	end.Store(&component.DueAt)
+	var holding sync.WaitGroup
+	holding.Go(func() {
+		for pause(ctx, extendEvery) {
+			until := k.cfg.Now().Add(dueLease)
+			extended, err := k.db.Extend(ctx, component.AppID, *end.Load(), until)
+			for err != nil && pause(ctx, extendEvery) { // to the same time, as it may have been extended
+				extended, err = k.db.Extend(ctx, component.AppID, *end.Load(), until)
+			}
+			if err != nil {
+				return
+			}
+			if !extended {
+				end.Store(&time.Time{})
+				return
+			}
+			end.Store(&until)
+		}
+	})
+	return func() bool { return !end.Load().After(k.cfg.Now()) }, func() { cancel(); holding.Wait() }
 }
 
 var priorityOf = map[preauth.Cause]priority{preauth.CauseRenewal: priorityCurrent, preauth.CauseDemand: priorityDemand}

@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -62,13 +63,15 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 	w.settled(r, "wx1")
 	wechat("renewal", func() { db.MustExec("UPDATE component SET due_at = ?", c.Now().UTC()) })
 	r.await(consumer.StepCleared, "wx1", 3)
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	background := func(work func() error) func() {
 		return func() {
-			go func() {
+			asking.Go(func() {
 				if err := work(); err != nil {
 					t.Error(err)
 				}
-			}()
+			})
 		}
 	}
 	c.advance(40 * time.Second)

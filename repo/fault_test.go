@@ -76,6 +76,16 @@ func works() map[string]work {
 				return text, err
 			},
 		},
+		"Extend": {
+			given: func(t *testing.T, d *database) {
+				d.save(t, succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.DueAt = start }))
+				d.takeDue(t, start, 1)
+			},
+			do: func(ctx context.Context, d *database) (string, error) {
+				extended, err := d.Extend(ctx, "wx1", start.Add(time.Minute), start.Add(2*time.Minute))
+				return fmt.Sprint(extended), err
+			},
+		},
 		"TakeOne": {
 			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
 			do: func(ctx context.Context, d *database) (string, error) {

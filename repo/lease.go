@@ -82,6 +82,17 @@ func (r *Repo) take(ctx context.Context, due []string, lease []byte, now, until 
 	return taken, nil
 }
 
+// Extend moves the end of a lease from dueAt, as TakeDue or TakeOne set it or Extend did before, to until. It returns false
+// if the lease is over: an outcome was saved, or another replica has it. One that has run out and that nobody else took is
+// extended. After an error it may be.
+func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time) (bool, error) {
+	dueAt, until = stored(dueAt), stored(until)
+	// Also where it was extended before and the answer got lost.
+	result, err := r.exec(ctx, "extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
+		"WHERE appid = ? AND due_at IN (?, ?) AND lease IS NOT NULL", until, appid, dueAt, until)
+	return err == nil && result > 0, err
+}
+
 // TakeOne leases a component whether or not it is due, as [Repo.TakeDue] does, if its newest code still
 // has the given revision. It returns false if it has a newer one, or if a replica has leased it for longer
 // than until now: the component is then as it was read, with the end of the other lease in DueAt. One that

@@ -117,6 +117,30 @@ func TestTakeOne(t *testing.T) {
 	}
 }
 
+func TestExtend(t *testing.T) {
+	second := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
+	d := newDatabase(t)
+	extend := func(dueAt, until int, want bool) {
+		t.Helper()
+		if extended, err := d.Extend(within(t), "wx1", second(dueAt), second(until)); err != nil || extended != want {
+			t.Errorf("extended: %v, wanted %v, %v", extended, want, err)
+		}
+	}
+	extend(60, 80, false) // one that nobody knows
+	d.save(t, succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.DueAt = start }))
+	extend(0, 80, false) // not leased
+	d.takeDue(t, start, 1)
+	extend(60, 80, true)
+	extend(60, 80, true) // repeated, since its answer was lost
+	d.takeDue(t, second(79), 0)
+	extend(80, 100, true)
+	extend(100, 140, true) // run out, and nobody has taken it
+	d.takeDue(t, second(140), 1)
+	extend(140, 160, false) // another has it
+	d.save(t, succeeded("wx1", at(2), "b", func(o *repo.Outcome) { o.DueAt = second(900) }))
+	extend(200, 220, false) // an outcome has ended it
+}
+
 func TestOneOfManyTakesAComponent(t *testing.T) {
 	d := newDatabase(t)
 	other, _ := open(t, d.dsn)

@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -64,6 +65,15 @@ func TestOutbox(t *testing.T) {
 		if got := ids(test.before, test.limit); got != test.want {
 			t.Errorf("before %v, at most %d: %s; want %s", test.before, test.limit, got, test.want)
 		}
+	}
+	// An update is what the current code is, to the microsecond.
+	rows, err := d.Outbox(within(t), oldest.Add(time.Hour), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current, err := d.Current(within(t), "", 10)
+	if err != nil || len(current) != 1 || !reflect.DeepEqual(rows[len(rows)-1].Update, &current[0].Update) {
+		t.Errorf("the outbox has %+v, current is %+v, %v", rows[len(rows)-1].Update, current, err)
 	}
 	if rows, since, err := d.OutboxDepth(t.Context()); err != nil || rows != 4 || !since.Equal(oldest) {
 		t.Errorf("%d rows, oldest %v, %v", rows, since, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"net/url"
 	"os"
@@ -28,11 +29,9 @@ func (s wechatSettings) client() (*wechat.Client, error) {
 	for i := range s.URLs {
 		s.URLs[i] = strings.TrimSpace(s.URLs[i])
 	}
-	for _, name := range []string{"HTTPS_PROXY", "https_proxy"} {
-		// net/http passes over one that it cannot read, and calls would leave from an address that WeChat refuses.
-		if proxy := os.Getenv(name); proxy != "" && !isProxy(proxy) {
-			errs = append(errs, refuse("$%s must be an address such as http://proxy.example.com:3128, with what is special in a password as %%XX", name))
-		}
+	// net/http passes over one that it cannot read, and calls would leave from an address that WeChat refuses.
+	if proxy := cmp.Or(os.Getenv("HTTPS_PROXY"), os.Getenv("https_proxy")); proxy != "" && !isProxy(proxy) {
+		errs = append(errs, refuse("$HTTPS_PROXY must be an address such as http://proxy.example.com:3128, with what is special in a password as %%XX"))
 	}
 	if len(s.URLs) == 0 {
 		errs = append(errs, refuse("--wechat-url ($PREAUTH_WECHAT_URL) must be one base URL at least, such as %s", wechat.MainHost))
