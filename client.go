@@ -131,9 +131,9 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 }
 
 // Subscribe calls updated for every code announced from now on, one after the other. It does not wait until the server
-// knows of it, which flushing the connection does. Delivery is NATS's at-most-once: what is announced while the connection is down is missed, so look a component
-// up when its last update nears its expiry, with [LookupRequest.MinRevision] set to the last revision
-// seen. A message that is no update is left out and reported to failed. Neither function may be nil.
+// knows of it, which flushing the connection does. Delivery is NATS's at-most-once: what is announced while the
+// connection is down is missed, so look a component up when its last update nears its expiry, with
+// [LookupRequest.MinRevision] set to the last revision seen. A message that is no update is left out and reported to failed. Neither function may be nil.
 //
 // Unsubscribe or drain the returned subscription to stop.
 func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subscription, error) {

@@ -269,6 +269,31 @@ func TestLookupFails(t *testing.T) {
 }
 
 // The server copies announcements to the subject that is subscribed to.
+// A request to a replica that dies with it ends, also where the caller set no time for it.
+func TestRequestWithoutADeadlineEnds(t *testing.T) {
+	nc := connect(t)
+	if _, err := nc.SubscribeSync("preauth.lookup.*"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := newClient(t, nc).Lookup(context.Background(), preauth.LookupRequest{AppID: appID})
+		ended <- err
+	}()
+	if err := receive(t, ended); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// What the service would refuse by its clock is not published either.
+func TestAnnounceLooksAtTheClock(t *testing.T) {
+	client := newClient(t, connect(t))
+	event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), ExpiresAt: time.Now().Add(48 * time.Hour)}
+	if err := client.Announce(t.Context(), event); !errors.Is(err, preauth.ErrInvalid) {
+		t.Errorf("a life of two days: %v", err)
+	}
+}
+
 func TestSubscribe(t *testing.T) {
 	nc := connect(t)
 	stream(t, nc, jetstream.StreamConfig{

@@ -55,10 +55,11 @@ func (e TokenEvent) Check() error {
 	if err := checkToken(e.Token.Reveal()); err != nil {
 		return err
 	}
-	for name, at := range map[string]time.Time{"issued_at": e.IssuedAt, "expires_at": e.ExpiresAt} {
-		if !isInstant(at) {
-			return invalid("%s must be of the years 1970 to 9999", name)
-		}
+	if !isInstant(e.IssuedAt) {
+		return invalid("issued_at must be of the years 1970 to 9999")
+	}
+	if !isInstant(e.ExpiresAt) {
+		return invalid("expires_at must be of the years 1970 to 9999")
 	}
 	if !e.IssuedAt.IsZero() && !e.ExpiresAt.IsZero() {
 		return checkLife(microseconds(e.ExpiresAt).Sub(microseconds(e.IssuedAt)), "expires_at")

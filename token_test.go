@@ -348,6 +348,8 @@ func TestTokenEventCheck(t *testing.T) {
 		"expires before issued":    {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.Add(-1) }, "expires_at must give"},
 		"a life of a week":         {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.AddDate(0, 0, 7) }, "expires_at must give"},
 		"a life beyond counting":   {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.AddDate(5000, 0, 0) }, "expires_at must give"},
+		"issued before 1970":       {func(e *preauth.TokenEvent) { e.IssuedAt = at.AddDate(-100, 0, 0) }, "issued_at must be of the years"},
+		"ends in the year 1":       {func(e *preauth.TokenEvent) { e.ExpiresAt = time.Time{}.Add(2 * time.Hour) }, "expires_at must be of the years"},
 		"a life below microseconds": {
 			func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.Add(time.Microsecond-1) }, "expires_at must give",
 		},

@@ -88,9 +88,9 @@ func (r *Repo) take(ctx context.Context, due []string, lease []byte, now, until 
 func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time) (bool, error) {
 	dueAt, until = stored(dueAt), stored(until)
 	// Also where it was extended before and the answer got lost.
-	result, err := r.exec(ctx, "extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
+	rows, err := r.exec(ctx, "extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
 		"WHERE appid = ? AND due_at IN (?, ?) AND lease IS NOT NULL", until, appid, dueAt, until)
-	return err == nil && result > 0, err
+	return err == nil && rows > 0, err
 }
 
 // TakeOne leases a component whether or not it is due, as [Repo.TakeDue] does, if its newest code still
