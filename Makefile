@@ -41,10 +41,10 @@ fuzz: prepare ## Give each fuzz target FUZZTIME inputs
 	done
 
 bench: database ## Measure the service beside the alternatives
-	$(GO) -C bench run . $(or $(ARGS),all)
+	$(GO) -C test/bench run . $(or $(ARGS),all)
 
 chaos: database ## Break everything for five minutes and see whether the promises hold
-	$(GO) -C chaos run . $(ARGS)
+	$(GO) -C test/chaos run . $(ARGS)
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...

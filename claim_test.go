@@ -255,7 +255,7 @@ func TestClientClaim(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	msg := receive(t, requests)
-	sent, err := preauth.ParseClaimRequest(preauth.AppIDIn("preauth.claim", msg.Subject), msg.Data)
+	sent, err := preauth.ParseClaimRequest(preauth.AppIDFromSubject("preauth.claim", msg.Subject), msg.Data)
 	if err != nil || sent != request {
 		t.Errorf("the service got %+v, %v", sent, err)
 	}
@@ -325,10 +325,10 @@ func TestClientResolve(t *testing.T) {
 
 func TestClientResolveFails(t *testing.T) {
 	nc := connect(t)
-	header, body := answerOf(&preauth.Error{Code: preauth.CodeNotFound, Message: "never claimed"})
+	header, body := answerOf(&preauth.Error{Code: preauth.StatusNotFound, Message: "never claimed"})
 	answer(t, nc, "preauth.resolve", header, body)
 	_, err := newClient(t, nc).Resolve(t.Context(), preauth.NewSecret(code))
-	if failed, ok := errors.AsType[*preauth.Error](err); !ok || failed.Code != preauth.CodeNotFound || strings.Contains(err.Error(), marker) {
+	if failed, ok := errors.AsType[*preauth.Error](err); !ok || failed.Code != preauth.StatusNotFound || strings.Contains(err.Error(), marker) {
 		t.Errorf("got %v", err)
 	}
 

@@ -17,16 +17,24 @@ type Client struct {
 	subjects Subjects
 }
 
-// NewClient returns a client for the default subjects.
-func NewClient(nc *nats.Conn) (*Client, error) { return NewClientWith(nc, DefaultSubjects()) }
+// ClientOption changes what [NewClient] returns.
+type ClientOption func(*Client)
 
-// NewClientWith returns a client for other subjects.
-func NewClientWith(nc *nats.Conn, subjects Subjects) (*Client, error) {
+// WithSubjects has the client use other subjects than those of [DefaultSubjects]. The service must
+// be set to the same ones.
+func WithSubjects(s Subjects) ClientOption { return func(c *Client) { c.subjects = s } }
+
+// NewClient returns a client for the subjects of [DefaultSubjects].
+func NewClient(nc *nats.Conn, options ...ClientOption) (*Client, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("preauth: client: %w", err)
 	}
-	return &Client{nc: nc, js: js, subjects: subjects}, nil
+	c := &Client{nc: nc, js: js, subjects: DefaultSubjects()}
+	for _, option := range options {
+		option(c)
+	}
+	return c, nil
 }
 
 // Announce publishes a token event and returns when the stream has stored it. Announcing the same
@@ -40,7 +48,7 @@ func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
 	if _, err := ParseTokenEvent("", nil, body, time.Now()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
-	if _, err := c.js.Publish(ctx, Of(c.subjects.TokenUpdated, e.AppID), body); err != nil {
+	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), body); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
 	return nil
@@ -59,7 +67,7 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 	if _, err := ParseLookupRequest("", body); err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
-	reply, err := c.request(ctx, Of(c.subjects.Lookup, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), body)
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
@@ -81,7 +89,7 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	if _, err := ParseClaimRequest("", body); err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
-	reply, err := c.request(ctx, Of(c.subjects.Claim, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), body)
 	if err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
@@ -95,7 +103,7 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	return claim, nil
 }
 
-// Resolve returns the claim that a code was given to; an [*Error] with [CodeNotFound] if it was given
+// Resolve returns the claim that a code was given to; an [*Error] with [StatusNotFound] if it was given
 // to none.
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	body := ResolveRequest{code}.Encode()

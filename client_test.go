@@ -88,7 +88,7 @@ func TestAnnounceIsStoredByTheStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := preauth.AppIDIn("component.token.updated", stored.Subject)
+	named := preauth.AppIDFromSubject("component.token.updated", stored.Subject)
 	got, err := preauth.ParseTokenEvent(named, stored.Header, stored.Data, at.Add(time.Minute))
 	if err != nil || named != appID || !reflect.DeepEqual(got, event) {
 		t.Errorf("on %s: got %+v, %v", stored.Subject, got, err)
@@ -153,7 +153,7 @@ func serve(t *testing.T, nc *nats.Conn, answer func(preauth.LookupRequest) (prea
 	}
 	t.Cleanup(func() { _ = service.Stop() })
 	handle := func(r micro.Request) {
-		request, err := preauth.ParseLookupRequest(preauth.AppIDIn("preauth.lookup", r.Subject()), r.Data())
+		request, err := preauth.ParseLookupRequest(preauth.AppIDFromSubject("preauth.lookup", r.Subject()), r.Data())
 		if err != nil {
 			t.Errorf("the client sent a bad request: %v", err)
 		}
@@ -196,7 +196,7 @@ func TestLookup(t *testing.T) {
 func TestLookupAnsweredWithAnError(t *testing.T) {
 	nc := connect(t)
 	want := &preauth.Error{
-		Code: preauth.CodeUnavailable, Message: "no valid code", Class: preauth.ClassQuota, ErrCode: 45009,
+		Code: preauth.StatusUnavailable, Message: "no valid code", Class: preauth.ClassQuota, ErrCode: 45009,
 		ErrMsg: "reach max api daily quota limit", RID: "62ea13fb", RetryAt: at,
 	}
 	serve(t, nc, func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error) { return preauth.Lookup{}, want })
@@ -310,7 +310,7 @@ func TestSubscribe(t *testing.T) {
 	second.Revision++
 	bodies := [][]byte{first.Encode(), []byte(`{"pre_auth_code":"` + code + `"}`), second.Encode()}
 	for _, body := range bodies {
-		if _, err := nc.Request(preauth.Of("preauth.updated", appID), body, patience); err != nil {
+		if _, err := nc.Request(preauth.SubjectFor("preauth.updated", appID), body, patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -325,7 +325,7 @@ func TestSubscribe(t *testing.T) {
 	if err := sub.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := nc.Request(preauth.Of("preauth.updated", appID), first.Encode(), patience); err != nil {
+	if _, err := nc.Request(preauth.SubjectFor("preauth.updated", appID), first.Encode(), patience); err != nil {
 		t.Fatal(err)
 	}
 	if err := nc.FlushTimeout(patience); err != nil {
@@ -347,7 +347,7 @@ func TestSubscribeFailsWhenTheConnectionIsClosed(t *testing.T) {
 
 func TestClientWithOtherSubjects(t *testing.T) {
 	nc := connect(t)
-	client, err := preauth.NewClientWith(nc, preauth.Subjects{TokenUpdated: "a.token", Updated: "a.code", Lookup: "a.ask"})
+	client, err := preauth.NewClient(nc, preauth.WithSubjects(preauth.Subjects{TokenUpdated: "a.token", Updated: "a.code", Lookup: "a.ask"}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,19 +11,19 @@ import (
 
 // The codes of an [Error].
 const (
-	// CodeBadRequest: the request breaks the contract; the message says what to change.
-	CodeBadRequest = 400
-	// CodeNotFound: no valid token event ever named the component.
-	CodeNotFound = 404
-	// CodeConflict: the claim id was used with another reference.
-	CodeConflict = 409
-	// CodeTooMany: more requests at once than the service takes on; try again a little later.
-	CodeTooMany = 429
-	// CodeInternal: a fault of the service.
-	CodeInternal = 500
-	// CodeUnavailable: there is no valid code now. Class and RetryAt say why and when the service
+	// StatusBadRequest: the request breaks the contract; the message says what to change.
+	StatusBadRequest = 400
+	// StatusNotFound: no valid token event ever named the component.
+	StatusNotFound = 404
+	// StatusConflict: the claim id was used with another reference.
+	StatusConflict = 409
+	// StatusTooMany: more requests at once than the service takes on; try again a little later.
+	StatusTooMany = 429
+	// StatusInternal: a fault of the service.
+	StatusInternal = 500
+	// StatusUnavailable: there is no valid code now. Class and RetryAt say why and when the service
 	// tries again.
-	CodeUnavailable = 503
+	StatusUnavailable = 503
 )
 
 // Error is the answer to a request that cannot be served. It travels in the headers of NATS micro
@@ -93,7 +93,7 @@ func ParseError(header func(string) string, body []byte) *Error {
 	}
 	number, err := strconv.Atoi(code)
 	if err != nil {
-		number = CodeInternal
+		number = StatusInternal
 	}
 	var wire wireError
 	_ = decodeObject(body, []member{{name: "error", into: &wire}}) // the headers say enough

@@ -24,13 +24,13 @@ func TestErrorOnTheWire(t *testing.T) {
 		text string
 	}{
 		"the least": {
-			&preauth.Error{Code: preauth.CodeNotFound, Message: "component never seen"},
+			&preauth.Error{Code: preauth.StatusNotFound, Message: "component never seen"},
 			`{"error":{"code":404,"message":"component never seen"}}`,
 			"404: component never seen",
 		},
 		"with the reason": {
 			&preauth.Error{
-				Code: preauth.CodeUnavailable, Message: "no valid code", Class: preauth.ClassAddressNotAllowed, ErrCode: 61004,
+				Code: preauth.StatusUnavailable, Message: "no valid code", Class: preauth.ClassAddressNotAllowed, ErrCode: 61004,
 				ErrMsg: "access clientip is not registered", RID: "62ea13fb", RequestIP: "203.0.113.9", RetryAt: at.Add(time.Minute),
 			},
 			`{"error":{"code":503,"message":"no valid code","class":"address_not_allowed","errcode":61004,` +
@@ -39,7 +39,7 @@ func TestErrorOnTheWire(t *testing.T) {
 			"503: no valid code (address_not_allowed, errcode 61004)",
 		},
 		"with a reason that is not WeChat's": {
-			&preauth.Error{Code: preauth.CodeUnavailable, Message: "no valid code", Class: preauth.ClassTokenExpired},
+			&preauth.Error{Code: preauth.StatusUnavailable, Message: "no valid code", Class: preauth.ClassTokenExpired},
 			`{"error":{"code":503,"message":"no valid code","class":"token_expired"}}`,
 			"503: no valid code (token_expired)",
 		},
@@ -100,7 +100,7 @@ func TestParseErrorOfAnotherService(t *testing.T) {
 	t.Run("a code that is no number", func(t *testing.T) {
 		header := nats.Header{micro.ErrorCodeHeader: {"NOPE"}, micro.ErrorHeader: {"message"}}
 		got := preauth.ParseError(header.Get, nil)
-		if want := (&preauth.Error{Code: preauth.CodeInternal, Message: "message"}); !reflect.DeepEqual(got, want) {
+		if want := (&preauth.Error{Code: preauth.StatusInternal, Message: "message"}); !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})

@@ -58,7 +58,7 @@ func ExampleClient_Claim() {
 		MinTTL:      5 * time.Minute,
 		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
 	})
-	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.CodeUnavailable {
+	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.StatusUnavailable {
 		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
 		return
 	}
@@ -94,7 +94,7 @@ func ExampleClient_Lookup() {
 		MinTTL:      5 * time.Minute,
 		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
 	})
-	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.CodeUnavailable {
+	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.StatusUnavailable {
 		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
 		return
 	}
@@ -145,7 +145,7 @@ func ExampleTokenEvent_Encode() {
 
 func ExampleParseTokenEvent() {
 	subject := "component.token.updated.wx0123456789abcdef"
-	appid := preauth.AppIDIn("component.token.updated", subject)
+	appid := preauth.AppIDFromSubject("component.token.updated", subject)
 	received := time.Date(2026, time.March, 14, 9, 0, 0, 0, time.UTC)
 
 	event, err := preauth.ParseTokenEvent(appid, nil, []byte(`{"component_access_token":"61_W3mEQkP0","expires_in":7200}`), received)

@@ -36,7 +36,7 @@ type Failure struct {
 }
 
 // Subject returns where the failure is announced below the given subject.
-func (f Failure) Subject(failed string) string { return Of(failed, cmp.Or(f.AppID, NoAppID)) }
+func (f Failure) Subject(failed string) string { return SubjectFor(failed, cmp.Or(f.AppID, NoAppID)) }
 
 // Encode returns the body.
 func (f Failure) Encode() []byte {

@@ -85,18 +85,18 @@ func FuzzSubject(f *testing.F) {
 		appID, "", ".", "..", "a.b", "*", ">", "a.*", "a.>", "$JS", "_INBOX", "_", "-a", "a b", "a\tb", "a\r\nPUB x 0\r\n", "wx\x00", "wx\xff",
 		"预授权", "ｗｘ", "wx\u200b", strings.Repeat("x", 64), strings.Repeat("x", 65), strings.Repeat("a.", 1000), marker + "!",
 	} {
-		f.Add(preauth.Of(below, appid))
+		f.Add(preauth.SubjectFor(below, appid))
 	}
 	f.Add(below)
 	f.Add(below + "x")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, subject string) {
-		appid := preauth.AppIDIn(below, subject)
+		appid := preauth.AppIDFromSubject(below, subject)
 		if err := preauth.CheckAppID(appid); err != nil {
 			checkFuzzedError(t, err)
 			return
 		}
-		if preauth.Of(below, appid) != subject {
+		if preauth.SubjectFor(below, appid) != subject {
 			t.Errorf("%q is said to be about %q", subject, appid)
 		}
 		// Of what it becomes a part of, it is one token.

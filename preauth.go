@@ -60,14 +60,14 @@ func DefaultSubjects() Subjects {
 	}
 }
 
-// Of returns the subject that belongs to one component below a subject of the contract, such as
+// SubjectFor returns the subject that belongs to one component below a subject of the contract, such as
 // "preauth.updated.wx0123456789abcdef" below "preauth.updated".
-func Of(subject, appid string) string { return subject + "." + appid }
+func SubjectFor(subject, appid string) string { return subject + "." + appid }
 
-// AppIDIn returns what follows a subject of the contract in the subject of a message: the
+// AppIDFromSubject returns what follows a subject of the contract in the subject of a message: the
 // component_appid, or "" when the message did not come on a subject below it. It may be no valid
 // appid: where more than one token follows, all are returned.
-func AppIDIn(subject, message string) string {
+func AppIDFromSubject(subject, message string) string {
 	below, ok := strings.CutPrefix(message, subject)
 	if !ok || below == "" || below[0] != '.' {
 		return ""

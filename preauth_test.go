@@ -28,15 +28,15 @@ func TestCheckAppID(t *testing.T) {
 func TestSubjects(t *testing.T) {
 	s := preauth.DefaultSubjects()
 	for _, subject := range []string{s.TokenUpdated, s.Updated, s.Failed, s.Lookup} {
-		if got := preauth.AppIDIn(subject, preauth.Of(subject, appID)); got != appID {
+		if got := preauth.AppIDFromSubject(subject, preauth.SubjectFor(subject, appID)); got != appID {
 			t.Errorf("below %s: got %q", subject, got)
 		}
-		if got := preauth.AppIDIn(subject, subject); got != "" {
+		if got := preauth.AppIDFromSubject(subject, subject); got != "" {
 			t.Errorf("on %s itself: got %q", subject, got)
 		}
 	}
-	if got := preauth.Of(s.Updated, appID); got != "preauth.updated."+appID {
-		t.Errorf("Of() = %q", got)
+	if got := preauth.SubjectFor(s.Updated, appID); got != "preauth.updated."+appID {
+		t.Errorf("SubjectFor() = %q", got)
 	}
 	tests := map[string]string{
 		"preauth.lookup.a.b":    "a.b",
@@ -48,8 +48,8 @@ func TestSubjects(t *testing.T) {
 		"preauth.lookup.lookup": "lookup",
 	}
 	for message, want := range tests {
-		if got := preauth.AppIDIn(s.Lookup, message); got != want {
-			t.Errorf("AppIDIn(%q, %q) = %q, want %q", s.Lookup, message, got, want)
+		if got := preauth.AppIDFromSubject(s.Lookup, message); got != want {
+			t.Errorf("AppIDFromSubject(%q, %q) = %q, want %q", s.Lookup, message, got, want)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestTokensAnnouncedInABatch(t *testing.T) {
 	failures := w.failures()
 	// Given a batch of events, one of which is none,
 	event := func(appid, body string) *nats.Msg {
-		return &nats.Msg{Subject: preauth.Of("component.token.updated", appid), Header: nats.Header{}, Data: []byte(body)}
+		return &nats.Msg{Subject: preauth.SubjectFor("component.token.updated", appid), Header: nats.Header{}, Data: []byte(body)}
 	}
 	var batch []*nats.Msg
 	for i := range 60 {
@@ -115,7 +115,7 @@ func (w *world) announcedOnce(updates []preauth.Update, got <-chan preauth.Updat
 		w.t.Fatal(err)
 	}
 	for _, update := range updates {
-		msg, err := stream.GetLastMsgForSubject(w.within(), preauth.Of("preauth.updated", update.AppID))
+		msg, err := stream.GetLastMsgForSubject(w.within(), preauth.SubjectFor("preauth.updated", update.AppID))
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestRefusedBatchIsPublishedOneByOne(t *testing.T) {
 	w.start().ready()
 	// For two minutes the stream knows the message ids of some, though it has lost them.
 	for _, appid := range []string{"wx003", "wx070", "wx290"} {
-		_, err := w.js.Publish(w.within(), preauth.Of("preauth.updated", appid), nil,
+		_, err := w.js.Publish(w.within(), preauth.SubjectFor("preauth.updated", appid), nil,
 			jetstream.WithMsgID(preauth.Update{AppID: appid, Revision: 1}.MessageID()))
 		if err != nil {
 			t.Fatal(err)
@@ -234,7 +234,7 @@ func TestFailuresWithoutAnswerHoldUpNoUpdate(t *testing.T) {
 	r := w.start(w.onWire(line)).ready()
 	got := w.updates()
 	for i := range failures {
-		w.publish(preauth.Of("component.token.updated", fmt.Sprint("bad", i)), []byte("garbage"))
+		w.publish(preauth.SubjectFor("component.token.updated", fmt.Sprint("bad", i)), []byte("garbage"))
 	}
 	published, givenUp := 0, func() int { return strings.Count(w.log.String(), "not announced") }
 	tries := 0

@@ -231,7 +231,7 @@ func ways() map[string]way {
 		},
 		"bad event": {
 			given: afterAToken,
-			do:    func(b *bench) { b.publish(preauth.Of("component.token.updated", b.appid), []byte("garbage")) },
+			do:    func(b *bench) { b.publish(preauth.SubjectFor("component.token.updated", b.appid), []byte("garbage")) },
 
 			revision: 1, failures: 1,
 			writes:   []string{"begin", "announce", "commit", "announced"},
@@ -434,7 +434,7 @@ func ways() map[string]way {
 			do: func(b *bench) {
 				stream, err := b.js.Stream(b.within(), "PREAUTH")
 				if err == nil {
-					err = stream.Purge(b.within(), jetstream.WithPurgeSubject(preauth.Of("preauth.updated", b.appid)))
+					err = stream.Purge(b.within(), jetstream.WithPurgeSubject(preauth.SubjectFor("preauth.updated", b.appid)))
 				}
 				if err != nil {
 					b.t.Fatal(err)
@@ -480,11 +480,11 @@ func (w *world) failuresOf(appid string) int {
 	if err != nil {
 		return 0
 	}
-	info, err := stream.Info(w.within(), jetstream.WithSubjectFilter(preauth.Of("preauth.failed", appid)))
+	info, err := stream.Info(w.within(), jetstream.WithSubjectFilter(preauth.SubjectFor("preauth.failed", appid)))
 	if err != nil {
 		return 0
 	}
-	return int(info.State.Subjects[preauth.Of("preauth.failed", appid)])
+	return int(info.State.Subjects[preauth.SubjectFor("preauth.failed", appid)])
 }
 
 // stepsOf returns how many steps of a name a component has taken.

@@ -191,9 +191,9 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 		var err error
 		w.eventually("answered", func() bool {
 			err = ask()
-			return code(err) != preauth.CodeInternal // MySQL is slow when all tests run at once
+			return code(err) != preauth.StatusInternal // MySQL is slow when all tests run at once
 		})
-		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable || e.Class != "" {
+		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable || e.Class != "" {
 			t.Errorf("%s: %v, want 503 and no class", name, err)
 		}
 	}

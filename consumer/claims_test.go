@@ -38,7 +38,7 @@ func (w *world) claim(request preauth.ClaimRequest) (preauth.Claim, error) {
 func (w *world) spares(r *replica, appid string, n int) {
 	w.t.Helper()
 	w.eventually(fmt.Sprintf("%d spares of %s", n, appid), func() bool {
-		have, err := r.db.Spares(w.within(), []string{appid}, time.Now())
+		have, err := r.db.CountSpares(w.within(), []string{appid}, time.Now())
 		return err == nil && have[appid] == n
 	})
 }
@@ -212,7 +212,7 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 	if err != nil || link.Query().Get("pre_auth_code") != other.PreAuthCode.Reveal() {
 		t.Error("the link has another code")
 	}
-	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 8"}); code(err) != preauth.CodeConflict {
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 8"}); code(err) != preauth.StatusConflict {
 		t.Errorf("another reference: %v", err)
 	}
 
@@ -226,7 +226,7 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 		!resolved.ClaimedAt.Equal(first.ClaimedAt) || !resolved.ExpiresAt.Equal(first.ExpiresAt) {
 		t.Errorf("resolved %+v, %v", resolved, err)
 	}
-	if _, err := client.Resolve(w.within(), current.PreAuthCode); code(err) != preauth.CodeNotFound {
+	if _, err := client.Resolve(w.within(), current.PreAuthCode); code(err) != preauth.StatusNotFound {
 		t.Errorf("the current code resolves: %v", err)
 	}
 
@@ -346,7 +346,7 @@ func TestLookUpOfADeadToken(t *testing.T) {
 	r.await(consumer.StepCleared, "wx1", 1)
 	c.advance(3 * time.Hour)
 	_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
-	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable || e.Class != preauth.ClassTokenExpired {
+	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable || e.Class != preauth.ClassTokenExpired {
 		t.Errorf("got %v", err)
 	}
 	r.await(consumer.StepFailed, "wx1", 1)
@@ -407,7 +407,7 @@ func TestNoVisitorGetsASpareThatIsAboutToDie(t *testing.T) {
 		t.Errorf("a claim id lost the code that it had: %v", err)
 	}
 	late, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "late"})
-	if code(err) != preauth.CodeUnavailable {
+	if code(err) != preauth.StatusUnavailable {
 		t.Errorf("got a code that lives for %v yet: %v", late.ExpiresIn, err)
 	}
 	w.wechat.Every(nil)
@@ -431,7 +431,7 @@ func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 		c.advance(15 * time.Minute) // when a quarter of the current code's life is left
 		r.await(consumer.StepCommitted, "wx1", 2+renewal)
 		w.eventually("a spare that lives until the next renewal", func() bool {
-			have, err := r.db.Spares(w.within(), []string{"wx1"}, c.Now().Add(15*time.Minute))
+			have, err := r.db.CountSpares(w.within(), []string{"wx1"}, c.Now().Add(15*time.Minute))
 			return err == nil && have["wx1"] == 1
 		})
 	}

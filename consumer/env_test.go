@@ -415,7 +415,7 @@ func (w *world) token(name string) preauth.Secret {
 // announce publishes a token and waits for the stream to store it, returning its sequence.
 func (w *world) announce(appid string, token preauth.Secret) uint64 {
 	w.t.Helper()
-	return w.publish(preauth.Of("component.token.updated", appid), preauth.TokenEvent{AppID: appid, Token: token}.Encode())
+	return w.publish(preauth.SubjectFor("component.token.updated", appid), preauth.TokenEvent{AppID: appid, Token: token}.Encode())
 }
 
 // publish repeats the message until the stream answers: after a restart of the server the first one may
@@ -452,7 +452,7 @@ func (w *world) stored(appid string) (preauth.Update, bool) {
 	if err != nil {
 		return preauth.Update{}, false
 	}
-	msg, err := stream.GetLastMsgForSubject(w.within(), preauth.Of("preauth.updated", appid))
+	msg, err := stream.GetLastMsgForSubject(w.within(), preauth.SubjectFor("preauth.updated", appid))
 	if err != nil {
 		return preauth.Update{}, false
 	}

@@ -183,7 +183,7 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 		appid := fmt.Sprintf("wx%d", i%*backlogComponents)
 		newest[appid] = preauth.NewSecret(fmt.Sprint(all.Reveal(), i))
 		event := preauth.TokenEvent{AppID: appid, Token: newest[appid]}
-		subject := preauth.Of("component.token.updated", appid)
+		subject := preauth.SubjectFor("component.token.updated", appid)
 		if _, err := w.js.PublishAsync(subject, event.Encode(), jetstream.WithStallWait(patience)); err != nil {
 			t.Fatal(err)
 		}
@@ -531,10 +531,10 @@ func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
 		t.Errorf("WeChat was asked %d times", n)
 	}
 	// A bad event names no component; one whose token had died does.
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx9"}); code(err) != preauth.CodeNotFound {
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx9"}); code(err) != preauth.StatusNotFound {
 		t.Errorf("look-up of wx9: %v", err)
 	}
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx10"}); code(err) != preauth.CodeUnavailable {
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx10"}); code(err) != preauth.StatusUnavailable {
 		t.Errorf("look-up of wx10: %v", err)
 	}
 	stream, err := w.js.Stream(w.within(), "PREAUTH_FAILED")
@@ -605,9 +605,9 @@ func TestFailuresByClass(t *testing.T) {
 			var err error
 			w.eventually("look-up answered", func() bool {
 				_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-				return code(err) != preauth.CodeInternal // MySQL took all the time
+				return code(err) != preauth.StatusInternal // MySQL took all the time
 			})
-			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.CodeUnavailable ||
+			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable ||
 				e.Class != c.class || e.ErrCode != c.errcode || (e.RID == "") != (c.errcode == 0) {
 				t.Errorf("look-up says %#v", err)
 			}
@@ -802,7 +802,7 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-reached
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.CodeTooMany {
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.StatusTooMany {
 		t.Errorf("the second look-up gets %v", err)
 	}
 	close(release)
@@ -810,7 +810,7 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := preauth.ParseError(reply.Header.Get, reply.Data); e == nil || e.Code != preauth.CodeNotFound {
+	if e := preauth.ParseError(reply.Header.Get, reply.Data); e == nil || e.Code != preauth.StatusNotFound {
 		t.Errorf("the first gets %v", e)
 	}
 }
@@ -848,7 +848,7 @@ func TestRequestsWaitForTheFirstCode(t *testing.T) {
 			if err := next(w, answered); err != nil {
 				t.Errorf("got %v", err)
 			}
-			if err := ask(w, "wx2"); code(err) != preauth.CodeNotFound {
+			if err := ask(w, "wx2"); code(err) != preauth.StatusNotFound {
 				t.Errorf("for a component that was never announced: %v", err)
 			}
 		})
@@ -867,9 +867,9 @@ func TestRequestsForAFirstCodeThatTakesLongAreRefused(t *testing.T) {
 		var err error
 		w.eventually("answered", func() bool {
 			err = ask(w, "wx1")
-			return code(err) != preauth.CodeInternal // MySQL took all the time
+			return code(err) != preauth.StatusInternal // MySQL took all the time
 		})
-		if code(err) != preauth.CodeUnavailable {
+		if code(err) != preauth.StatusUnavailable {
 			t.Errorf("a %s gets %v", what, err)
 		}
 	}

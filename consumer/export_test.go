@@ -24,7 +24,7 @@ func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []by
 	r := newResponder(s)
 	var answer []byte
 	return func(subject string, body []byte) []byte {
-		request, err := preauth.ParseLookupRequest(preauth.AppIDIn(s.cfg.Subjects.Lookup, subject), body)
+		request, err := preauth.ParseLookupRequest(preauth.AppIDFromSubject(s.cfg.Subjects.Lookup, subject), body)
 		if err != nil || !r.fromMemory(&answer, request) {
 			return nil
 		}

@@ -87,7 +87,7 @@ func (k *keeper) takeDue(ctx context.Context) bool {
 		return false
 	}
 	now := k.cfg.Now()
-	components, err := k.db.TakeDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
+	components, err := k.db.LeaseDue(ctx, now, now.Add(dueLease), min(room, dueBatch))
 	k.health.setUse("due components", err)
 	k.places.free(room - len(components))
 	for _, component := range components {
@@ -249,7 +249,7 @@ func (k *keeper) makeDemanded(ctx context.Context, appid string, revision uint64
 		return nil // a token that is not in memory yet would be taken for lost
 	}
 	now := k.cfg.Now()
-	component, leased, err := k.db.TakeOne(ctx, appid, revision, now, now.Add(dueLease))
+	component, leased, err := k.db.Lease(ctx, appid, revision, now, now.Add(dueLease))
 	if err != nil || !leased {
 		return err
 	}
@@ -361,7 +361,7 @@ func (k *keeper) makeSpares(ctx context.Context, appid string) error {
 	}
 	var have map[string]int
 	err := k.saver.persist(ctx, func(ctx context.Context) (err error) {
-		have, err = k.db.Spares(ctx, []string{appid}, aliveAt)
+		have, err = k.db.CountSpares(ctx, []string{appid}, aliveAt)
 		return err
 	})
 	if err != nil {

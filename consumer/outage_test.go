@@ -78,7 +78,7 @@ func TestMySQLIsKilledAndComesBack(t *testing.T) {
 	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); err != nil {
 		t.Errorf("look-up without MySQL: %v", err)
 	}
-	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx3"}); code(err) != preauth.CodeInternal {
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx3"}); code(err) != preauth.StatusInternal {
 		t.Errorf("look-up that needs MySQL: %v", err)
 	}
 	if err := database.Restart(t.Context()); err != nil {
@@ -294,9 +294,9 @@ func TestShutdownFinishesWhatALookUpDemandedInVain(t *testing.T) {
 	var err error
 	w.eventually("look-up answered", func() bool {
 		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second})
-		return code(err) != preauth.CodeInternal // MySQL took all the time
+		return code(err) != preauth.StatusInternal // MySQL took all the time
 	})
-	if code(err) != preauth.CodeUnavailable {
+	if code(err) != preauth.StatusUnavailable {
 		t.Fatalf("a look-up for which WeChat takes too long gets %v", err)
 	}
 	next(w, hold.Reached())

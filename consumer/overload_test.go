@@ -54,9 +54,9 @@ func TestMoreThanCanBeServed(t *testing.T) {
 	newest := map[string]preauth.Secret{}
 	for i := range rounds {
 		for _, subject := range []string{
-			preauth.Of("preauth.lookup", appid(i)),            // memory knows it
-			preauth.Of("preauth.lookup", fmt.Sprint("no", i)), // MySQL may know it
-			preauth.Of("preauth.claim", appid(i)),
+			preauth.SubjectFor("preauth.lookup", appid(i)),            // memory knows it
+			preauth.SubjectFor("preauth.lookup", fmt.Sprint("no", i)), // MySQL may know it
+			preauth.SubjectFor("preauth.claim", appid(i)),
 		} {
 			if err := w.nc.PublishRequest(subject, replies.Subject, nil); err != nil {
 				t.Fatal(err)
@@ -86,11 +86,11 @@ func TestMoreThanCanBeServed(t *testing.T) {
 		}
 	}
 	t.Logf("answers by code: %v; %d goroutines more, %d MiB in use at most", counts, most, peak()>>20)
-	if counts[200] < rounds || counts[preauth.CodeTooMany] == 0 {
+	if counts[200] < rounds || counts[preauth.StatusTooMany] == 0 {
 		t.Error("memory answers always, and what is too much is refused")
 	}
 	for code, n := range counts {
-		if !slices.Contains([]int{200, preauth.CodeNotFound, preauth.CodeTooMany}, code) {
+		if !slices.Contains([]int{200, preauth.StatusNotFound, preauth.StatusTooMany}, code) {
 			t.Errorf("%d answers with code %d", n, code)
 		}
 	}

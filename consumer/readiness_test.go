@@ -188,7 +188,7 @@ func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 	for i := range requests {
 		// One that memory answers, and one that needs MySQL.
 		appid := [...]string{"wx1", "wx2"}[i%2]
-		if err := w.nc.PublishRequest(preauth.Of("preauth.lookup", appid), replies.Subject, nil); err != nil {
+		if err := w.nc.PublishRequest(preauth.SubjectFor("preauth.lookup", appid), replies.Subject, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -218,7 +218,7 @@ func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 	t.Logf("answers by code, 0 for no responders: %v", counts)
 	for code := range counts {
 		switch code {
-		case 0, 200, preauth.CodeNotFound, preauth.CodeTooMany, preauth.CodeUnavailable:
+		case 0, 200, preauth.StatusNotFound, preauth.StatusTooMany, preauth.StatusUnavailable:
 		default:
 			t.Errorf("%d answers with code %d", counts[code], code)
 		}

@@ -351,7 +351,7 @@ func stepOf(a repo.Announcement) Step {
 
 func (r *relay) message(update preauth.Update) *nats.Msg {
 	return &nats.Msg{
-		Subject: preauth.Of(r.cfg.Subjects.Updated, update.AppID),
+		Subject: preauth.SubjectFor(r.cfg.Subjects.Updated, update.AppID),
 		Header:  update.Header(r.cfg.Source), Data: update.Encode(),
 	}
 }
@@ -422,7 +422,7 @@ func (r *relay) learnLast(ctx context.Context, appid string) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", r.cfg.UpdateStream, err)
 	}
-	msg, err := stream.GetLastMsgForSubject(ctx, preauth.Of(r.cfg.Subjects.Updated, appid))
+	msg, err := stream.GetLastMsgForSubject(ctx, preauth.SubjectFor(r.cfg.Subjects.Updated, appid))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil
 	}

@@ -82,7 +82,7 @@ func (r *responder) stop() {
 func (r *responder) lookup() micro.HandlerFunc {
 	var body []byte
 	return func(req micro.Request) {
-		request, err := preauth.ParseLookupRequest(preauth.AppIDIn(r.cfg.Subjects.Lookup, req.Subject()), req.Data())
+		request, err := preauth.ParseLookupRequest(preauth.AppIDFromSubject(r.cfg.Subjects.Lookup, req.Subject()), req.Data())
 		if err != nil {
 			r.refuse(req.Reply(), r.metrics.lookups, badRequest(err))
 			return
@@ -157,7 +157,7 @@ func (r *responder) current(ctx context.Context, request preauth.LookupRequest) 
 			}
 			if current.Revision < request.MinRevision {
 				return preauth.Update{}, &preauth.Error{
-					Code: preauth.CodeUnavailable, Message: "the revision asked for is not committed yet",
+					Code: preauth.StatusUnavailable, Message: "the revision asked for is not committed yet",
 				}
 			}
 		}
@@ -181,7 +181,7 @@ func (r *responder) awaitNew(ctx context.Context, component repo.Component) *pre
 		if component.Failure != nil {
 			return because(component.Failure)
 		}
-		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "a new code is being made: try again in a moment"}
+		return &preauth.Error{Code: preauth.StatusUnavailable, Message: "a new code is being made: try again in a moment"}
 	}
 	if component.Failure == nil {
 		select {
@@ -218,12 +218,12 @@ func (r *responder) component(ctx context.Context, appid string) (repo.Component
 		}
 		if !announced {
 			return repo.Component{}, &preauth.Error{
-				Code: preauth.CodeNotFound, Message: "no token event ever named this component",
+				Code: preauth.StatusNotFound, Message: "no token event ever named this component",
 			}
 		}
 		if !pause(ctx, anotherLook) {
 			return repo.Component{}, &preauth.Error{
-				Code: preauth.CodeUnavailable, Message: "the component's first code is being made: try again in a moment",
+				Code: preauth.StatusUnavailable, Message: "the component's first code is being made: try again in a moment",
 			}
 		}
 	}
@@ -231,7 +231,7 @@ func (r *responder) component(ctx context.Context, appid string) (repo.Component
 
 // claim answers with a code of the caller's own.
 func (r *responder) claim(req micro.Request) {
-	request, err := preauth.ParseClaimRequest(preauth.AppIDIn(r.cfg.Subjects.Claim, req.Subject()), req.Data())
+	request, err := preauth.ParseClaimRequest(preauth.AppIDFromSubject(r.cfg.Subjects.Claim, req.Subject()), req.Data())
 	if err != nil {
 		r.refuse(req.Reply(), r.metrics.claims, badRequest(err))
 		return
@@ -254,7 +254,7 @@ func (r *responder) claim(req micro.Request) {
 			return 0, nil, e
 		case errors.Is(err, repo.ErrReference):
 			return 0, nil, &preauth.Error{
-				Code: preauth.CodeConflict, Message: "this claim_id was used with another reference: choose another claim_id",
+				Code: preauth.StatusConflict, Message: "this claim_id was used with another reference: choose another claim_id",
 			}
 		case err != nil:
 			return 0, nil, r.noDatabase(err)
@@ -310,15 +310,15 @@ func (r *responder) claimNew(ctx context.Context, request preauth.ClaimRequest) 
 	case refused:
 		return repo.Claim{}, because(&failed.failure)
 	case errors.Is(err, errLimit):
-		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errLimit.Error(), Class: preauth.ClassThrottled}
+		return repo.Claim{}, &preauth.Error{Code: preauth.StatusUnavailable, Message: errLimit.Error(), Class: preauth.ClassThrottled}
 	case errors.Is(err, errNoToken):
 		return repo.Claim{}, tokenExpired()
 	case errors.Is(err, errUnread):
-		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: errUnread.Error()}
+		return repo.Claim{}, &preauth.Error{Code: preauth.StatusUnavailable, Message: errUnread.Error()}
 	case err != nil:
-		return repo.Claim{}, &preauth.Error{Code: preauth.CodeUnavailable, Message: "WeChat did not answer in time: try again"}
+		return repo.Claim{}, &preauth.Error{Code: preauth.StatusUnavailable, Message: "WeChat did not answer in time: try again"}
 	}
-	return r.db.ClaimNew(ctx, r.claimOf(request), repo.NewCode{Code: *minted.Code, Fingerprint: minted.Token.Fingerprint})
+	return r.db.InsertClaim(ctx, r.claimOf(request), repo.NewCode{Code: *minted.Code, Fingerprint: minted.Token.Fingerprint})
 }
 
 // resolve answers with the claim that a code was given to.
@@ -332,7 +332,7 @@ func (r *responder) resolve(req micro.Request) {
 		claimed, err := r.db.Resolve(ctx, request.PreAuthCode)
 		switch {
 		case errors.Is(err, repo.ErrNotClaimed):
-			return 0, nil, &preauth.Error{Code: preauth.CodeNotFound, Message: "no claim was given this code, or that is too long ago"}
+			return 0, nil, &preauth.Error{Code: preauth.StatusNotFound, Message: "no claim was given this code, or that is too long ago"}
 		case err != nil:
 			return 0, nil, r.noDatabase(err)
 		}
@@ -368,14 +368,14 @@ func (r *responder) begin(work func()) *preauth.Error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping {
-		return &preauth.Error{Code: preauth.CodeUnavailable, Message: "this replica is stopping: try again"}
+		return &preauth.Error{Code: preauth.StatusUnavailable, Message: "this replica is stopping: try again"}
 	}
 	select {
 	case r.places <- struct{}{}:
 		r.slow.Go(work)
 		return nil
 	default:
-		return &preauth.Error{Code: preauth.CodeTooMany, Message: "too many requests at once: try again in a moment"}
+		return &preauth.Error{Code: preauth.StatusTooMany, Message: "too many requests at once: try again in a moment"}
 	}
 }
 
@@ -422,13 +422,13 @@ func (r *responder) answerable(subject string) bool {
 
 func badRequest(err error) *preauth.Error {
 	return &preauth.Error{
-		Code: preauth.CodeBadRequest, Message: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": "),
+		Code: preauth.StatusBadRequest, Message: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": "),
 	}
 }
 
 func (r *responder) noDatabase(err error) *preauth.Error {
 	r.log.Warn("request not answered from MySQL", "error", err)
-	return &preauth.Error{Code: preauth.CodeInternal, Message: "the database does not answer: try again"}
+	return &preauth.Error{Code: preauth.StatusInternal, Message: "the database does not answer: try again"}
 }
 
 // ageWhenGiven is how old a new code may be when it is given out, as long as clients usually wait. Codes that live for
@@ -445,20 +445,20 @@ func beyondLife(minTTL time.Duration, current *repo.CurrentCode) *preauth.Error 
 		return nil
 	}
 	return &preauth.Error{
-		Code: preauth.CodeBadRequest,
+		Code: preauth.StatusBadRequest,
 		Message: fmt.Sprintf("min_ttl must be at most %d s: a new code lives for %d s, and it takes time to get one",
 			most/time.Second, life/time.Second),
 	}
 }
 
 func tokenExpired() *preauth.Error {
-	return &preauth.Error{Code: preauth.CodeUnavailable, Message: errNoToken.Error(), Class: preauth.ClassTokenExpired}
+	return &preauth.Error{Code: preauth.StatusUnavailable, Message: errNoToken.Error(), Class: preauth.ClassTokenExpired}
 }
 
 // because says that there is no code because of a failure.
 func because(f *preauth.Failure) *preauth.Error {
 	return &preauth.Error{
-		Code: preauth.CodeUnavailable, Message: "there is no valid code now",
+		Code: preauth.StatusUnavailable, Message: "there is no valid code now",
 		Class: f.Class, ErrCode: f.ErrCode, ErrMsg: f.ErrMsg, RID: f.RID, RequestIP: f.RequestIP, RetryAt: f.RetryAt,
 	}
 }

@@ -327,7 +327,7 @@ func TestLongOutageFloodsNobody(t *testing.T) {
 	var err error
 	w.eventually("look-up answered", func() bool {
 		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-		return code(err) != preauth.CodeInternal // MySQL took all the time
+		return code(err) != preauth.StatusInternal // MySQL took all the time
 	})
 	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassConfiguration {
 		t.Errorf("look-up says %v", err)

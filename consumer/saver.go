@@ -9,7 +9,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"preauth"
-	"preauth/internal/gather"
+	"preauth/internal/batch"
 	"preauth/repo"
 	"preauth/wechat"
 )
@@ -18,7 +18,7 @@ import (
 // a lone outcome waits for nobody and a crowd costs few transactions.
 type saver struct {
 	*Service
-	outcomes *gather.Gatherer[repo.Outcome, repo.Result]
+	outcomes *batch.Batcher[repo.Outcome, repo.Result]
 }
 
 // transactions bounds those under way at a time. With several of them the database commits one while others
@@ -27,7 +27,7 @@ const transactions = 4
 
 func newSaver(s *Service) *saver {
 	saver := &saver{Service: s}
-	saver.outcomes = gather.New(transactions, repo.MaxBatch, saver.commit)
+	saver.outcomes = batch.New(transactions, repo.MaxBatch, saver.commit)
 	return saver
 }
 
@@ -37,12 +37,12 @@ func newSaver(s *Service) *saver {
 // component, the zero Component for a token that was not worked on before.
 func (s *saver) save(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
 	outcome = announcing(outcome, before)
-	result, err := s.outcomes.Ask(ctx, outcome)
+	result, err := s.outcomes.Do(ctx, outcome)
 	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
 		now := s.cfg.Now()
 		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
 		outcome = announcing(fail(outcome, bad, before.Attempts+1, now, now.Add(jittered(s.cfg.Delays.TransientMax))), before)
-		result, err = s.outcomes.Ask(ctx, outcome)
+		result, err = s.outcomes.Do(ctx, outcome)
 	}
 	if err == nil {
 		err = result.Err

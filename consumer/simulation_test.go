@@ -117,7 +117,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 				AppID: appid, Token: preauth.NewSecret(fmt.Sprintf("token-%d-%d", i, now.UnixNano())),
 				IssuedAt: now, ExpiresAt: now.Add(2 * time.Hour),
 			}
-			w.publish(preauth.Of("component.token.updated", appid), event.Encode())
+			w.publish(preauth.SubjectFor("component.token.updated", appid), event.Encode())
 			known[i] = known[i] || !inStretch
 			settledEvents++
 			// Until the next token, or the end of the simulation, each code serves until its lead begins.
@@ -173,7 +173,7 @@ func lookUpAll(w *world, appids []string, known []bool) (looked, missed int) {
 		}
 		looked++
 		replies.Add(1)
-		if err := w.nc.PublishRequest(preauth.Of("preauth.lookup", appid), inbox.Subject, nil); err != nil {
+		if err := w.nc.PublishRequest(preauth.SubjectFor("preauth.lookup", appid), inbox.Subject, nil); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
-	"preauth/internal/gather"
+	"preauth/internal/batch"
 	"preauth/repo"
 )
 
@@ -46,7 +46,7 @@ type tokens struct {
 	ready  atomic.Bool // the view has been read to the end once
 	lanes  lanes
 	hand   *hand
-	known  *gather.Gatherer[string, repo.Component]
+	known  *batch.Batcher[string, repo.Component]
 }
 
 func newTokens(s *Service, m *minter, sv *saver) *tokens {
@@ -54,7 +54,7 @@ func newTokens(s *Service, m *minter, sv *saver) *tokens {
 		Service: s, minter: m, saver: sv,
 		view: newTokenView(), hand: newHand(s.cfg.InHand, s.cfg.AckWait),
 	}
-	t.known = gather.New(reads, readsOf, t.components)
+	t.known = batch.New(reads, readsOf, t.components)
 	return t
 }
 
@@ -200,7 +200,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	first, repeated := t.view.repeats(event.AppID, token)
 	var known repo.Component
 	if repeated || settled || !t.codes.certainlyNew(event.AppID, token) {
-		if known, err = t.known.Ask(ctx, event.AppID); err != nil {
+		if known, err = t.known.Do(ctx, event.AppID); err != nil {
 			t.putBack(msg, err)
 			return
 		}
@@ -329,7 +329,7 @@ func (t *tokens) badEvent(appid string, position repo.Position, cause error) rep
 }
 
 func (t *tokens) parse(msg jetstream.Msg, meta *jetstream.MsgMetadata) (preauth.TokenEvent, error) {
-	appid := preauth.AppIDIn(t.cfg.Subjects.TokenUpdated, msg.Subject())
+	appid := preauth.AppIDFromSubject(t.cfg.Subjects.TokenUpdated, msg.Subject())
 	return preauth.ParseTokenEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp.UTC().Truncate(time.Microsecond))
 }
 

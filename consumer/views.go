@@ -214,7 +214,7 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 	}
 	return v.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		update, err := preauth.ParseUpdate(msg.Data())
-		if err != nil || msg.Subject() != preauth.Of(v.cfg.Subjects.Updated, update.AppID) {
+		if err != nil || msg.Subject() != preauth.SubjectFor(v.cfg.Subjects.Updated, update.AppID) {
 			v.log.Warn("message in the stream of announcements is none", "subject", msg.Subject(),
 				"sequence", meta.Sequence.Stream, "error", err)
 			return
@@ -347,7 +347,7 @@ func (v *codeView) reconcile(ctx context.Context) {
 
 func (v *codeView) reconcileOnce(ctx context.Context) (lacking int, err error) {
 	for after := ""; ; {
-		page, err := v.db.Current(ctx, after, reconcilePage)
+		page, err := v.db.ListCurrent(ctx, after, reconcilePage)
 		if err != nil || len(page) == 0 {
 			return lacking, err
 		}

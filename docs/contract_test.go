@@ -66,7 +66,7 @@ func (s *service) askPatiently(t *testing.T, subject, body string) (reply *nats.
 	eventually(t, "answered", func() bool {
 		reply = s.ask(t, subject, body)
 		e := preauth.ParseError(reply.Header.Get, reply.Data)
-		return e == nil || e.Code != preauth.CodeInternal
+		return e == nil || e.Code != preauth.StatusInternal
 	})
 	return reply
 }
@@ -140,7 +140,7 @@ func TestRequestsOfREADME(t *testing.T) {
 	for _, c := range commands(t) {
 		switch c.name {
 		case "pub":
-			appid := preauth.AppIDIn("component.token.updated", c.subject)
+			appid := preauth.AppIDFromSubject("component.token.updated", c.subject)
 			event, err := preauth.ParseTokenEvent(appid, c.header, []byte(c.body), time.Now())
 			if err != nil || event.AppID != appID {
 				t.Errorf("%s %s: component %q, %v", c.subject, c.body, event.AppID, err)

@@ -318,7 +318,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 	}
 
 	eventually(t, "a spare is there again", func() bool {
-		spares, err := s.repo.Spares(ctx, []string{appID}, time.Now())
+		spares, err := s.repo.CountSpares(ctx, []string{appID}, time.Now())
 		return err == nil && spares[appID] == 1
 	})
 

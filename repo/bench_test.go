@@ -113,7 +113,7 @@ func BenchmarkClaimNew(b *testing.B) {
 			d := newDatabase(b)
 			replica := openFor(b, d.dsn, claimants)
 			together(b, claimants, func(i int64) error {
-				_, err := replica.ClaimNew(b.Context(), request(fmt.Sprint("visitor ", i), start), fresh(fmt.Sprint("code ", i), start))
+				_, err := replica.InsertClaim(b.Context(), request(fmt.Sprint("visitor ", i), start), fresh(fmt.Sprint("code ", i), start))
 				return err
 			})
 		})

@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	// ErrNoSpare means that there is no code to give: make one and call [Repo.ClaimNew].
+	// ErrNoSpare means that there is no code to give: make one and call [Repo.InsertClaim].
 	ErrNoSpare = errors.New("no code is left that was made ahead")
 	// ErrReference means that the claim id was used with another reference. It will not pass before
 	// that claim is purged.
@@ -178,11 +178,11 @@ func (r ClaimRequest) claim(code Code) Claim {
 	return Claim{AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, Code: code, ClaimedAt: r.At}
 }
 
-// ClaimNew gives a code that was made for the request because [Repo.Claim] had none. Where the claim
+// InsertClaim gives a code that was made for the request because [Repo.Claim] had none. Where the claim
 // id has got another code meanwhile, that one is returned, and the new code is kept as a spare, also
 // when the error is [ErrReference]. The error is [ErrNoSpare] in the rare case that the new code was
 // saved by an earlier call and has been used up since: make another.
-func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode) (Claim, error) {
+func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCode) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
 	}
@@ -201,7 +201,7 @@ func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode)
 		if !errors.Is(err, errDuplicate) {
 			return Claim{}, err
 		}
-		held, saved, err := r.inTheWay(ctx, request, code)
+		held, saved, err := r.conflicts(ctx, request, code)
 		keep := func() error {
 			return r.AddSpares(ctx, []Spare{{AppID: request.AppID, Code: code.Code, Fingerprint: code.Fingerprint}})
 		}
@@ -232,12 +232,12 @@ func (r *Repo) ClaimNew(ctx context.Context, request ClaimRequest, code NewCode)
 
 var errGivenBefore = errors.New("the code was given before, as a current code or to another component")
 
-// inTheWay returns what keeps a new code from being saved for a claim id: the code that the claim id
+// conflicts returns what keeps a new code from being saved for a claim id: the code that the claim id
 // has, and the row that has the new code already. Each may be nil.
-func (r *Repo) inTheWay(ctx context.Context, request ClaimRequest, code NewCode) (held, saved *claimRow, err error) {
+func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (held, saved *claimRow, err error) {
 	var rows []claimRow
 	err = do(ctx, "claim new", func() error {
-		return selectIn(ctx, r.db, &rows, "/* repo.in_the_way */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
+		return selectIn(ctx, r.db, &rows, "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
 			"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
 			request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
 	})
@@ -291,9 +291,9 @@ type spareRow struct {
 	ExpiresAt   time.Time `db:"expires_at"`
 }
 
-// Spares returns how many spares of the named components live longer than until the given time. A
+// CountSpares returns how many spares of the named components live longer than until the given time. A
 // component without any is not in the map.
-func (r *Repo) Spares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
+func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
 	spares := make(map[string]int, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
 		var rows []struct {

@@ -81,7 +81,7 @@ func (d *database) claim(t testing.TB, r repo.ClaimRequest) repo.Claim {
 // left returns how many spares of wx1 live at the given time.
 func (d *database) left(t testing.TB, aliveAt time.Time) int {
 	t.Helper()
-	left, err := d.Spares(within(t), []string{"wx1"}, aliveAt)
+	left, err := d.CountSpares(within(t), []string{"wx1"}, aliveAt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestClaim(t *testing.T) {
 				if s.fresh == "" {
 					c, err = d.Claim(within(t), s.request)
 				} else {
-					c, err = d.ClaimNew(within(t), s.request, fresh(s.fresh, s.request.At))
+					c, err = d.InsertClaim(within(t), s.request, fresh(s.fresh, s.request.At))
 				}
 				if !errors.Is(err, s.err) || err == nil && s.err != nil {
 					t.Fatalf("step %d: err = %v, wanted %v", i, err, s.err)
@@ -390,7 +390,7 @@ func TestClaimNeedsFewRoundTrips(t *testing.T) {
 		if test.fresh == "" {
 			_, err = d.Claim(within(t), request(test.claimID, start))
 		} else {
-			_, err = d.ClaimNew(within(t), request(test.claimID, start), fresh(test.fresh, start))
+			_, err = d.InsertClaim(within(t), request(test.claimID, start), fresh(test.fresh, start))
 		}
 		if got := d.faults.Operations(); err != nil || !slices.Equal(got, test.want) {
 			t.Errorf("%s: %q, %v, wanted %q", test.name, got, err, test.want)
@@ -417,7 +417,7 @@ func TestImpossibleClaims(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := request("a", start, change)
 			_, err1 := d.Claim(within(t), r)
-			_, err2 := d.ClaimNew(within(t), r, fresh(secret, start))
+			_, err2 := d.InsertClaim(within(t), r, fresh(secret, start))
 			for _, err := range []error{err1, err2} {
 				if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) || strings.Contains(err.Error(), secret) {
 					t.Errorf("err = %v", err)
@@ -438,7 +438,7 @@ func TestImpossibleClaims(t *testing.T) {
 				t.Errorf("err = %v", err)
 			}
 			if s.AppID != "" {
-				_, err = d.ClaimNew(within(t), request("a", start), repo.NewCode{Code: s.Code, Fingerprint: s.Fingerprint})
+				_, err = d.InsertClaim(within(t), request("a", start), repo.NewCode{Code: s.Code, Fingerprint: s.Fingerprint})
 				if err == nil || strings.Contains(err.Error(), secret) {
 					t.Errorf("err = %v", err)
 				}
@@ -456,7 +456,7 @@ func TestACodeHasOneUse(t *testing.T) {
 	d.save(t, succeeded("wx1", at(1), "former"))
 	d.save(t, succeeded("wx1", at(2), "current"))
 	d.stock(t, start, "spare")
-	if _, err := d.ClaimNew(within(t), request("a", start), fresh("claimed", start)); err != nil {
+	if _, err := d.InsertClaim(within(t), request("a", start), fresh("claimed", start)); err != nil {
 		t.Fatal(err)
 	}
 	before := d.dump(t)
@@ -467,12 +467,12 @@ func TestACodeHasOneUse(t *testing.T) {
 	// when one that was current is said to be made for a claim, or saved as current though it is not,
 	// then that is refused without a word of the code;
 	for _, code := range []string{"former", "current"} {
-		_, err := d.ClaimNew(within(t), request("b", start), fresh(code, start))
+		_, err := d.InsertClaim(within(t), request("b", start), fresh(code, start))
 		if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) || strings.Contains(err.Error(), code+"\"") {
 			t.Errorf("%s: err = %v", code, err)
 		}
 	}
-	_, err := d.ClaimNew(within(t), request("b", start, func(r *repo.ClaimRequest) { r.AppID = "wx2" }), fresh("spare", start))
+	_, err := d.InsertClaim(within(t), request("b", start, func(r *repo.ClaimRequest) { r.AppID = "wx2" }), fresh("spare", start))
 	if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) {
 		t.Errorf("another component's: err = %v", err)
 	}
@@ -500,7 +500,7 @@ func TestTheDatabaseKeepsClaimsApart(t *testing.T) {
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), "current"))
 	d.stock(t, start, "spare")
-	if _, err := d.ClaimNew(within(t), request("a", start), fresh("claimed", start)); err != nil {
+	if _, err := d.InsertClaim(within(t), request("a", start), fresh("claimed", start)); err != nil {
 		t.Fatal(err)
 	}
 	tests := map[string]string{
@@ -522,7 +522,7 @@ func TestTheDatabaseKeepsClaimsApart(t *testing.T) {
 
 func TestSparesAreCountedForEachComponentAtATime(t *testing.T) {
 	d := newDatabase(t)
-	if got, err := d.Spares(within(t), []string{"wx1"}, start); err != nil || len(got) != 0 {
+	if got, err := d.CountSpares(within(t), []string{"wx1"}, start); err != nil || len(got) != 0 {
 		t.Errorf("%v, %v", got, err)
 	}
 	of := func(appid string) func(*repo.Spare) { return func(s *repo.Spare) { s.AppID = appid } }
@@ -535,11 +535,11 @@ func TestSparesAreCountedForEachComponentAtATime(t *testing.T) {
 	}
 	d.save(t, succeeded("wx1", at(1), "current"))
 	d.claim(t, request("a", start.Add(time.Minute), func(r *repo.ClaimRequest) { r.MinTTL = 30 * time.Minute })) // c
-	got, err := d.Spares(within(t), []string{"wx1", "wx2", "wx3", "wx5"}, start.Add(30*time.Minute-time.Microsecond))
+	got, err := d.CountSpares(within(t), []string{"wx1", "wx2", "wx3", "wx5"}, start.Add(30*time.Minute-time.Microsecond))
 	if want := map[string]int{"wx1": 2, "wx2": 1, "wx3": 1}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v, wanted %v", got, err, want)
 	}
-	got, err = d.Spares(within(t), append(numbered("nobody", 700), "wx1", "wx2", "wx4"), start.Add(30*time.Minute))
+	got, err = d.CountSpares(within(t), append(numbered("nobody", 700), "wx1", "wx2", "wx4"), start.Add(30*time.Minute))
 	if want := map[string]int{"wx1": 1, "wx4": 1}; err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v, wanted %v", got, err, want)
 	}
@@ -619,7 +619,7 @@ func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 				claimID := fmt.Sprint("visitor", round)
 				now := start.Add(time.Duration(round) * time.Hour)
 				if test.expired {
-					if _, err := d.ClaimNew(within(t), request(claimID, now.Add(-time.Hour)), fresh("old"+claimID, now.Add(-time.Hour))); err != nil {
+					if _, err := d.InsertClaim(within(t), request(claimID, now.Add(-time.Hour)), fresh("old"+claimID, now.Add(-time.Hour))); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -645,7 +645,7 @@ func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 						claims[i], err = replicas[i%2].Claim(t.Context(), request(claimID, now))
 						for errors.Is(err, repo.ErrNoSpare) {
 							code := fresh(fmt.Sprint("n", round, " ", made.Add(1)), now)
-							claims[i], err = replicas[i%2].ClaimNew(t.Context(), request(claimID, now), code)
+							claims[i], err = replicas[i%2].InsertClaim(t.Context(), request(claimID, now), code)
 						}
 						if err != nil {
 							t.Error(err)
@@ -681,7 +681,7 @@ func TestSimultaneousRequestsWithOtherReferences(t *testing.T) {
 			if i%2 == 0 {
 				claims[i], errs[i] = d.Claim(t.Context(), r)
 			} else {
-				claims[i], errs[i] = d.ClaimNew(t.Context(), r, fresh(fmt.Sprint("n", i), start))
+				claims[i], errs[i] = d.InsertClaim(t.Context(), r, fresh(fmt.Sprint("n", i), start))
 			}
 		})
 	}
@@ -817,7 +817,7 @@ func TestAClaimIDThatHasACodeAndASpareInStock(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDatabase(t)
-			if _, err := d.ClaimNew(within(t), request("visitor", start), fresh("n", start.Add(-26*time.Minute))); err != nil {
+			if _, err := d.InsertClaim(within(t), request("visitor", start), fresh("n", start.Add(-26*time.Minute))); err != nil {
 				t.Fatal(err)
 			}
 			d.stock(t, start, numbered("s", 8)...)
@@ -846,7 +846,7 @@ func TestClaimsGivenTogether(t *testing.T) {
 	held := map[string]repo.Claim{}
 	for i := range known + strangers {
 		id := fmt.Sprint("visitor", i)
-		c, err := other.ClaimNew(within(t), request(id, start), fresh("n"+id, start))
+		c, err := other.InsertClaim(within(t), request(id, start), fresh("n"+id, start))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -985,7 +985,7 @@ func TestClaimsThatLoseEveryRaceAreGivenUp(t *testing.T) {
 	d.faults.Script("claim", slices.Repeat([]repotest.Fault{taken}, 100)...)
 	d.faults.Script("claim_new", slices.Repeat([]repotest.Fault{taken}, 100)...)
 	_, err1 := d.Claim(within(t), request("visitor", start))
-	_, err2 := d.ClaimNew(within(t), request("visitor", start), fresh("n", start))
+	_, err2 := d.InsertClaim(within(t), request("visitor", start), fresh("n", start))
 	for _, err := range []error{err1, err2} {
 		if !errors.Is(err, repo.ErrUnavailable) || strings.Contains(err.Error(), "visitor") {
 			t.Errorf("err = %v", err)
@@ -1016,11 +1016,11 @@ func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 		},
 		"of a new code": {
 			[]string{"claim_new"},
-			func() (repo.Claim, error) { return d.ClaimNew(within(t), request("visitor", now), fresh("n", now)) },
+			func() (repo.Claim, error) { return d.InsertClaim(within(t), request("visitor", now), fresh("n", now)) },
 		},
 		"of a new code after the old one expired": {
 			[]string{"claim_new", "in_the_way", "retire_claim"},
-			func() (repo.Claim, error) { return d.ClaimNew(within(t), request("known", now), fresh("n", now)) },
+			func() (repo.Claim, error) { return d.InsertClaim(within(t), request("known", now), fresh("n", now)) },
 		},
 	}
 	for name, test := range tests {
@@ -1029,7 +1029,7 @@ func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 				for _, times := range []int{1, 6, 7} { // 6 are given up with ErrUnavailable
 					t.Run(fmt.Sprint(name, "/", operation, " ", how, " ", times, " times"), func(t *testing.T) {
 						d.clear(t)
-						if _, err := d.ClaimNew(within(t), request("known", start), fresh("old", start)); err != nil {
+						if _, err := d.InsertClaim(within(t), request("known", start), fresh("old", start)); err != nil {
 							t.Fatal(err)
 						}
 						d.stock(t, now, numbered("s", 8)...)
@@ -1138,7 +1138,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 			check(r, c, err, "")
 		case 3, 4: // with a code of its own
 			code := newCode()
-			c, err := d.ClaimNew(within(t), r, fresh(code, now))
+			c, err := d.InsertClaim(within(t), r, fresh(code, now))
 			m.codes[code] = &modelCode{appid: appid, use: "spare", expiresAt: now.Add(life())}
 			check(r, c, err, code)
 		case 5, 6:
@@ -1188,7 +1188,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 		}
 
 		// The current codes are those of the model, and so everywhere.
-		current, err := d.Current(within(t), "", 10)
+		current, err := d.ListCurrent(within(t), "", 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1213,7 +1213,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 				spares[code.appid]++
 			}
 		}
-		if got, err := d.Spares(within(t), []string{"wx1", "wx2"}, now); err != nil || !maps.Equal(got, spares) {
+		if got, err := d.CountSpares(within(t), []string{"wx1", "wx2"}, now); err != nil || !maps.Equal(got, spares) {
 			t.Fatalf("spares: %v, %v, wanted %v", got, err, spares)
 		}
 		code := oldCode()
@@ -1279,7 +1279,7 @@ func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 		claim := repo.ClaimRequest{AppID: appid(worker), ClaimID: fmt.Sprint("visitor", worker, round%2), At: now(round)}
 		_, err := r.Claim(t.Context(), claim)
 		if errors.Is(err, repo.ErrNoSpare) {
-			_, err = r.ClaimNew(t.Context(), claim, fresh(fmt.Sprint("n", worker, round), now(round)))
+			_, err = r.InsertClaim(t.Context(), claim, fresh(fmt.Sprint("n", worker, round), now(round)))
 		}
 		return err
 	})
@@ -1288,7 +1288,7 @@ func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 		return err
 	})
 	each(1, func(r *repo.Repo, worker, round int) error {
-		_, _, err := r.TakeOne(t.Context(), appid(round), uint64(1+round), now(round), now(round).Add(time.Minute))
+		_, _, err := r.Lease(t.Context(), appid(round), uint64(1+round), now(round), now(round).Add(time.Minute))
 		return err
 	})
 	working.Wait()
@@ -1339,7 +1339,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 						}
 					}
 					if c, err = d.Claim(working, r); errors.Is(err, repo.ErrNoSpare) {
-						c, err = d.ClaimNew(working, r, code)
+						c, err = d.InsertClaim(working, r, code)
 					}
 				}
 				if err == nil {

@@ -62,13 +62,13 @@ func works() map[string]work {
 				return describeResults(results), err
 			},
 		},
-		"TakeDue": {
+		"LeaseDue": {
 			given: func(t *testing.T, d *database) {
 				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), failed("wx3", at(3), 1))
 			},
 			do: func(ctx context.Context, d *database) (string, error) {
 				now := start.Add(26 * time.Minute)
-				taken, err := d.TakeDue(ctx, now, now.Add(time.Minute), 10)
+				taken, err := d.LeaseDue(ctx, now, now.Add(time.Minute), 10)
 				text := ""
 				for _, c := range taken {
 					text += fmt.Sprintln(c.AppID, c.DueAt, c.Current.PreAuthCode.Reveal())
@@ -86,10 +86,10 @@ func works() map[string]work {
 				return fmt.Sprint(extended), err
 			},
 		},
-		"TakeOne": {
+		"Lease": {
 			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
 			do: func(ctx context.Context, d *database) (string, error) {
-				c, taken, err := d.TakeOne(ctx, "wx1", 1, start.Add(time.Minute), start.Add(2*time.Minute))
+				c, taken, err := d.Lease(ctx, "wx1", 1, start.Add(time.Minute), start.Add(2*time.Minute))
 				if err != nil || !taken {
 					return "", err
 				}
@@ -114,30 +114,30 @@ func works() map[string]work {
 				return describeClaim(c), err
 			},
 		},
-		"ClaimNew": {
+		"InsertClaim": {
 			given: func(t *testing.T, d *database) { d.stock(t, start, "s") },
 			do: func(ctx context.Context, d *database) (string, error) {
-				c, err := d.ClaimNew(ctx, request("visitor", start), fresh("n", start))
+				c, err := d.InsertClaim(ctx, request("visitor", start), fresh("n", start))
 				return describeClaim(c), err
 			},
 		},
-		"ClaimNew after the old code expired": {
+		"InsertClaim after the old code expired": {
 			given: func(t *testing.T, d *database) {
 				d.stock(t, start, "s")
 				d.claim(t, request("visitor", start))
 			},
 			do: func(ctx context.Context, d *database) (string, error) {
-				c, err := d.ClaimNew(ctx, request("visitor", start.Add(time.Hour)), fresh("n", start.Add(time.Hour)))
+				c, err := d.InsertClaim(ctx, request("visitor", start.Add(time.Hour)), fresh("n", start.Add(time.Hour)))
 				return describeClaim(c), err
 			},
 		},
-		"ClaimNew of a claim id that has a code": {
+		"InsertClaim of a claim id that has a code": {
 			given: func(t *testing.T, d *database) {
 				d.stock(t, start, "s")
 				d.claim(t, request("visitor", start))
 			},
 			do: func(ctx context.Context, d *database) (string, error) {
-				c, err := d.ClaimNew(ctx, request("visitor", start), fresh("n", start))
+				c, err := d.InsertClaim(ctx, request("visitor", start), fresh("n", start))
 				return describeClaim(c), err
 			},
 		},
@@ -148,7 +148,7 @@ func works() map[string]work {
 			},
 			do: func(ctx context.Context, d *database) (string, error) {
 				err1 := d.AddSpares(ctx, sparesOf(numbered("t", 120)...))
-				spares, err2 := d.Spares(ctx, []string{"wx1", "wx2"}, start)
+				spares, err2 := d.CountSpares(ctx, []string{"wx1", "wx2"}, start)
 				c, err3 := d.Resolve(ctx, preauth.NewSecret("s"))
 				return fmt.Sprintln(spares, describeClaim(c)), errors.Join(err1, err2, err3)
 			},
@@ -177,7 +177,7 @@ func works() map[string]work {
 			do: func(ctx context.Context, d *database) (string, error) {
 				waiting, err1 := d.Outbox(ctx, start.Add(time.Hour), 10)
 				rows, oldest, err2 := d.OutboxDepth(ctx)
-				current, err3 := d.Current(ctx, "", 10)
+				current, err3 := d.ListCurrent(ctx, "", 10)
 				known, err4 := d.Components(ctx, []string{"wx1", "wx2", "wx3"})
 				var codes []any
 				for _, code := range current {

@@ -12,12 +12,12 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// TakeDue leases components that are due at now, at most limit: it moves their DueAt to until, before
+// LeaseDue leases components that are due at now, at most limit: it moves their DueAt to until, before
 // which no other call gets them, from whatever replica. They come in the order in which they were
 // due. Whoever has one saves an [Outcome] with a code or a failure before until, which sets DueAt anew and
 // ends the lease; a replica that dies leaves it to the others at until. After an error some may have
 // been leased until then and worked on by nobody.
-func (r *Repo) TakeDue(ctx context.Context, now, until time.Time, limit int) ([]Component, error) {
+func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([]Component, error) {
 	now, until = stored(now), stored(until)
 	if !until.After(now) {
 		return nil, fmt.Errorf("repo: take due: %w", errNoLease)
@@ -82,7 +82,7 @@ func (r *Repo) take(ctx context.Context, due []string, lease []byte, now, until 
 	return taken, nil
 }
 
-// Extend moves the end of a lease from dueAt, as TakeDue or TakeOne set it or Extend did before, to until. It returns false
+// Extend moves the end of a lease from dueAt, as LeaseDue or Lease set it or Extend did before, to until. It returns false
 // if the lease is over: an outcome was saved, or another replica has it. One that has run out and that nobody else took is
 // extended. After an error it may be.
 func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time) (bool, error) {
@@ -93,11 +93,11 @@ func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time)
 	return err == nil && rows > 0, err
 }
 
-// TakeOne leases a component whether or not it is due, as [Repo.TakeDue] does, if its newest code still
+// Lease leases a component whether or not it is due, as [Repo.LeaseDue] does, if its newest code still
 // has the given revision. It returns false if it has a newer one, or if a replica has leased it for longer
 // than until now: the component is then as it was read, with the end of the other lease in DueAt. One that
 // no valid token event ever named is returned as the zero Component. After an error it may be leased.
-func (r *Repo) TakeOne(ctx context.Context, appid string, revision uint64, now, until time.Time) (Component, bool, error) {
+func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, until time.Time) (Component, bool, error) {
 	now, until = stored(now), stored(until)
 	if !until.After(now) {
 		return Component{}, false, fmt.Errorf("repo: take one: %w", errNoLease)

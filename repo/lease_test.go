@@ -13,7 +13,7 @@ import (
 // takeOne takes wx1 at its newest revision, or not.
 func (d *database) takeOne(t testing.TB, now time.Time, want bool) repo.Component {
 	t.Helper()
-	c, taken, err := d.TakeOne(within(t), "wx1", d.component(t, "wx1").Revision, now, now.Add(time.Minute))
+	c, taken, err := d.Lease(within(t), "wx1", d.component(t, "wx1").Revision, now, now.Add(time.Minute))
 	if err != nil || taken != want {
 		t.Errorf("taken: %v, wanted %v, %v", taken, want, err)
 	}
@@ -26,7 +26,7 @@ func (d *database) takeOne(t testing.TB, now time.Time, want bool) repo.Componen
 // takeDue takes what is due, and expects how many that are.
 func (d *database) takeDue(t testing.TB, now time.Time, want int) {
 	t.Helper()
-	if taken, err := d.TakeDue(within(t), now, now.Add(time.Minute), 10); err != nil || len(taken) != want {
+	if taken, err := d.LeaseDue(within(t), now, now.Add(time.Minute), 10); err != nil || len(taken) != want {
 		t.Errorf("%d are due, wanted %d, %v", len(taken), want, err)
 	}
 }
@@ -71,7 +71,7 @@ func TestTakeOne(t *testing.T) {
 			d.takeOne(t, second(10), true)
 			d.save(t, renewed("wx1", at(1), "b", due(900)))
 			// Whoever has not seen it does not make another,
-			c, taken, err := d.TakeOne(within(t), "wx1", 1, second(11), second(70))
+			c, taken, err := d.Lease(within(t), "wx1", 1, second(11), second(70))
 			if err != nil || taken || c.Revision != 2 || c.Current.PreAuthCode.Reveal() != "b" || !c.DueAt.Equal(second(900)) {
 				t.Errorf("%+v, %v, %v", c, taken, err)
 			}
@@ -102,7 +102,7 @@ func TestTakeOne(t *testing.T) {
 			}
 		}},
 		"for no time": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			if _, taken, err := d.TakeOne(within(t), "wx1", 1, second(10), second(10)); err == nil || taken || errors.Is(err, repo.ErrUnavailable) {
+			if _, taken, err := d.Lease(within(t), "wx1", 1, second(10), second(10)); err == nil || taken || errors.Is(err, repo.ErrUnavailable) {
 				t.Errorf("%v, %v", taken, err)
 			}
 		}},
@@ -156,14 +156,14 @@ func TestOneOfManyTakesAComponent(t *testing.T) {
 			taking.Go(func() {
 				r := replicas[i%2]
 				if i < 6 {
-					taken, err := r.TakeDue(t.Context(), now, now.Add(time.Minute), 10)
+					taken, err := r.LeaseDue(t.Context(), now, now.Add(time.Minute), 10)
 					if err != nil {
 						t.Error(err)
 					}
 					owners.Add(int64(len(taken)))
 					return
 				}
-				_, taken, err := r.TakeOne(t.Context(), "wx1", 1, now, now.Add(time.Minute))
+				_, taken, err := r.Lease(t.Context(), "wx1", 1, now, now.Add(time.Minute))
 				if err != nil {
 					t.Error(err)
 				}

@@ -111,10 +111,10 @@ type Standing struct {
 	Token *Token
 }
 
-// Current returns the current codes, also those that have expired, in the order of their components:
+// ListCurrent returns the current codes, also those that have expired, in the order of their components:
 // at most limit, and those after the given component only. Page through all by passing the last AppID
 // of each page; the first page follows "".
-func (r *Repo) Current(ctx context.Context, afterAppID string, limit int) ([]Standing, error) {
+func (r *Repo) ListCurrent(ctx context.Context, afterAppID string, limit int) ([]Standing, error) {
 	var rows []struct {
 		AppID     string    `db:"appid"`
 		Revision  uint64    `db:"revision"`

@@ -71,7 +71,7 @@ func TestOutbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	current, err := d.Current(within(t), "", 10)
+	current, err := d.ListCurrent(within(t), "", 10)
 	if err != nil || len(current) != 1 || !reflect.DeepEqual(rows[len(rows)-1].Update, &current[0].Update) {
 		t.Errorf("the outbox has %+v, current is %+v, %v", rows[len(rows)-1].Update, current, err)
 	}
@@ -127,7 +127,7 @@ func TestCurrentPagesThroughAllCurrentCodes(t *testing.T) {
 	var pages []int
 	got := map[string]repo.Standing{}
 	for after := ""; ; {
-		page, err := d.Current(t.Context(), after, 3)
+		page, err := d.ListCurrent(t.Context(), after, 3)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func TestPurge(t *testing.T) {
 	d.stock(t, minute(1), "spare1")
 	d.stock(t, minute(11), "spare2")
 	for i, code := range []string{"claimed", "claimed again"} {
-		if _, err := d.ClaimNew(within(t), request("visitor", minute(2+40*i)), fresh(code, minute(2+40*i))); err != nil {
+		if _, err := d.InsertClaim(within(t), request("visitor", minute(2+40*i)), fresh(code, minute(2+40*i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestPurgeBesideOtherWork(t *testing.T) {
 					t.Error(err)
 				}
 				claim := repo.ClaimRequest{AppID: appid, ClaimID: fmt.Sprint("visitor", worker), At: now(round)}
-				if _, err := r.ClaimNew(t.Context(), claim, fresh(fmt.Sprint("n", worker, " ", round), now(round))); err != nil {
+				if _, err := r.InsertClaim(t.Context(), claim, fresh(fmt.Sprint("n", worker, " ", round), now(round))); err != nil {
 					t.Error(err)
 				}
 				reached[worker].Store(int64(round))
@@ -242,7 +242,7 @@ func TestAYearLeavesSmallTables(t *testing.T) {
 			t.Errorf("got %+v", c)
 		}
 	}
-	if current, err := d.Current(within(t), "", 10); err != nil || len(current) != 3 {
+	if current, err := d.ListCurrent(within(t), "", 10); err != nil || len(current) != 3 {
 		t.Errorf("%d current codes, %v", len(current), err)
 	}
 	// and nothing else.

@@ -294,13 +294,13 @@ func TestADueComponentThatAnotherTookInBetween(t *testing.T) {
 	var left []repo.Component
 	taking.Go(func() {
 		var err error
-		if left, err = slow.TakeDue(t.Context(), now, now.Add(time.Minute), 10); err != nil {
+		if left, err = slow.LeaseDue(t.Context(), now, now.Add(time.Minute), 10); err != nil {
 			t.Error(err)
 		}
 	})
 	<-found
 	// when another takes one of them, and an outcome of another is saved,
-	if taken, err := d.TakeDue(t.Context(), now, now.Add(time.Minute), 1); err != nil || len(taken) != 1 || taken[0].AppID != "wx1" {
+	if taken, err := d.LeaseDue(t.Context(), now, now.Add(time.Minute), 1); err != nil || len(taken) != 1 || taken[0].AppID != "wx1" {
 		t.Errorf("took %+v, %v", taken, err)
 	}
 	d.save(t, succeeded("wx2", at(2), "a", func(o *repo.Outcome) { o.DueAt = now.Add(time.Hour) }))
@@ -336,7 +336,7 @@ func TestTakeDueHasOneOwner(t *testing.T) {
 	for range 8 {
 		taking.Go(func() {
 			for {
-				taken, err := d.TakeDue(t.Context(), now, until, 7)
+				taken, err := d.LeaseDue(t.Context(), now, until, 7)
 				if err != nil {
 					t.Error(err)
 				}
@@ -369,11 +369,11 @@ func TestTakeDueHasOneOwner(t *testing.T) {
 	}
 	// and is due again at the end of its lease, unless an outcome was saved meanwhile.
 	d.save(t, succeeded("wx0", at(1), "a", func(o *repo.Outcome) { o.At, o.DueAt = until, until.Add(time.Hour) }))
-	again, err := d.TakeDue(t.Context(), until, until.Add(time.Minute), 2*due)
+	again, err := d.LeaseDue(t.Context(), until, until.Add(time.Minute), 2*due)
 	if err != nil || len(again) != due { // without wx0, but with "later"
 		t.Errorf("%d are due again, %v", len(again), err)
 	}
-	if _, err := d.TakeDue(t.Context(), now, now, 1); err == nil || errors.Is(err, repo.ErrUnavailable) {
+	if _, err := d.LeaseDue(t.Context(), now, now, 1); err == nil || errors.Is(err, repo.ErrUnavailable) {
 		t.Errorf("a lease that ends at once: %v", err)
 	}
 }

@@ -166,8 +166,8 @@ func (s *screen) instructions(url, appid, pace string) {
 		{"sub " + subjects.Failed, "see why a component got none"},
 		{"pub " + subjects.TokenUpdated + ` \` + "\n" +
 			`  '{"component_appid":"` + appid + `","component_access_token":"my-token-1"}'`, "announce a token"},
-		{"req " + preauth.Of(subjects.Lookup, appid) + " ''", "look up the current code"},
-		{"req " + preauth.Of(subjects.Claim, appid) + ` '{"claim_id":"visitor-1"}'`, "claim a code for one visitor"},
+		{"req " + preauth.SubjectFor(subjects.Lookup, appid) + " ''", "look up the current code"},
+		{"req " + preauth.SubjectFor(subjects.Claim, appid) + ` '{"claim_id":"visitor-1"}'`, "claim a code for one visitor"},
 		{"micro ls", "list the service"},
 		{"micro stats preauth", "see what it has answered"},
 	} {

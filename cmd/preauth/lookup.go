@@ -39,7 +39,7 @@ func (c lookupCommand) Run(ctx context.Context, to streams) error {
 	defer nc.Close()
 	subjects := preauth.DefaultSubjects()
 	subjects.Lookup = c.Subject
-	client, err := preauth.NewClientWith(nc, subjects)
+	client, err := preauth.NewClient(nc, preauth.WithSubjects(subjects))
 	if err != nil {
 		return err
 	}

@@ -765,7 +765,7 @@ func TestBuildIsKeyedByItsSource(t *testing.T) {
 		}
 		seen = append(seen, got)
 	}
-	write("go.mod", "module preauth/devdb\n")
+	write("go.mod", "module preauth/test/devdb\n")
 	if _, err := hashSource(dir); err == nil {
 		t.Error("hash of a module without go.sum")
 	}
@@ -777,7 +777,7 @@ func TestBuildIsKeyedByItsSource(t *testing.T) {
 	hash()
 	write("main.go", "package main // changed")
 	hash()
-	write("go.mod", "module preauth/devdb\n\ngo 1.26\n")
+	write("go.mod", "module preauth/test/devdb\n\ngo 1.26\n")
 	hash()
 }
 

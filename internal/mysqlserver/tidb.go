@@ -112,8 +112,8 @@ func goBuild(ctx context.Context, opts Options, source, program string, lock *os
 func findDevdb() (string, error) {
 	if directory, err := os.Getwd(); err == nil {
 		for {
-			if isDevdb(filepath.Join(directory, "devdb")) {
-				return filepath.Join(directory, "devdb"), nil
+			if isDevdb(filepath.Join(directory, "test", "devdb")) {
+				return filepath.Join(directory, "test", "devdb"), nil
 			}
 			parent := filepath.Dir(directory)
 			if parent == directory {
@@ -123,7 +123,7 @@ func findDevdb() (string, error) {
 		}
 	}
 	if _, file, _, ok := runtime.Caller(0); ok {
-		directory := filepath.Join(filepath.Dir(file), "..", "..", "devdb")
+		directory := filepath.Join(filepath.Dir(file), "..", "..", "test", "devdb")
 		if isDevdb(directory) {
 			return directory, nil
 		}
@@ -133,7 +133,7 @@ func findDevdb() (string, error) {
 
 func isDevdb(directory string) bool {
 	text, err := os.ReadFile(filepath.Join(directory, "go.mod"))
-	return err == nil && strings.HasPrefix(string(text), "module preauth/devdb\n")
+	return err == nil && strings.HasPrefix(string(text), "module preauth/test/devdb\n")
 }
 
 // hashSource identifies the version of the module and what it is built for.

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/test/chaos/check"
+	"preauth/test/chaos/history"
+	"preauth/test/chaos/nemesis"
+	"preauth/test/chaos/system"
+	"preauth/test/chaos/workload"
+	"preauth/internal/mysqlserver"
+)
+
+// campaign is one run: a system, clients, faults and a verdict.
+type campaign struct {
+	seed        uint64
+	duration    time.Duration // of the faults
+	replicas    int
+	natsServers int
+	components  int
+	engine      mysqlserver.Engine
+	maxSkew     time.Duration
+	// settleTime is in what time the system has to settle.
+	settleTime time.Duration
+	// overlay replaces source files of the service, see [system.Build].
+	overlay map[string]string
+	// dir is an empty directory for the run's files.
+	dir string
+	log func(format string, args ...any)
+}
+
+// outcome is what came of a campaign.
+type outcome struct {
+	campaign
+
+	check.Result
+	evidence *check.Evidence
+	faults   map[string]int
+	settling time.Duration
+}
+
+const (
+	historyName = "history.jsonl"
+	// usualSettleTime is in what time a system that is left alone has to be done with everything, on a machine
+	// that is busy: two leases, one after the other, and the longest waits between tries. What a clock that
+	// was fast has put off comes later by as much.
+	usualSettleTime = 2*system.Lease + 4*system.LongestDelay + 30*time.Second
+)
+
+// run does all of it. The error is about the harness; broken promises are in the outcome.
+func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
+	programs, err := system.Build(ctx, c.dir, c.overlay)
+	if err != nil {
+		return nil, err
+	}
+	sys, err := system.Start(ctx, system.Options{
+		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, Log: c.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, sys.Close()) }()
+	rec, err := history.NewRecorder(filepath.Join(c.dir, historyName))
+	if err != nil {
+		return nil, err
+	}
+	nc, err := sys.NATS.Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	clients, err := workload.New(workload.Options{Seed: c.seed, Components: c.components, Conn: nc, Issuer: sys.WeChat, Recorder: rec})
+	if err != nil {
+		return nil, err
+	}
+	if err := clients.Subscribe(); err != nil {
+		return nil, err
+	}
+	g := &gatherer{system: sys, js: js, rec: rec}
+	secrets := new(searcher)
+
+	var watching sync.WaitGroup
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	defer watching.Wait()
+	defer stopWatching()
+	watching.Go(func() { g.watchRows(watchCtx) })
+	watching.Go(func() { secrets.scraping(watchCtx, sys) })
+	watching.Go(func() { c.tell(watchCtx, rec) })
+
+	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
+	faulty, stop := context.WithTimeout(ctx, c.duration)
+	defer stop()
+	var using sync.WaitGroup
+	using.Go(func() { clients.Run(faulty) })
+	err = breaker.Run(faulty)
+	using.Wait()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.log("the faults are over: waiting until the system has settled")
+	out := &outcome{campaign: c, faults: breaker.Counts()}
+	if out.evidence, out.settling, err = c.settle(ctx, g, clients); err != nil {
+		return nil, err
+	}
+	stopWatching()
+	watching.Wait()
+	if err := c.complete(ctx, out.evidence, g, secrets); err != nil {
+		return nil, err
+	}
+	out.Result = check.Check(out.evidence)
+	return out, rec.Close()
+}
+
+// tell prints a line from time to time.
+func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
+	for system.Wait(ctx, 30*time.Second) {
+		counts := map[history.Op]int{}
+		for _, e := range rec.Events() {
+			counts[e.Op]++
+		}
+		c.log("%4.0f s: %d published, %d look-ups, %d claims, %d announced, %d faults", rec.Now().Seconds(),
+			counts[history.Publish], counts[history.Lookup], counts[history.Claim], counts[history.Update], counts[history.Fault])
+	}
+}
+
+// lease is for how long a component is left to the replica that renews its code.
+const lease = 20 * time.Second
+
+// settle announces a last good token to every other component and waits until the system has nothing more to
+// do and each look-up finds it so, or until the time for that is over; it returns how long that took. Then it
+// leaves the system alone but for look-ups, for as long as a code lives, and looks whether it is still so.
+func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Workload) (*check.Evidence, time.Duration, error) {
+	begin := g.rec.Now()
+	for i, appid := range clients.AppIDs() {
+		if i%2 == 0 {
+			if err := clients.PublishGood(ctx, appid); err != nil {
+				return nil, 0, err
+			}
+		}
+	}
+	e := &check.Evidence{Seed: c.seed, Limits: check.Limits{
+		CodeLife: system.CodeLife, RequestTimeout: system.RequestTimeout, MaxMinTTL: workload.MaxMinTTL, Spares: system.Spares,
+	}}
+	err := c.await(ctx, g, clients, e, c.settleTime+c.maxSkew)
+	settling := g.rec.Now() - begin
+	// What a replica worked on when it died is leased to it for longer than a code has left of its short life then: only
+	// after that is it sure that no code dies.
+	if err == nil && len(e.Undone) == 0 && system.Wait(ctx, begin+lease-g.rec.Now()) {
+		err = c.await(ctx, g, clients, e, c.settleTime)
+	}
+	if err != nil || len(e.Undone) > 0 {
+		return e, settling, err
+	}
+	c.log("settled: leaving it alone for the life of a code")
+	for quiet := g.rec.Now() + system.CodeLife; g.rec.Now() < quiet; {
+		for _, appid := range clients.AppIDs() {
+			clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid})
+		}
+		if !system.Wait(ctx, time.Second) {
+			return nil, 0, ctx.Err()
+		}
+	}
+	for _, appid := range clients.AppIDs() {
+		clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid, MinTTL: workload.MaxMinTTL})
+		clients.Claim(ctx, check.Prober, appid)
+	}
+	return e, settling, c.await(ctx, g, clients, e, c.settleTime)
+}
+
+// await brings the evidence up to date until nothing is undone, or the time for that is over.
+func (c campaign) await(ctx context.Context, g *gatherer, clients *workload.Workload, e *check.Evidence, limit time.Duration) error {
+	for deadline := time.Now().Add(limit); ; {
+		err := c.look(ctx, g, e)
+		if err != nil {
+			e.Undone = []string{err.Error()}
+		} else if e.Undone = check.Unsettled(e); len(e.Undone) == 0 {
+			e.Undone = c.probe(ctx, clients, e.State)
+		}
+		switch {
+		case len(e.Undone) == 0:
+			return nil
+		case time.Now().After(deadline):
+			c.log("not settled: %q", e.Undone)
+			return nil
+		case !system.Wait(ctx, 500*time.Millisecond):
+			return ctx.Err()
+		}
+	}
+}
+
+// look brings the evidence up to date, as far as it takes to tell whether the system has settled.
+func (c campaign) look(ctx context.Context, g *gatherer, e *check.Evidence) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	tokens, err := g.tokens(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range g.system.Replicas {
+		if err := r.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	if e.State, err = g.state(ctx, false); err != nil {
+		return err
+	}
+	e.State.Tokens, e.Events, e.Calls = tokens, g.rec.Events(), g.calls()
+	return nil
+}
+
+// probe looks up each component so often that every replica is likely to be asked, and says which answers are
+// not what the state demands.
+func (c campaign) probe(ctx context.Context, clients *workload.Workload, state check.State) (undone []string) {
+	for _, appid := range clients.AppIDs() {
+		component, ok := state.Components[appid]
+		if !ok || component.Failure != nil {
+			continue
+		}
+		for range 2 * c.replicas {
+			found, _ := clients.Lookup(ctx, "probe", preauth.LookupRequest{AppID: appid})
+			if found.Status != history.OK || found.Revision < component.Revision {
+				return append(undone, fmt.Sprintf("%s: a look-up gets status %d and revision %d, and %d is current", appid, found.Status, found.Revision, component.Revision))
+			}
+		}
+	}
+	return nil
+}
+
+// complete ends the replicas in good order, so that nothing changes any more, and takes the rest of the
+// evidence: all rows, the failures, the secrets found.
+func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, secrets *searcher) error {
+	var ending sync.WaitGroup
+	for _, r := range g.system.Replicas {
+		ending.Go(func() { _ = r.Terminate() }) // what it does wrong is among its faults
+	}
+	ending.Wait()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	tokens, err := g.tokens(ctx)
+	if err != nil {
+		return err
+	}
+	if e.State, err = g.state(ctx, true); err != nil {
+		return fmt.Errorf("read the final state: %w", err)
+	}
+	e.State.Tokens = tokens
+	if e.State.Failures, err = g.failures(ctx); err != nil {
+		return err
+	}
+	e.Events, e.Calls = g.rec.Events(), g.calls()
+	if err := secrets.tables(ctx, g.system.MySQL.Root); err != nil {
+		return err
+	}
+	if err := secrets.files(g.system, c.dir); err != nil {
+		return err
+	}
+	e.Leaks = secrets.found()
+	for _, r := range g.system.Replicas {
+		e.Broken = append(e.Broken, r.Faults()...)
+	}
+	return nil
+}
+
+// newSeed returns a seed that was not used before.
+func newSeed() uint64 { return rand.Uint64() >> 1 }
+
+// temporaryDir returns a new directory for a run.
+func temporaryDir() (string, error) { return os.MkdirTemp("", "preauth-chaos-") }

@@ -1,0 +1,91 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"preauth/test/chaos/history"
+)
+
+// announcedIsCommitted: what was announced is in the database, under the same message id each time, and the
+// last message of each component in the stream is its current code.
+func announcedIsCommitted(x *index, v *verdict) {
+	for _, e := range x.Events {
+		if e.Op == history.Update || e.Op == history.Failure {
+			v.that(e.Status == history.OK, only(e), "an announcement that cannot be read")
+		}
+		if e.Op != history.Update {
+			continue
+		}
+		code := x.current[e.AppID][e.Revision]
+		v.that(code != nil && code.Code == e.Code && code.ExpiresAt.Truncate(time.Microsecond) == e.ExpiresAt.Truncate(time.Microsecond), only(e),
+			"revision %d of %s was announced and is not in the database so", e.Revision, e.AppID)
+		v.that(e.MessageID == fmt.Sprintf("%s.%d", e.AppID, e.Revision), only(e), "announced with the message id %q", e.MessageID)
+	}
+	for _, appid := range x.components() {
+		revision := x.State.Components[appid].Revision
+		code, announced := x.current[appid][revision], x.State.Announced[appid]
+		if revision == 0 {
+			v.that(announced.Revision == 0, nil, "revision %d of %s is in the stream, and no code in the database", announced.Revision, appid)
+			continue
+		}
+		v.that(code != nil && announced.Revision == revision && announced.Code == code.Code, x.ofRevision(appid, revision),
+			"the last announcement of %s is revision %d, and revision %d is committed", appid, announced.Revision, revision)
+	}
+	for appid := range x.State.Announced {
+		_, known := x.State.Components[appid]
+		v.that(known, nil, "%s has an announcement and no row", appid)
+	}
+	// A failure in a row was committed with its announcement.
+	for _, appid := range x.components() {
+		if failure := x.State.Components[appid].Failure; failure != nil {
+			announced := slices.ContainsFunc(x.State.Failures, func(f Failure) bool {
+				return f.AppID == appid && f.Sequence == failure.Sequence && f.Class == failure.Class && f.At == failure.At
+			})
+			v.that(announced, nil, "the failure of %s, %s for event %d, was not announced", appid, failure.Class, failure.Sequence)
+		}
+	}
+}
+
+// ofRevision returns what was seen of a revision.
+func (x *index) ofRevision(appid string, revision uint64) []history.Event {
+	var seen []history.Event
+	for _, e := range x.Events {
+		if e.AppID == appid && e.Revision == revision {
+			seen = append(seen, e)
+		}
+	}
+	return seen
+}
+
+// revisionsGrow: in the stream's order each revision of a component is above those before it, the database
+// never takes one back, and a look-up never gets an older one than it asked for.
+func revisionsGrow(x *index, v *verdict) {
+	updates := map[string][]history.Event{}
+	rows := map[string]history.Event{}
+	for _, e := range x.Events {
+		switch {
+		case e.Op == history.Update && e.Status == history.OK:
+			updates[e.AppID] = append(updates[e.AppID], e)
+		case e.Op == history.Row:
+			before := rows[e.AppID]
+			v.that(e.Revision >= before.Revision && e.Sequence >= before.Sequence, only(before, e), "the row of %s went back", e.AppID)
+			rows[e.AppID] = e
+		case e.Op == history.Lookup && e.Status == history.OK:
+			v.that(e.Revision >= e.MinRevision, only(e), "a look-up for revision %d or newer got %d", e.MinRevision, e.Revision)
+		}
+	}
+	for appid, row := range rows {
+		v.that(x.State.Components[appid].Revision >= row.Revision, only(row), "the row of %s went back in the end", appid)
+	}
+	for appid, seen := range updates {
+		slices.SortStableFunc(seen, func(a, b history.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
+		for i := 1; i < len(seen); i++ {
+			a, b := seen[i-1], seen[i]
+			v.that(a.Sequence == b.Sequence || a.Revision < b.Revision, only(a, b),
+				"revision %d of %s follows %d in the stream", b.Revision, appid, a.Revision)
+		}
+	}
+}

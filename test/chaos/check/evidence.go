@@ -1,0 +1,264 @@
+// Package check decides from the evidence of a run whether preauth kept its promises.
+//
+// The evidence is what clients did and saw, the faults, and what the database, the streams, the stand-in
+// for WeChat and the processes' outputs hold when all is over. The package knows the contract and nothing of
+// how the service works. It allows for the faults exactly what they must be allowed: a clock that was wrong
+// makes times wrong by as much, and nothing else.
+package check
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"preauth"
+	"preauth/test/chaos/history"
+)
+
+// Evidence is all that is known of a run. Times count from its start.
+type Evidence struct {
+	// Seed is that of the run.
+	Seed uint64
+	// Limits are what the system was configured with.
+	Limits Limits
+	// Events are the history, in the order in which the events began.
+	Events []history.Event
+
+	// State is that of the database and the streams after the faults, when the system has settled, or the
+	// time for that was over, and the replicas have ended.
+	State State
+	// Undone is what the system had yet to do when the time for that was over.
+	Undone []string
+	// Calls are those that reached WeChat, in their order.
+	Calls []Call
+	// Leaks say where a token or a code was found that should not be there, without repeating it.
+	Leaks []string
+	// Broken says what the processes did that a service must not do.
+	Broken []string
+}
+
+// Limits are what the system was configured with.
+type Limits struct {
+	// CodeLife is how long a code lives.
+	CodeLife time.Duration
+	// RequestTimeout is in what time the service answers.
+	RequestTimeout time.Duration
+	// MaxMinTTL is the most life that a look-up asked for.
+	MaxMinTTL time.Duration
+	// Spares is how many a component has.
+	Spares int
+}
+
+// State is what the database and the streams hold at one time.
+type State struct {
+	// Now is that time.
+	Now time.Duration
+	// Tokens are the messages of the stream of tokens, in their order.
+	Tokens []StoredToken
+	// Pending is how many token events wait, AckPending how many are in hand.
+	Pending, AckPending int
+	// Announced are the messages of the stream of announcements: one for each component.
+	Announced map[string]Announcement
+	// Failures are the messages of the stream of failures.
+	Failures []Failure
+
+	Components map[string]Component
+	Codes      []Code
+	// Outbox are the message ids of what waits to be announced.
+	Outbox []string
+}
+
+// StoredToken is a token event in its stream.
+type StoredToken struct {
+	Sequence uint64
+	// ID is the header [history.IDHeader].
+	ID string
+	// At is the stream's time stamp.
+	At time.Duration
+}
+
+// Announcement is the last message of a component in the stream of announcements.
+type Announcement struct {
+	MessageID string
+	Revision  uint64
+	Code      history.Hash
+	ExpiresAt time.Duration
+}
+
+// Failure is a message in the stream of failures, or what a component's row holds of it.
+type Failure struct {
+	AppID string
+	preauth.Class
+	ErrCode int
+	// Sequence is that of the token event.
+	Sequence uint64
+	// At is when it happened, RetryAt when the service tries again, 0 if it gave up.
+	At, RetryAt time.Duration
+}
+
+// Component is a row of the table component.
+type Component struct {
+	Revision      uint64
+	TokenSequence uint64
+	Token         history.Hash
+	Failure       *Failure
+}
+
+// Code is a row of the table pre_auth_code.
+type Code struct {
+	AppID string
+	// Revision is 0 for a code that is never announced.
+	Revision            uint64
+	Code, Token         history.Hash
+	Cause               string
+	IssuedAt, ExpiresAt time.Duration
+	Deleted             bool
+	ClaimID, Reference  string
+	ClaimedAt           time.Duration
+}
+
+// Call is a call of WeChat.
+type Call struct {
+	AppID string
+	At    time.Duration
+	Token history.Hash
+	// Code is what it issued, "" if it issued none, and ErrCode the error that it answered.
+	Code    history.Hash
+	ErrCode int
+	// Spoilt means that the stand-in was told to spoil the answer.
+	Spoilt bool
+}
+
+// Violation is a promise that was broken.
+type Violation struct {
+	// Promise names it.
+	Promise string
+	// Says is what happened.
+	Says string
+	// Events are those of the history that show it.
+	Events []history.Event
+}
+
+// index is the evidence in the order in which the promises ask for it.
+type index struct {
+	*Evidence
+	published map[string]history.Event         // by ID
+	tokens    map[string][]tokenEvent          // the good events of each component, in the stream's order
+	codes     map[history.Hash]*Code           // by code
+	current   map[string]map[uint64]*Code      // by component and revision
+	issued    map[history.Hash]Call            // by code
+	claims    map[claimKey][]history.Event     // those that were answered with a code
+	byCode    map[history.Hash][]history.Event // every event with the code
+	clocks    []history.Event                  // the faults of clocks
+	delays    []history.Event                  // the faults that hold up a process or the database
+}
+
+type claimKey struct{ appid, id string }
+
+// tokenEvent is a good event as it stands in the stream.
+type tokenEvent struct {
+	history.Event
+	sequence uint64
+	at       time.Duration
+	// dies is when the token does, by what the event states.
+	dies time.Duration
+}
+
+func newIndex(e *Evidence) *index {
+	x := &index{
+		Evidence: e, published: map[string]history.Event{}, tokens: map[string][]tokenEvent{},
+		codes: map[history.Hash]*Code{}, current: map[string]map[uint64]*Code{}, issued: map[history.Hash]Call{},
+		claims: map[claimKey][]history.Event{}, byCode: map[history.Hash][]history.Event{},
+	}
+	for _, event := range e.Events {
+		switch {
+		case event.Op == history.Publish:
+			x.published[event.ID] = event
+		case event.Op == history.Claim && event.Status == history.OK:
+			key := claimKey{event.AppID, event.ClaimID}
+			x.claims[key] = append(x.claims[key], event)
+		case event.Op == history.Fault && event.Offset != 0:
+			x.clocks = append(x.clocks, event)
+		case event.Op == history.Fault && (strings.Contains(event.Fault, "SIGSTOP") || strings.Contains(event.Fault, "MySQL")):
+			x.delays = append(x.delays, event)
+		}
+		if event.Code != "" {
+			x.byCode[event.Code] = append(x.byCode[event.Code], event)
+		}
+	}
+	for _, stored := range e.State.Tokens {
+		event, ok := x.published[stored.ID]
+		if !ok || event.Bad {
+			continue
+		}
+		dies := stored.At + event.Life
+		if event.ExpiresAt != 0 {
+			dies = event.ExpiresAt
+		}
+		x.tokens[event.AppID] = append(x.tokens[event.AppID], tokenEvent{event, stored.Sequence, stored.At, dies})
+	}
+	for i := range e.State.Codes {
+		code := &e.State.Codes[i]
+		x.codes[code.Code] = code
+		if code.Revision != 0 {
+			if x.current[code.AppID] == nil {
+				x.current[code.AppID] = map[uint64]*Code{}
+			}
+			x.current[code.AppID][code.Revision] = code
+		}
+	}
+	for _, call := range e.Calls {
+		if call.Code != "" {
+			x.issued[call.Code] = call
+		}
+	}
+	return x
+}
+
+// newest returns the newest good event of a component.
+func (x *index) newest(appid string) (tokenEvent, bool) {
+	events := x.tokens[appid]
+	if len(events) == 0 {
+		return tokenEvent{}, false
+	}
+	return events[len(events)-1], true
+}
+
+// revisions returns the announced codes of a component, the oldest first.
+func (x *index) revisions(appid string) []*Code {
+	var codes []*Code
+	for _, code := range x.current[appid] {
+		codes = append(codes, code)
+	}
+	slices.SortFunc(codes, func(a, b *Code) int { return cmp.Compare(a.Revision, b.Revision) })
+	return codes
+}
+
+// skew returns by how much the clocks of replicas were slow and fast at most, at some time from begin to
+// end: both 0 or more.
+func (x *index) skew(begin, end time.Duration) (slow, fast time.Duration) {
+	for _, clock := range x.clocks {
+		if clock.Begin <= end && clock.End >= begin {
+			slow, fast = max(slow, -clock.Offset), max(fast, clock.Offset)
+		}
+	}
+	return slow, fast
+}
+
+// components returns all components that are known of, in order.
+func (x *index) components() []string {
+	known := map[string]bool{}
+	for appid := range x.tokens {
+		known[appid] = true
+	}
+	for appid := range x.State.Components {
+		known[appid] = true
+	}
+	appids := make([]string, 0, len(known))
+	for appid := range known {
+		appids = append(appids, appid)
+	}
+	slices.Sort(appids)
+	return appids
+}
