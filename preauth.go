@@ -60,6 +60,18 @@ func DefaultSubjects() Subjects {
 	}
 }
 
+// WithPrefix returns the subjects below a common prefix: with "acme", "preauth.updated" becomes
+// "acme.preauth.updated". An empty prefix changes nothing.
+func (s Subjects) WithPrefix(prefix string) Subjects {
+	if prefix == "" {
+		return s
+	}
+	for _, subject := range []*string{&s.TokenUpdated, &s.Updated, &s.Failed, &s.Lookup, &s.Claim, &s.Resolve} {
+		*subject = prefix + "." + *subject
+	}
+	return s
+}
+
 // SubjectFor returns the subject that belongs to one component below a subject of the contract, such as
 // "preauth.updated.wx0123456789abcdef" below "preauth.updated".
 func SubjectFor(subject, appid string) string { return subject + "." + appid }

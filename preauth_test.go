@@ -53,3 +53,17 @@ func TestSubjects(t *testing.T) {
 		}
 	}
 }
+
+func TestSubjectsWithPrefix(t *testing.T) {
+	defaults := preauth.DefaultSubjects()
+	if got := defaults.WithPrefix(""); got != defaults {
+		t.Errorf("without a prefix: %+v, want %+v", got, defaults)
+	}
+	want := preauth.Subjects{
+		TokenUpdated: "acme.component.token.updated", Updated: "acme.preauth.updated", Failed: "acme.preauth.failed",
+		Lookup: "acme.preauth.lookup", Claim: "acme.preauth.claim", Resolve: "acme.preauth.resolve",
+	}
+	if got := defaults.WithPrefix("acme"); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
