@@ -4,425 +4,297 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"preauth"
+	"preauth/internal/view"
 	"preauth/repo"
 )
 
 const (
-	// sweepEvery is how often the outbox is searched for rows that nobody is announcing.
+	// sweepEvery is how often the outbox is searched for rows that nobody is publishing.
 	sweepEvery = time.Second
-	// sweepAge is how old such a row is: younger ones are on their way through the replica that
-	// wrote them.
+	// sweepAge is how old such a row is: younger ones are on their way through the replica that wrote
+	// them.
 	sweepAge = 2 * time.Second
 	// sweepBatch bounds the rows of each kind that one search finds.
 	sweepBatch = 500
-	// relayQueue bounds the announcements for a stream that wait in memory. One that finds no room stays in the outbox.
-	relayQueue = 4096
+	// queueLimit bounds the announcements for a stream that wait in memory. One that finds no room stays
+	// in the outbox.
+	queueLimit = 4096
 	// roomPoll is how often somebody who waits for room looks for it.
 	roomPoll = 10 * time.Millisecond
 	// publishing bounds the announcements that wait for a stream's answer.
 	publishing = 256
-	// publishingBatches bounds the messages and batches that do where the stream takes batches: few, so that what
-	// waits goes into the next one.
-	publishingBatches = 16
-	// smallestBatch is how many updates have to wait to be published as a batch, which costs the server more than
-	// some messages do, and largestBatch how many are: the server takes 1000.
-	smallestBatch, largestBatch = 50, 250
 	// publishTimeout bounds the wait for the stream's answer.
 	publishTimeout = 5 * time.Second
-	// conflictTries bounds how often one announcement is tried against a stream whose last message
-	// keeps changing.
+	// conflictTries bounds the tries of one announcement against a stream whose last message for the
+	// component keeps changing.
 	conflictTries = 3
 )
 
-var (
-	// errChanging: see conflictTries.
-	errChanging = errors.New("the component's last announcement keeps changing")
-	// errBatch: nothing of a batch is stored. By themselves all of its messages may be, or all but one.
-	errBatch = errors.New("the stream refuses the batch")
-)
+// errChanging: see conflictTries.
+var errChanging = errors.New("the component's last announcement keeps changing")
 
-// relay publishes what was committed. The outbox is the queue, and what comes from memory is a
-// shortcut: a row is deleted when the stream has stored its announcement, and a row that is left,
-// because of a crash or because publishing failed, is found by the next sweep of any replica.
+// publisher publishes what was committed. The outbox is the queue that lasts; what comes from memory
+// is a shortcut. A row is deleted once the stream has stored its announcement. A row that stays,
+// because of a crash or a failed publish, is found by the next sweep of any replica.
 //
 // Several replicas may publish the same announcement. The message id lets the stream drop the
-// repetition; beyond the two minutes for which it does so, the expected last sequence of the
-// component's subject keeps an older revision from following a newer one.
-//
-// A lone announcement is published at once. Under load, those that wait are published as one atomic batch, which
-// the server writes to its disk once, where it would for each message. Should the stream refuse a batch, because
-// of another replica's announcement of one component, say, each is published by itself.
-type relay struct {
-	*Service
-	// batches tells that the stream of announcements takes batches.
-	batches atomic.Bool
+// repetition for two minutes. After that, the expected last sequence of the component's subject
+// keeps an older revision from following a newer one.
+type publisher struct {
+	cfg     Config
+	js      jetstream.JetStream
+	db      *repo.Repo
+	codes   *view.Codes
+	health  *health
+	metrics *metrics
+	log     *slog.Logger
+
+	wake chan struct{} // holds an item when there may be something to dispatch
 
 	mu sync.Mutex
-	// Of several announcements with a key one is under way at a time, and the newest of those that wait is next.
-	underWay map[string]bool
-	// Each stream has a line of its own: if it gives no answer, it holds up nothing else.
-	updates, failures line
-	toDelete          []repo.Announcement
+	// Each stream has a queue of its own: one that does not answer holds up nothing else.
+	updates, failures *queue
+	published         []repo.Announcement // whose rows are to be deleted
 	deleting          bool
-	// idle is signalled when nothing is under way any more.
-	idle *sync.Cond
 }
 
-// line are the announcements for one stream.
-type line struct {
-	waiting  map[string]offer
-	order    []string // the keys of waiting that are not under way, oldest first
-	attempts int
-}
-
-func (r *relay) lineOf(a repo.Announcement) *line {
-	if a.Failure != nil {
-		return &r.failures
+func newPublisher(
+	cfg Config, js jetstream.JetStream, db *repo.Repo, codes *view.Codes, h *health, m *metrics, log *slog.Logger,
+) *publisher {
+	return &publisher{
+		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log,
+		wake: make(chan struct{}, 1), updates: newQueue(), failures: newQueue(),
 	}
-	return &r.updates
 }
 
-// offer is an announcement to be published.
-type offer struct {
-	repo.Announcement
-	// eventAt is the stream's time stamp of the token event that brought it about; the zero time if
-	// none did, or if that is not known any more.
-	eventAt time.Time
-	// alone is set when a batch with it was refused.
-	alone bool
-}
-
-func newRelay(s *Service) *relay {
-	r := &relay{Service: s, underWay: map[string]bool{}}
-	r.updates.waiting, r.failures.waiting = map[string]offer{}, map[string]offer{}
-	r.idle = sync.NewCond(&r.mu)
-	return r
-}
-
-// announce takes what was committed just now. It never waits: what there is no room for stays in the
-// outbox.
-func (r *relay) announce(a repo.Announcement, outcome repo.Outcome) {
-	o := offer{Announcement: a}
-	if outcome.Cause == preauth.CauseToken && a.Update != nil {
-		o.eventAt = outcome.Token.Position.Time
+// run publishes what is enqueued and what sweeps of the outbox find, until ctx ends. It then returns
+// when everything that was enqueued before is published, or workCtx has ended.
+func (p *publisher) run(ctx, workCtx context.Context) {
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
+			p.sweep(workCtx)
+		}
+	}()
+	for stopping := false; ; {
+		if idle := p.dispatch(workCtx); idle && stopping {
+			return
+		}
+		select {
+		case <-p.wake:
+		case <-swept:
+			swept, stopping = nil, true
+		}
 	}
-	r.offer(o)
 }
 
-// deliver takes an announcement that may have no row in the outbox, as soon as there is room.
-func (r *relay) deliver(ctx context.Context, a repo.Announcement) {
-	for !r.offer(offer{Announcement: a}) {
+// enqueue takes an announcement that was committed just now. It never waits: an announcement that
+// finds no room stays in the outbox, and enqueue reports false. eventAt is the stream's time stamp of
+// the token event that brought the code, the zero time if none did.
+func (p *publisher) enqueue(a repo.Announcement, eventAt time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.queueOf(a)
+	if q.full() {
+		return false
+	}
+	p.add(q, pending{a, eventAt})
+	return true
+}
+
+// enqueueWithoutRow takes an announcement that may have no row in the outbox, once there is room.
+func (p *publisher) enqueueWithoutRow(ctx context.Context, a repo.Announcement) {
+	for !p.enqueue(a, time.Time{}) {
 		if !pause(ctx, roomPoll) {
 			return
 		}
 	}
 }
 
-// offer takes an announcement and begins to publish it, if that can be now. It reports false if there is no room.
-func (r *relay) offer(o offer) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.lineOf(o.Announcement).waiting) >= relayQueue {
-		return false
+// sweep enqueues the rows of the outbox that nobody seems to be publishing.
+func (p *publisher) sweep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	rows, err := p.db.Outbox(ctx, p.cfg.Now().Add(-sweepAge), sweepBatch)
+	p.health.setUse("outbox", err)
+	if err != nil && ctx.Err() == nil {
+		p.log.Warn("outbox not swept", "error", err)
 	}
-	r.take(o)
-	r.begin()
-	return true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range rows {
+		if q := p.queueOf(a); !q.underWay[keyOf(a)] {
+			p.add(q, pending{Announcement: a})
+		}
+	}
 }
 
-// run sweeps the outbox until ctx ends, and returns when what was taken is announced.
-func (r *relay) run(ctx context.Context) {
-	for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
-		rows := r.sweep(r.lasting)
-		r.mu.Lock()
-		for _, a := range rows {
-			if !r.underWay[keyOf(a)] {
-				r.take(offer{Announcement: a})
+// add puts an announcement into its queue. The caller holds mu.
+func (p *publisher) add(q *queue, n pending) {
+	if n.Update == nil && n.Failure == nil { // a newer code took the place of the announced one
+		p.published = append(p.published, n.Announcement)
+	} else if displaced, ok := q.add(n); ok {
+		p.published = append(p.published, displaced)
+	}
+	p.signal()
+}
+
+func (p *publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *publisher) queueOf(a repo.Announcement) *queue {
+	if a.Failure != nil {
+		return p.failures
+	}
+	return p.updates
+}
+
+// dispatch begins to publish what waits and to delete the rows of what is published, within the
+// bounds. It reports whether nothing is under way.
+func (p *publisher) dispatch(ctx context.Context) (idle bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range []*queue{p.updates, p.failures} {
+		for len(q.underWay) < publishing {
+			n, ok := q.next()
+			if !ok {
+				break
 			}
-		}
-		r.begin()
-		r.mu.Unlock()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.updates.attempts+r.failures.attempts > 0 || r.deleting {
-		r.idle.Wait()
-	}
-}
-
-// take puts an announcement among those that wait.
-func (r *relay) take(o offer) {
-	if o.Update == nil && o.Failure == nil {
-		r.toDelete = append(r.toDelete, o.Announcement) // a newer state replaced it
-		return
-	}
-	key, l := keyOf(o.Announcement), r.lineOf(o.Announcement)
-	if newest, ok := l.waiting[key]; ok {
-		older := newest
-		if revisionOf(newest.Announcement) >= revisionOf(o.Announcement) {
-			o, older = newest, o
-		}
-		if older.MessageID != o.MessageID {
-			r.toDelete = append(r.toDelete, older.Announcement)
-		}
-	} else if !r.underWay[key] {
-		l.order = append(l.order, key)
-	}
-	l.waiting[key] = o
-}
-
-// begin publishes what waits, and deletes what has been announced, as far as that can be now.
-func (r *relay) begin() {
-	for _, l := range []*line{&r.updates, &r.failures} {
-		for len(l.order) > 0 && l.attempts < r.atOnce(l) {
-			offers := r.next(l)
-			l.attempts++
-			go func() { r.end(l, offers, r.publish(r.lasting, offers)) }()
+			go func() { p.finish(q, n, p.publish(ctx, n)) }()
 		}
 	}
-	if len(r.toDelete) > 0 && !r.deleting {
-		r.deleting = true
-		announced := r.toDelete
-		r.toDelete = nil
+	if len(p.published) > 0 && !p.deleting {
+		p.deleting = true
+		rows := p.published
+		p.published = nil
 		go func() {
-			r.clear(r.lasting, announced)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.deleting = false
-			r.begin()
+			p.deleteRows(ctx, rows)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.deleting = false
+			p.signal()
 		}()
 	}
-	if r.updates.attempts+r.failures.attempts == 0 && !r.deleting {
-		r.idle.Broadcast()
-	}
+	return len(p.updates.underWay)+len(p.failures.underWay) == 0 && !p.deleting
 }
 
-// next takes those that are published next: the oldest, or a batch of the oldest.
-func (r *relay) next(l *line) []offer {
-	n := 0
-	for r.batches.Load() && l == &r.updates && n < min(len(l.order), largestBatch) && !l.waiting[l.order[n]].alone {
-		n++
+// finish takes in how an attempt to publish ended.
+func (p *publisher) finish(q *queue, n pending, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q.finish(keyOf(n.Announcement))
+	if err == nil {
+		p.published = append(p.published, n.Announcement)
 	}
-	if n < smallestBatch {
-		n = 1
-	}
-	offers := make([]offer, n)
-	for i, key := range l.order[:n] {
-		offers[i] = l.waiting[key]
-		delete(l.waiting, key)
-		r.underWay[key] = true
-	}
-	l.order = l.order[n:]
-	return offers
+	p.signal()
 }
 
-// end takes in how an attempt to publish ended. The rows are to be deleted unless there is an error.
-func (r *relay) end(l *line, offers []offer, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l.attempts--
-	for _, o := range offers {
-		key := keyOf(o.Announcement)
-		delete(r.underWay, key)
-		if _, ok := l.waiting[key]; ok {
-			l.order = append(l.order, key)
-		}
-		switch {
-		case err == nil:
-			r.toDelete = append(r.toDelete, o.Announcement)
-		case errors.Is(err, errBatch):
-			o.alone = true
-			r.take(o)
-		}
-	}
-	r.begin()
-}
-
-// atOnce returns how many messages and batches may wait for the stream's answer.
-func (r *relay) atOnce(l *line) int {
-	if l == &r.updates && r.batches.Load() {
-		return publishingBatches
-	}
-	return publishing
-}
-
-// keyOf is what announcements are put in order by: the component for updates, each failure by itself.
-func keyOf(a repo.Announcement) string {
-	if a.Failure != nil {
-		return a.MessageID
-	}
-	return a.AppID
-}
-
-// revisionOf returns the revision of an update, and 0 for anything else.
-func revisionOf(a repo.Announcement) uint64 {
-	if a.Update == nil {
-		return 0
-	}
-	return a.Update.Revision
-}
-
-// sweep returns the rows of the outbox that nobody seems to be announcing.
-func (r *relay) sweep(ctx context.Context) []repo.Announcement {
+// deleteRows deletes rows of the outbox. A row that it fails to delete is published again, with the
+// same message id.
+func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcement) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	rows, err := r.db.Outbox(ctx, r.cfg.Now().Add(-sweepAge), sweepBatch)
-	r.health.setUse("outbox", err)
-	if err != nil && ctx.Err() == nil {
-		r.log.Warn("outbox not swept", "error", err)
-	}
-	return rows
-}
-
-// clear deletes rows of the outbox. A row that it fails to delete is announced again, with the same
-// message id.
-func (r *relay) clear(ctx context.Context, announced []repo.Announcement) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	ids := make([]string, len(announced))
-	for i, a := range announced {
+	ids := make([]string, len(published))
+	for i, a := range published {
 		ids[i] = a.MessageID
 	}
-	if err := r.db.DeleteAnnounced(ctx, ids); err != nil {
-		r.log.Warn("outbox rows not deleted: they will be announced again", "rows", len(ids), "error", err)
+	if err := p.db.DeleteAnnounced(ctx, ids); err != nil {
+		p.log.Warn("outbox rows not deleted: they will be published again", "rows", len(ids), "error", err)
 		return
 	}
-	for _, a := range announced {
-		r.step(stepOf(a), StepCleared)
+	for _, a := range published {
+		p.cfg.Trace(announcementStep(StepCleared, a))
 	}
 }
 
-// publish returns nil when the stream has stored the announcements, or a newer one of the component.
-func (r *relay) publish(ctx context.Context, offers []offer) error {
+// publish returns nil when the stream has stored the announcement, or a newer one of the component.
+func (p *publisher) publish(ctx context.Context, n pending) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	started := time.Now()
 	var err error
-	switch first := offers[0]; {
-	case len(offers) > 1:
-		err = r.publishBatch(ctx, offers)
-	case first.Update != nil:
-		err = r.publishUpdate(ctx, *first.Update)
-	default:
-		_, err = r.js.PublishMsg(ctx, &nats.Msg{
-			Subject: first.Failure.Subject(r.cfg.Subjects.Failed),
-			Header:  preauth.FailureHeader(first.MessageID, r.cfg.Source, first.Failure.AppID, first.Failure.OccurredAt),
-			Data:    first.Failure.Encode(),
-		})
+	if n.Update != nil {
+		err = p.publishUpdate(ctx, *n.Update)
+	} else {
+		err = p.publishFailure(ctx, n.MessageID, *n.Failure)
 	}
-	if errors.Is(err, errBatch) {
-		r.log.Debug("announcing one by one", "announcements", len(offers), "error", err)
+	p.metrics.published(err, time.Since(started))
+	if err != nil {
+		p.log.Warn("not announced: the outbox keeps it", "component", n.AppID, "message_id", n.MessageID, "error", err)
 		return err
 	}
-	for _, o := range offers {
-		r.metrics.published(err, time.Since(started))
-		if err != nil {
-			r.log.Warn("not announced: the outbox keeps it", "component", o.AppID, "message_id", o.MessageID, "error", err)
-			continue
-		}
-		if !o.eventAt.IsZero() {
-			r.metrics.endToEnd.Observe(max(0, r.cfg.Now().Sub(o.eventAt).Seconds()))
-		}
-		r.step(stepOf(o.Announcement), StepAnnounced)
+	if !n.eventAt.IsZero() {
+		p.metrics.endToEnd.Observe(max(0, p.cfg.Now().Sub(n.eventAt).Seconds()))
 	}
-	return err
+	p.cfg.Trace(announcementStep(StepAnnounced, n.Announcement))
+	return nil
 }
 
-func stepOf(a repo.Announcement) Step {
-	step := Step{AppID: a.AppID, Revision: revisionOf(a)}
-	switch {
-	case a.Failure != nil:
-		step.Sequence, step.Class = a.Failure.StreamSequence, a.Failure.Class
-	case a.Update != nil:
-		step.Cause = a.Update.Cause
-	}
-	return step
-}
-
-func (r *relay) message(update preauth.Update) *nats.Msg {
-	return &nats.Msg{
-		Subject: preauth.SubjectFor(r.cfg.Subjects.Updated, update.AppID),
-		Header:  update.Header(r.cfg.Source), Data: update.Encode(),
-	}
-}
-
-// publishBatch publishes updates of several components, all or none.
-func (r *relay) publishBatch(ctx context.Context, offers []offer) error {
-	var updates []preauth.Update
-	var batch []*nats.Msg
-	for _, o := range offers {
-		last := r.codes.lastAnnounced(o.AppID)
-		if last.revision >= o.Update.Revision {
-			continue
-		}
-		msg := r.message(*o.Update)
-		msg.Header.Set(jetstream.ExpectedStreamHeader, r.cfg.UpdateStream)
-		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last.sequence, 10))
-		updates, batch = append(updates, *o.Update), append(batch, msg)
-	}
-	if len(batch) == 0 {
-		return nil
-	}
-	// Nothing but the last answer is waited for: whatever is wrong with an earlier message makes it a refusal too.
-	ack, err := jetstreamext.PublishMsgBatch(ctx, r.js, batch, jetstreamext.BatchFlowControl{})
-	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
-		return fmt.Errorf("%w: %w", errBatch, err)
-	}
+func (p *publisher) publishFailure(ctx context.Context, id string, f preauth.Failure) error {
+	_, err := p.js.PublishMsg(ctx, &nats.Msg{
+		Subject: f.Subject(p.cfg.Subjects.Failed),
+		Header:  preauth.FailureHeader(id, p.cfg.Source, f.AppID, f.OccurredAt),
+		Data:    f.Encode(),
+	})
 	if err != nil {
-		return fmt.Errorf("publishing a batch: %w", err)
-	}
-	for i, update := range updates {
-		r.codes.stored(update, ack.Sequence-uint64(len(updates)-1-i))
+		return fmt.Errorf("publishing: %w", err)
 	}
 	return nil
 }
 
-func (r *relay) publishUpdate(ctx context.Context, update preauth.Update) error {
-	msg := r.message(update)
+func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) error {
+	msg := &nats.Msg{
+		Subject: preauth.SubjectFor(p.cfg.Subjects.Updated, update.AppID),
+		Header:  update.Header(p.cfg.Source), Data: update.Encode(),
+	}
 	for range conflictTries {
-		last := r.codes.lastAnnounced(update.AppID)
-		if last.revision >= update.Revision {
+		last := p.codes.LastStored(update.AppID)
+		if last.Revision >= update.Revision {
 			return nil
 		}
-		ack, err := r.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.sequence),
-			jetstream.WithExpectStream(r.cfg.UpdateStream))
+		ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.Sequence),
+			jetstream.WithExpectStream(p.cfg.UpdateStream))
 		switch {
 		case err == nil && !ack.Duplicate:
-			r.codes.stored(update, ack.Sequence)
+			p.codes.SetStored(update.AppID, view.Stored{Revision: update.Revision, Sequence: ack.Sequence})
 			return nil
 		case err == nil:
-			// The stream took it before. Should it have lost it since, by a purge, it would refuse the
-			// id for two minutes; without one, the expected sequence alone keeps it from standing twice.
+			// The stream stored this message id before. If a purge removed the message since, the stream
+			// refuses the id for two minutes. Without the id, the expected sequence alone keeps the
+			// message from being stored twice.
 			msg.Header.Del(nats.MsgIdHdr)
 		case !isConflict(err):
 			return fmt.Errorf("publishing: %w", err)
 		}
-		if err := r.learnLast(ctx, update.AppID); err != nil {
+		if err := p.learnLast(ctx, update.AppID); err != nil {
 			return err
 		}
 	}
 	return errChanging
 }
 
-// learnLast asks the stream for its last message of a component, which is another one than this
+// learnLast asks the stream for its last message for a component, which is not the one that this
 // replica knew.
-func (r *relay) learnLast(ctx context.Context, appid string) error {
-	r.codes.forgetStored(appid)
-	stream, err := r.js.Stream(ctx, r.cfg.UpdateStream)
+func (p *publisher) learnLast(ctx context.Context, appid string) error {
+	p.codes.ForgetStored(appid)
+	stream, err := p.js.Stream(ctx, p.cfg.UpdateStream)
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", r.cfg.UpdateStream, err)
+		return fmt.Errorf("stream %s: %w", p.cfg.UpdateStream, err)
 	}
-	msg, err := stream.GetLastMsgForSubject(ctx, preauth.SubjectFor(r.cfg.Subjects.Updated, appid))
+	msg, err := stream.GetLastMsgForSubject(ctx, preauth.SubjectFor(p.cfg.Subjects.Updated, appid))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil
 	}
@@ -431,14 +303,13 @@ func (r *relay) learnLast(ctx context.Context, appid string) error {
 	}
 	update, err := preauth.ParseUpdate(msg.Data)
 	if err != nil {
-		r.log.Warn("message in the stream of announcements is none", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
+		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
-	update.AppID = appid
-	r.codes.stored(update, msg.Sequence)
+	p.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: msg.Sequence})
 	return nil
 }
 
-// isConflict reports that the last message of the subject was not the one expected.
+// isConflict reports that the last message of the subject was not the expected one.
 func isConflict(err error) bool {
 	apiErr, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && (apiErr.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||

@@ -61,7 +61,7 @@ func (c serveCommand) config() (consumer.Config, error) {
 		TokenStream: c.TokenStream, UpdateStream: c.UpdateStream, FailureStream: c.FailureStream,
 		StreamReplicas: c.Replicas, Durable: c.Durable, Source: c.Source, Version: version(),
 		Calls: c.Calls, CallsPerSecond: c.CallsPerSecond, CallsPerDay: c.CallsPerDay,
-		Spares: c.Spares, Retention: c.Retention, InHand: c.InHand, Requests: c.Requests, RequestTimeout: c.RequestTimeout,
+		Spares: c.Spares, Retention: c.Retention, InFlight: c.InHand, Requests: c.Requests, RequestTimeout: c.RequestTimeout,
 		AckWait: c.AckWait, Shutdown: c.Shutdown, Stall: c.Stall,
 		Delays: consumer.Delays{
 			Transient: c.Transient, TransientMax: c.TransientMax, Throttled: c.Throttled,
