@@ -7,12 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"preauth"
-	"preauth/internal/wellformed"
 )
 
 // MaxExpiresIn is the longest life that a code is believed to have: twice the longest that WeChat
@@ -87,11 +84,12 @@ func parse(body []byte) (statement, error) {
 	if len(body) > maxReply {
 		return said, fmt.Errorf("longer than %d bytes", maxReply)
 	}
-	members, err := membersOf(body)
-	if err != nil {
-		return said, err
+	var members members
+	if json.Unmarshal(body, &members) != nil {
+		return said, errors.New("not a JSON object")
 	}
 	said.errMsg, said.code = members.ErrMsg.text(), members.PreAuthCode.text()
+	var err error
 	if said.errCode, err = members.ErrCode.errCode(); err != nil {
 		return said, err
 	}
@@ -113,66 +111,24 @@ type members struct {
 	ExpiresIn   member `json:"expires_in"`
 }
 
-// membersOf is [json.Unmarshal], sooner done for what replies mostly are.
-func membersOf(body []byte) (members, error) {
-	var read members
-	if utf8.Valid(body) && wellformed.Members(body, func(name, value []byte) {
-		if m := read.named(string(name)); m != nil {
-			m.take(value)
-		}
-	}) {
-		return read, nil
-	}
-	var decoded members
-	if json.Unmarshal(body, &decoded) != nil {
-		return decoded, errNoObject
-	}
-	return decoded, nil
-}
-
-var errNoObject = errors.New("not a JSON object")
-
-// named returns the member of a name, nil for any other.
-func (m *members) named(name string) *member {
-	switch {
-	case strings.EqualFold(name, "pre_auth_code"):
-		return &m.PreAuthCode
-	case strings.EqualFold(name, "expires_in"):
-		return &m.ExpiresIn
-	case strings.EqualFold(name, "errcode"):
-		return &m.ErrCode
-	case strings.EqualFold(name, "errmsg"):
-		return &m.ErrMsg
-	}
-	return nil
-}
-
 // member is a member of the reply that is read by its own rules. A null is as good as none.
 type member struct {
 	value []byte
 	times int
 }
 
-// take is called for each time that the member stands in the object.
-func (m *member) take(value []byte) {
+// UnmarshalJSON takes a value.
+func (m *member) UnmarshalJSON(value []byte) error {
 	m.times++
 	m.value = nil
 	if string(value) != "null" {
-		m.value = value
+		m.value = slices.Clone(value)
 	}
-}
-
-// UnmarshalJSON takes a value.
-func (m *member) UnmarshalJSON(value []byte) error {
-	m.take(slices.Clone(value))
 	return nil
 }
 
 // text returns the text of a string, and "" for anything else.
 func (m *member) text() string {
-	if plain, ok := wellformed.Text(m.value); ok {
-		return string(plain)
-	}
 	var text string
 	_ = json.Unmarshal(m.value, &text)
 	return text
@@ -180,9 +136,6 @@ func (m *member) text() string {
 
 // number returns what stands for a number, also in a string.
 func (m *member) number() (string, error) {
-	if text := string(m.value); text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') {
-		return text, nil
-	}
 	var number json.Number // takes a number in a string too, and nothing else in one
 	err := json.Unmarshal(m.value, &number)
 	return number.String(), err
