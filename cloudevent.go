@@ -65,7 +65,7 @@ func contentModeOf(header nats.Header) (contentMode, error) {
 // cloudEvent is what matters here of a CloudEvent in structured mode, JSON format.
 type cloudEvent struct {
 	specVersion, dataBase64 *string
-	data                    json.RawMessage // nil where it is absent
+	data                    *json.RawMessage
 }
 
 func (c *cloudEvent) members() []member {
@@ -88,10 +88,10 @@ func (c *cloudEvent) payload() ([]byte, error) {
 	case (c.data == nil) == (c.dataBase64 == nil):
 		return nil, invalid("the CloudEvent must have either data or data_base64")
 	case c.data != nil:
-		if c.data[0] != '{' {
+		if (*c.data)[0] != '{' {
 			return nil, invalid("data of the CloudEvent must be a JSON object, not a text that holds one")
 		}
-		return c.data, nil
+		return *c.data, nil
 	}
 	data, err := base64.StdEncoding.DecodeString(*c.dataBase64)
 	if err != nil {

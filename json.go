@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"preauth/internal/wellformed"
 )
 
 // member is one member that decodeObject looks for.
@@ -33,60 +31,6 @@ func find(members []member, name string) *member {
 	return nil
 }
 
-// take stores a value, which is well-formed, and returns what is wrong with the member.
-func (m *member) take(value []byte) error {
-	err := store(value, m.into)
-	switch {
-	case m.seen:
-		return invalid("%s stands twice: leave one out", m.name)
-	case err != nil:
-		err = invalid("%s must be %s", m.name, wanted(m.into))
-	}
-	m.seen = true
-	return err
-}
-
-// store is [json.Unmarshal], sooner done for what messages mostly hold. A [json.RawMessage] is a part of the body
-// then, and stays nil for a null.
-func store(value []byte, into any) error {
-	switch into := into.(type) {
-	case *string:
-		if text, ok := wellformed.Text(value); ok {
-			*into = string(text)
-			return nil
-		}
-	case **string:
-		if plain, ok := wellformed.Text(value); ok {
-			text := string(plain)
-			*into = &text
-			return nil
-		}
-	case *json.RawMessage:
-		if string(value) != "null" {
-			*into = value
-		}
-		return nil
-	case *int64:
-		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
-			*into = n
-			return nil
-		}
-	case **int64:
-		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
-			*into = &n
-			return nil
-		}
-	case *uint64:
-		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
-			*into = n
-			return nil
-		}
-	case *instant:
-		return into.UnmarshalJSON(value)
-	}
-	return json.Unmarshal(value, into)
-}
-
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
 // decodeObject reads a body that must be one JSON object, and stores the given members of it. A null
@@ -105,42 +49,38 @@ func decodeObject(body []byte, members []member) error {
 	case bytes.HasPrefix(body, byteOrderMark):
 		return invalid("the body begins with a byte order mark: leave it out")
 	}
-	var fault error
-	wellFormed := wellformed.Members(body, func(name, value []byte) {
-		if m := find(members, string(name)); m != nil {
-			fault = cmp.Or(fault, m.take(value))
-		}
-	})
-	if wellFormed {
-		return fault
-	}
-	for i := range members {
-		members[i].seen = false
-	}
-	return readByDecoder(body, members)
-}
-
-// readByDecoder is decodeObject for any body. Whether a body is well-formed, and where it is not, is what
-// encoding/json says.
-func readByDecoder(body []byte, members []member) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return invalid("the body must be a JSON object")
 	}
-	var fault error
+	var (
+		fault   error
+		ignored json.RawMessage
+	)
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
 			return cmp.Or(fault, malformed(err))
 		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return cmp.Or(fault, malformed(err))
-		}
 		name, _ := key.(string) // which it is: inside an object the decoder takes nothing else here
-		if m := find(members, name); m != nil {
-			fault = cmp.Or(fault, m.take(value))
+		m := find(members, name)
+		if m == nil || m.seen {
+			err = dec.Decode(&ignored)
+		} else {
+			err = dec.Decode(m.into)
 		}
+		switch {
+		case isMalformed(err):
+			return cmp.Or(fault, malformed(err))
+		case m == nil:
+			continue
+		case m.seen:
+			err = invalid("%s stands twice: leave one out", m.name)
+		case err != nil:
+			err = invalid("%s must be %s", m.name, wanted(m.into))
+		}
+		m.seen = true
+		fault = cmp.Or(fault, err)
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace
 		return cmp.Or(fault, malformed(err))
@@ -149,6 +89,12 @@ func readByDecoder(body []byte, members []member) error {
 		return cmp.Or(fault, invalid("the body goes on after the JSON object: send the object alone"))
 	}
 	return fault
+}
+
+// isMalformed reports whether a decoder's error is about the JSON, and not about what a value is decoded into.
+func isMalformed(err error) bool {
+	_, ok := errors.AsType[*json.SyntaxError](err)
+	return ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 // malformed keeps of a decoder's error what cannot repeat the body.
