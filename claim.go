@@ -1,7 +1,6 @@
 package preauth
 
 import (
-	"math"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -39,49 +38,25 @@ func (r ClaimRequest) Encode() []byte {
 		text("component_appid", r.AppID).
 		text("claim_id", r.ClaimID).
 		text("reference", r.Reference).
-		int("min_ttl", int64(math.Ceil(r.MinTTL.Seconds())))).
+		int("min_ttl", roundedUp(r.MinTTL))).
 		end()
 }
 
-// ParseClaimRequest reads a claim. appid is the component that the subject names, "" if it names
-// none; then the body has to, and otherwise the body may be empty. An error wraps [ErrInvalid].
-func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
-	var (
-		r      ClaimRequest
-		inBody string
-		minTTL int64
-	)
-	if len(body) > 0 {
-		err := decodeObject(body, []member{
-			{name: "component_appid", into: &inBody},
-			{name: "claim_id", into: &r.ClaimID},
-			{name: "reference", into: &r.Reference},
-			{name: "min_ttl", into: &minTTL},
-			{name: "redirect_uri", into: &r.RedirectURI},
-			{name: "auth_type", into: &r.AuthType},
-			{name: "biz_appid", into: &r.BizAppID},
-		})
-		if err != nil {
-			return ClaimRequest{}, err
-		}
-	}
-	var err error
-	if r.AppID, err = sameAppID(appid, inBody); err != nil {
-		return ClaimRequest{}, err
+// check returns what the service would answer with [StatusBadRequest].
+func (r ClaimRequest) check() error {
+	if err := CheckAppID(r.AppID); err != nil {
+		return err
 	}
 	if err := checkText("claim_id", r.ClaimID, MaxClaimID); err != nil {
-		return ClaimRequest{}, err
+		return err
 	}
 	if err := checkText("reference", r.Reference, MaxReference); err != nil {
-		return ClaimRequest{}, err
+		return err
 	}
-	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
-		return ClaimRequest{}, err
+	if _, err := seconds(roundedUp(r.MinTTL), "min_ttl"); err != nil {
+		return err
 	}
-	if err := r.LinkOptions.check(); err != nil {
-		return ClaimRequest{}, err
-	}
-	return r, nil
+	return r.LinkOptions.check()
 }
 
 // checkText checks a text of the caller's own choice, which is kept in the database.
@@ -133,55 +108,6 @@ func (c Claim) Encode() []byte {
 		end()
 }
 
-// ResolveRequest asks which claim a code was given to: the PreAuthCode of WeChat's "authorized"
-// push, for example.
-type ResolveRequest struct {
-	PreAuthCode Secret
-}
-
-// Encode returns the body. It contains the code.
-func (r ResolveRequest) Encode() []byte {
-	return newObject(256).text("pre_auth_code", r.PreAuthCode.Reveal()).end()
-}
-
-// MaxCode is the length in bytes of the longest pre_auth_code. WeChat's have 78 or 100.
-const MaxCode = 512
-
-// ParseResolveRequest reads the request to resolve a code. An error wraps [ErrInvalid].
-func ParseResolveRequest(body []byte) (ResolveRequest, error) {
-	var code string
-	if err := decodeObject(body, []member{{name: "pre_auth_code", into: &code}}); err != nil {
-		return ResolveRequest{}, err
-	}
-	if code == "" || len(code) > MaxCode {
-		return ResolveRequest{}, invalid("pre_auth_code must have 1 to %d bytes: name the code to resolve", MaxCode)
-	}
-	return ResolveRequest{NewSecret(code)}, nil
-}
-
-// Resolved is the claim that a code was given to.
-type Resolved struct {
-	// AppID is the component_appid.
-	AppID string
-	// ClaimID and Reference are those of the claim.
-	ClaimID, Reference string
-	// ClaimedAt is when the code was given to it; IssuedAt and ExpiresAt bound the life of the code.
-	// All are in UTC.
-	ClaimedAt, IssuedAt, ExpiresAt time.Time
-}
-
-// Encode returns the body. The code is not in it.
-func (r Resolved) Encode() []byte {
-	return newObject(384).
-		text("component_appid", r.AppID).
-		text("claim_id", r.ClaimID).
-		text("reference", r.Reference).
-		time("claimed_at", r.ClaimedAt).
-		time("issued_at", r.IssuedAt).
-		time("expires_at", r.ExpiresAt).
-		end()
-}
-
 // ParseClaim reads the answer to a claim. An error wraps [ErrInvalid].
 func ParseClaim(body []byte) (Claim, error) {
 	var (
@@ -217,31 +143,4 @@ func ParseClaim(body []byte) (Claim, error) {
 	c.PreAuthCode, c.IssuedAt, c.ExpiresAt, c.ClaimedAt = NewSecret(code), issuedAt.Time, expiresAt.Time, claimedAt.Time
 	c.Links = Links{PC: NewSecret(links.PC), Mobile: NewSecret(links.Mobile)}
 	return c, nil
-}
-
-// ParseResolved reads the answer to the request to resolve a code. An error wraps [ErrInvalid].
-func ParseResolved(body []byte) (Resolved, error) {
-	var (
-		r                              Resolved
-		claimedAt, issuedAt, expiresAt instant
-	)
-	err := decodeObject(body, []member{
-		{name: "component_appid", into: &r.AppID},
-		{name: "claim_id", into: &r.ClaimID},
-		{name: "reference", into: &r.Reference},
-		{name: "claimed_at", into: &claimedAt},
-		{name: "issued_at", into: &issuedAt},
-		{name: "expires_at", into: &expiresAt},
-	})
-	if err != nil {
-		return Resolved{}, err
-	}
-	if err := CheckAppID(r.AppID); err != nil {
-		return Resolved{}, err
-	}
-	if r.ClaimID == "" {
-		return Resolved{}, invalid("the answer to resolve needs claim_id")
-	}
-	r.ClaimedAt, r.IssuedAt, r.ExpiresAt = claimedAt.Time, issuedAt.Time, expiresAt.Time
-	return r, nil
 }

@@ -41,14 +41,10 @@ func NewClient(nc *nats.Conn, options ...ClientOption) (*Client, error) {
 // token again costs nothing, so after an error announce it again. An event that the service would
 // refuse is not published: the error wraps [ErrInvalid].
 func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
-	if err := e.Check(); err != nil {
+	if err := e.checkAt(time.Now()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
-	body := e.Encode()
-	if _, err := ParseTokenEvent("", nil, body, time.Now()); err != nil {
-		return fmt.Errorf("preauth: announce: %w", err)
-	}
-	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), body); err != nil {
+	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), e.Encode()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
 	return nil
@@ -63,11 +59,10 @@ const requestTimeout = 5 * time.Second
 // that no service runs. A request that breaks the contract gives an error that wraps [ErrInvalid],
 // and is not sent.
 func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
-	body := r.Encode()
-	if _, err := ParseLookupRequest("", body); err != nil {
+	if err := r.check(); err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), r.Encode())
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
@@ -85,11 +80,10 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 // and repeat the request with it after an error: without one, an answer that got lost has used up a
 // code.
 func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
-	body := r.Encode()
-	if _, err := ParseClaimRequest("", body); err != nil {
+	if err := r.check(); err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), r.Encode())
 	if err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
@@ -106,11 +100,11 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 // Resolve returns the claim that a code was given to; an [*Error] with [StatusNotFound] if it was given
 // to none.
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
-	body := ResolveRequest{code}.Encode()
-	if _, err := ParseResolveRequest(body); err != nil {
+	request := ResolveRequest{code}
+	if err := request.check(); err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
-	reply, err := c.request(ctx, c.subjects.Resolve, body)
+	reply, err := c.request(ctx, c.subjects.Resolve, request.Encode())
 	if err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}

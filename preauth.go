@@ -117,21 +117,6 @@ func CheckAppID(appid string) error {
 	return nil
 }
 
-// sameAppID returns the component that a message names in its subject, its body or both.
-func sameAppID(inSubject, inBody string) (string, error) {
-	appid := inBody
-	if appid == "" {
-		appid = inSubject
-	}
-	if err := CheckAppID(appid); err != nil {
-		return "", err
-	}
-	if inSubject != "" && inSubject != appid {
-		return "", invalid("subject and body name different components: leave component_appid out of one of them")
-	}
-	return appid, nil
-}
-
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 }

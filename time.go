@@ -2,6 +2,7 @@ package preauth
 
 import (
 	"errors"
+	"math"
 	"time"
 )
 
@@ -31,6 +32,9 @@ func isInstant(t time.Time) bool {
 
 // microseconds returns a time as the contract has it: in UTC, with microseconds.
 func microseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// roundedUp returns whole seconds, as durations are on the wire.
+func roundedUp(d time.Duration) int64 { return int64(math.Ceil(d.Seconds())) }
 
 // seconds reads a duration on the wire. The bound is far above any life of a code, and far below
 // where the number of nanoseconds wraps round.

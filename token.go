@@ -1,13 +1,10 @@
 package preauth
 
 import (
-	"cmp"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -67,106 +64,35 @@ func (e TokenEvent) Check() error {
 	return nil
 }
 
-// ParseTokenEvent reads a token event: plain JSON, or a CloudEvent 1.0 in binary or structured mode
-// (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md).
-//
-// appid is the component that the message's subject names, "" if it names none. received is the
-// stream's time stamp of the message: a life stated as expires_in starts at issued_at, or else at
-// received; an issued_at after received is a skewed clock's and counts as received. Where both are
-// stated, expires_at decides and expires_in is not looked at. An expires_at that is not after received,
-// without an issued_at, is that of a token which died on its way: it is taken to have lived for
-// [DefaultTokenLife].
-//
-// The event returned has both its times, in UTC with microseconds. It may have expired already. On
-// an error, which wraps [ErrInvalid], the event still has the AppID if what can be read of subject
-// and body names one valid component.
-func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
-	var said statedToken
-	err := said.read(header, body)
-
-	var e TokenEvent
-	named, nameErr := sameAppID(appid, said.appid)
-	if nameErr == nil {
-		e.AppID = named
-	}
-	if err = cmp.Or(err, nameErr); err != nil {
-		return e, err
-	}
-	if err := checkToken(said.token); err != nil {
-		return e, err
-	}
-	e.Token = NewSecret(said.token)
-	e.IssuedAt, e.ExpiresAt, err = said.life(microseconds(received))
-	return e, err
-}
-
-// statedToken is what a token event says, before anything is concluded from it.
-type statedToken struct {
-	appid, token        string
-	issuedAt, expiresAt instant
-	expiresIn           *int64
-}
-
-func (s *statedToken) members() []member {
-	return []member{
-		{name: "component_appid", into: &s.appid},
-		{name: "component_access_token", into: &s.token},
-		{name: "issued_at", into: &s.issuedAt},
-		{name: "expires_at", into: &s.expiresAt},
-		{name: "expires_in", into: &s.expiresIn},
-	}
-}
-
-// read finds the event data in a message and reads it.
-func (s *statedToken) read(header nats.Header, body []byte) error {
-	mode, err := contentModeOf(header)
-	if err != nil {
+// checkAt is Check with a look at the clock: it also refuses a life that is too long from now on.
+func (e TokenEvent) checkAt(now time.Time) error {
+	if err := e.Check(); err != nil {
 		return err
 	}
-	var envelope cloudEvent
-	switch mode {
-	case binaryMode:
-		return decodeObject(body, s.members())
-	case structuredMode:
-		err = decodeObject(body, envelope.members())
-	case unstatedMode:
-		either := append(make([]member, 0, 8), s.members()...) // room for both, without an allocation
-		err = decodeObject(body, append(either, envelope.members()...))
-		if envelope.specVersion == nil {
-			return err
-		}
-	}
-	if err != nil {
-		return err
-	}
-	data, err := envelope.payload()
-	if err != nil {
-		return err
-	}
-	*s = statedToken{} // an extension attribute of the envelope says nothing about the token
-	return decodeObject(data, s.members())
+	_, _, err := tokenLife(microseconds(e.IssuedAt), microseconds(e.ExpiresAt), nil, microseconds(now))
+	return err
 }
 
-// life returns the bounds of the token's life.
-func (s *statedToken) life(received time.Time) (issuedAt, expiresAt time.Time, err error) {
-	issuedAt = received
-	if !s.issuedAt.IsZero() && s.issuedAt.Before(received) {
-		issuedAt = s.issuedAt.Time
+// tokenLife returns the bounds of a token's life from what its event states: zero times and nil stand for what it
+// does not.
+func tokenLife(issuedAt, expiresAt time.Time, expiresIn *int64, received time.Time) (from, to time.Time, err error) {
+	from = received
+	if !issuedAt.IsZero() && issuedAt.Before(received) {
+		from = issuedAt
 	}
 	switch {
-	case !s.expiresAt.IsZero():
-		expiresAt = s.expiresAt.Time
-		if s.issuedAt.IsZero() && !expiresAt.After(received) {
+	case !expiresAt.IsZero():
+		if issuedAt.IsZero() && !expiresAt.After(received) {
 			// Not impossible: the token died on its way here, and was issued before that.
-			issuedAt = expiresAt.Add(-DefaultTokenLife)
+			from = expiresAt.Add(-DefaultTokenLife)
 		}
-		return issuedAt, expiresAt, checkLife(expiresAt.Sub(issuedAt), "expires_at")
-	case s.expiresIn != nil:
+		return from, expiresAt, checkLife(expiresAt.Sub(from), "expires_at")
+	case expiresIn != nil:
 		// Bounded before it is multiplied: a huge number must not wrap round.
-		life := time.Duration(min(max(*s.expiresIn, 0), int64(MaxTokenLife/time.Second)+1)) * time.Second
-		return issuedAt, issuedAt.Add(life), checkLife(life, "expires_in")
+		life := time.Duration(min(max(*expiresIn, 0), int64(MaxTokenLife/time.Second)+1)) * time.Second
+		return from, from.Add(life), checkLife(life, "expires_in")
 	default:
-		return issuedAt, issuedAt.Add(DefaultTokenLife), nil
+		return from, from.Add(DefaultTokenLife), nil
 	}
 }
 

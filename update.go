@@ -61,6 +61,21 @@ func (u Update) Header(source string) nats.Header {
 	return cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, u.IssuedAt)
 }
 
+// cloudEventHeader returns the attributes of a CloudEvent in binary mode, and the message id that
+// JetStream drops repetitions by.
+func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
+	return nats.Header{
+		nats.MsgIdHdr:    {id},
+		"content-type":   {"application/json"},
+		"ce-specversion": {"1.0"},
+		"ce-id":          {id},
+		"ce-type":        {eventType},
+		"ce-source":      {source},
+		"ce-subject":     {subject},
+		"ce-time":        {microseconds(at).Format(time.RFC3339Nano)},
+	}
+}
+
 // ParseUpdate reads the body of an announcement. An error wraps [ErrInvalid].
 func ParseUpdate(body []byte) (Update, error) {
 	var (

@@ -4,25 +4,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
-
-// cloudEventHeader returns the attributes of a CloudEvent in binary mode, and the message id that
-// JetStream drops repetitions by.
-func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
-	return nats.Header{
-		nats.MsgIdHdr:    {id},
-		"content-type":   {"application/json"},
-		"ce-specversion": {"1.0"},
-		"ce-id":          {id},
-		"ce-type":        {eventType},
-		"ce-source":      {source},
-		"ce-subject":     {subject},
-		"ce-time":        {microseconds(at).Format(time.RFC3339Nano)},
-	}
-}
 
 // contentMode is where a message carries the attributes of a CloudEvent.
 type contentMode int
