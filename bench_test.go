@@ -9,15 +9,15 @@ import (
 	"preauth"
 )
 
-// bare is the answer to most look-ups: it has no links.
+// bare returns the answer to most look-ups, which has no links.
 func bare() preauth.Lookup {
 	l := aLookup()
 	l.Links = preauth.Links{}
 	return l
 }
 
-// Encoding a message allocates its body and nothing else. Most look-ups have an empty body, and parsing that
-// allocates nothing.
+// Encoding a message allocates its body and nothing else. Most look-ups have an empty body, and
+// parsing that allocates nothing.
 func TestAllocations(t *testing.T) {
 	update, lookup := anUpdate(), bare()
 	var body []byte

@@ -6,29 +6,32 @@ import (
 	"unicode/utf8"
 )
 
-// The lengths in characters of the longest claim id and reference taken.
+// The limits of texts in a [ClaimRequest], in characters.
 const (
 	MaxClaimID   = 128
 	MaxReference = 256
 )
 
-// ClaimRequest asks for a code of one's own: one that was never announced, is never looked up and
-// never given to another claim. WeChat lets a code serve a single authorization, so each visitor who
-// is sent to WeChat needs one.
+// ClaimRequest asks for a code that nobody else gets: one that was never announced, is never looked
+// up and is never given to another claim. WeChat lets a code serve a single authorization, so claim
+// one for each visitor whom you send to WeChat.
 type ClaimRequest struct {
 	// AppID is the component_appid.
 	AppID string
-	// ClaimID makes the request safe to repeat: the same id of the same component gets the same code
-	// as long as that is valid, and a new one afterwards. An empty id gets a new code each time.
+	// ClaimID makes the request safe to repeat: the same component and ClaimID get the same code
+	// while that is valid, and then a new one. It has at most [MaxClaimID] characters and no
+	// control characters. Without a ClaimID each request gets a new code.
 	ClaimID string
-	// Reference is kept with the claim, for whoever resolves the code: the visitor, an order. Another
-	// reference under the same claim id is refused.
+	// Reference is stored with the claim and returned by [Client.Resolve]; use it for the visitor
+	// or the order. It has at most [MaxReference] characters and no control characters. A repeated
+	// ClaimID with another Reference is refused with [StatusConflict].
 	Reference string
-	// MinTTL is the life that the code must have left, rounded up to whole seconds on the wire. A
-	// repeated claim id whose code has less left gets a new code. Without it, a code that the claim id
-	// gets for the first time has a minute left at least, or a tenth of its life if that is less.
+	// MinTTL is the life that the code must have left, at most [MaxTokenLife] and on the wire
+	// rounded up to whole seconds. If the code of a repeated ClaimID has less left, the claim gets
+	// a new code. With 0, a code that is given for the first time has a minute left, or a tenth of
+	// its life if that is less.
 	MinTTL time.Duration
-	// LinkOptions ask for the links.
+	// LinkOptions ask for authorization links in the answer.
 	LinkOptions
 }
 
@@ -42,7 +45,7 @@ func (r ClaimRequest) Encode() []byte {
 		end()
 }
 
-// check returns what the service would answer with [StatusBadRequest].
+// check returns an error that wraps [ErrInvalid] if the service would refuse the request.
 func (r ClaimRequest) check() error {
 	if err := CheckAppID(r.AppID); err != nil {
 		return err
@@ -59,7 +62,7 @@ func (r ClaimRequest) check() error {
 	return r.LinkOptions.check()
 }
 
-// checkText checks a text of the caller's own choice, which is kept in the database.
+// checkText checks a text that the caller chose and that the database stores.
 func checkText(member, text string, limit int) error {
 	if n := utf8.RuneCountInString(text); n > limit {
 		return invalid("%s has %d characters: the limit is %d", member, n, limit)
@@ -76,20 +79,20 @@ func checkText(member, text string, limit int) error {
 type Claim struct {
 	// AppID is the component_appid.
 	AppID string
-	// PreAuthCode is the code, which nobody else was or will be given.
+	// PreAuthCode is the code. Nobody else was given it or will be.
 	PreAuthCode Secret
-	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds. ExpiresAt is
-	// what decides.
+	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds.
 	IssuedAt, ExpiresAt time.Time
 	// ExpiresIn is the life that the code had left when the answer was sent, in whole seconds.
+	// Prefer ExpiresAt, which does not depend on when the answer arrived.
 	ExpiresIn time.Duration
-	// ClaimID is that of the request, or one that the service made up.
+	// ClaimID is the one in the request. If that had none, it is one that the service made up.
 	ClaimID string
-	// Reference is that of the request.
+	// Reference is the one in the request.
 	Reference string
-	// ClaimedAt is when the code was given to the claim id first, in UTC.
+	// ClaimedAt is when the claim first got this code, in UTC with microseconds.
 	ClaimedAt time.Time
-	// Links are the authorization links; empty unless the request had a RedirectURI.
+	// Links are the authorization links. They are empty unless the request had a RedirectURI.
 	Links Links
 }
 
@@ -100,7 +103,7 @@ func (c Claim) Encode() []byte {
 		text("pre_auth_code", c.PreAuthCode.Reveal()).
 		time("issued_at", c.IssuedAt).
 		time("expires_at", c.ExpiresAt).
-		left("expires_in", c.ExpiresIn).
+		remaining("expires_in", c.ExpiresIn).
 		text("claim_id", c.ClaimID).
 		text("reference", c.Reference).
 		time("claimed_at", c.ClaimedAt).
@@ -108,7 +111,7 @@ func (c Claim) Encode() []byte {
 		end()
 }
 
-// ParseClaim reads the answer to a claim. An error wraps [ErrInvalid].
+// ParseClaim parses the answer to a [ClaimRequest]. An error wraps [ErrInvalid].
 func ParseClaim(body []byte) (Claim, error) {
 	var (
 		c                              Claim

@@ -77,13 +77,13 @@ func TestParseClaimRequestRefuses(t *testing.T) {
 		"a claim id of two lines":   {appID, `{"claim_id":"` + marker + `\n"}`, "claim_id must be UTF-8 without control characters"},
 		"half a surrogate":          {appID, `{"claim_id":"` + marker + `\ud834"}`, "claim_id must be UTF-8 without control characters"},
 		"a claim id as a number":    {appID, `{"claim_id":17}`, "claim_id must be a string"},
-		"two claim ids":             {appID, `{"claim_id":"a","claim_id":"a"}`, "claim_id stands twice"},
+		"two claim ids":             {appID, `{"claim_id":"a","claim_id":"a"}`, "claim_id appears twice"},
 		"a reference too long":      {appID, `{"reference":"` + strings.Repeat("r", 257) + `"}`, "reference has 257 characters: the limit is 256"},
 		"a reference with a NUL":    {appID, `{"reference":"` + marker + `\u0000"}`, "reference must be UTF-8 without control characters"},
 		"a reference as an object":  {appID, `{"reference":{"id":"` + marker + `"}}`, "reference must be a string"},
 		"min_ttl negative":          {appID, `{"min_ttl":-1}`, "min_ttl must be 0 to 86400 seconds"},
 		"no such auth_type":         {appID, `{"auth_type":7}`, "auth_type must be one of"},
-		"no address":                {appID, `{"redirect_uri":"` + marker + `"}`, "absolute http or https address"},
+		"no address":                {appID, `{"redirect_uri":"` + marker + `"}`, "absolute http or https URL"},
 	}
 	for name, malformed := range malformedBodies() {
 		tests[name] = bad{appID, malformed.body, malformed.says}
@@ -152,7 +152,7 @@ func TestParseClaimRefuses(t *testing.T) {
 		"no expires_at":       {with(`"expires_at"`, `"expires"`), "needs pre_auth_code, expires_at and claim_id"},
 		"no claim id":         {with(`"claim_id"`, `"claim"`), "needs pre_auth_code, expires_at and claim_id"},
 		"expires_in wraps":    {with(`1740`, `9223372036854775807`), "expires_in must be 0 to 86400 seconds"},
-		"claimed_at made up":  {with(`2026-03-14T09:27`, marker), "claimed_at must be a time as in"},
+		"claimed_at made up":  {with(`2026-03-14T09:27`, marker), "claimed_at must be an RFC 3339 time such as"},
 		"links as a string":   {with(`{`, `{"links":"`+marker+`",`), "links must be an object"},
 	}
 	maps.Copy(tests, malformedBodies())
@@ -167,7 +167,7 @@ func TestParseClaimRefuses(t *testing.T) {
 	}
 }
 
-// answer answers what comes on a subject, and returns what came.
+// answer replies to messages on a subject and returns a channel with those messages.
 func answer(t *testing.T, nc *nats.Conn, subject string, header nats.Header, body []byte) <-chan *nats.Msg {
 	t.Helper()
 	requests := make(chan *nats.Msg, 1)
@@ -231,7 +231,7 @@ func TestClientClaimFails(t *testing.T) {
 			checkRefused(t, err, "about another claim")
 		})
 	}
-	t.Run("but not when the service made the claim id up", func(t *testing.T) {
+	t.Run("but not when the service chose the claim id", func(t *testing.T) {
 		nc := connect(t)
 		answer(t, nc, "preauth.claim.>", nil, aClaim().Encode())
 		if got, err := newClient(t, nc).Claim(t.Context(), preauth.ClaimRequest{AppID: appID}); err != nil || got.ClaimID == "" {

@@ -8,30 +8,37 @@ import (
 	"unicode/utf8"
 )
 
-// MaxRedirectURI is the length in characters of the longest redirect_uri taken.
+// MaxRedirectURI is the longest redirect_uri, in characters.
 const MaxRedirectURI = 1024
 
-// authTypes are WeChat's values of auth_type: 1 official account, 2 mini program, 3 both, 4 and 5
-// the two Channels roles, 6 all, 8 the sales assistant.
+// authTypes are WeChat's values of auth_type: 1 official account, 2 mini program, 3 both, 4 推客
+// (promoter), 5 视频号 (Channels), 6 all, 8 带货助手 (sales assistant).
 var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 
-// LinkOptions ask for the authorization links ready to use. They are ignored, though checked, as
-// long as RedirectURI is empty.
+// LinkOptions ask for authorization links. Without a RedirectURI there are none, and the other
+// options have no effect; they are checked all the same.
 type LinkOptions struct {
-	// RedirectURI is where WeChat sends the account's owner afterwards: an absolute http or https
-	// address of at most [MaxRedirectURI] characters.
+	// RedirectURI is where WeChat sends the account's owner after the authorization: an absolute
+	// http or https URL of at most [MaxRedirectURI] characters, with spaces and unprintable
+	// characters escaped.
 	RedirectURI string
-	// AuthType is WeChat's auth_type, 1 to 6 or 8; 0 leaves it out.
+	// AuthType is WeChat's auth_type, which says what kinds of account may be authorized: 1
+	// official account, 2 mini program, 3 both, 4 推客, 5 视频号, 6 all, 8 带货助手. With 0 the links have
+	// none.
 	AuthType int
-	// BizAppID is the one account that may be authorized; it wins over AuthType.
+	// BizAppID is the appid of the only account that may be authorized. It wins over AuthType.
 	BizAppID string
 }
 
-// Links are the addresses of WeChat's authorization pages. Both carry the code.
+// Links are the URLs of WeChat's authorization pages. Both contain the code.
+//
+// WeChat looks at the referring page: send visitors to a link from a page on the platform's
+// registered domain, which is that of RedirectURI. A bare redirect from elsewhere, or a link that
+// is typed or mailed, fails.
 type Links struct {
-	// PC is to be opened in a browser, which shows a QR code.
+	// PC is for a desktop browser, where it shows a QR code.
 	PC Secret
-	// Mobile is to be opened inside WeChat.
+	// Mobile is for WeChat's own browser on a phone.
 	Mobile Secret
 }
 
@@ -56,17 +63,18 @@ func (o LinkOptions) check() error {
 	unprintable := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" ||
 		strings.ContainsFunc(o.RedirectURI, unprintable) {
-		return invalid("redirect_uri must be an absolute http or https address, with anything unprintable escaped")
+		return invalid("redirect_uri must be an absolute http or https URL, with spaces and unprintable characters escaped")
 	}
 	return nil
 }
 
-// wireLinks are the links as they are read.
+// wireLinks are [Links] as they are parsed.
 type wireLinks struct {
 	PC     string `json:"pc"`
 	Mobile string `json:"mobile"`
 }
 
+// encode returns the links as an object, and nil if there are none.
 func (l Links) encode() object {
 	if l.PC.IsZero() && l.Mobile.IsZero() {
 		return nil

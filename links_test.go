@@ -35,7 +35,7 @@ func TestParseLookupRequestRedirectURIs(t *testing.T) {
 			t.Errorf("%q: %v", uri, err)
 		}
 	}
-	address := "must be an absolute http or https address"
+	address := "must be an absolute http or https URL"
 	bad := map[string]string{
 		marker:                                             address,
 		"/" + marker:                                       address,

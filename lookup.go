@@ -6,13 +6,13 @@ import "time"
 type LookupRequest struct {
 	// AppID is the component_appid.
 	AppID string
-	// MinTTL is the life that the code must have left, rounded up to whole seconds on the wire; 0
-	// means that it has not expired.
+	// MinTTL is the life that the code must have left, at most [MaxTokenLife] and on the wire
+	// rounded up to whole seconds. With 0, any code that has not expired will do.
 	MinTTL time.Duration
-	// MinRevision is the smallest revision that is good enough, 0 for any. A subscriber that saw a
-	// revision passes it to never read an older one.
+	// MinRevision is the lowest revision that will do, 0 for any. Set it to the last revision that
+	// you saw, so that you never read an older code.
 	MinRevision uint64
-	// LinkOptions ask for the links.
+	// LinkOptions ask for authorization links in the answer.
 	LinkOptions
 }
 
@@ -25,7 +25,7 @@ func (r LookupRequest) Encode() []byte {
 		end()
 }
 
-// check returns what the service would answer with [StatusBadRequest].
+// check returns an error that wraps [ErrInvalid] if the service would refuse the request.
 func (r LookupRequest) check() error {
 	if err := CheckAppID(r.AppID); err != nil {
 		return err
@@ -40,36 +40,36 @@ func (r LookupRequest) check() error {
 type Lookup struct {
 	// AppID is the component_appid.
 	AppID string
-	// PreAuthCode is the current code, which everybody who looks up is given.
+	// PreAuthCode is the current code. Every look-up returns it until the next one replaces it.
 	PreAuthCode Secret
-	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds. ExpiresAt is
-	// what decides.
+	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds.
 	IssuedAt, ExpiresAt time.Time
 	// ExpiresIn is the life that the code had left when the answer was sent, in whole seconds.
+	// Prefer ExpiresAt, which does not depend on when the answer arrived.
 	ExpiresIn time.Duration
-	// Revision is that of the [Update] that announced the code.
+	// Revision is the revision of the [Update] that announced the code.
 	Revision uint64
-	// Links are the authorization links; empty unless the request had a RedirectURI.
+	// Links are the authorization links. They are empty unless the request had a RedirectURI.
 	Links Links
 }
 
 // Encode returns the body.
 func (l Lookup) Encode() []byte { return l.Append(make([]byte, 0, 320)) }
 
-// Append appends the body to b.
+// Append appends the body to b and returns the extended slice.
 func (l Lookup) Append(b []byte) []byte {
 	return object(append(b, '{')).
 		text("component_appid", l.AppID).
 		text("pre_auth_code", l.PreAuthCode.Reveal()).
 		time("issued_at", l.IssuedAt).
 		time("expires_at", l.ExpiresAt).
-		left("expires_in", l.ExpiresIn).
+		remaining("expires_in", l.ExpiresIn).
 		uint("revision", l.Revision).
 		object("links", l.Links.encode()).
 		end()
 }
 
-// ParseLookup reads the answer to a look-up. An error wraps [ErrInvalid].
+// ParseLookup parses the answer to a [LookupRequest]. An error wraps [ErrInvalid].
 func ParseLookup(body []byte) (Lookup, error) {
 	var (
 		l                   Lookup

@@ -2,9 +2,10 @@ package preauth
 
 import "time"
 
-// ResolveRequest asks which claim a code was given to: the PreAuthCode of WeChat's "authorized"
-// push, for example.
+// ResolveRequest asks which claim a code was given to. WeChat's "authorized" push carries the code
+// as PreAuthCode.
 type ResolveRequest struct {
+	// PreAuthCode is the code: 1 to [MaxCode] bytes.
 	PreAuthCode Secret
 }
 
@@ -13,29 +14,30 @@ func (r ResolveRequest) Encode() []byte {
 	return newObject(256).text("pre_auth_code", r.PreAuthCode.Reveal()).end()
 }
 
-// MaxCode is the length in bytes of the longest pre_auth_code. WeChat's have 78 or 100.
+// MaxCode is the longest pre_auth_code in a [ResolveRequest], in bytes. WeChat's codes have 78 or
+// 100.
 const MaxCode = 512
 
-// check returns what the service would answer with [StatusBadRequest].
+// check returns an error that wraps [ErrInvalid] if the service would refuse the request.
 func (r ResolveRequest) check() error {
 	if n := len(r.PreAuthCode.Reveal()); n == 0 || n > MaxCode {
-		return invalid("pre_auth_code must have 1 to %d bytes: name the code to resolve", MaxCode)
+		return invalid("pre_auth_code must have 1 to %d bytes: set it to the code to resolve", MaxCode)
 	}
 	return nil
 }
 
-// Resolved is the claim that a code was given to.
+// Resolved describes the claim that a code was given to.
 type Resolved struct {
 	// AppID is the component_appid.
 	AppID string
 	// ClaimID and Reference are those of the claim.
 	ClaimID, Reference string
-	// ClaimedAt is when the code was given to it; IssuedAt and ExpiresAt bound the life of the code.
-	// All are in UTC.
+	// ClaimedAt is when the claim first got the code. IssuedAt and ExpiresAt bound the life of the
+	// code. All are in UTC with microseconds.
 	ClaimedAt, IssuedAt, ExpiresAt time.Time
 }
 
-// Encode returns the body. The code is not in it.
+// Encode returns the body. It does not contain the code.
 func (r Resolved) Encode() []byte {
 	return newObject(384).
 		text("component_appid", r.AppID).
@@ -47,7 +49,7 @@ func (r Resolved) Encode() []byte {
 		end()
 }
 
-// ParseResolved reads the answer to the request to resolve a code. An error wraps [ErrInvalid].
+// ParseResolved parses the answer to a [ResolveRequest]. An error wraps [ErrInvalid].
 func ParseResolved(body []byte) (Resolved, error) {
 	var (
 		r                              Resolved

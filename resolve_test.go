@@ -19,11 +19,11 @@ func TestParseResolveRequest(t *testing.T) {
 	}
 	tests := map[string]struct{ body, says string }{
 		"an empty body":      {``, "must be a JSON object"},
-		"no code":            {`{}`, "name the code to resolve"},
-		"an empty code":      {`{"pre_auth_code":""}`, "name the code to resolve"},
+		"no code":            {`{}`, "set it to the code to resolve"},
+		"an empty code":      {`{"pre_auth_code":""}`, "set it to the code to resolve"},
 		"a code too long":    {`{"pre_auth_code":"` + code + strings.Repeat("c", preauth.MaxCode) + `"}`, "must have 1 to 512 bytes"},
 		"a code as an array": {`{"pre_auth_code":["` + code + `"]}`, "pre_auth_code must be a string"},
-		"two codes":          {`{"pre_auth_code":"` + code + `","pre_auth_code":"` + code + `"}`, "pre_auth_code stands twice"},
+		"two codes":          {`{"pre_auth_code":"` + code + `","pre_auth_code":"` + code + `"}`, "pre_auth_code appears twice"},
 	}
 	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {
@@ -58,7 +58,7 @@ func TestParseResolvedRefuses(t *testing.T) {
 		"no component":        {`{"claim_id":"visit-17"}`, "component_appid is missing"},
 		"no claim id":         {`{"component_appid":"` + appID + `"}`, "needs claim_id"},
 		"a claim id as null":  {`{"component_appid":"` + appID + `","claim_id":null}`, "needs claim_id"},
-		"a time as a number":  {`{"component_appid":"` + appID + `","claim_id":"c","issued_at":1}`, "issued_at must be a time as in"},
+		"a time as a number":  {`{"component_appid":"` + appID + `","claim_id":"c","issued_at":1}`, "issued_at must be an RFC 3339 time such as"},
 		"an impossible appid": {`{"component_appid":"` + marker + `.","claim_id":"c"}`, "64 letters, digits"},
 	}
 	maps.Copy(tests, malformedBodies())
@@ -87,7 +87,7 @@ func TestClientResolve(t *testing.T) {
 		t.Errorf("the service got another code, %v", err)
 	}
 	_, err = client.Resolve(t.Context(), preauth.Secret{})
-	checkRefused(t, err, "name the code to resolve")
+	checkRefused(t, err, "set it to the code to resolve")
 	if len(requests) > 0 {
 		t.Error("a request without a code was sent")
 	}
@@ -105,5 +105,5 @@ func TestClientResolveFails(t *testing.T) {
 	other := connect(t)
 	answer(t, other, "preauth.resolve", nil, []byte(`{"claim_id":"`+marker))
 	_, err = newClient(t, other).Resolve(t.Context(), preauth.NewSecret(code))
-	checkRefused(t, err, "ends too early")
+	checkRefused(t, err, "truncated JSON")
 }

@@ -8,22 +8,24 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// contentMode is where a message carries the attributes of a CloudEvent.
+// contentMode says where a message has the attributes of a CloudEvent.
 type contentMode int
 
 const (
-	// unstatedMode: no header tells. The body is plain event data, or a structured CloudEvent from a
-	// publisher that sets no headers, as the NATS binding allowed before NATS had them.
-	unstatedMode contentMode = iota
-	// binaryMode: in the headers; the body is the event data.
+	// unknownMode is a message whose headers do not say. Its body is plain event data, or a
+	// structured CloudEvent from a publisher without headers: the NATS binding predates NATS
+	// headers.
+	unknownMode contentMode = iota
+	// binaryMode has the attributes in the headers and the event data in the body.
 	binaryMode
-	// structuredMode: in the body, around the event data.
+	// structuredMode has both in the body, the event data as the member data or data_base64.
 	structuredMode
 )
 
-// contentModeOf reads the headers of a message, whose names NATS leaves in the case they came in.
+// contentModeOf returns the content mode of a message with the given headers. NATS keeps header
+// names in the case in which they were sent, so it compares them in any case.
 func contentModeOf(header nats.Header) (contentMode, error) {
-	mode := unstatedMode
+	mode := unknownMode
 	for name, values := range header {
 		switch strings.ToLower(name) {
 		case "ce-specversion":
@@ -35,7 +37,7 @@ func contentModeOf(header nats.Header) (contentMode, error) {
 			for _, value := range values {
 				mediaType := strings.ToLower(value)
 				if strings.HasPrefix(mediaType, "application/cloudevents-batch") {
-					return 0, invalid("CloudEvents batches are not taken: publish each event as a message of its own")
+					return 0, invalid("CloudEvents batches are not supported: publish each event as its own message")
 				}
 				if strings.HasPrefix(mediaType, "application/cloudevents") {
 					mode = structuredMode
@@ -46,7 +48,7 @@ func contentModeOf(header nats.Header) (contentMode, error) {
 	return mode, nil
 }
 
-// cloudEvent is what matters here of a CloudEvent in structured mode, JSON format.
+// cloudEvent has the attributes of a structured CloudEvent that the service uses.
 type cloudEvent struct {
 	specVersion, dataBase64 *string
 	data                    *json.RawMessage
@@ -60,10 +62,10 @@ func (c *cloudEvent) members() []member {
 	}
 }
 
-// payload returns the event data, a JSON object.
+// payload returns the event data, which is a JSON object if it was not in base64.
 func (c *cloudEvent) payload() ([]byte, error) {
 	if c.specVersion == nil {
-		return nil, invalid("the CloudEvent has no specversion: it must be 1.0")
+		return nil, invalid("the CloudEvent has no specversion: set it to 1.0")
 	}
 	if err := checkSpecVersion(*c.specVersion); err != nil {
 		return nil, err
@@ -73,13 +75,13 @@ func (c *cloudEvent) payload() ([]byte, error) {
 		return nil, invalid("the CloudEvent must have either data or data_base64")
 	case c.data != nil:
 		if (*c.data)[0] != '{' {
-			return nil, invalid("data of the CloudEvent must be a JSON object, not a text that holds one")
+			return nil, invalid("data of the CloudEvent must be a JSON object, not a string that contains one")
 		}
 		return *c.data, nil
 	}
 	data, err := base64.StdEncoding.DecodeString(*c.dataBase64)
 	if err != nil {
-		return nil, invalid("data_base64 of the CloudEvent must be base64 with padding")
+		return nil, invalid("data_base64 of the CloudEvent must be standard base64 with padding")
 	}
 	return data, nil
 }

@@ -1,9 +1,10 @@
 package preauth
 
-// ParseLookupRequest reads a look-up. appid is the component that the subject names, "" if it names
-// none; then the body has to, and otherwise the body may be empty. An error wraps [ErrInvalid].
+// ParseLookupRequest parses a look-up. appid is the component in the request's subject, "" if the
+// subject names none; the body must then name it, and otherwise may be empty. An error wraps
+// [ErrInvalid].
 func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
-	if len(body) == 0 { // as most are, which then costs no memory
+	if len(body) == 0 { // most are, and then allocate nothing
 		r := LookupRequest{AppID: appid}
 		if err := r.check(); err != nil {
 			return LookupRequest{}, err
@@ -26,7 +27,7 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 	if err != nil {
 		return LookupRequest{}, err
 	}
-	if r.AppID, err = sameAppID(appid, inBody); err != nil {
+	if r.AppID, err = agreeOnAppID(appid, inBody); err != nil {
 		return LookupRequest{}, err
 	}
 	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
@@ -38,8 +39,9 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 	return r, nil
 }
 
-// ParseClaimRequest reads a claim. appid is the component that the subject names, "" if it names
-// none; then the body has to, and otherwise the body may be empty. An error wraps [ErrInvalid].
+// ParseClaimRequest parses a claim. appid is the component in the request's subject, "" if the
+// subject names none; the body must then name it, and otherwise may be empty. An error wraps
+// [ErrInvalid].
 func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 	var (
 		r      ClaimRequest
@@ -61,7 +63,7 @@ func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 		}
 	}
 	var err error
-	if r.AppID, err = sameAppID(appid, inBody); err != nil {
+	if r.AppID, err = agreeOnAppID(appid, inBody); err != nil {
 		return ClaimRequest{}, err
 	}
 	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
@@ -73,7 +75,7 @@ func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 	return r, nil
 }
 
-// ParseResolveRequest reads the request to resolve a code. An error wraps [ErrInvalid].
+// ParseResolveRequest parses a request to resolve a code. An error wraps [ErrInvalid].
 func ParseResolveRequest(body []byte) (ResolveRequest, error) {
 	var code string
 	if err := decodeObject(body, []member{{name: "pre_auth_code", into: &code}}); err != nil {
@@ -86,8 +88,8 @@ func ParseResolveRequest(body []byte) (ResolveRequest, error) {
 	return r, nil
 }
 
-// sameAppID returns the component that a message names in its subject, its body or both.
-func sameAppID(inSubject, inBody string) (string, error) {
+// agreeOnAppID returns the component that a message names in its subject, its body or both.
+func agreeOnAppID(inSubject, inBody string) (string, error) {
 	appid := inBody
 	if appid == "" {
 		appid = inSubject
@@ -96,7 +98,7 @@ func sameAppID(inSubject, inBody string) (string, error) {
 		return "", err
 	}
 	if inSubject != "" && inSubject != appid {
-		return "", invalid("subject and body name different components: leave component_appid out of one of them")
+		return "", invalid("the subject and the body name different components: correct one, or remove component_appid from the body")
 	}
 	return appid, nil
 }

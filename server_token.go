@@ -7,58 +7,63 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ParseTokenEvent reads a token event: plain JSON, or a CloudEvent 1.0 in binary or structured mode
-// (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md).
+// ParseTokenEvent parses a token event: plain JSON, or a CloudEvent 1.0 in binary or structured
+// mode
+// (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md). A
+// body with a member specversion is a structured CloudEvent even if no header says so.
 //
-// appid is the component that the message's subject names, "" if it names none. received is the
-// stream's time stamp of the message: a life stated as expires_in starts at issued_at, or else at
-// received; an issued_at after received is a skewed clock's and counts as received. Where both are
-// stated, expires_at decides and expires_in is not looked at. An expires_at that is not after received,
-// without an issued_at, is that of a token which died on its way: it is taken to have lived for
-// [DefaultTokenLife].
+// appid is the component in the message's subject, "" if the subject names none. received is the
+// time at which the stream stored the message. The token's life is determined as follows:
 //
-// The event returned has both its times, in UTC with microseconds. It may have expired already. On
-// an error, which wraps [ErrInvalid], the event still has the AppID if what can be read of subject
-// and body names one valid component.
+//   - It begins at issued_at. Without an issued_at, or with one after received, it begins at
+//     received: the publisher's clock is ahead.
+//   - It ends at expires_at or, without one, expires_in after it began. With neither it lasts for
+//     [DefaultTokenLife].
+//   - An expires_at that is not after received, without an issued_at, belongs to a token that
+//     expired before its event arrived. Its life is taken to have been [DefaultTokenLife].
+//
+// The event has both times, in UTC with microseconds. It may have expired already. An error wraps
+// [ErrInvalid]. The event then has only an AppID: that of the one valid component which subject and
+// body name, as far as they can be parsed, or "".
 func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
-	var said statedToken
-	err := said.read(header, body)
+	var fields tokenFields
+	err := fields.parse(header, body)
 
 	var e TokenEvent
-	named, nameErr := sameAppID(appid, said.appid)
+	named, nameErr := agreeOnAppID(appid, fields.appid)
 	if nameErr == nil {
 		e.AppID = named
 	}
 	if err = cmp.Or(err, nameErr); err != nil {
 		return e, err
 	}
-	if err := checkToken(said.token); err != nil {
+	if err := checkToken(fields.token); err != nil {
 		return e, err
 	}
-	e.Token = NewSecret(said.token)
-	e.IssuedAt, e.ExpiresAt, err = tokenLife(said.issuedAt.Time, said.expiresAt.Time, said.expiresIn, microseconds(received))
+	e.Token = NewSecret(fields.token)
+	e.IssuedAt, e.ExpiresAt, err = tokenLife(fields.issuedAt.Time, fields.expiresAt.Time, fields.expiresIn, microseconds(received))
 	return e, err
 }
 
-// statedToken is what a token event says, before anything is concluded from it.
-type statedToken struct {
+// tokenFields are the members of a token event as they are in the message.
+type tokenFields struct {
 	appid, token        string
 	issuedAt, expiresAt instant
 	expiresIn           *int64
 }
 
-func (s *statedToken) members() []member {
+func (f *tokenFields) members() []member {
 	return []member{
-		{name: "component_appid", into: &s.appid},
-		{name: "component_access_token", into: &s.token},
-		{name: "issued_at", into: &s.issuedAt},
-		{name: "expires_at", into: &s.expiresAt},
-		{name: "expires_in", into: &s.expiresIn},
+		{name: "component_appid", into: &f.appid},
+		{name: "component_access_token", into: &f.token},
+		{name: "issued_at", into: &f.issuedAt},
+		{name: "expires_at", into: &f.expiresAt},
+		{name: "expires_in", into: &f.expiresIn},
 	}
 }
 
-// read finds the event data in a message and reads it.
-func (s *statedToken) read(header nats.Header, body []byte) error {
+// parse finds the event data in a message and parses it.
+func (f *tokenFields) parse(header nats.Header, body []byte) error {
 	mode, err := contentModeOf(header)
 	if err != nil {
 		return err
@@ -66,12 +71,11 @@ func (s *statedToken) read(header nats.Header, body []byte) error {
 	var envelope cloudEvent
 	switch mode {
 	case binaryMode:
-		return decodeObject(body, s.members())
+		return decodeObject(body, f.members())
 	case structuredMode:
 		err = decodeObject(body, envelope.members())
-	case unstatedMode:
-		either := append(make([]member, 0, 8), s.members()...) // room for both, without an allocation
-		err = decodeObject(body, append(either, envelope.members()...))
+	case unknownMode:
+		err = decodeObject(body, append(f.members(), envelope.members()...))
 		if envelope.specVersion == nil {
 			return err
 		}
@@ -83,6 +87,6 @@ func (s *statedToken) read(header nats.Header, body []byte) error {
 	if err != nil {
 		return err
 	}
-	*s = statedToken{} // an extension attribute of the envelope says nothing about the token
-	return decodeObject(data, s.members())
+	*f = tokenFields{} // members beside the data are extension attributes, which do not count
+	return decodeObject(data, f.members())
 }

@@ -8,31 +8,34 @@ import (
 )
 
 const (
-	// DefaultTokenLife is the life of a component_access_token whose event states none: WeChat's
-	// own 7,200 s.
+	// DefaultTokenLife is the life of a token whose event states none. WeChat's own tokens live for
+	// 7,200 s.
 	DefaultTokenLife = 2 * time.Hour
-	// MaxTokenLife bounds what an event may state; a longer life is a mistake in its unit.
+	// MaxTokenLife is the longest life that an event may state. Anything longer is a mistake, such
+	// as milliseconds in place of seconds.
 	MaxTokenLife = 24 * time.Hour
-	// MaxToken is the length in bytes of the longest token taken. WeChat asks for room for 512;
-	// about 150 were seen.
+	// MaxToken is the longest token, in bytes. WeChat's documentation asks for room for 512, and
+	// tokens of about 150 were seen.
 	MaxToken = 2048
 )
 
-// TokenEvent announces a new component_access_token of a component.
+// TokenEvent announces a new component_access_token. A token service publishes it on
+// "component.token.updated.<appid>".
 type TokenEvent struct {
 	// AppID is the component_appid.
 	AppID string
-	// Token is the component_access_token, 1 to [MaxToken] bytes.
+	// Token is the component_access_token: 1 to [MaxToken] bytes of UTF-8 without white space or
+	// control characters.
 	Token Secret
-	// IssuedAt is when WeChat issued the token, in UTC. The zero time means when the event was
-	// published.
+	// IssuedAt is when WeChat issued the token. The zero time stands for the time at which the
+	// stream stores the event, and so does a time after that.
 	IssuedAt time.Time
-	// ExpiresAt is when the token dies, in UTC. The zero time means [DefaultTokenLife] after
-	// IssuedAt.
+	// ExpiresAt is when the token expires, at most [MaxTokenLife] after IssuedAt. The zero time
+	// stands for [DefaultTokenLife] after IssuedAt.
 	ExpiresAt time.Time
 }
 
-// Encode returns the event as a plain JSON body. It contains the token.
+// Encode returns the body of the event in plain JSON. It contains the token.
 func (e TokenEvent) Encode() []byte {
 	return newObject(512).
 		text("component_appid", e.AppID).
@@ -43,8 +46,8 @@ func (e TokenEvent) Encode() []byte {
 }
 
 // Check returns an error that wraps [ErrInvalid] if the service would refuse the event. It does not
-// look at the clock: that a token has expired, or is said to expire in a year, comes out on arrival
-// where only one of the times is given.
+// look at the clock, so an ExpiresAt without an IssuedAt may still turn out to be too far away when
+// the event arrives. [Client.Announce] checks that too.
 func (e TokenEvent) Check() error {
 	if err := CheckAppID(e.AppID); err != nil {
 		return err
@@ -53,10 +56,10 @@ func (e TokenEvent) Check() error {
 		return err
 	}
 	if !isInstant(e.IssuedAt) {
-		return invalid("issued_at must be of the years 1970 to 9999")
+		return invalid("issued_at must be in the years 1970 to 9999")
 	}
 	if !isInstant(e.ExpiresAt) {
-		return invalid("expires_at must be of the years 1970 to 9999")
+		return invalid("expires_at must be in the years 1970 to 9999")
 	}
 	if !e.IssuedAt.IsZero() && !e.ExpiresAt.IsZero() {
 		return checkLife(microseconds(e.ExpiresAt).Sub(microseconds(e.IssuedAt)), "expires_at")
@@ -64,7 +67,7 @@ func (e TokenEvent) Check() error {
 	return nil
 }
 
-// checkAt is Check with a look at the clock: it also refuses a life that is too long from now on.
+// checkAt is Check for an event that arrives now.
 func (e TokenEvent) checkAt(now time.Time) error {
 	if err := e.Check(); err != nil {
 		return err
@@ -73,8 +76,8 @@ func (e TokenEvent) checkAt(now time.Time) error {
 	return err
 }
 
-// tokenLife returns the bounds of a token's life from what its event states: zero times and nil stand for what it
-// does not.
+// tokenLife returns when the life of a token begins and ends. Zero times and nil stand for what the
+// event does not state. received is when the event arrived.
 func tokenLife(issuedAt, expiresAt time.Time, expiresIn *int64, received time.Time) (from, to time.Time, err error) {
 	from = received
 	if !issuedAt.IsZero() && issuedAt.Before(received) {
@@ -83,12 +86,12 @@ func tokenLife(issuedAt, expiresAt time.Time, expiresIn *int64, received time.Ti
 	switch {
 	case !expiresAt.IsZero():
 		if issuedAt.IsZero() && !expiresAt.After(received) {
-			// Not impossible: the token died on its way here, and was issued before that.
+			// The token expired before the event arrived, and its issue time is anybody's guess.
 			from = expiresAt.Add(-DefaultTokenLife)
 		}
 		return from, expiresAt, checkLife(expiresAt.Sub(from), "expires_at")
 	case expiresIn != nil:
-		// Bounded before it is multiplied: a huge number must not wrap round.
+		// Bounded first, so that the product does not overflow.
 		life := time.Duration(min(max(*expiresIn, 0), int64(MaxTokenLife/time.Second)+1)) * time.Second
 		return from, from.Add(life), checkLife(life, "expires_in")
 	default:
@@ -100,11 +103,11 @@ func checkToken(token string) error {
 	unusable := func(r rune) bool { return r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r) }
 	switch {
 	case token == "":
-		return invalid("component_access_token is missing or empty: put the token there")
+		return invalid("component_access_token is missing or empty: set it to the token")
 	case len(token) > MaxToken:
 		return invalid("component_access_token has %d bytes: the limit is %d", len(token), MaxToken)
 	case strings.ContainsFunc(token, unusable):
-		return invalid("component_access_token must be UTF-8 without white space and control characters")
+		return invalid("component_access_token must be UTF-8 without white space or control characters")
 	}
 	return nil
 }
