@@ -11,19 +11,19 @@ import (
 	"preauth/wechat"
 )
 
-// discreet hides the words of what it wraps.
+// discreet hides the text of what it wraps.
 type discreet struct{ inner error }
 
 func (discreet) Error() string   { return "something failed" }
 func (d discreet) Unwrap() error { return d.inner }
 
-func TestCensoredErrors(t *testing.T) {
+func TestRedactedErrors(t *testing.T) {
 	told := errors.New("no " + token)
 	for _, test := range []struct {
 		name  string
 		err   error
 		text  string
-		keeps error // what errors.Is still finds
+		keeps error // what the error still wraps
 	}{
 		{"clean", fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), "reading: unexpected EOF", io.ErrUnexpectedEOF},
 		{"clean and joined", fmt.Errorf("%w; %w", io.EOF, io.ErrUnexpectedEOF), "EOF; unexpected EOF", io.ErrUnexpectedEOF},
@@ -37,7 +37,7 @@ func TestCensoredErrors(t *testing.T) {
 		{"wraps nothing", discreet{nil}, "something failed", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := wechat.CensorError(token, test.err)
+			err := wechat.RedactError(token, test.err)
 			saysNothing(t, err, token)
 			if err.Error() != test.text || test.keeps != nil && !errors.Is(err, test.keeps) {
 				t.Errorf("%#v, want %q and %v", err, test.text, test.keeps)
@@ -46,9 +46,9 @@ func TestCensoredErrors(t *testing.T) {
 	}
 }
 
-func TestCensoredTextIsUTF8(t *testing.T) {
-	// The last byte of é is that of © too, so the piece that is cut out begins inside a character.
-	got := wechat.CensorText("éabcdefghijklmno", "预 ©abcdefghijklmno 授")
+func TestRedactedTextIsUTF8(t *testing.T) {
+	// é and © end with the same byte, so the redacted piece begins inside a character.
+	got := wechat.RedactText("éabcdefghijklmno", "预 ©abcdefghijklmno 授")
 	if got != "预 [redacted] 授" || !utf8.ValidString(got) {
 		t.Errorf("%q", got)
 	}
