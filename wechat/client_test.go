@@ -758,6 +758,71 @@ func TestSwitchingProtocolsEndsTheCall(t *testing.T) {
 	}
 }
 
+// A server sees that the client closes the connection that it kept for the next call.
+func TestCloseClosesIdleConnections(t *testing.T) {
+	idle, closed := make(chan bool, 1), make(chan bool, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			idle <- true
+		}
+		if state == http.StateClosed {
+			closed <- true
+		}
+	}
+	server.Start()
+	defer server.Close()
+	client := newClient(t, wechat.Config{BaseURLs: []string{server.URL}, Timeout: time.Minute})
+	if _, err := call(client, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-idle
+	client.Close()
+	select {
+	case <-closed:
+	case <-time.After(time.Minute):
+		t.Fatal("the connection is still open")
+	}
+	if _, err := call(client, t.Context()); err != nil {
+		t.Errorf("a call after Close: %v", err)
+	}
+}
+
+func TestDefaultNumberOfConnections(t *testing.T) {
+	const calls = wechat.DefaultMaxConnections + 50
+	var opened, arrived atomic.Int64
+	full := make(chan bool)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if arrived.Add(1) == wechat.DefaultMaxConnections {
+			close(full)
+		}
+		<-full // so that no connection is free before all that are allowed are open
+		io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	client := newClient(t, wechat.Config{BaseURLs: []string{server.URL}, Timeout: time.Minute})
+	var running sync.WaitGroup
+	for range calls {
+		running.Go(func() {
+			if _, err := call(client, t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+	if got := opened.Load(); got != wechat.DefaultMaxConnections {
+		t.Errorf("%d connections for %d concurrent calls, want %d", got, calls, wechat.DefaultMaxConnections)
+	}
+}
+
 func TestConnectionsAreKept(t *testing.T) {
 	const atOnce, rounds = 16, 8
 	var opened atomic.Int64
