@@ -8,21 +8,21 @@ import (
 	"preauth"
 )
 
-// The pages that an account's owner is sent to.
+// WeChat's authorization pages.
 const (
 	pcPage     = "https://mp.weixin.qq.com/cgi-bin/componentloginpage"
 	mobilePage = "https://open.weixin.qq.com/wxaopen/safe/bindcomponent"
 )
 
-// AuthorizationLinks returns the addresses to which the owner of an account is sent to authorize the
-// component appid. They carry the code, which serves one authorization, and are secrets like it.
+// AuthorizationLinks returns the URLs of the pages on which the owner of an account authorizes the
+// component appid. Afterwards WeChat sends the owner to options.RedirectURI, with auth_code and
+// expires_in added to its query.
 //
-// It takes values that have passed the checks of package preauth and checks nothing itself. A
-// biz_appid wins over the auth_type, which is then left out: WeChat takes one of them. Afterwards
-// WeChat sends the owner to the redirect_uri with auth_code and expires_in added to its query.
+// AuthorizationLinks checks nothing; package preauth checks the options when it parses a request.
+// If there is a BizAppID, the links leave out the AuthType, because WeChat lets the account win.
 //
-// The order of the parameters is WeChat's own: component_appid, pre_auth_code, redirect_uri,
-// auth_type or biz_appid; the mobile page has action and no_scan before them.
+// The parameters are in the order of WeChat's documentation: component_appid, pre_auth_code,
+// redirect_uri, then auth_type or biz_appid. On the mobile page, action and no_scan come first.
 func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
 	query := "component_appid=" + escape(appid) +
 		"&pre_auth_code=" + escape(code.Reveal()) +
@@ -39,7 +39,7 @@ func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkO
 	}
 }
 
-// escape escapes a value of a query. A space becomes %20, which more readers understand than "+".
+// escape escapes a value of a query. A space becomes %20, which more parsers understand than "+".
 func escape(value string) string {
 	return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
 }

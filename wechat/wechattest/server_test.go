@@ -39,7 +39,7 @@ func start(t *testing.T, options wechattest.Options) *wechattest.Server {
 	return server
 }
 
-// answer is what a caller gets: a reply of WeChat, or the error of the connection.
+// answer is what a caller gets: a reply of WeChat or an error of the connection.
 type answer struct {
 	Code      string `json:"pre_auth_code"`
 	ExpiresIn any    `json:"expires_in"`
@@ -51,7 +51,7 @@ type answer struct {
 	err       error
 }
 
-// send makes a request with a connection of its own.
+// send makes a request on a new connection.
 func send(ctx context.Context, method, address, body string) (got answer) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
@@ -252,7 +252,7 @@ func TestWhichCallsAFaultIsFor(t *testing.T) {
 	}{
 		{appid, 1}, {another, 5}, {appid, 0}, {appid, 3}, {appid, 6}, {appid, 0}, {appid, 9}, {another, 0}, {another, 0}, {appid, 0}, {appid, 9},
 	} {
-		// The component's calls 1 to 5 take from the queues, the second half is left to Every.
+		// The component's first five calls take faults from the queues. Every decides the others.
 		if got := call(t, server, step.appid, token); got.err != nil || got.ErrCode != step.errCode {
 			t.Errorf("step %d: %+v, want errcode %d", i+1, got, step.errCode)
 		}

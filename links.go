@@ -1,0 +1,83 @@
+package preauth
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxRedirectURI is the longest redirect_uri, in characters.
+const MaxRedirectURI = 1024
+
+// authTypes are WeChat's values of auth_type: 1 official account, 2 mini program, 3 both, 4 推客
+// (promoter), 5 视频号 (Channels), 6 all, 8 带货助手 (sales assistant).
+var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
+
+// LinkOptions ask for authorization links. Without a RedirectURI there are none, and the other
+// options have no effect; they are checked all the same.
+type LinkOptions struct {
+	// RedirectURI is where WeChat sends the account's owner after the authorization: an absolute
+	// http or https URL of at most [MaxRedirectURI] characters, with spaces and unprintable
+	// characters escaped.
+	RedirectURI string
+	// AuthType is WeChat's auth_type, which says what kinds of account may be authorized: 1
+	// official account, 2 mini program, 3 both, 4 推客, 5 视频号, 6 all, 8 带货助手. With 0 the links have
+	// none.
+	AuthType int
+	// BizAppID is the appid of the only account that may be authorized. It wins over AuthType.
+	BizAppID string
+}
+
+// Links are the URLs of WeChat's authorization pages. Both contain the code.
+//
+// WeChat looks at the referring page: send visitors to a link from a page on the platform's
+// registered domain, which is that of RedirectURI. A bare redirect from elsewhere, or a link that
+// is typed or mailed, fails.
+type Links struct {
+	// PC is for a desktop browser, where it shows a QR code.
+	PC Secret
+	// Mobile is for WeChat's own browser on a phone.
+	Mobile Secret
+}
+
+func (o LinkOptions) encode(into object) object {
+	return into.text("redirect_uri", o.RedirectURI).int("auth_type", int64(o.AuthType)).text("biz_appid", o.BizAppID)
+}
+
+func (o LinkOptions) check() error {
+	if o.AuthType != 0 && !slices.Contains(authTypes, o.AuthType) {
+		return invalid("auth_type must be one of %v", authTypes)
+	}
+	if o.BizAppID != "" && !isAppID(o.BizAppID) {
+		return invalid("biz_appid must be the appid of one account: letters, digits, '_' and '-'")
+	}
+	if o.RedirectURI == "" {
+		return nil
+	}
+	if n := utf8.RuneCountInString(o.RedirectURI); n > MaxRedirectURI {
+		return invalid("redirect_uri has %d characters: the limit is %d", n, MaxRedirectURI)
+	}
+	u, err := url.Parse(o.RedirectURI)
+	unprintable := func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Hostname() == "" ||
+		strings.ContainsFunc(o.RedirectURI, unprintable) {
+		return invalid("redirect_uri must be an absolute http or https URL, with spaces and unprintable characters escaped")
+	}
+	return nil
+}
+
+// wireLinks are [Links] as they are parsed.
+type wireLinks struct {
+	PC     string `json:"pc"`
+	Mobile string `json:"mobile"`
+}
+
+// encode returns the links as an object, and nil if there are none.
+func (l Links) encode() object {
+	if l.PC.IsZero() && l.Mobile.IsZero() {
+		return nil
+	}
+	return newObject(512).text("pc", l.PC.Reveal()).text("mobile", l.Mobile.Reveal())
+}
