@@ -351,7 +351,7 @@ func ways() map[string]way {
 				// The code that was not saved is lost, and of use to nobody: see "Known limits".
 				"claim_new not applied again and again":    1,
 				"claim_new applied again and again":        1,
-				"conflicts not applied again and again":   1,
+				"conflicts not applied again and again":    1,
 				"retire_claim not applied again and again": 1,
 				"retire_claim applied again and again":     1,
 			},

@@ -420,11 +420,11 @@ func code(err error) int {
 // Every class of failure has its own way; see the delays of the settings.
 func TestFailuresByClass(t *testing.T) {
 	cases := map[string]struct {
-		fault   wechattest.Fault
-		class   preauth.Class
-		errcode int
-		retries bool // the service tries again with this token
-		inFlight  bool // without recording the first failure
+		fault    wechattest.Fault
+		class    preauth.Class
+		errcode  int
+		retries  bool // the service tries again with this token
+		inFlight bool // without recording the first failure
 	}{
 		"transient":           {wechattest.Error(-1, ""), preauth.ClassTransient, -1, true, true},
 		"gateway":             {wechattest.HTTPStatus(502), preauth.ClassTransient, 0, true, true},
@@ -560,6 +560,7 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	r := w.start().ready()
 	updates := w.updates()
 	w.publish("component.other", []byte("not for us"))
+	w.publish("component.token.revoked.wx1", []byte(`{"component_appid":"wx1"}`)) // which the filter lets through
 	sequence := w.announce("wx1", w.token("a"))
 	next(w, updates)
 	if step := r.await(consumer.StepCommitted, "wx1", 1); step.Sequence != sequence {
@@ -568,6 +569,13 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	after, err := w.js.Stream(w.within(), "EVERYTHING")
 	if err != nil {
 		t.Fatal(err)
+	}
+	w.eventually("all events acknowledged", func() bool {
+		cons, err := after.Consumer(w.within(), fmt.Sprintf("preauth-%d", after.CachedInfo().Created.UnixMicro()))
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+	if n := r.count(consumer.StepReceived); n != 1 {
+		t.Errorf("%d messages were taken for token events, want 1", n)
 	}
 	was, _ := json.Marshal(before.CachedInfo().Config)
 	is, _ := json.Marshal(after.CachedInfo().Config)

@@ -22,11 +22,11 @@ type tokenFollower struct {
 	codes   *view.Codes
 	health  *health
 	// take takes the events until ctx ends. ready is called once it does.
-	take func(ctx context.Context, stream jetstream.Stream, id identity, filters []string, ready func()) error
+	take func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error
 }
 
 func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id identity) error {
-	filters, err := f.streams.tokenFilters(ctx, stream.CachedInfo())
+	filter, err := f.streams.tokenFilter(ctx, stream.CachedInfo())
 	if err != nil {
 		return err
 	}
@@ -38,10 +38,10 @@ func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id 
 	f.tokens.Restart()
 	caughtUp, failed := make(chan struct{}), make(chan error, 1)
 	reading.Go(func() {
-		cfg := jetstream.OrderedConsumerConfig{FilterSubjects: filters}
+		cfg := jetstream.OrderedConsumerConfig{FilterSubjects: only(filter)}
 		failed <- f.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 			event, err := parseTokenEvent(f.cfg.Subjects.TokenUpdated, msg, meta)
-			if err == nil {
+			if err == nil && f.streams.isTokenSubject(msg.Subject()) {
 				f.tokens.Add(event, positionOf(id, meta), f.cfg.Now())
 			}
 			f.tokens.Read(meta.Sequence.Stream)
@@ -54,7 +54,15 @@ func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id 
 		return err
 	}
 	f.awaitCodes(ctx)
-	return f.take(ctx, stream, id, filters, func() { f.health.set(tokenStream.part(), nil) })
+	return f.take(ctx, stream, id, filter, func() { f.health.set(tokenStream.part(), nil) })
+}
+
+// only returns the filters of a consumer with at most one.
+func only(filter string) []string {
+	if filter == "" {
+		return nil
+	}
+	return []string{filter}
 }
 
 // awaitCodes waits until the stream of announcements has been read, so that new revisions are above

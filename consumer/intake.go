@@ -28,6 +28,8 @@ type intake struct {
 	js   jetstream.JetStream
 	log  *slog.Logger
 	work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity)
+	// wanted reports whether messages on a subject are token events.
+	wanted func(subject string) bool
 
 	slots   inflight.Slots
 	beats   *inflight.Heartbeats[jetstream.Msg]
@@ -39,10 +41,10 @@ type intake struct {
 
 func newIntake(
 	cfg Config, js jetstream.JetStream, log *slog.Logger,
-	work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity),
+	work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity), wanted func(subject string) bool,
 ) *intake {
 	return &intake{
-		cfg: cfg, js: js, log: log, work: work,
+		cfg: cfg, js: js, log: log, work: work, wanted: wanted,
 		slots: inflight.NewSlots(cfg.InFlight), beats: inflight.NewHeartbeats[jetstream.Msg](cfg.AckWait),
 	}
 }
@@ -50,19 +52,19 @@ func newIntake(
 // take pulls events of a stream until ctx ends, or with an error until the stream or its consumer is
 // gone. The work on events that were taken goes on under workCtx. ready is called once events are
 // taken.
-func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id identity, filters []string, ready func()) error {
+func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error {
 	reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	name := id.durable(i.cfg.Durable)
 	// It is the service's own, and the replicas share it. So a changed setting is applied.
 	cons, err := stream.CreateOrUpdateConsumer(reqCtx, jetstream.ConsumerConfig{
-		Durable:        name,
-		Description:    "asks WeChat for the pre_auth_code that belongs to each token",
-		FilterSubjects: filters,
-		AckPolicy:      jetstream.AckExplicitPolicy,
-		AckWait:        i.cfg.AckWait,
-		MaxDeliver:     -1,
-		MaxAckPending:  max(1000, 8*i.cfg.InFlight),
+		Durable:       name,
+		Description:   "asks WeChat for the pre_auth_code that belongs to each token",
+		FilterSubject: filter,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       i.cfg.AckWait,
+		MaxDeliver:    -1,
+		MaxAckPending: max(1000, 8*i.cfg.InFlight),
 	})
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", name, err)
@@ -105,6 +107,10 @@ func (i *intake) pull(ctx, workCtx context.Context, cons jetstream.Consumer, id 
 		meta, err := msg.Metadata()
 		if err != nil {
 			i.log.Error("message without metadata", "error", err)
+			continue
+		}
+		if !i.wanted(msg.Subject()) { // the filter lets some of the stream's other messages through
+			_ = msg.Ack()
 			continue
 		}
 		slots--

@@ -85,4 +85,3 @@ func BenchmarkLookUpInMemory(b *testing.B) {
 		})
 	}
 }
-

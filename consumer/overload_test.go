@@ -23,7 +23,7 @@ func TestMoreThanCanBeServed(t *testing.T) {
 		rounds     = 4000 // of three requests each
 		every      = 4    // rounds an event
 		requests   = 16
-		inFlight     = 32
+		inFlight   = 32
 		goroutines = 300 // seen 120
 		memory     = 48 << 20
 	)

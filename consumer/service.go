@@ -87,7 +87,7 @@ func New(
 	committer := newCommitter(cfg, db, codes, publisher, h, m, log, spares.topUp)
 	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
-	intake := newIntake(cfg, js, log, worker.work)
+	intake := newIntake(cfg, js, log, worker.work, streams.isTokenSubject)
 
 	s := &Service{
 		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, streams: streams, intake: intake, renewer: renewer,
@@ -169,8 +169,8 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	tokens := s.tokens
-	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filters []string, ready func()) error {
-		return s.intake.take(ctx, workCtx, stream, id, filters, ready)
+	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error {
+		return s.intake.take(ctx, workCtx, stream, id, filter, ready)
 	}
 	var publishing, watching, taking sync.WaitGroup
 	publishCtx, stopPublishing := context.WithCancel(workCtx)

@@ -209,31 +209,46 @@ func (s *streams) covering(ctx context.Context) (string, error) {
 	return found, nil
 }
 
-// tokenFilters returns the filters with which the token events of a stream are read: none where the
-// stream takes nothing else. A server walks all filters of a consumer for each message, so that
-// reading with two of them that cover the whole stream takes a time that grows with its square.
-func (s *streams) tokenFilters(ctx context.Context, info *jetstream.StreamInfo) ([]string, error) {
+// isTokenSubject reports whether a subject is one on which tokens are announced, or a wildcard that
+// takes nothing else.
+func (s *streams) isTokenSubject(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, s.cfg.Subjects.TokenUpdated)
+	return ok && (rest == "" || rest[0] == '.')
+}
+
+// tokenFilter returns the filter with which the token events of a stream are read: "" where the
+// stream takes nothing else. It is one filter and never two, one for each form of the subject: for a
+// consumer with several filters nats-server walks the subjects of the stream with each message, and a
+// start would take a time that grows with the square of the number of components. So the filter of a
+// stream that takes other things too may let some of these through.
+func (s *streams) tokenFilter(ctx context.Context, info *jetstream.StreamInfo) (string, error) {
+	foreign := func(subject string) bool { return !s.isTokenSubject(subject) }
+	if subjects := info.Config.Subjects; len(subjects) > 0 && !slices.ContainsFunc(subjects, foreign) {
+		return "", nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	wanted := s.tokenSubjects()
-	other := func(subject string) bool { return !slices.Contains(wanted, subject) }
-	if len(info.Config.Subjects) > 0 && !slices.ContainsFunc(info.Config.Subjects, other) {
-		return nil, nil
-	}
-	var filters []string
-	for _, subject := range wanted {
+	var covered []string
+	for _, subject := range s.tokenSubjects() {
 		name, err := s.js.StreamNameBySubject(ctx, subject)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil, fmt.Errorf("stream of %s: %w", subject, err)
+			return "", fmt.Errorf("stream of %s: %w", subject, err)
 		}
 		if name == info.Config.Name {
-			filters = append(filters, subject)
+			covered = append(covered, subject)
 		}
 	}
-	if len(filters) == 0 {
-		return nil, fmt.Errorf("stream %s: %w", info.Config.Name, errUncovered)
+	switch len(covered) {
+	case 0:
+		return "", fmt.Errorf("stream %s: %w", info.Config.Name, errUncovered)
+	case 1:
+		return covered[0], nil
 	}
-	return filters, nil
+	flat := s.cfg.Subjects.TokenUpdated
+	if dot := strings.LastIndexByte(flat, '.'); dot >= 0 {
+		return flat[:dot] + ".>", nil
+	}
+	return "", nil
 }
 
 // config is the configuration with which a missing stream is created.
