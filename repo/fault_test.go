@@ -253,7 +253,7 @@ func TestFaultsLeaveNoTrace(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if strings.HasPrefix(name, "Take") && wantErr != nil && got == "" {
+				if strings.HasPrefix(name, "Lease") && wantErr != nil && got == "" {
 					got = wanted // leased by the call whose answer was lost, and left to others later
 				}
 				if got != wanted {
