@@ -310,21 +310,6 @@ func ways() map[string]way {
 			reads: []string{"claimable", "spares"}, writes: []string{"claim", "add_spares"},
 			messages: []string{"answer"},
 		},
-		"claim from a spare that the answer is lost of": {
-			spares: 1, given: withASpare,
-			do: func(b *bench) {
-				b.faults.Script("claim", repotest.Applied)
-				claim(b)
-			},
-			then: func(b *bench) {
-				b.spares(b.r, b.appid, 1)
-				claimed(b)
-			},
-
-			revision: 1, calls: 1,
-			reads:     []string{"held"},
-			elsewhere: []string{"claimable", "claim", "spares", "add_spares"},
-		},
 		"claim from a spare after the old code expired": {
 			spares: 1,
 			given: func(b *bench) {
@@ -358,12 +343,12 @@ func ways() map[string]way {
 			do: claim, then: claimed,
 
 			revision: 1, calls: 1,
-			reads: []string{"claimable", "in_the_way"}, writes: []string{"claim_new", "retire_claim"},
+			reads: []string{"claimable", "conflicts"}, writes: []string{"claim_new", "retire_claim"},
 			more: map[string]int{
 				// The code that was not saved is lost, and of use to nobody: see "Known limits".
 				"claim_new not applied again and again":    1,
 				"claim_new applied again and again":        1,
-				"in_the_way not applied again and again":   1,
+				"conflicts not applied again and again":    1,
 				"retire_claim not applied again and again": 1,
 				"retire_claim applied again and again":     1,
 			},

@@ -33,11 +33,7 @@ import (
 )
 
 // Repo is the database. It is safe for concurrent use.
-type Repo struct {
-	db    *sqlx.DB
-	desk  desk
-	giver giver
-}
+type Repo struct{ db *sqlx.DB }
 
 // Open returns a Repo for the server and the database that dsn names; see [Connector] for what it
 // may hold. It does not connect, so the server may come later. maxConns bounds the connections;

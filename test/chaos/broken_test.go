@@ -105,8 +105,8 @@ var brokenBuilds = []struct {
 	{
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
-			{"repo/giver.go", `") AND cause = ?"`, `") AND cause = ? AND RAND() < 0.5"`},
-			{"repo/giver.go", "case err == nil && given == int64(len(left)):", "case err == nil && given <= int64(len(left)):"},
+			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
+			{"repo/claim.go", "case rows == 1:", "case err == nil:"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
