@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"database/sql/driver"
 	"slices"
 )
 
@@ -68,11 +69,22 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 		}
 	}
 
-	tx, err := r.db.BeginTxx(ctx, nil)
+	conn, err := r.db.Connx(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback() }()
+	defer func() { _ = conn.Close() }()
+	tx, err := conn.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	committed := false
+	defer func() {
+		if err := tx.Rollback(); err != nil && !committed {
+			// The next BEGIN on this connection would commit what the server did not roll back.
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+	}()
 	if err := p.lock(ctx, tx); err != nil {
 		return nil, err
 	}
@@ -90,5 +102,6 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 	if err := tx.Commit(); err != nil {
 		return nil, err
 	}
+	committed = true
 	return results, nil
 }

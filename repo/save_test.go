@@ -297,19 +297,25 @@ func TestSaveInOneCallIsSavingOneByOne(t *testing.T) {
 	}
 }
 
-// What is begun on a connection and cannot be rolled back is not committed by the next who gets the connection.
+// A transaction that cannot be rolled back is not committed by the next BEGIN on its connection.
 func TestNothingIsLeftBehindOnAConnection(t *testing.T) {
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), "a"))
-	d.faults.Script("replace", repotest.Fault{Err: &mysql.MySQLError{Number: 1142, Message: "denied after all"}})
+	d.faults.Script("code", repotest.Fault{Err: &mysql.MySQLError{Number: 1142, Message: "denied after all"}})
 	d.faults.Script("rollback", repotest.Answered(1317, "interrupted"))
-	d.faults.Script("begin", repotest.Answered(1142, "denied"))
-	if _, err := d.Save(within(t), []repo.Outcome{succeeded("wx1", at(2), "b", replacing(1))}); err == nil {
+	if _, err := d.Save(within(t), []repo.Outcome{succeeded("wx1", at(2), "b")}); err == nil {
 		t.Fatal("saved")
 	}
 	d.save(t, succeeded("wx2", at(3), "c"))
 	if c := d.component(t, "wx1"); c.Revision != 1 || c.Current.PreAuthCode.Reveal() != "a" {
 		t.Errorf("known is %+v", c)
+	}
+	// Nor is one whose COMMIT the server refuses: it may be open still.
+	d.faults.Operations()
+	d.faults.Script("commit", timeout)
+	d.save(t, succeeded("wx1", at(4), "d"))
+	if !slices.Contains(d.faults.Operations(), "connect") {
+		t.Error("the next attempt was made on the same connection")
 	}
 }
 
