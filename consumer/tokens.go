@@ -210,8 +210,7 @@ func (t *tokens) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 		t.postpone(msg, putBackDelay)
 		return
 	}
-	current, _ := t.codes.code(event.AppID)
-	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: t.cfg.Now(), Replaces: current.Revision}
+	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: t.cfg.Now()}
 	switch now := t.cfg.Now(); {
 	case !position.After(known.Token.Position):
 		// A repeated delivery: the outcome of this event, or of a newer one, is committed.

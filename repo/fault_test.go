@@ -55,13 +55,6 @@ func works() map[string]work {
 				return describeResults(results[3:]), nil
 			},
 		},
-		"Save what replaces a code": {
-			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
-			do: func(ctx context.Context, d *database) (string, error) {
-				results, err := d.Save(ctx, []repo.Outcome{succeeded("wx1", at(2), "b", replacing(1))})
-				return describeResults(results), err
-			},
-		},
 		"LeaseDue": {
 			given: func(t *testing.T, d *database) {
 				d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx2", at(2), "b"), failed("wx3", at(3), 1))
@@ -274,8 +267,8 @@ func TestFaultsLeaveNoTrace(t *testing.T) {
 						again(t, func() { d.faults.Script(operation, fault) }, nil)
 					})
 				}
-				if operation == "rollback" || operation == "replace" {
-					continue // the one never fails a call, and another attempt does without the other
+				if operation == "rollback" {
+					continue // it never fails a call
 				}
 				t.Run(operation+" applied again and again", func(t *testing.T) {
 					again(t, func() { d.faults.Script(operation, slices.Repeat([]repotest.Fault{repotest.Applied}, 6)...) }, repo.ErrUnavailable)

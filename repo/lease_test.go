@@ -80,7 +80,7 @@ func TestTakeOne(t *testing.T) {
 		}},
 		"one whose code a newer token has replaced": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
 			d.takeOne(t, second(10), true)
-			d.save(t, succeeded("wx1", at(2), "b", due(900), replacing(1)))
+			d.save(t, succeeded("wx1", at(2), "b", due(900)))
 			d.takeOne(t, second(11), true)
 		}},
 		"one for which another has saved a failure": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {

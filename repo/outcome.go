@@ -33,9 +33,6 @@ type Outcome struct {
 	// MinRevision is the highest revision that is known to have been announced. The revision given
 	// is above it, and so still grows where the database was restored from a backup.
 	MinRevision uint64
-	// Replaces is the revision of the code that the caller takes for the current one, 0 where it knows of none. It
-	// makes saving a lone Code quicker if it is right, and never changes what is saved.
-	Replaces uint64
 	// FailureID is the message id of the failure in the outbox, 1 to 400 characters without white
 	// space. It is the same when the same outcome is saved again. Without one, the failure is recorded in
 	// the component's row and not announced, which cannot be with a bad event.

@@ -56,7 +56,7 @@ func TestTheNewestTokenWinsWhateverTheOrder(t *testing.T) {
 		saving.Go(func() {
 			for i := worker; i < events; i += 8 {
 				sequence := uint64(order[i] + 1)
-				if _, err := replicas[worker%2].Save(t.Context(), []repo.Outcome{succeeded("wx1", at(sequence), fmt.Sprint("code", sequence), replacing(rand.Uint64N(4)))}); err != nil {
+				if _, err := replicas[worker%2].Save(t.Context(), []repo.Outcome{succeeded("wx1", at(sequence), fmt.Sprint("code", sequence))}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -77,13 +77,13 @@ func TestTheNewestTokenWinsWhateverTheOrder(t *testing.T) {
 func TestOneOfManyReplicasSavesAnEvent(t *testing.T) {
 	d := newDatabase(t)
 	for round := range 10 { // the first is also the race for the component's row
-		// Given one event that several replicas worked on, with a code each, of which some know the current one,
+		// Given one event that several replicas worked on, with a code each,
 		const replicas = 6
 		results := make([]repo.Result, replicas)
 		var saving sync.WaitGroup
 		for i := range replicas {
 			saving.Go(func() {
-				saved, err := d.Save(t.Context(), []repo.Outcome{succeeded("wx1", at(uint64(round+1)), fmt.Sprint("code", round, i), replacing(uint64(round*(i%2))))})
+				saved, err := d.Save(t.Context(), []repo.Outcome{succeeded("wx1", at(uint64(round+1)), fmt.Sprint("code", round, i))})
 				if err != nil {
 					t.Error(err)
 					return
@@ -117,18 +117,13 @@ func eventually(t testing.TB, condition func() bool) {
 // A transaction that waited for a lock must see what was committed meanwhile, and not what it could
 // have seen when it began.
 func TestALateEventWaitsForTheNewerOne(t *testing.T) {
-	known := []repo.Outcome{succeeded("wx1", at(1), "a")}
-	for name, test := range map[string]struct {
-		given    []repo.Outcome
-		replaces uint64 // what both believe
-	}{
-		"a component known before":        {given: known},
-		"the component's first":           {},
-		"the code believed to be current": {given: known, replaces: 1},
+	for name, given := range map[string][]repo.Outcome{
+		"a component known before": {succeeded("wx1", at(1), "a")},
+		"the component's first":    nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDatabase(t)
-			d.save(t, test.given...)
+			d.save(t, given...)
 			late, _ := open(t, d.dsn)
 
 			// Given a transaction about the newer event that is about to commit,
@@ -137,15 +132,15 @@ func TestALateEventWaitsForTheNewerOne(t *testing.T) {
 			defer goOn()
 			d.faults.Script("commit", repotest.Fault{Before: func() { close(reached); <-commit }})
 			var saving sync.WaitGroup
-			saving.Go(func() { save(t, d.Repo, succeeded("wx1", at(3), "newer", replacing(test.replaces))) })
+			saving.Go(func() { save(t, d.Repo, succeeded("wx1", at(3), "newer")) })
 			<-reached
 			// when a late event is saved, it waits for the lock, and the server's list of processes
 			// names the statement;
 			var result repo.Result
-			saving.Go(func() { result = save(t, late, succeeded("wx1", at(2), "late", replacing(test.replaces)))[0] })
+			saving.Go(func() { result = save(t, late, succeeded("wx1", at(2), "late"))[0] })
 			eventually(t, func() bool {
 				return d.count(t, `SELECT COUNT(*) FROM information_schema.processlist
-					WHERE db = DATABASE() AND (info LIKE '/* repo.lock */%' OR info LIKE '/* repo.create */%' OR info LIKE '/* repo.replace */%')`) > 0
+					WHERE db = DATABASE() AND (info LIKE '/* repo.lock */%' OR info LIKE '/* repo.create */%')`) > 0
 			})
 			goOn()
 			saving.Wait()
@@ -215,47 +210,7 @@ func TestBatchesOfDifferentComponentsDoNotDeadlock(t *testing.T) {
 	d.consistent(t)
 }
 
-func TestLoneCodesOfDifferentComponentsDoNotDeadlock(t *testing.T) {
-	// Given several that replace codes one by one, each its own component's, all of them neighbours in every key,
-	d := newDatabase(t)
-	const workers, components, events = 6, 5, 12
-	appid := func(worker, i int) string { return fmt.Sprintf("wx%02d%d", i, worker) }
-	for worker := range workers {
-		for i := range components {
-			d.save(t, succeeded(appid(worker, i), at(1), fmt.Sprint(appid(worker, i), 1)))
-		}
-	}
-	d.faults.Operations()
-	// when they know what they replace,
-	var saving sync.WaitGroup
-	for worker := range workers {
-		saving.Go(func() {
-			for sequence := uint64(2); sequence < 2+events; sequence++ {
-				for i := range components {
-					appid := appid(worker, i)
-					save(t, d.Repo, succeeded(appid, at(sequence), fmt.Sprint(appid, sequence), replacing(sequence-1)))
-				}
-			}
-		})
-	}
-	saving.Wait()
-	// then each takes one transaction of the short way.
-	got := d.faults.Operations()
-	for operation, n := range map[string]int{"replace": workers * components * events, "lock": 0, "rollback": 0} {
-		if countOf(got, operation) != n {
-			t.Errorf("%d times %s, want %d", countOf(got, operation), operation, n)
-		}
-	}
-	d.consistent(t)
-}
-
 func TestSavingWaitsForNoOtherComponent(t *testing.T) {
-	for name, replaces := range map[string]uint64{"the long way": 0, "the short way": 2} {
-		t.Run(name, func(t *testing.T) { savingWaitsForNoOther(t, replacing(replaces)) })
-	}
-}
-
-func savingWaitsForNoOther(t *testing.T, replacing func(*repo.Outcome)) {
 	// Given neighbours in every key, and a transaction about the one in the middle that is about to
 	// commit,
 	d := newDatabase(t)
@@ -268,12 +223,12 @@ func savingWaitsForNoOther(t *testing.T, replacing func(*repo.Outcome)) {
 	defer goOn()
 	d.faults.Script("commit", repotest.Fault{Before: func() { close(reached); <-commit }})
 	var saving sync.WaitGroup
-	saving.Go(func() { save(t, d.Repo, succeeded("wx2", at(9), "c1", replacing)) })
+	saving.Go(func() { save(t, d.Repo, succeeded("wx2", at(9), "c1")) })
 	<-reached
 	// when the codes of the others are replaced meanwhile, then that waits for nothing.
 	d.faults.Operations()
-	d.save(t, succeeded("wx1", at(8), "c0", replacing))
-	d.save(t, succeeded("wx3", at(10), "c2", replacing))
+	d.save(t, succeeded("wx1", at(8), "c0"))
+	d.save(t, succeeded("wx3", at(10), "c2"))
 	if rollbacks := countOf(d.faults.Operations(), "rollback"); rollbacks > 0 {
 		t.Errorf("it waited in vain %d times", rollbacks)
 	}

@@ -138,8 +138,7 @@ func parseDSN(dsn string) (cfg *mysql.Config, err error) {
 	cfg.ParseTime, cfg.Loc = true, time.UTC
 	// The driver puts the arguments into the statement, which saves a round trip for each.
 	cfg.InterpolateParams = true
-	// Several statements in a text save more: see replace. The texts are constants of this package, and what the driver puts into them it quotes.
-	cfg.MultiStatements = true
+	cfg.MultiStatements = false
 	// A row that an UPDATE matches counts, whether or not it changes.
 	cfg.ClientFoundRows = true
 	// After a failover the connections to what is now a replica are given up.

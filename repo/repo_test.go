@@ -256,11 +256,6 @@ func renewed(appid string, p repo.Position, code string, change ...func(*repo.Ou
 	return changed(o, change)
 }
 
-// replacing has the caller believe that the current code has a revision.
-func replacing(revision uint64) func(*repo.Outcome) {
-	return func(o *repo.Outcome) { o.Replaces = revision }
-}
-
 // failed is the outcome of an event that WeChat gave no code for.
 func failed(appid string, p repo.Position, attempt int, change ...func(*repo.Outcome)) repo.Outcome {
 	now := p.Time.Add(time.Second)

@@ -40,8 +40,7 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Res
 	return results, err
 }
 
-// saveOnce makes one attempt at the transaction: lock, decide, write; or replace at once what the caller takes for
-// current, if it is.
+// saveOnce makes one attempt at the transaction: lock, decide, write.
 func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([]Result, error) {
 	results := make([]Result, len(outcomes))
 	p := plan{components: map[string]*component{}, holders: map[string]string{}}
@@ -62,11 +61,6 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 	}
 	if p.at.IsZero() {
 		return results, nil // every one is refused
-	}
-	if o := outcomes[0]; len(outcomes) == 1 && !lookUp && o.Code != nil && o.Replaces > 0 {
-		if replaced, err := r.replace(ctx, o.stored(), &results[0]); err != nil || replaced {
-			return results, err
-		}
 	}
 
 	conn, err := r.db.Connx(ctx)

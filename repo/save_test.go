@@ -223,15 +223,6 @@ func TestSave(t *testing.T) {
 			}
 			check(t, results)
 		})
-		t.Run(name+", as the caller believes", func(t *testing.T) {
-			d.clear(t)
-			var results []repo.Result
-			for _, o := range outcomes {
-				o.Replaces = d.component(t, o.AppID).Revision
-				results = append(results, d.save(t, o)...)
-			}
-			check(t, results)
-		})
 		t.Run(name+", in one call", func(t *testing.T) {
 			d.clear(t)
 			// What a later outcome of the same call replaces is saved, but not announced.
@@ -316,73 +307,6 @@ func TestNothingIsLeftBehindOnAConnection(t *testing.T) {
 	d.save(t, succeeded("wx1", at(4), "d"))
 	if !slices.Contains(d.faults.Operations(), "connect") {
 		t.Error("the next attempt was made on the same connection")
-	}
-}
-
-// Something between here and the server may refuse several statements in one text.
-func TestALoneCodeWithoutSeveralStatements(t *testing.T) {
-	d := newDatabase(t)
-	d.save(t, succeeded("wx1", at(1), "a"))
-	d.faults.Script("replace", repotest.Answered(1064, "several statements are not taken"))
-	if result := d.save(t, succeeded("wx1", at(2), "b", replacing(1)))[0]; result.Status != repo.Saved || result.Revision != 2 {
-		t.Errorf("got %+v", result)
-	}
-}
-
-// Whatever the caller believes to be current, the tables and the results are the same.
-func TestSaveDoesNotDependOnBelief(t *testing.T) {
-	d := newDatabase(t)
-	believed := 0
-	for seed := range uint64(20) {
-		random := rand.New(rand.NewPCG(seed, 1))
-		var outcomes []repo.Outcome
-		for i := range 14 {
-			appid, p := fmt.Sprint("wx", random.IntN(2)), at(uint64(i/2)+random.Uint64N(4)+1)
-			switch random.IntN(8) {
-			case 0: // rolled back, or the clock put back
-				p = later(p, time.Duration(random.IntN(3)-1)*2*time.Minute)
-			case 1: // created anew
-				p.StreamCreated = p.StreamCreated.Add(time.Hour)
-			case 2:
-				p.Stream = "OTHER"
-			}
-			code := fmt.Sprint("code", random.IntN(30))
-			switch random.IntN(8) {
-			case 0:
-				outcomes = append(outcomes, failed(appid, p, random.IntN(3)))
-			case 1:
-				outcomes = append(outcomes, repeated(appid, p, at(1)))
-			case 2:
-				outcomes = append(outcomes, renewed(appid, p, code))
-			default:
-				outcomes = append(outcomes, succeeded(appid, p, code, func(o *repo.Outcome) { o.MinRevision = random.Uint64N(4) }))
-			}
-			if random.IntN(4) == 0 {
-				outcomes[i].Token.ExpiresAt = time.Time{}
-			}
-		}
-		saveAll := func(belief func(o repo.Outcome) uint64) (text string) {
-			d.clear(t)
-			for _, o := range outcomes {
-				o.Replaces = belief(o)
-				text += describeResults(d.save(t, o)) + d.dump(t)
-			}
-			return text
-		}
-		wanted := saveAll(func(repo.Outcome) uint64 { return 0 })
-		d.faults.Operations()
-		for name, belief := range map[string]func(repo.Outcome) uint64{
-			"right": func(o repo.Outcome) uint64 { return d.component(t, o.AppID).Revision },
-			"any":   func(repo.Outcome) uint64 { return random.Uint64N(8) },
-		} {
-			if got := saveAll(belief); got != wanted {
-				t.Fatalf("seed %d, %s: returned and left\n%s\nwithout a belief\n%s", seed, name, got, wanted)
-			}
-		}
-		believed += countOf(d.faults.Operations(), "replace")
-	}
-	if believed == 0 {
-		t.Error("nothing was believed")
 	}
 }
 
@@ -491,7 +415,6 @@ func TestSaveRefuses(t *testing.T) {
 		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},
 		"a failure without a class":    {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.Class = "" }), "class"},
 		"a negative attempt":           {failed("wx2", at(3), -1), "Attempt"},
-		"a retired code, as believed":  {succeeded("wx1", at(3), "first", replacing(2)), "given before"},
 		"a huge failure":               {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.ErrMsg = long }), "ErrMsg"},
 	}
 	for name, test := range tests {
@@ -598,14 +521,6 @@ func TestALoneEventIsCheap(t *testing.T) {
 	d.save(t, succeeded("wx1", at(1), "c"))
 	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock commit]" {
 		t.Errorf("a late event takes %s", got)
-	}
-	d.save(t, succeeded("wx1", at(3), "d", replacing(2)))
-	if got := fmt.Sprint(d.faults.Operations()); got != "[replace commit]" {
-		t.Errorf("a code that replaces the one believed to be current takes %s", got)
-	}
-	d.save(t, succeeded("wx1", at(4), "e", replacing(2)))
-	if got := fmt.Sprint(d.faults.Operations()); got != "[replace rollback begin lock component retire code announce commit]" {
-		t.Errorf("a code that replaces another takes %s", got)
 	}
 }
 
