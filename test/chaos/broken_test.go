@@ -45,7 +45,7 @@ var brokenBuilds = []struct {
 			{"consumer/tokens.go", "case !position.After(known.Token.Position):", "case false:"},
 			{"consumer/views.go", "return ok && (first.After(position) || position.After(first) && token.position.After(position))", "return ok && first.Sequence == 0"},
 			{"consumer/views.go", "return made != nil && token.Position.After(made.Position) && ", "return made != nil && "},
-			{"repo/plan.go", "case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):", "case order == 0 && c.servedAlready(o):"},
+			{"repo/plan.go", "case order < 0, order == 0 && c.isServed(o), c.isStale(o):", "case order == 0 && c.isServed(o):"},
 		},
 		broken: []string{"newest token wins"},
 	},
@@ -130,7 +130,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "a reference is not compared",
-		replacements: []replacement{{"repo/claim.go", "case string(held.Reference) != r.Reference:", "case false:"}},
+		replacements: []replacement{{"repo/claim.go", "case string(live.Reference) != r.Reference:", "case false:"}},
 		broken:       []string{"claims last"},
 		duration:     40 * time.Second,
 	},
@@ -144,7 +144,7 @@ var brokenBuilds = []struct {
 		replacements: []replacement{{
 			"consumer/tokens.go", "case known.Current != nil && known.Current.Fingerprint == token.Fingerprint && known.Current.ExpiresAt.After(now):", "case false:",
 		}, {
-			"repo/plan.go", "order < 0, order == 0 && c.servedAlready(o)", "order < 0",
+			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
 		broken:   []string{"frugal"},
 		duration: time.Minute,
