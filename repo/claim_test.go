@@ -547,7 +547,6 @@ func TestSparesAreCountedForEachComponentAtATime(t *testing.T) {
 	}
 }
 
-// A claimant gives its code to a claim id, or learns that there is none.
 func TestSimultaneousClaimsGetOneCodeEach(t *testing.T) {
 	for _, spares := range []int{1, 10, 63, 64, 200} {
 		t.Run(fmt.Sprint(spares, " spares"), func(t *testing.T) {
@@ -566,7 +565,7 @@ func TestSimultaneousClaimsGetOneCodeEach(t *testing.T) {
 				})
 			}
 			claiming.Wait()
-			// then nobody gets another's, and no spare is left while somebody gets none.
+			// then no code is given twice, and no spare is left over while a claim gets none.
 			given := map[string]int{}
 			for i, err := range errs {
 				switch {
@@ -589,8 +588,8 @@ func TestSimultaneousClaimsGetOneCodeEach(t *testing.T) {
 	}
 }
 
-// Whether a spare is there, has to be made or takes the place of an expired code: simultaneous
-// requests of one claim id get one code, and what they make too much is kept.
+// Simultaneous requests of one claim id get one code, whether it is a spare, is made for them or replaces
+// an expired one. Surplus codes become spares.
 func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 	for name, test := range map[string]struct {
 		spares  int
@@ -652,7 +651,7 @@ func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 	}
 }
 
-// Nobody but the first to use a claim id decides on its reference.
+// The first request of a claim id decides on its reference.
 func TestSimultaneousRequestsWithOtherReferences(t *testing.T) {
 	d := newDatabase(t)
 	d.stock(t, start, numbered("s", 20)...)
@@ -862,7 +861,7 @@ func TestReplicasGiveEachSpareOnce(t *testing.T) {
 	d.consistent(t)
 }
 
-// Should the keys not be what the claims expect, they end all the same.
+// Claims end even if the keys are not what they expect.
 func TestClaimsThatLoseEveryRaceAreGivenUp(t *testing.T) {
 	d := newDatabase(t)
 	d.stock(t, start, "s")
@@ -876,14 +875,14 @@ func TestClaimsThatLoseEveryRaceAreGivenUp(t *testing.T) {
 			t.Errorf("err = %v", err)
 		}
 	}
-	// A repeat gets on as soon as the reason is gone.
+	// A repeated request succeeds once the cause is gone.
 	if c, err := d.Claim(within(t), request("visitor", start)); err != nil || c.PreAuthCode.Reveal() != "s" {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }
 
-// A claim whose answer is lost at any of its statements finds its code when it is made again, and uses
-// up no other.
+// A claim that loses the answer to any of its statements finds its code when it is repeated, and uses no
+// second one.
 func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 	d := newDatabase(t)
 	now := start.Add(time.Hour)
@@ -941,7 +940,7 @@ func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 	}
 }
 
-// model is what the database should know, after operations one after the other.
+// model is what the database should hold after a sequence of operations.
 type model struct {
 	codes  map[string]*modelCode
 	claims map[string]*modelCode // by component and claim id: the newest code
@@ -957,8 +956,7 @@ type modelCode struct {
 	claimedAt  time.Time
 }
 
-// Whatever is done in whatever order: a code is of use for one purpose, and everybody gets what is
-// promised.
+// In any order of operations each code has one use, and every promise holds.
 func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 	d := newDatabase(t)
 	other, _ := open(t, d.dsn)
@@ -972,7 +970,7 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 	newCode := func() string { made++; return fmt.Sprint("code", made) }
 	oldCode := func() string { return fmt.Sprint("code", random.IntN(made+1)) }
 	life := func() time.Duration { return 30 * time.Minute }
-	// give notes that a code went to a request, which the database has decided.
+	// check compares an answer with the model, and updates the model.
 	check := func(r repo.ClaimRequest, c repo.Claim, err error, wasFresh string) {
 		t.Helper()
 		key := r.AppID + "/" + r.ClaimID
@@ -1112,8 +1110,8 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 	d.consistent(t)
 }
 
-// Claims, renewals, top-ups and housekeeping of one component are at work at the same time. They must
-// not wait for one another in a circle more than now and then.
+// Claims, renewals, new spares and purges of one component run at the same time. Deadlocks have to stay
+// rare.
 func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 	d := newDatabase(t)
 	other, otherFaults := open(t, d.dsn)
@@ -1179,7 +1177,7 @@ func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 	for number, n := range otherFaults.Refusals() {
 		refused[number] += n
 	}
-	delete(refused, 1062) // how claims of one claim id learn of one another
+	delete(refused, 1062) // requests of one claim id meet in the unique key
 	total := 0
 	for _, n := range refused {
 		total += n
@@ -1195,8 +1193,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" {
 		t.Skip("the server is not the test's to kill")
 	}
-	// Given several that claim, from spares that are topped up now and then and with codes made for
-	// them, and that repeat a request until it is answered,
+	// Given claimants that use spares and new codes, and repeat a request until it is answered,
 	working, stop := context.WithCancel(within(t))
 	defer stop()
 	type answered struct {
@@ -1245,7 +1242,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 		}
 	}
 	eventually(t, all(20))
-	// when the server is killed in the middle and comes back,
+	// when the server is killed and restarted meanwhile,
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -1259,7 +1256,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 	eventually(t, all(reached+5))
 	stop()
 	claiming.Wait()
-	// then nobody has another's code, and everybody still has the one that was answered.
+	// then each claim id still has the code that it was answered with, and no other has it.
 	owner := map[string]string{}
 	for _, claims := range acknowledged {
 		for _, a := range claims {
@@ -1273,7 +1270,7 @@ func TestAcknowledgedClaimsSurviveAKilledServer(t *testing.T) {
 			}
 		}
 	}
-	// What is claimed besides was under way in the end.
+	// Other claims may have been in flight at the end.
 	if n := d.count(t, "SELECT COUNT(*) FROM pre_auth_code WHERE cause = 'claim'"); n < len(owner) || n > len(owner)+claimants {
 		t.Errorf("%d codes are claimed, %d were answered", n, len(owner))
 	}

@@ -45,7 +45,7 @@ func TestOpenRefusesADSNThatCannotWork(t *testing.T) {
 	}
 }
 
-// Wherever the password ends up when a DSN is taken apart, no error repeats it.
+// No error repeats the password, wherever it ends up when a DSN is parsed.
 func FuzzConnector(f *testing.F) {
 	for _, around := range [][2]string{
 		{"", ""},

@@ -16,7 +16,7 @@ import (
 	"preauth/repo/repotest"
 )
 
-// want is what becomes of one outcome.
+// want is the expected result of one outcome.
 type want struct {
 	status   repo.Status
 	revision uint64
@@ -225,7 +225,7 @@ func TestSave(t *testing.T) {
 		})
 		t.Run(name+", in one call", func(t *testing.T) {
 			d.clear(t)
-			// What a later outcome of the same call replaces is saved, but not announced.
+			// A code that a later outcome of the same call replaces is saved but not announced.
 			wanted = slices.Clone(wanted)
 			for i, w := range wanted {
 				if strings.HasPrefix(w.announced, "wx1.") && slices.ContainsFunc(wanted[i:], func(later want) bool { return later.revision > w.revision }) {
@@ -237,7 +237,7 @@ func TestSave(t *testing.T) {
 	}
 }
 
-// A batch must leave the tables as the same outcomes leave them one by one.
+// A batch leaves the tables as the same outcomes do one by one.
 func TestSaveInOneCallIsSavingOneByOne(t *testing.T) {
 	d := newDatabase(t)
 	for seed := range uint64(25) {
@@ -311,7 +311,7 @@ func TestNothingIsLeftBehindOnAConnection(t *testing.T) {
 }
 
 func TestSaveManyInOneCall(t *testing.T) {
-	// Given more outcomes than one transaction takes,
+	// Given more outcomes than fit into one transaction,
 	d := newDatabase(t)
 	var outcomes []repo.Outcome
 	for i := range 250 {
@@ -332,8 +332,7 @@ func TestSaveManyInOneCall(t *testing.T) {
 }
 
 func TestSaveTheLargestFailures(t *testing.T) {
-	// Given as many failures as go into one transaction, each of the largest size, and all of it
-	// characters that JSON and SQL escape,
+	// Given a full batch of failures of the largest size, made of characters that JSON and SQL escape,
 	d := newDatabase(t)
 	var outcomes []repo.Outcome
 	for i := range 100 {
@@ -342,7 +341,7 @@ func TestSaveTheLargestFailures(t *testing.T) {
 		o.Failure.ErrMsg = strings.Repeat(`"`, (preauth.MaxBody-len(o.Failure.Encode())-len(`,"errmsg":""`))/2)
 		outcomes = append(outcomes, o)
 	}
-	// when they are saved, then the packets are not too large.
+	// when they are saved, then no packet is too large.
 	for i, result := range d.save(t, outcomes...) {
 		if result.Status != repo.Saved {
 			t.Fatalf("outcome %d: %+v", i, result)
@@ -502,7 +501,7 @@ func TestTheDatabaseItselfKeepsOneCurrentCode(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// And a code is in the table once, whoever has it.
+	// And a code exists once in the whole table.
 	_, err := d.raw.ExecContext(t.Context(), `INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at)
 		SELECT 'wx2', 1, code, cause, token_fingerprint, issued_at, expires_at FROM pre_auth_code WHERE code = 'old'`)
 	if refused, ok := errors.AsType[*mysql.MySQLError](err); !ok || refused.Number != 1062 {
@@ -524,8 +523,8 @@ func TestALoneEventIsCheap(t *testing.T) {
 	}
 }
 
-// A stream that was rolled back gave a smaller sequence to a newer event, and one whose clock was put back gave an
-// earlier time to it. In both, an outcome that comes late, because MySQL was away for example, changes nothing.
+// A rolled-back stream gives a smaller sequence to a newer event, and a clock that was set back gives it an
+// earlier time. In both cases a late outcome, because MySQL was down for example, changes nothing.
 func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 	for name, newer := range map[string]repo.Position{
 		"rolled back":    later(at(2), 2*time.Minute),
@@ -535,7 +534,7 @@ func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 			d := newDatabase(t)
 			older := at(9)
 			d.save(t, succeeded("wx1", at(8), "a"))
-			// Both were worked on after each other, by the service's clock.
+			// They were worked on one after the other, by the service's clock.
 			worked := func(after time.Duration) func(*repo.Outcome) {
 				return func(o *repo.Outcome) { o.At = start.Add(after) }
 			}
@@ -548,7 +547,7 @@ func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" || c.Token.Position != newer {
 				t.Errorf("known is %+v", c)
 			}
-			// One transaction takes both in any order.
+			// The same holds within one transaction.
 			d.clear(t)
 			d.save(t, succeeded("wx1", at(8), "a"), succeeded("wx1", newer, "c", worked(3*time.Minute)), succeeded("wx1", older, "b", worked(time.Minute)))
 			if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "c" {
