@@ -137,7 +137,7 @@ func ways() map[string]way {
 			given: afterAToken, do: announceAnother,
 
 			revision: 2, calls: 1, updates: 1,
-			reads: []string{"components", "holders"}, writes: nextCode,
+			reads: []string{"components", "owners"}, writes: nextCode,
 			messages: []string{"ack", "publish update"},
 		},
 		"token event, repeated": {
@@ -272,10 +272,10 @@ func ways() map[string]way {
 			leased: true,
 
 			revision: 2, calls: 1, updates: 1,
-			reads:    []string{"taken_one", "components"},
-			writes:   append([]string{"take_one"}, nextCode...),
+			reads:    []string{"leased_one", "components"},
+			writes:   append([]string{"lease_one"}, nextCode...),
 			messages: []string{"answer", "publish update"},
-			lost:     []string{"take_one applied again and again", "taken_one not applied again and again", "components not applied again and again"},
+			lost:     []string{"lease_one applied again and again", "leased_one not applied again and again", "components not applied again and again"},
 		},
 		"spare": {
 			spares: 1,
@@ -297,21 +297,6 @@ func ways() map[string]way {
 			revision: 1, calls: 1, // for the next spare
 			reads: []string{"claimable", "spares"}, writes: []string{"claim", "add_spares"},
 			messages: []string{"answer"},
-		},
-		"claim from a spare that the answer is lost of": {
-			spares: 1, given: withASpare,
-			do: func(b *bench) {
-				b.faults.Script("claim", repotest.Applied)
-				claim(b)
-			},
-			then: func(b *bench) {
-				b.spares(b.r, b.appid, 1)
-				claimed(b)
-			},
-
-			revision: 1, calls: 1,
-			reads:     []string{"held"},
-			elsewhere: []string{"claimable", "claim", "spares", "add_spares"},
 		},
 		"claim from a spare after the old code expired": {
 			spares: 1,
@@ -532,7 +517,7 @@ func (w way) interruptions() []interruption {
 			name: operation + " " + how,
 			begin: func(b *bench) {
 				b.faults.Script(operation, faults...)
-				if operation == "holders" { // what only a second attempt at the transaction asks
+				if operation == "owners" { // what only a second attempt at the transaction asks
 					b.faults.Script("commit", repotest.NotApplied)
 				}
 			},
@@ -551,7 +536,7 @@ func (w way) interruptions() []interruption {
 	for _, operation := range w.reads {
 		sql(operation, "not applied", repotest.NotApplied)
 		faults := again(repotest.NotApplied)
-		if operation == "holders" {
+		if operation == "owners" {
 			faults = faults[:5] // the next first attempt trusts that its codes are new
 		}
 		sql(operation, "not applied again and again", faults...)

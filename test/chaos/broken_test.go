@@ -44,8 +44,7 @@ var brokenBuilds = []struct {
 		replacements: []replacement{
 			{"consumer/event.go", "case !token.Position.After(known.Token.Position):", "case false:"},
 			{"internal/view/tokens.go", "return ok && (first.After(position) || position.After(first) && token.Position.After(position))", "return ok && first.Sequence == 0"},
-			{"repo/replace.go", "	AND c.token_sequence < :sequence AND c.token_time <= :time;", ";"},
-			{"repo/plan.go", "case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):", "case order == 0 && c.servedAlready(o):"},
+			{"repo/plan.go", "case order < 0, order == 0 && c.isServed(o), c.isStale(o):", "case order == 0 && c.isServed(o):"},
 		},
 		broken: []string{"newest token wins"},
 	},
@@ -103,8 +102,8 @@ var brokenBuilds = []struct {
 	{
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
-			{"repo/giver.go", `") AND cause = ?"`, `") AND cause = ? AND RAND() < 0.5"`},
-			{"repo/giver.go", "case err == nil && given == int64(len(left)):", "case err == nil && given <= int64(len(left)):"},
+			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
+			{"repo/claim.go", "case rows == 1:", "case err == nil:"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
@@ -128,7 +127,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "a reference is not compared",
-		replacements: []replacement{{"repo/claim.go", "case string(held.Reference) != r.Reference:", "case false:"}},
+		replacements: []replacement{{"repo/claim.go", "case string(live.Reference) != r.Reference:", "case false:"}},
 		broken:       []string{"claims last"},
 		duration:     40 * time.Second,
 	},
@@ -142,7 +141,7 @@ var brokenBuilds = []struct {
 		replacements: []replacement{{
 			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case false:",
 		}, {
-			"repo/plan.go", "order < 0, order == 0 && c.servedAlready(o)", "order < 0",
+			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
 		broken:   []string{"frugal"},
 		duration: time.Minute,
