@@ -70,14 +70,17 @@ func (u Update) Header(source string) nats.Header {
 // which JetStream drops duplicates.
 func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
 	return nats.Header{
-		nats.MsgIdHdr:    {id},
-		"content-type":   {"application/json"},
-		"ce-specversion": {"1.0"},
-		"ce-id":          {id},
-		"ce-type":        {eventType},
-		"ce-source":      {source},
-		"ce-subject":     {subject},
-		"ce-time":        {microseconds(at).Format(time.RFC3339Nano)},
+		nats.MsgIdHdr: {id},
+		// The NATS binding of CloudEvents has the content type in an attribute; some readers look for
+		// content-type, as in its HTTP binding.
+		"ce-datacontenttype": {"application/json"},
+		"content-type":       {"application/json"},
+		"ce-specversion":     {"1.0"},
+		"ce-id":              {id},
+		"ce-type":            {eventType},
+		"ce-source":          {source},
+		"ce-subject":         {subject},
+		"ce-time":            {microseconds(at).Format(time.RFC3339Nano)},
 	}
 }
 

@@ -42,7 +42,7 @@ func TestUpdateHeader(t *testing.T) {
 	want := nats.Header{
 		"Nats-Msg-Id": {appID + ".42"}, "ce-id": {appID + ".42"}, "ce-specversion": {"1.0"}, "ce-type": {"preauth.updated"},
 		"ce-source": {"/preauth/test"}, "ce-subject": {appID}, "ce-time": {"2026-03-14T09:26:53.589793Z"},
-		"content-type": {"application/json"},
+		"ce-datacontenttype": {"application/json"}, "content-type": {"application/json"},
 	}
 	if got := update.Header("/preauth/test"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
