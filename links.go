@@ -23,8 +23,7 @@ type LinkOptions struct {
 	// characters escaped.
 	RedirectURI string
 	// AuthType is WeChat's auth_type, which says what kinds of account may be authorized: 1
-	// official account, 2 mini program, 3 both, 4 推客, 5 视频号, 6 all, 8 带货助手. With 0 the links have
-	// none.
+	// official account, 2 mini program, 3 both, 4 推客, 5 视频号, 6 all, 8 带货助手. 0 counts as 3.
 	AuthType int
 	// BizAppID is the appid of the only account that may be authorized. It wins over AuthType.
 	BizAppID string

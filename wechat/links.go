@@ -1,6 +1,7 @@
 package wechat
 
 import (
+	"cmp"
 	"net/url"
 	"strconv"
 	"strings"
@@ -14,24 +15,26 @@ const (
 	mobilePage = "https://open.weixin.qq.com/wxaopen/safe/bindcomponent"
 )
 
+// bothKinds is the auth_type for official accounts and mini programs. WeChat's page requires an
+// auth_type, and the older pages called this one the default.
+const bothKinds = 3
+
 // AuthorizationLinks returns the URLs of the pages on which the owner of an account authorizes the
 // component appid. Afterwards WeChat sends the owner to options.RedirectURI, with auth_code and
 // expires_in added to its query.
 //
 // AuthorizationLinks checks nothing; package preauth checks the options when it parses a request.
-// If there is a BizAppID, the links leave out the AuthType, because WeChat lets the account win.
 //
 // The parameters are in the order of WeChat's documentation: component_appid, pre_auth_code,
-// redirect_uri, then auth_type or biz_appid. On the mobile page, action and no_scan come first.
+// redirect_uri, auth_type, biz_appid. On the mobile page, action and no_scan come first. WeChat
+// requires an auth_type even beside a biz_appid, which wins over it.
 func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
 	query := "component_appid=" + escape(appid) +
 		"&pre_auth_code=" + escape(code.Reveal()) +
-		"&redirect_uri=" + escape(options.RedirectURI)
-	switch {
-	case options.BizAppID != "":
+		"&redirect_uri=" + escape(options.RedirectURI) +
+		"&auth_type=" + strconv.Itoa(cmp.Or(options.AuthType, bothKinds))
+	if options.BizAppID != "" {
 		query += "&biz_appid=" + escape(options.BizAppID)
-	case options.AuthType != 0:
-		query += "&auth_type=" + strconv.Itoa(options.AuthType)
 	}
 	return preauth.Links{
 		PC:     preauth.NewSecret(pcPage + "?" + query),

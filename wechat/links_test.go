@@ -21,24 +21,54 @@ func TestAuthorizationLinks(t *testing.T) {
 		query   string
 	}{
 		{
-			"plain",
+			"without an auth_type",
 			preauth.LinkOptions{RedirectURI: "https://example.com/callback"},
-			head + "https%3A%2F%2Fexample.com%2Fcallback",
+			head + "https%3A%2F%2Fexample.com%2Fcallback&auth_type=3",
 		},
 		{
-			"a kind of account",
+			"official accounts",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 1},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=1",
+		},
+		{
+			"mini programs",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 2},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=2",
+		},
+		{
+			"both",
 			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3},
 			head + "https%3A%2F%2Fexample.com%2F&auth_type=3",
 		},
 		{
-			"one account",
-			preauth.LinkOptions{RedirectURI: "https://example.com/", BizAppID: "wxfedcba9876543210"},
-			head + "https%3A%2F%2Fexample.com%2F&biz_appid=wxfedcba9876543210",
+			"推客",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 4},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=4",
 		},
 		{
-			"one account wins over a kind",
-			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 3, BizAppID: "wxfedcba9876543210"},
-			head + "https%3A%2F%2Fexample.com%2F&biz_appid=wxfedcba9876543210",
+			"视频号",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 5},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=5",
+		},
+		{
+			"all",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 6},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=6",
+		},
+		{
+			"带货助手",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 8},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=8",
+		},
+		{
+			"one account",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", BizAppID: "wxfedcba9876543210"},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=3&biz_appid=wxfedcba9876543210",
+		},
+		{
+			"one account, which wins over the kind",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 1, BizAppID: "wxfedcba9876543210"},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=1&biz_appid=wxfedcba9876543210",
 		},
 		{
 			"a redirect_uri with a query and a fragment of its own",
