@@ -22,10 +22,10 @@ func TestClaimRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.ClaimRequest{
 				AppID: appID, ClaimID: "visit-17", Reference: "order 4711 <张>", MinTTL: 5 * time.Minute,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1", CategoryIDList: "99"},
 			},
 			`{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711 <张>","min_ttl":300,` +
-				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1","category_id_list":"99"}`,
 		},
 		"the longest texts": {
 			preauth.ClaimRequest{

@@ -8,8 +8,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxRedirectURI is the longest redirect_uri, in characters.
-const MaxRedirectURI = 1024
+// The limits of texts in [LinkOptions], in characters.
+const (
+	MaxRedirectURI    = 1024
+	MaxCategoryIDList = 256
+)
 
 // authTypes are WeChat's values of auth_type: 1 official account, 2 mini program, 3 both, 4 推客
 // (promoter), 5 视频号 (Channels), 6 all, 8 带货助手 (sales assistant).
@@ -27,6 +30,10 @@ type LinkOptions struct {
 	AuthType int
 	// BizAppID is the appid of the only account that may be authorized. It wins over AuthType.
 	BizAppID string
+	// CategoryIDList has the ids of the permission sets to authorize, separated by "|": "99" or
+	// "1|17|99". By default it is all sets that the platform has published. It has at most
+	// [MaxCategoryIDList] characters.
+	CategoryIDList string
 }
 
 // Links are the URLs of WeChat's authorization pages. Both contain the code.
@@ -42,7 +49,8 @@ type Links struct {
 }
 
 func (o LinkOptions) encode(into object) object {
-	return into.text("redirect_uri", o.RedirectURI).int("auth_type", int64(o.AuthType)).text("biz_appid", o.BizAppID)
+	return into.text("redirect_uri", o.RedirectURI).int("auth_type", int64(o.AuthType)).text("biz_appid", o.BizAppID).
+		text("category_id_list", o.CategoryIDList)
 }
 
 func (o LinkOptions) check() error {
@@ -51,6 +59,9 @@ func (o LinkOptions) check() error {
 	}
 	if o.BizAppID != "" && !isAppID(o.BizAppID) {
 		return invalid("biz_appid must be the appid of one account: letters, digits, '_' and '-'")
+	}
+	if o.CategoryIDList != "" && !isCategoryIDList(o.CategoryIDList) {
+		return invalid("category_id_list must be ids of permission sets separated by '|', such as 1|17|99, in at most %d characters", MaxCategoryIDList)
 	}
 	if o.RedirectURI == "" {
 		return nil
@@ -65,6 +76,19 @@ func (o LinkOptions) check() error {
 		return invalid("redirect_uri must be an absolute http or https URL, with spaces and unprintable characters escaped")
 	}
 	return nil
+}
+
+// isCategoryIDList reports whether text is one or more decimal numbers separated by "|".
+func isCategoryIDList(text string) bool {
+	if len(text) > MaxCategoryIDList {
+		return false
+	}
+	for id := range strings.SplitSeq(text, "|") {
+		if id == "" || strings.Trim(id, "0123456789") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // wireLinks are [Links] as they are parsed.

@@ -19,10 +19,10 @@ func TestLookupRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.LookupRequest{
 				AppID: appID, MinTTL: 5 * time.Minute, MinRevision: 1<<64 - 1,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1", CategoryIDList: "1|17|99"},
 			},
 			`{"component_appid":"` + appID + `","min_ttl":300,"min_revision":18446744073709551615,` +
-				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1","category_id_list":"1|17|99"}`,
 		},
 		"the longest min_ttl": {
 			preauth.LookupRequest{AppID: appID, MinTTL: 24 * time.Hour}, `{"component_appid":"` + appID + `","min_ttl":86400}`,
@@ -66,11 +66,11 @@ func TestParseLookupRequestTakes(t *testing.T) {
 		"an empty body":   {``, preauth.LookupRequest{}},
 		"an empty object": {` {} `, preauth.LookupRequest{}},
 		"nulls": {
-			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null}`,
+			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null,"category_id_list":null}`,
 			preauth.LookupRequest{},
 		},
 		"zeros": {
-			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":""}`,
+			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":"","category_id_list":""}`,
 			preauth.LookupRequest{},
 		},
 		"unknown members":             {`{"min_TTL":-1,"x":{}}`, preauth.LookupRequest{}},
@@ -110,6 +110,7 @@ func TestParseLookupRequestRefuses(t *testing.T) {
 		"redirect_uri as an array":     {appID, `{"redirect_uri":["` + marker + `"]}`, "redirect_uri must be a string"},
 		"auth_type as text":            {appID, `{"auth_type":"3"}`, "auth_type must be a whole number"},
 		"biz_appid impossible":         {appID, `{"biz_appid":"` + marker + `&x=1"}`, "biz_appid must be the appid of one account"},
+		"category_id_list as a number": {appID, `{"category_id_list":99}`, "category_id_list must be a string"},
 		"biz_appid as a boolean":       {appID, `{"biz_appid":true}`, "biz_appid must be a string"},
 		"link options without a link":  {appID, `{"auth_type":7}`, "auth_type must be one of"},
 		"a good request with bad link": {appID, `{"min_ttl":1,"redirect_uri":"` + marker + `"}`, "absolute http or https URL"},

@@ -28,6 +28,7 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 		{name: "redirect_uri", into: &r.RedirectURI},
 		{name: "auth_type", into: &r.AuthType},
 		{name: "biz_appid", into: &r.BizAppID},
+		{name: "category_id_list", into: &r.CategoryIDList},
 	})
 	if err != nil {
 		return LookupRequest{}, err
@@ -62,6 +63,7 @@ func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 			{name: "redirect_uri", into: &r.RedirectURI},
 			{name: "auth_type", into: &r.AuthType},
 			{name: "biz_appid", into: &r.BizAppID},
+			{name: "category_id_list", into: &r.CategoryIDList},
 		})
 		if err != nil {
 			return ClaimRequest{}, err

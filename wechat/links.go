@@ -26,8 +26,8 @@ const bothKinds = 3
 // AuthorizationLinks checks nothing; package preauth checks the options when it parses a request.
 //
 // The parameters are in the order of WeChat's documentation: component_appid, pre_auth_code,
-// redirect_uri, auth_type, biz_appid. On the mobile page, action and no_scan come first. WeChat
-// requires an auth_type even beside a biz_appid, which wins over it.
+// redirect_uri, auth_type, biz_appid, category_id_list. On the mobile page, action and no_scan come
+// first. WeChat requires an auth_type even beside a biz_appid, which wins over it.
 func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
 	query := "component_appid=" + escape(appid) +
 		"&pre_auth_code=" + escape(code.Reveal()) +
@@ -35,6 +35,9 @@ func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkO
 		"&auth_type=" + strconv.Itoa(cmp.Or(options.AuthType, bothKinds))
 	if options.BizAppID != "" {
 		query += "&biz_appid=" + escape(options.BizAppID)
+	}
+	if options.CategoryIDList != "" {
+		query += "&category_id_list=" + escape(options.CategoryIDList)
 	}
 	return preauth.Links{
 		PC:     preauth.NewSecret(pcPage + "?" + query),

@@ -71,6 +71,16 @@ func TestAuthorizationLinks(t *testing.T) {
 			head + "https%3A%2F%2Fexample.com%2F&auth_type=1&biz_appid=wxfedcba9876543210",
 		},
 		{
+			"one permission set",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", CategoryIDList: "99"},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=3&category_id_list=99",
+		},
+		{
+			"everything",
+			preauth.LinkOptions{RedirectURI: "https://example.com/", AuthType: 2, BizAppID: "wx1", CategoryIDList: "1|17|99"},
+			head + "https%3A%2F%2Fexample.com%2F&auth_type=2&biz_appid=wx1&category_id_list=1%7C17%7C99",
+		},
+		{
 			"a redirect_uri with a query and a fragment of its own",
 			preauth.LinkOptions{RedirectURI: "http://example.com:8080/回调?a=1&b=2 3+4%20#x", AuthType: 6},
 			head + "http%3A%2F%2Fexample.com%3A8080%2F%E5%9B%9E%E8%B0%83%3Fa%3D1%26b%3D2%203%2B4%2520%23x&auth_type=6",
@@ -88,7 +98,8 @@ func TestAuthorizationLinks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if u.Query().Get("pre_auth_code") != code || u.Query().Get("redirect_uri") != test.options.RedirectURI || u.Fragment != "wechat_redirect" {
+			if u.Query().Get("pre_auth_code") != code || u.Query().Get("redirect_uri") != test.options.RedirectURI ||
+				u.Query().Get("category_id_list") != test.options.CategoryIDList || u.Fragment != "wechat_redirect" {
 				t.Errorf("read back: %q", u)
 			}
 		})
