@@ -18,12 +18,13 @@ const (
 // (promoter), 5 视频号 (Channels), 6 all, 8 带货助手 (sales assistant).
 var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 
-// LinkOptions ask for authorization links. Without a RedirectURI there are none, and the other
-// options have no effect; they are checked all the same.
+// LinkOptions ask for the ways to WeChat's authorization pages. If all are zero, the answer has
+// none.
 type LinkOptions struct {
 	// RedirectURI is where WeChat sends the account's owner after the authorization: an absolute
 	// http or https URL of at most [MaxRedirectURI] characters, with spaces and unprintable
-	// characters escaped.
+	// characters escaped. Without it there are no links for browsers; the mini-program plug-in does
+	// not need it.
 	RedirectURI string
 	// AuthType is WeChat's auth_type, which says what kinds of account may be authorized: 1
 	// official account, 2 mini program, 3 both, 4 推客, 5 视频号, 6 all, 8 带货助手. 0 counts as 3.
@@ -32,20 +33,35 @@ type LinkOptions struct {
 	BizAppID string
 	// CategoryIDList has the ids of the permission sets to authorize, separated by "|": "99" or
 	// "1|17|99". By default it is all sets that the platform has published. It has at most
-	// [MaxCategoryIDList] characters.
+	// [MaxCategoryIDList] characters. The plug-in does not take it.
 	CategoryIDList string
 }
 
-// Links are the URLs of WeChat's authorization pages. Both contain the code.
+// Links are the ways to WeChat's authorization pages. All of them contain the code.
 //
 // WeChat looks at the referring page: send visitors to a link from a page on the platform's
 // registered domain, which is that of RedirectURI. A bare redirect from elsewhere, or a link that
 // is typed or mailed, fails.
 type Links struct {
-	// PC is for a desktop browser, where it shows a QR code.
+	// PC is the URL for a desktop browser, where it shows a QR code.
 	PC Secret
-	// Mobile is for WeChat's own browser on a phone.
+	// Mobile is the URL for WeChat's own browser on a phone.
 	Mobile Secret
+	// Plugin is for a mini program of the platform.
+	Plugin Plugin
+}
+
+// Plugin has the parameters of openAuthorizeAccount, a method of WeChat's mini-program plug-in
+// miniprogram-thirdparty-plugin. In JSON they have the names that the method takes.
+type Plugin struct {
+	// PlatformAppID is the component_appid.
+	PlatformAppID string
+	// PreAuthCode is the code.
+	PreAuthCode Secret
+	// AuthType is that of the [LinkOptions], or 3. WeChat documents 1 to 3 for the plug-in.
+	AuthType int
+	// BizAppID is that of the [LinkOptions].
+	BizAppID string
 }
 
 func (o LinkOptions) encode(into object) object {
@@ -95,12 +111,41 @@ func isCategoryIDList(text string) bool {
 type wireLinks struct {
 	PC     string `json:"pc"`
 	Mobile string `json:"mobile"`
+	Plugin struct {
+		PlatformAppID string `json:"platformAppID"` //nolint:tagliatelle // WeChat's names
+		PreAuthCode   string `json:"preAuthCode"`   //nolint:tagliatelle // WeChat's names
+		AuthType      int    `json:"authType"`      //nolint:tagliatelle // WeChat's names
+		BizAppID      string `json:"bizAppid"`      //nolint:tagliatelle // WeChat's names
+	} `json:"plugin"`
+}
+
+func (w wireLinks) links() Links {
+	return Links{
+		PC: NewSecret(w.PC), Mobile: NewSecret(w.Mobile),
+		Plugin: Plugin{
+			PlatformAppID: w.Plugin.PlatformAppID, PreAuthCode: NewSecret(w.Plugin.PreAuthCode),
+			AuthType: w.Plugin.AuthType, BizAppID: w.Plugin.BizAppID,
+		},
+	}
 }
 
 // encode returns the links as an object, and nil if there are none.
 func (l Links) encode() object {
-	if l.PC.IsZero() && l.Mobile.IsZero() {
+	plugin := l.Plugin.encode()
+	if l.PC.IsZero() && l.Mobile.IsZero() && plugin == nil {
 		return nil
 	}
-	return newObject(512).text("pc", l.PC.Reveal()).text("mobile", l.Mobile.Reveal())
+	return newObject(512).text("pc", l.PC.Reveal()).text("mobile", l.Mobile.Reveal()).object("plugin", plugin)
+}
+
+// encode returns the parameters as an object, and nil if there are none.
+func (p Plugin) encode() object {
+	if p.PreAuthCode.IsZero() {
+		return nil
+	}
+	return newObject(256).
+		text("platformAppID", p.PlatformAppID).
+		text("preAuthCode", p.PreAuthCode.Reveal()).
+		int("authType", int64(p.AuthType)).
+		text("bizAppid", p.BizAppID)
 }

@@ -139,9 +139,15 @@ func aLookup() preauth.Lookup {
 	}
 }
 
+// aPlugin returns what a mini program passes to openAuthorizeAccount.
+func aPlugin() preauth.Plugin {
+	return preauth.Plugin{PlatformAppID: appID, PreAuthCode: preauth.NewSecret(code), AuthType: 3, BizAppID: "wx1"}
+}
+
 func TestLookupOnTheWire(t *testing.T) {
-	bare, pc, mobile := aLookup(), aLookup(), aLookup()
+	bare, pc, mobile, plugin := aLookup(), aLookup(), aLookup(), aLookup()
 	bare.Links, pc.Links.Mobile, mobile.Links.PC = preauth.Links{}, preauth.Secret{}, preauth.Secret{}
+	plugin.Links = preauth.Links{Plugin: aPlugin()}
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"revision":42`
 	tests := map[string]struct {
@@ -151,6 +157,9 @@ func TestLookupOnTheWire(t *testing.T) {
 		"without links":        {bare, body + `}`},
 		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}}`},
 		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}}`},
+		"with the plug-in": {
+			plugin, body + `,"links":{"plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`,
+		},
 		"with links": {
 			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
 		},
@@ -207,6 +216,7 @@ func TestParseLookupRefuses(t *testing.T) {
 		"revision as text":       {with(`42`, `"42"`), "revision must be a whole number, 0 or more"},
 		"links as a string":      {beforeLinks + `"` + marker + `"}`, "links must be an object"},
 		"a link as a number":     {beforeLinks + `{"pc":1,"mobile":"` + marker + `"}}`, "links must be an object"},
+		"a plug-in as a string":  {beforeLinks + `{"plugin":"` + marker + `"}}`, "links must be an object"},
 		"two codes":              {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code appears twice"},
 		"an error for an answer": {`{"error":{"code":500,"message":"` + marker + `"}}`, "component_appid is missing"},
 	}
