@@ -31,7 +31,7 @@ type ClaimRequest struct {
 	// a new code. With 0, a code that is given for the first time has a minute left, or a tenth of
 	// its life if that is less.
 	MinTTL time.Duration
-	// LinkOptions ask for authorization links in the answer.
+	// LinkOptions ask for links to WeChat's authorization pages in the answer.
 	LinkOptions
 }
 
@@ -92,7 +92,7 @@ type Claim struct {
 	Reference string
 	// ClaimedAt is when the claim first got this code, in UTC with microseconds.
 	ClaimedAt time.Time
-	// Links are the authorization links. They are empty unless the request had a RedirectURI.
+	// Links are the links that the request's LinkOptions asked for.
 	Links Links
 }
 
@@ -144,6 +144,6 @@ func ParseClaim(body []byte) (Claim, error) {
 		return Claim{}, err
 	}
 	c.PreAuthCode, c.IssuedAt, c.ExpiresAt, c.ClaimedAt = NewSecret(code), issuedAt.Time, expiresAt.Time, claimedAt.Time
-	c.Links = Links{PC: NewSecret(links.PC), Mobile: NewSecret(links.Mobile)}
+	c.Links = links.links()
 	return c, nil
 }

@@ -22,10 +22,10 @@ func TestClaimRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.ClaimRequest{
 				AppID: appID, ClaimID: "visit-17", Reference: "order 4711 <张>", MinTTL: 5 * time.Minute,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1", CategoryIDList: "99"},
 			},
 			`{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711 <张>","min_ttl":300,` +
-				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1","category_id_list":"99"}`,
 		},
 		"the longest texts": {
 			preauth.ClaimRequest{
@@ -110,6 +110,7 @@ func TestClaimOnTheWire(t *testing.T) {
 	bare, linked, mobile := aClaim(), aClaim(), aClaim()
 	bare.Reference = ""
 	linked.Links = aLookup().Links
+	linked.Links.Plugin = aPlugin()
 	mobile.Links.Mobile = aLookup().Links.Mobile
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"claim_id":"visit-17",`
@@ -120,7 +121,8 @@ func TestClaimOnTheWire(t *testing.T) {
 	}{
 		"without a reference": {bare, body + claimed + `}`},
 		"with links": {linked, body + `"reference":"order 4711",` + claimed +
-			`,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`},
+			`,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code +
+			`","plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`},
 		"with the mobile link": {mobile, body + `"reference":"order 4711",` + claimed +
 			`,"links":{"mobile":"https://open.example/#` + code + `"}}`},
 	}

@@ -64,7 +64,7 @@ func TestFailureSubjectAndHeader(t *testing.T) {
 	want := nats.Header{
 		"Nats-Msg-Id": {"S.17"}, "ce-id": {"S.17"}, "ce-specversion": {"1.0"}, "ce-type": {"preauth.failed"},
 		"ce-source": {"/preauth/test"}, "ce-subject": {"_"}, "ce-time": {"2026-03-14T09:26:53.589793Z"},
-		"content-type": {"application/json"},
+		"ce-datacontenttype": {"application/json"}, "content-type": {"application/json"},
 	}
 	if got := preauth.FailureHeader("S.17", "/preauth/test", "", at); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -162,7 +162,7 @@ func FuzzTokenEvent(f *testing.F) {
 }
 
 func FuzzLookupRequest(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid", "category_id_list") {
 		f.Add("", body)
 		f.Add(appID, body)
 	}
@@ -283,7 +283,7 @@ func checkFuzzedAppID(t *testing.T, inSubject, appid string) {
 }
 
 func FuzzClaimRequest(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "claim_id", "reference", "min_ttl", "redirect_uri", "auth_type", "biz_appid") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "claim_id", "reference", "min_ttl", "redirect_uri", "auth_type", "biz_appid", "category_id_list") {
 		f.Add("", body)
 		f.Add(appID, body)
 	}

@@ -40,7 +40,7 @@ var byteOrderMark = []byte("\xef\xbb\xbf")
 // case.
 //
 // The error wraps [ErrInvalid] and is about the first fault. Members that can be parsed are stored
-// even so; of a member that appears twice, the first value is.
+// even so. A member that appears twice is stored each time.
 func decodeObject(body []byte, members []member) error {
 	switch {
 	case len(body) > MaxBody:
@@ -65,7 +65,7 @@ func decodeObject(body []byte, members []member) error {
 		}
 		name, _ := key.(string) // inside an object, the decoder accepts nothing else as a key
 		m := find(members, name)
-		if m == nil || m.seen {
+		if m == nil {
 			err = dec.Decode(&ignored)
 		} else {
 			err = dec.Decode(m.into)
@@ -117,7 +117,7 @@ func expected(into any) string {
 		return "a whole number, 0 or more"
 	case *instant:
 		return "an RFC 3339 time such as 2006-01-02T15:04:05Z, in the years 1970 to 9999"
-	case *string, **string:
+	case *string, **string, *bodyAppID:
 		return "a string"
 	default:
 		return "an object as the contract defines it"

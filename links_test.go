@@ -68,3 +68,20 @@ func TestParseLookupRequestRedirectURIs(t *testing.T) {
 		checkRefused(t, err, says)
 	}
 }
+
+func TestParseLookupRequestCategoryIDs(t *testing.T) {
+	for _, list := range []string{"0", "99", "1|17|99", strings.Repeat("1|", preauth.MaxCategoryIDList/2-1) + "17"} {
+		request := preauth.LookupRequest{AppID: appID, LinkOptions: preauth.LinkOptions{CategoryIDList: list}}
+		if got, err := preauth.ParseLookupRequest("", request.Encode()); err != nil || got != request {
+			t.Errorf("%q: %+v, %v", list, got, err)
+		}
+	}
+	for _, list := range []string{
+		"|", "1|", "|1", "1||2", "1,2", "1 |2", "-1", "+1", "1.5", "0x1", "１", marker, "1|" + marker, "1&x=1", "1\n",
+		strings.Repeat("1|", preauth.MaxCategoryIDList/2) + "1",
+	} {
+		request := preauth.LookupRequest{AppID: appID, LinkOptions: preauth.LinkOptions{CategoryIDList: list}}
+		_, err := preauth.ParseLookupRequest("", request.Encode())
+		checkRefused(t, err, "category_id_list must be ids of permission sets")
+	}
+}

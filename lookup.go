@@ -12,7 +12,7 @@ type LookupRequest struct {
 	// MinRevision is the lowest revision that will do, 0 for any. Set it to the last revision that
 	// you saw, so that you never read an older code.
 	MinRevision uint64
-	// LinkOptions ask for authorization links in the answer.
+	// LinkOptions ask for links to WeChat's authorization pages in the answer.
 	LinkOptions
 }
 
@@ -49,7 +49,7 @@ type Lookup struct {
 	ExpiresIn time.Duration
 	// Revision is the revision of the [Update] that announced the code.
 	Revision uint64
-	// Links are the authorization links. They are empty unless the request had a RedirectURI.
+	// Links are the links that the request's LinkOptions asked for.
 	Links Links
 }
 
@@ -100,6 +100,6 @@ func ParseLookup(body []byte) (Lookup, error) {
 		return Lookup{}, err
 	}
 	l.PreAuthCode, l.IssuedAt, l.ExpiresAt = NewSecret(code), issuedAt.Time, expiresAt.Time
-	l.Links = Links{PC: NewSecret(links.PC), Mobile: NewSecret(links.Mobile)}
+	l.Links = links.links()
 	return l, nil
 }

@@ -19,10 +19,10 @@ func TestLookupRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.LookupRequest{
 				AppID: appID, MinTTL: 5 * time.Minute, MinRevision: 1<<64 - 1,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1", CategoryIDList: "1|17|99"},
 			},
 			`{"component_appid":"` + appID + `","min_ttl":300,"min_revision":18446744073709551615,` +
-				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1","category_id_list":"1|17|99"}`,
 		},
 		"the longest min_ttl": {
 			preauth.LookupRequest{AppID: appID, MinTTL: 24 * time.Hour}, `{"component_appid":"` + appID + `","min_ttl":86400}`,
@@ -66,11 +66,11 @@ func TestParseLookupRequestTakes(t *testing.T) {
 		"an empty body":   {``, preauth.LookupRequest{}},
 		"an empty object": {` {} `, preauth.LookupRequest{}},
 		"nulls": {
-			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null}`,
+			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null,"category_id_list":null}`,
 			preauth.LookupRequest{},
 		},
 		"zeros": {
-			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":""}`,
+			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":"","category_id_list":""}`,
 			preauth.LookupRequest{},
 		},
 		"unknown members":             {`{"min_TTL":-1,"x":{}}`, preauth.LookupRequest{}},
@@ -110,6 +110,7 @@ func TestParseLookupRequestRefuses(t *testing.T) {
 		"redirect_uri as an array":     {appID, `{"redirect_uri":["` + marker + `"]}`, "redirect_uri must be a string"},
 		"auth_type as text":            {appID, `{"auth_type":"3"}`, "auth_type must be a whole number"},
 		"biz_appid impossible":         {appID, `{"biz_appid":"` + marker + `&x=1"}`, "biz_appid must be the appid of one account"},
+		"category_id_list as a number": {appID, `{"category_id_list":99}`, "category_id_list must be a string"},
 		"biz_appid as a boolean":       {appID, `{"biz_appid":true}`, "biz_appid must be a string"},
 		"link options without a link":  {appID, `{"auth_type":7}`, "auth_type must be one of"},
 		"a good request with bad link": {appID, `{"min_ttl":1,"redirect_uri":"` + marker + `"}`, "absolute http or https URL"},
@@ -138,9 +139,15 @@ func aLookup() preauth.Lookup {
 	}
 }
 
+// aPlugin returns what a mini program passes to openAuthorizeAccount.
+func aPlugin() preauth.Plugin {
+	return preauth.Plugin{PlatformAppID: appID, PreAuthCode: preauth.NewSecret(code), AuthType: 3, BizAppID: "wx1"}
+}
+
 func TestLookupOnTheWire(t *testing.T) {
-	bare, pc, mobile := aLookup(), aLookup(), aLookup()
+	bare, pc, mobile, plugin := aLookup(), aLookup(), aLookup(), aLookup()
 	bare.Links, pc.Links.Mobile, mobile.Links.PC = preauth.Links{}, preauth.Secret{}, preauth.Secret{}
+	plugin.Links = preauth.Links{Plugin: aPlugin()}
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"revision":42`
 	tests := map[string]struct {
@@ -150,6 +157,9 @@ func TestLookupOnTheWire(t *testing.T) {
 		"without links":        {bare, body + `}`},
 		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}}`},
 		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}}`},
+		"with the plug-in": {
+			plugin, body + `,"links":{"plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`,
+		},
 		"with links": {
 			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
 		},
@@ -206,6 +216,7 @@ func TestParseLookupRefuses(t *testing.T) {
 		"revision as text":       {with(`42`, `"42"`), "revision must be a whole number, 0 or more"},
 		"links as a string":      {beforeLinks + `"` + marker + `"}`, "links must be an object"},
 		"a link as a number":     {beforeLinks + `{"pc":1,"mobile":"` + marker + `"}}`, "links must be an object"},
+		"a plug-in as a string":  {beforeLinks + `{"plugin":"` + marker + `"}}`, "links must be an object"},
 		"two codes":              {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code appears twice"},
 		"an error for an answer": {`{"error":{"code":500,"message":"` + marker + `"}}`, "component_appid is missing"},
 	}

@@ -50,8 +50,8 @@ func contentModeOf(header nats.Header) (contentMode, error) {
 
 // cloudEvent has the attributes of a structured CloudEvent that the service uses.
 type cloudEvent struct {
-	specVersion, dataBase64 *string
-	data                    *json.RawMessage
+	specVersion, data *json.RawMessage
+	dataBase64        *string
 }
 
 func (c *cloudEvent) members() []member {
@@ -67,7 +67,9 @@ func (c *cloudEvent) payload() ([]byte, error) {
 	if c.specVersion == nil {
 		return nil, invalid("the CloudEvent has no specversion: set it to 1.0")
 	}
-	if err := checkSpecVersion(*c.specVersion); err != nil {
+	var version string
+	_ = json.Unmarshal(*c.specVersion, &version) // what is no string is not 1.0
+	if err := checkSpecVersion(version); err != nil {
 		return nil, err
 	}
 	switch {

@@ -1,5 +1,10 @@
 package preauth
 
+import (
+	"cmp"
+	"encoding/json"
+)
+
 // ParseLookupRequest parses a look-up. appid is the component in the request's subject, "" if the
 // subject names none; the body must then name it, and otherwise may be empty. An error wraps
 // [ErrInvalid].
@@ -13,7 +18,7 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 	}
 	var (
 		r      LookupRequest
-		inBody string
+		inBody bodyAppID
 		minTTL int64
 	)
 	err := decodeObject(body, []member{
@@ -23,11 +28,12 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 		{name: "redirect_uri", into: &r.RedirectURI},
 		{name: "auth_type", into: &r.AuthType},
 		{name: "biz_appid", into: &r.BizAppID},
+		{name: "category_id_list", into: &r.CategoryIDList},
 	})
 	if err != nil {
 		return LookupRequest{}, err
 	}
-	if r.AppID, err = agreeOnAppID(appid, inBody); err != nil {
+	if r.AppID, err = inBody.agreeWith(appid); err != nil {
 		return LookupRequest{}, err
 	}
 	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
@@ -45,7 +51,7 @@ func ParseLookupRequest(appid string, body []byte) (LookupRequest, error) {
 func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 	var (
 		r      ClaimRequest
-		inBody string
+		inBody bodyAppID
 		minTTL int64
 	)
 	if len(body) > 0 {
@@ -57,13 +63,14 @@ func ParseClaimRequest(appid string, body []byte) (ClaimRequest, error) {
 			{name: "redirect_uri", into: &r.RedirectURI},
 			{name: "auth_type", into: &r.AuthType},
 			{name: "biz_appid", into: &r.BizAppID},
+			{name: "category_id_list", into: &r.CategoryIDList},
 		})
 		if err != nil {
 			return ClaimRequest{}, err
 		}
 	}
 	var err error
-	if r.AppID, err = agreeOnAppID(appid, inBody); err != nil {
+	if r.AppID, err = inBody.agreeWith(appid); err != nil {
 		return ClaimRequest{}, err
 	}
 	if r.MinTTL, err = seconds(minTTL, "min_ttl"); err != nil {
@@ -88,16 +95,33 @@ func ParseResolveRequest(body []byte) (ResolveRequest, error) {
 	return r, nil
 }
 
-// agreeOnAppID returns the component that a message names in its subject, its body or both.
-func agreeOnAppID(inSubject, inBody string) (string, error) {
-	appid := inBody
-	if appid == "" {
-		appid = inSubject
+// bodyAppID is the component_appid in a body. A body that repeats it may name several components.
+type bodyAppID struct {
+	text    string
+	several bool
+}
+
+// UnmarshalJSON is called each time that the member appears.
+func (b *bodyAppID) UnmarshalJSON(value []byte) error {
+	var text string // stays empty for a null
+	if err := json.Unmarshal(value, &text); err != nil {
+		return err
 	}
+	if text != "" {
+		b.several = b.several || b.text != "" && b.text != text
+		b.text = text
+	}
+	return nil
+}
+
+// agreeWith returns the component that a message names in its body, its subject or both. The error
+// says why there is no such component, or no single one.
+func (b *bodyAppID) agreeWith(inSubject string) (string, error) {
+	appid := cmp.Or(b.text, inSubject)
 	if err := CheckAppID(appid); err != nil {
 		return "", err
 	}
-	if inSubject != "" && inSubject != appid {
+	if b.several || inSubject != "" && inSubject != appid {
 		return "", invalid("the subject and the body name different components: correct one, or remove component_appid from the body")
 	}
 	return appid, nil

@@ -28,26 +28,25 @@ import (
 func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
 	var fields tokenFields
 	err := fields.parse(header, body)
-
-	var e TokenEvent
-	named, nameErr := agreeOnAppID(appid, fields.appid)
-	if nameErr == nil {
-		e.AppID = named
-	}
-	if err = cmp.Or(err, nameErr); err != nil {
+	named, appidErr := fields.appid.agreeWith(appid)
+	e := TokenEvent{AppID: named}
+	if err = cmp.Or(err, appidErr); err != nil {
 		return e, err
 	}
 	if err := checkToken(fields.token); err != nil {
 		return e, err
 	}
-	e.Token = NewSecret(fields.token)
-	e.IssuedAt, e.ExpiresAt, err = tokenLife(fields.issuedAt.Time, fields.expiresAt.Time, fields.expiresIn, microseconds(received))
-	return e, err
+	issuedAt, expiresAt, err := tokenLife(fields.issuedAt.Time, fields.expiresAt.Time, fields.expiresIn, microseconds(received))
+	if err != nil {
+		return e, err
+	}
+	return TokenEvent{AppID: named, Token: NewSecret(fields.token), IssuedAt: issuedAt, ExpiresAt: expiresAt}, nil
 }
 
 // tokenFields are the members of a token event as they are in the message.
 type tokenFields struct {
-	appid, token        string
+	appid               bodyAppID
+	token               string
 	issuedAt, expiresAt instant
 	expiresIn           *int64
 }
@@ -79,6 +78,7 @@ func (f *tokenFields) parse(header nats.Header, body []byte) error {
 		if envelope.specVersion == nil {
 			return err
 		}
+		*f = tokenFields{} // a CloudEvent's members beside the data are attributes, which do not count
 	}
 	if err != nil {
 		return err
@@ -87,6 +87,5 @@ func (f *tokenFields) parse(header nats.Header, body []byte) error {
 	if err != nil {
 		return err
 	}
-	*f = tokenFields{} // members beside the data are extension attributes, which do not count
 	return decodeObject(data, f.members())
 }

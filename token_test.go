@@ -33,6 +33,8 @@ func TestParseTokenEventLife(t *testing.T) {
 		"the shortest expires_in":            {`,"expires_in":1`, 0, time.Second},
 		"the longest expires_in":             {`,"expires_in":86400`, 0, 24 * time.Hour},
 		"expires_at":                         {`,"expires_at":"` + stamp(10*minute) + `"`, 0, 10 * minute},
+		"the latest expires_at":              {`,"expires_at":"` + stamp(24*time.Hour) + `"`, 0, 24 * time.Hour},
+		"the latest expires_at, issued_at":   {`,"issued_at":"` + stamp(-time.Hour) + `","expires_at":"` + stamp(23*time.Hour) + `"`, -time.Hour, 24 * time.Hour},
 		"expires_at wins over expires_in":    {`,"expires_in":7200,"expires_at":"` + stamp(minute) + `"`, 0, minute},
 		"expires_at in front wins as well":   {`,"expires_at":"` + stamp(minute) + `","expires_in":7200`, 0, minute},
 		"expires_at wins over nonsense":      {`,"expires_in":-1,"expires_at":"` + stamp(minute) + `"`, 0, minute},
@@ -120,6 +122,8 @@ func TestParseTokenEventFromCloudEvents(t *testing.T) {
 		"structured, plain content type":    {nats.Header{"Content-Type": {"application/json"}}, envelope + `"data":` + inner + `}`},
 		"structured, and said in a header":  {nats.Header{"content-type": structured["content-type"], "ce-specversion": {"1.0"}}, envelope + `"data":` + inner + `}`},
 		"structured, said twice":            {nats.Header{"content-type": {"application/json"}, "Content-Type": structured["content-type"]}, envelope + `"data":` + inner + `}`},
+		"structured, subject attribute":     {structured, `{"specversion":"1.0","subject":"wxother","data":` + inner + `}`},
+		"binary, subject attribute":         {nats.Header{"ce-specversion": {"1.0"}, "ce-subject": {"wxother"}}, inner},
 		"structured, extension like member": {nil, `{"component_appid":"other","specversion":"1.0","data":` + inner + `}`},
 	}
 	want := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(10 * time.Minute)}
@@ -143,6 +147,7 @@ func TestParseTokenEventTokens(t *testing.T) {
 		"any printable ASCII":   `!"#$%&'()*+,-./:;<=>?@[\]^_{|}~` + "`",
 		"letters beyond ASCII":  "令牌",
 		"as long as is allowed": strings.Repeat("t", preauth.MaxToken),
+		"bytes, not characters": strings.Repeat("令", 682) + "tt", // 2,048 bytes
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -155,6 +160,22 @@ func TestParseTokenEventTokens(t *testing.T) {
 				t.Errorf("another token arrived: %v", err)
 			}
 		})
+	}
+}
+
+// Appids that differ only in case are different components.
+func TestParseTokenEventAppIDCase(t *testing.T) {
+	for _, appid := range []string{"wxabc", "wxABC", "WXabc"} {
+		body := `{"component_appid":"` + appid + `","component_access_token":"` + token + `"}`
+		for _, inSubject := range []string{"", appid} {
+			got, err := preauth.ParseTokenEvent(inSubject, nil, []byte(body), at)
+			if err != nil || got.AppID != appid {
+				t.Errorf("%s became %q, %v", appid, got.AppID, err)
+			}
+		}
+		if got, err := preauth.ParseTokenEvent("wxAbc", nil, []byte(body), at); err == nil || got.AppID != "" {
+			t.Errorf("%s in the body and wxAbc in the subject became %q, %v", appid, got.AppID, err)
+		}
 	}
 }
 
@@ -215,7 +236,21 @@ func badTokenEvents() map[string]badEvent {
 		"an appid too long":      {"", nil, withAppID(`"` + strings.Repeat("w", 65) + `"`), "this one has 65 bytes", false},
 		"an appid as a number":   {"", nil, withAppID(`17`), "component_appid must be a string", false},
 		"an appid as an object":  {"", nil, withAppID(`{"id":"` + appID + `"}`), "component_appid must be a string", false},
-		"two appids":             {appID, nil, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid appears twice", true},
+		"one appid twice":        {appID, nil, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid appears twice", true},
+		"one appid and a null":   {"", nil, plain(`,"component_appid":null`), "component_appid appears twice", true},
+		"one appid and an empty": {"", nil, plain(`,"component_appid":""`), "component_appid appears twice", true},
+		"two appids":             {"", nil, plain(`,"component_appid":"wxother"`), "component_appid appears twice", false},
+		"two appids, one again":  {"", nil, plain(`,"component_appid":"wxother","component_appid":"` + appID + `"`), "component_appid appears twice", false},
+		"two appids, one in the subject": {
+			appID, nil, `{"component_appid":"wxother","component_appid":"` + appID + `"}`, "component_appid appears twice", false,
+		},
+		"two appids in the data": {
+			"", structured, `{"specversion":"1.0","data":` + plain(`,"component_appid":"wxother"`) + `}`, "component_appid appears twice", false,
+		},
+		"another in the subject, token bad": {"wxother", nil, withToken(`7`), "component_access_token must be a string", false},
+		"another in the subject, structured": {
+			"wxother", structured, `{"specversion":"1.0","data":` + plain("") + `}`, "different components", false,
+		},
 		"another in the subject": {"wx" + marker, nil, plain(""), "different components", false},
 		"case differs":           {strings.ToUpper(appID), nil, plain(""), "different components", false},
 		"nonsense as subject":    {"a.b", nil, plain(""), "different components", false},
@@ -236,6 +271,7 @@ func badTokenEvents() map[string]badEvent {
 		"a token with a DEL":          {"", nil, withToken(`"` + token + `\u007f"`), "without white space", true},
 		"a token with a wide space":   {"", nil, withToken(`"` + token + `\u3000"`), "without white space", true},
 		"a token with half a pair":    {"", nil, withToken(`"` + token + `\ud834"`), "must be UTF-8", true},
+		"a token of 683 characters":   {"", nil, withToken(`"` + strings.Repeat("令", 683) + `"`), "has 2049 bytes: the limit is 2048", true},
 		"a token too long":            {"", nil, withToken(`"` + strings.Repeat(marker[:1], preauth.MaxToken+1) + `"`), "has 2049 bytes: the limit is 2048", true},
 
 		"expires_in 0":               {"", nil, plain(`,"expires_in":0`), "expires_in must give the token " + life, true},
@@ -257,6 +293,7 @@ func badTokenEvents() map[string]badEvent {
 		"expires_at equal to issued_at": {
 			"", nil, plain(`,"issued_at":"2026-03-14T09:00:00Z","expires_at":"2026-03-14T09:00:00Z"`), "expires_at must give the token " + life, true,
 		},
+		"expires_at just too late":  {"", nil, plain(`,"expires_at":"2026-03-15T09:26:53.589794Z"`), "expires_at must give the token " + life, true},
 		"expires_at a day too late": {"", nil, plain(`,"expires_at":"2026-03-16T00:00:00Z"`), "expires_at must give the token " + life, true},
 		"expires_at in Unix time":   {"", nil, plain(`,"expires_at":1773480413`), "expires_at must be an RFC 3339 time such as", true},
 		"expires_at without a zone": {"", nil, plain(`,"expires_at":"2026-03-14T09:26:53"`), "expires_at must be an RFC 3339 time such as", true},
@@ -283,28 +320,38 @@ func badTokenEvents() map[string]badEvent {
 		"specversion 1.0.2, structured":   {appID, structured, `{"specversion":"1.0.2","data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
 		"specversion 2.0, no header":      {appID, nil, `{"specversion":"2.0","data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
 		"specversion missing, structured": {appID, structured, `{"data":` + plain("") + `}`, "no specversion: set it to 1.0", true},
-		"specversion null, structured":    {appID, structured, `{"specversion":null,"data":` + plain("") + `}`, "no specversion: set it to 1.0", true},
-		"specversion as a number":         {appID, structured, `{"specversion":1.0,"data":` + plain("") + `}`, "specversion must be a string", true},
-		"specversion twice, structured":   {appID, structured, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
-		"specversion twice, no header":    {appID, nil, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
-		"plain, said to be structured":    {appID, structured, plain(""), "no specversion", true},
-		"data and data_base64":            {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"data_base64":"` + base64Of(plain("")) + `"}`, "either data or data_base64", true},
-		"neither":                         {appID, structured, `{"specversion":"1.0"}`, "either data or data_base64", true},
-		"both null":                       {appID, nil, `{"specversion":"1.0","data":null,"data_base64":null}`, "either data or data_base64", true},
-		"data twice":                      {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"Data":` + plain("") + `}`, "data appears twice", true},
-		"data as text":                    {appID, structured, `{"specversion":"1.0","data":` + fmt.Sprintf("%q", plain("")) + `}`, "data of the CloudEvent must be a JSON object", true},
-		"data as an array":                {appID, structured, `{"specversion":"1.0","data":["` + token + `"]}`, "data of the CloudEvent must be a JSON object", true},
-		"data without a token":            {"", structured, `{"specversion":"1.0","data":{"component_appid":"` + appID + `"}}`, "component_access_token is missing", true},
-		"data_base64 not base64":          {appID, structured, `{"specversion":"1.0","data_base64":"` + token + `"}`, "must be standard base64 with padding", true},
-		"data_base64 without padding":     {appID, structured, `{"specversion":"1.0","data_base64":"` + strings.TrimRight(base64Of(`{"a":1}`), "=") + `"}`, "must be standard base64 with padding", true},
-		"data_base64 in the URL alphabet": {appID, structured, `{"specversion":"1.0","data_base64":"` + base64.URLEncoding.EncodeToString([]byte(plain(`,"ÿ":"???>>>"`))) + `"}`, "must be standard base64 with padding", true},
-		"data_base64 as an object":        {appID, structured, `{"specversion":"1.0","data_base64":{}}`, "data_base64 must be a string", true},
-		"data_base64 of bytes":            {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token+"\xff") + `"}`, "UTF-8", true},
-		"data_base64 of text":             {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token) + `"}`, "must be a JSON object", true},
-		"data_base64 of nothing":          {appID, structured, `{"specversion":"1.0","data_base64":""}`, "must be a JSON object", true},
-		"an event in an event":            {appID, structured, `{"specversion":"1.0","data":{"specversion":"1.0","data":` + plain("") + `}}`, "component_access_token is missing", true},
-		"a batch":                         {appID, nats.Header{"Content-Type": {"application/cloudevents-batch+json"}}, `[]`, "publish each event as its own message", true},
-		"a batch, in upper case":          {appID, nats.Header{"content-type": {"Application/CloudEvents-BATCH+json"}, "ce-specversion": {"1.0"}}, plain(""), "publish each event as its own message", true},
+		"specversion as a number, no header": {
+			"", nil, `{"component_appid":"wxother","specversion":1.0,"data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", false,
+		},
+		"an attribute like a member, data bad": {
+			"", nil, `{"component_appid":"wxother","specversion":"1.0","data":[]}`, "data of the CloudEvent must be a JSON object", false,
+		},
+		"an attribute like a member, data twice": {
+			"", nil, `{"component_appid":"wxother","specversion":"1.0","data":{},"data":{}}`, "data appears twice", false,
+		},
+		"a member specversion in plain JSON": {appID, nil, plain(`,"specversion":"1.0"`), "either data or data_base64", true},
+		"specversion null, structured":       {appID, structured, `{"specversion":null,"data":` + plain("") + `}`, "no specversion: set it to 1.0", true},
+		"specversion as a number":            {appID, structured, `{"specversion":1.0,"data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
+		"specversion twice, structured":      {appID, structured, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
+		"specversion twice, no header":       {appID, nil, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
+		"plain, said to be structured":       {appID, structured, plain(""), "no specversion", true},
+		"data and data_base64":               {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"data_base64":"` + base64Of(plain("")) + `"}`, "either data or data_base64", true},
+		"neither":                            {appID, structured, `{"specversion":"1.0"}`, "either data or data_base64", true},
+		"both null":                          {appID, nil, `{"specversion":"1.0","data":null,"data_base64":null}`, "either data or data_base64", true},
+		"data twice":                         {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"Data":` + plain("") + `}`, "data appears twice", true},
+		"data as text":                       {appID, structured, `{"specversion":"1.0","data":` + fmt.Sprintf("%q", plain("")) + `}`, "data of the CloudEvent must be a JSON object", true},
+		"data as an array":                   {appID, structured, `{"specversion":"1.0","data":["` + token + `"]}`, "data of the CloudEvent must be a JSON object", true},
+		"data without a token":               {"", structured, `{"specversion":"1.0","data":{"component_appid":"` + appID + `"}}`, "component_access_token is missing", true},
+		"data_base64 not base64":             {appID, structured, `{"specversion":"1.0","data_base64":"` + token + `"}`, "must be standard base64 with padding", true},
+		"data_base64 without padding":        {appID, structured, `{"specversion":"1.0","data_base64":"` + strings.TrimRight(base64Of(`{"a":1}`), "=") + `"}`, "must be standard base64 with padding", true},
+		"data_base64 in the URL alphabet":    {appID, structured, `{"specversion":"1.0","data_base64":"` + base64.URLEncoding.EncodeToString([]byte(plain(`,"ÿ":"???>>>"`))) + `"}`, "must be standard base64 with padding", true},
+		"data_base64 as an object":           {appID, structured, `{"specversion":"1.0","data_base64":{}}`, "data_base64 must be a string", true},
+		"data_base64 of bytes":               {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token+"\xff") + `"}`, "UTF-8", true},
+		"data_base64 of text":                {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token) + `"}`, "must be a JSON object", true},
+		"data_base64 of nothing":             {appID, structured, `{"specversion":"1.0","data_base64":""}`, "must be a JSON object", true},
+		"an event in an event":               {appID, structured, `{"specversion":"1.0","data":{"specversion":"1.0","data":` + plain("") + `}}`, "component_access_token is missing", true},
+		"a batch":                            {appID, nats.Header{"Content-Type": {"application/cloudevents-batch+json"}}, `[]`, "publish each event as its own message", true},
+		"a batch, in upper case":             {appID, nats.Header{"content-type": {"Application/CloudEvents-BATCH+json"}, "ce-specversion": {"1.0"}}, plain(""), "publish each event as its own message", true},
 	}
 	for name, malformed := range malformedBodies() {
 		bad[name] = badEvent{appID, nil, malformed.body, malformed.says, true}
@@ -320,8 +367,8 @@ func TestParseTokenEventRefuses(t *testing.T) {
 			header := maps.Clone(bad.header)
 			got, err := preauth.ParseTokenEvent(bad.appid, bad.header, []byte(bad.body), at)
 			checkRefused(t, err, bad.says)
-			if want := map[bool]string{true: appID}[bad.named]; got.AppID != want {
-				t.Errorf("the event names %q, want %q", got.AppID, want)
+			if want := (preauth.TokenEvent{AppID: map[bool]string{true: appID}[bad.named]}); !reflect.DeepEqual(got, want) {
+				t.Errorf("the event is %+v, want %+v", got, want)
 			}
 			if !reflect.DeepEqual(header, bad.header) {
 				t.Error("the headers were changed")

@@ -20,6 +20,10 @@ const (
 	CauseDemand Cause = "demand"
 )
 
+// MaxRevision is the highest possible revision: 2^53 - 1, the largest number that a reader in
+// JavaScript, or any other that keeps numbers as float64, cannot take for its neighbour.
+const MaxRevision = 1<<53 - 1
+
 // Update announces the current code of a component. The service publishes it on
 // "preauth.updated.<appid>", at least once and with the same Nats-Msg-Id each time, and the NATS
 // server copies it to "preauth.updated".
@@ -31,8 +35,8 @@ type Update struct {
 	PreAuthCode Secret
 	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds.
 	IssuedAt, ExpiresAt time.Time
-	// Revision counts the component's codes from 1 and only grows. Ignore an Update whose Revision
-	// is not above the last one you saw: it is late or repeated.
+	// Revision counts the component's codes from 1 to [MaxRevision] and only grows. Ignore an
+	// Update whose Revision is not above the last one you saw: it is late or repeated.
 	Revision uint64
 	// Cause says why the code became current. A newer service may send causes that are not listed
 	// here.
@@ -66,18 +70,23 @@ func (u Update) Header(source string) nats.Header {
 // which JetStream drops duplicates.
 func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
 	return nats.Header{
-		nats.MsgIdHdr:    {id},
-		"content-type":   {"application/json"},
-		"ce-specversion": {"1.0"},
-		"ce-id":          {id},
-		"ce-type":        {eventType},
-		"ce-source":      {source},
-		"ce-subject":     {subject},
-		"ce-time":        {microseconds(at).Format(time.RFC3339Nano)},
+		nats.MsgIdHdr: {id},
+		// The NATS binding of CloudEvents has the content type in an attribute; some readers look for
+		// content-type, as in its HTTP binding.
+		"ce-datacontenttype": {"application/json"},
+		"content-type":       {"application/json"},
+		"ce-specversion":     {"1.0"},
+		"ce-id":              {id},
+		"ce-type":            {eventType},
+		"ce-source":          {source},
+		"ce-subject":         {subject},
+		"ce-time":            {microseconds(at).Format(time.RFC3339Nano)},
 	}
 }
 
-// ParseUpdate parses the body of an [Update]. An error wraps [ErrInvalid].
+// ParseUpdate parses the body of an [Update]. An error wraps [ErrInvalid]. Anybody who may publish
+// on the subject can send a body that parses: only the service's database knows which revision is
+// current.
 func ParseUpdate(body []byte) (Update, error) {
 	var (
 		u                   Update
@@ -100,6 +109,9 @@ func ParseUpdate(body []byte) (Update, error) {
 	}
 	if code == "" || expiresAt.IsZero() || u.Revision == 0 {
 		return Update{}, invalid("an update needs pre_auth_code, expires_at and revision")
+	}
+	if u.Revision > MaxRevision {
+		return Update{}, invalid("revision must be 1 to %d", uint64(MaxRevision))
 	}
 	u.PreAuthCode, u.IssuedAt, u.ExpiresAt = NewSecret(code), issuedAt.Time, expiresAt.Time
 	return u, nil

@@ -24,7 +24,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +38,8 @@ type Options struct {
 	// Path is the only path that the server serves. Default:
 	// /cgi-bin/component/api_create_preauthcode.
 	Path string
-	// AnyToken accepts well-formed tokens that were never passed to SetToken, for any component.
+	// AnyToken accepts tokens that were never passed to SetToken, for any component, if a
+	// [preauth.TokenEvent] may have them.
 	AnyToken bool
 	// TokenLife is the life of a token after SetToken. Default: 7,200 s.
 	TokenLife time.Duration
@@ -465,7 +465,7 @@ func (s *Server) check(call Call, method string, body []byte) int {
 	}
 	known := s.tokens[call.Token.Reveal()]
 	switch {
-	case known == nil && !(s.options.AnyToken && wellFormed(call.Token.Reveal())):
+	case known == nil && !(s.options.AnyToken && wellFormed(call.Token)):
 		return 40001
 	case known != nil && !now.Before(known.expires):
 		return 42001
@@ -513,9 +513,9 @@ func (c *component) use(now time.Time, options Options) int {
 	return 0
 }
 
-// wellFormed reports whether WeChat could have issued a token.
-func wellFormed(token string) bool {
-	return len(token) <= 2048 && !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+// wellFormed reports whether the contract of preauth allows a token.
+func wellFormed(token preauth.Secret) bool {
+	return preauth.TokenEvent{AppID: "wx", Token: token}.Check() == nil
 }
 
 // send writes the answer.

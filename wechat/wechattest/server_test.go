@@ -178,6 +178,7 @@ func TestAnyToken(t *testing.T) {
 	server := start(t, wechattest.Options{AnyToken: true})
 	for text, errCode := range map[string]int{
 		token: 0, "t": 0, strings.Repeat("t", 2048): 0, strings.Repeat("t", 2049): 40001, "a token": 40001, "": 41001,
+		"令牌": 0, strings.Repeat("令", 682): 0, strings.Repeat("令", 683): 40001, "令\u3000牌": 40001, "token\x00": 40001, "token\xff": 40001,
 	} {
 		if got := call(t, server, another, text); got.ErrCode != errCode {
 			t.Errorf("token of %d characters: %s, want errcode %d", len(text), got.text, errCode)
