@@ -2,6 +2,8 @@ package repo_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -152,6 +154,27 @@ func TestWhatTheStatementsRelyOnIsSetWhateverTheDSNSays(t *testing.T) {
 	}
 }
 
+// A server that took no TLS configuration over a connection, or has a certificate that nobody signed, is refused.
+func TestTLSIsNotDropped(t *testing.T) {
+	d := newDatabase(t)
+	for _, dsn := range []string{d.dsn, d.dsn + "?tls=true"} {
+		r, err := repo.Open(dsn, 1, repo.TLS(&tls.Config{RootCAs: x509.NewCertPool()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		err = r.Check(within(t))
+		if err == nil || !strings.Contains(err.Error(), "TLS") && !strings.Contains(err.Error(), "x509") {
+			t.Errorf("err = %v", err)
+		}
+	}
+	for name, option := range map[string]string{"tls": "tls=skip-verify", "allowFallbackToPlaintext": "tls=true&allowFallbackToPlaintext=true"} {
+		if _, err := repo.Open(d.dsn+"?"+option, 1, repo.TLS(&tls.Config{})); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: err = %v", option, err)
+		}
+	}
+}
+
 func TestTimesComeBackToTheMicrosecondInUTC(t *testing.T) {
 	d := newDatabase(t)
 	// Given times in another zone, finer than what is stored, at the end of a second, and at both ends
@@ -248,6 +271,22 @@ func TestUnavailable(t *testing.T) {
 		defer cancel()
 		if err := r.Check(ctx); !errors.Is(err, repo.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
+		}
+	})
+	t.Run("and the DSN says how long to wait", func(t *testing.T) {
+		mute, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mute.Close()
+		r, err := repo.Open("user:x@tcp("+mute.Addr().String()+")/db?readTimeout=20ms", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		started := time.Now()
+		if err := r.Check(t.Context()); !errors.Is(err, repo.ErrUnavailable) || time.Since(started) > 10*time.Second {
+			t.Errorf("after %v: %v", time.Since(started), err)
 		}
 	})
 	t.Run("the context ends", func(t *testing.T) {

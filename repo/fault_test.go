@@ -282,3 +282,16 @@ func TestFaultsLeaveNoTrace(t *testing.T) {
 		})
 	}
 }
+
+// The row of a new component is locked twice: it is not there the first time.
+func TestAFaultAtTheSecondLockOfANewComponent(t *testing.T) {
+	for how, fault := range map[string]repotest.Fault{"not applied": repotest.NotApplied, "applied": repotest.Applied, "deadlock": deadlock} {
+		t.Run(how, func(t *testing.T) {
+			d := newDatabase(t)
+			d.faults.Script("lock", repotest.Fault{}, fault)
+			if result := d.save(t, succeeded("wx1", at(1), "a"))[0]; result.Status != repo.Saved || result.Revision != 1 || d.faults.Unmet() > 0 {
+				t.Errorf("got %+v, and %d faults were not met", result, d.faults.Unmet())
+			}
+		})
+	}
+}

@@ -96,6 +96,11 @@ func TestLease(t *testing.T) {
 			d.save(t, succeeded("wx1", at(1), "late"), failed("wx1", at(1), 1))
 			d.lease(t, second(11), false)
 		}},
+		"one at an older revision than the caller's": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			if c, leased, err := d.Lease(within(t), "wx1", 2, second(10), second(70)); err != nil || leased || c.Revision != 1 {
+				t.Errorf("%+v, %v, %v", c, leased, err)
+			}
+		}},
 		"one that nobody knows": {succeeded("wx2", at(1), "a", due(900)), func(t *testing.T, d *database) {
 			if c := d.lease(t, second(10), false); c.AppID != "" {
 				t.Errorf("got %+v", c)

@@ -56,6 +56,8 @@ func TestOutbox(t *testing.T) {
 		{oldest.Add(time.Hour), 10, first + second + third + fourth},
 		{oldest.Add(time.Hour), 1, first + second}, // of each kind
 		{oldest.Add(3 * time.Second), 10, first + second + third},
+		{oldest.Add(time.Second + time.Microsecond), 10, first + second},
+		{oldest.Add(time.Second), 10, first}, // the failure was created then
 		{oldest.Add(time.Microsecond), 10, first},
 		{oldest, 10, ""},
 		{oldest.Add(time.Hour), 0, ""},

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
 	"preauth/repo/repotest"
@@ -361,6 +363,18 @@ func TestApplySchemaFromManyReplicasAtOnceAndAgain(t *testing.T) {
 	}
 	if after := d.dump(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// CREATE TABLE IF NOT EXISTS can lose a race, and then says that the table exists.
+func TestApplySchemaAfterALostRace(t *testing.T) {
+	d := emptyDatabase(t)
+	d.faults.Script("schema", repotest.Fault{Err: &mysql.MySQLError{Number: 1050, Message: "Table 'component' already exists"}})
+	if err := d.ApplySchema(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Check(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

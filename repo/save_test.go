@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -407,9 +408,9 @@ func TestSaveRefuses(t *testing.T) {
 		"a code of 513 bytes":          {succeeded("wx2", at(3), long[:513]), "1 to 512"},
 		"a code without an expiry":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.ExpiresAt = time.Time{} }), "Code"},
 		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
-		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = 1<<64 - 1 }), "MinRevision"},
+		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = math.MaxInt64 }), "MinRevision"},
 		"a bad event without an id":    {changed(bad("", at(3)), []func(*repo.Outcome){func(o *repo.Outcome) { o.FailureID = "" }}), "FailureID"},
-		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = long[:401] }), "FailureID"},
+		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = strings.Repeat("訪", 401) }), "FailureID"},
 		"an id that is not UTF-8":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\xff" }), "FailureID"},
 		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},
 		"a failure without a class":    {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.Class = "" }), "class"},
@@ -437,6 +438,20 @@ func TestSaveRefuses(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// What is one more than this is in TestSaveRefuses.
+func TestSaveTakesTheLargestValues(t *testing.T) {
+	d := newDatabase(t)
+	id := strings.Repeat("訪", 400)
+	d.save(t, failed("wx1", at(1), math.MaxInt32, func(o *repo.Outcome) { o.FailureID = id }))
+	if waiting := d.outbox(t); len(waiting) != 1 || waiting[0].MessageID != id {
+		t.Errorf("waiting are %+v", waiting)
+	}
+	result := d.save(t, succeeded("wx1", at(2), "a", func(o *repo.Outcome) { o.MinRevision = math.MaxInt64 - 1 }))[0]
+	if result.Status != repo.Saved || result.Revision != math.MaxInt64 || d.component(t, "wx1").Revision != math.MaxInt64 {
+		t.Errorf("got %+v", result)
+	}
 }
 
 func TestSavedAgainAfterANewerOne(t *testing.T) {
