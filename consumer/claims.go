@@ -63,9 +63,6 @@ func (c *claims) claimOf(request preauth.ClaimRequest) repo.ClaimRequest {
 	}
 }
 
-// errWeChatSlow means that the request's time was over before a code came.
-var errWeChatSlow = errors.New("WeChat did not answer in time: try again")
-
 // claimNew makes a code for a claim that found no spare.
 func (c *claims) claimNew(ctx context.Context, request preauth.ClaimRequest) (repo.Claim, error) {
 	component, err := c.components.get(ctx, request.AppID)

@@ -24,9 +24,6 @@ const (
 	sweepAge = 2 * time.Second
 	// sweepBatch bounds the rows of each kind that one search finds.
 	sweepBatch = 500
-	// queueLimit bounds the announcements for a stream that wait in memory. One that finds no room stays
-	// in the outbox.
-	queueLimit = 4096
 	// roomPoll is how often somebody who waits for room looks for it.
 	roomPoll = 10 * time.Millisecond
 	// publishing bounds the announcements that wait for a stream's answer.

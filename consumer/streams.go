@@ -16,12 +16,8 @@ import (
 	"preauth"
 )
 
-const (
-	// streamCheck is how often a stream is looked at: whether it is still there and still the same.
-	streamCheck = 2 * time.Second
-	// apiTimeout bounds a request to the JetStream API.
-	apiTimeout = 5 * time.Second
-)
+// streamCheck is how often a stream is looked at: whether it is still there and still the same.
+const streamCheck = 2 * time.Second
 
 // role is what a stream is for.
 type role string
