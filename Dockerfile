@@ -1,5 +1,4 @@
-# The service alone, without "preauth dev" and the servers that it brings along: a static binary that
-# runs as nobody on an empty file system.
+# The service alone: a static binary that runs as nobody on an empty file system.
 
 FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
 
@@ -14,7 +13,7 @@ COPY . .
 ARG VERSION
 ARG TARGETOS TARGETARCH
 RUN GOOS=$TARGETOS GOARCH=$TARGETARCH CGO_ENABLED=0 \
-    go build -trimpath -tags nodev -ldflags "-s -w -X main.release=$VERSION" -o /out/preauth ./cmd/preauth
+    go build -trimpath -ldflags "-s -w -X preauth/internal/app.release=$VERSION" -o /out/preauth ./cmd/preauth
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

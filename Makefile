@@ -1,9 +1,9 @@
 # The set-up that a fresh machine with Go needs, and the commands that people and CI use. Without make,
-# `go run ./cmd/preauth dev` and `go test ./...` work as well: they find or build a database server by
+# `go run ./cmd/preauth-dev` and `go test ./...` work as well: they find or build a database server by
 # themselves.
 #
 # Variables:
-#   ARGS                 more arguments for `preauth dev`, `go test`, the fault harness; rows and flags for `make bench`
+#   ARGS                 more arguments for `preauth-dev`, `go test`, the fault harness; rows and flags for `make bench`
 #   NO_INSTALL=1         never install a package
 #   FUZZTIME             how many inputs `make fuzz` gives to each target, such as 30000x
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
@@ -21,9 +21,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: database ## Run the service with NATS, a database and a stand-in for WeChat, until Ctrl-C
-	$(GO) build -o bin/preauth ./cmd/preauth
+	$(GO) build -o bin/ ./cmd/preauth-dev
 	@# Not "go run", which reports the end by Ctrl-C as a failure.
-	@exec bin/preauth dev $(ARGS)
+	@exec bin/preauth-dev $(ARGS)
 
 test: prepare ## Run the tests
 	$(GO) test -timeout 30m $(ARGS) ./...

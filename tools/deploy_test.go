@@ -137,7 +137,7 @@ func TestComposeTakesThePasswordFromTheEnvironment(t *testing.T) {
 // Each variable that docker-compose.yml sets for the service is one that the service reads.
 func TestComposeSettingsAreTheServices(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "preauth")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "nodev", "-o", binary, "./cmd/preauth")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/preauth")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

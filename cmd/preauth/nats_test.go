@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 )
 
@@ -139,7 +140,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			says:   "", // both sides wait for the other to begin
 		},
 	}
-	dsn, stand := newDatabase(t), newWeChat(t, "")
+	dsn, stand := apptest.NewDatabase(t), newWeChat(t, "")
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -157,7 +158,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 
 			refused, admin := serve(t, append(rest, test.wrong...)...)
 			if test.says != "" {
-				refused.err.await(t, test.says)
+				refused.Err.Await(t, test.says)
 			}
 			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
@@ -184,9 +185,9 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 			cert, key := files.issue(t, "its", x509.ExtKeyUsageServerAuth, test.server...)
 			clientCert, clientKey := files.issue(t, "own", x509.ExtKeyUsageClientAuth, test.client...)
 			url := newNATSWith(t, fmt.Sprintf("tls {cert_file: %q, key_file: %q, ca_file: %q, verify: true}", cert, key, files.ca))
-			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+newDatabase(t), "--schema-apply",
+			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply",
 				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
-			service.err.await(t, `"not connected to NATS: trying again".*(`+test.says+")")
+			service.Err.Await(t, `"not connected to NATS: trying again".*(`+test.says+")")
 			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
@@ -208,10 +209,10 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 	}
 	store, refuse := t.TempDir(), new(refusing)
 	_, stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
-	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+newDatabase(t), "--schema-apply")
+	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply")
 	// More often than a client of NATS does by itself.
-	eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
-	service.err.await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
+	apptest.Eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
+	service.Err.Await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
 	stop()
 	startNATS(t, address, store, `authorization {user: me, password: "`+secret+`"}`)
 	awaitReady(t, admin)
@@ -223,7 +224,7 @@ func TestServeReceivesBelowItsInboxPrefix(t *testing.T) {
 	url := newNATSWith(t, `authorization {users: [
 		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "$SRV.>"]}}
 	]}`)
-	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + newDatabase(t), "--schema-apply"}
+	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + apptest.NewDatabase(t), "--schema-apply"}
 	_, admin := serve(t, append(login, "--nats-inbox-prefix=inbox-of-preauth")...)
 	awaitReady(t, admin)
 }
@@ -236,6 +237,17 @@ func newNKey(t *testing.T) (user, file string) {
 		t.Fatal(err)
 	}
 	return publicKey(t, pair), write(t, "user.nk", string(seedOf(t, pair)))
+}
+
+// nkey logs in with the seed in a file.
+func nkey(file string) nats.Option {
+	return func(o *nats.Options) error {
+		option, err := nats.NkeyOptionFromSeed(file)
+		if err == nil {
+			err = option(o)
+		}
+		return err
+	}
 }
 
 func publicKey(t *testing.T, pair nkeys.KeyPair) string {

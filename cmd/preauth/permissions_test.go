@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 )
 
@@ -49,7 +50,7 @@ type deployment struct {
 	keys    string // the directory that deploy/nats/keys made
 	ca      string
 	login   func(role string) nats.Option
-	service *running
+	service *apptest.Command
 	asAdmin *nats.Conn
 	heard   chan *nats.Msg // by the admin, in the account of the streams
 }
@@ -179,10 +180,10 @@ func (d *deployment) serve(t *testing.T, args ...string) {
 	t.Helper()
 	var admin string
 	d.service, admin = serve(t, append(args, "--nats-url="+d.url, "--nats-ca="+d.ca, "--nats-inbox-prefix=_INBOX.preauth",
-		"--mysql-dsn="+newDatabase(t), "--schema-apply", "--wechat-url="+newWeChat(t, "").URL())...)
+		"--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply", "--wechat-url="+newWeChat(t, "").URL())...)
 	awaitReady(t, admin)
 	t.Cleanup(func() {
-		if log := d.service.err.String(); strings.Contains(log, "ermissions violation") {
+		if log := d.service.Err.String(); strings.Contains(log, "ermissions violation") {
 			t.Errorf("the service is refused something:\n%s", log)
 		}
 	})
@@ -519,7 +520,7 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 			d.keepOut(t)
 			d.seal(t)
 			// Whoever asks learns at once that no replica is left, across accounts as well.
-			d.service.stop()
+			d.service.Stop()
 			if got := requesting("preauth.lookup.wx1", "", nobody)(t, d, d.connect(t, asClient)); got != done {
 				t.Errorf("a look-up without the service: %s", got)
 			}
@@ -687,7 +688,7 @@ func TestClusterOfTheDeployment(t *testing.T) {
 		brokers, urls = append(brokers, broker), append(urls, url)
 	}
 	for _, broker := range brokers {
-		eventually(t, broker.Name()+" knows the others", func() bool { return broker.NumRoutes() >= servers-1 && broker.JetStreamIsCurrent() })
+		apptest.Eventually(t, broker.Name()+" knows the others", func() bool { return broker.NumRoutes() >= servers-1 && broker.JetStreamIsCurrent() })
 	}
 	d := &deployment{keys: filepath.Join(rules, "keys.d"), ca: files.ca, url: urls[0]}
 	d.login = func(role string) nats.Option { return nkey(filepath.Join(d.keys, role+".nk")) }

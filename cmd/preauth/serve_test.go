@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 	"preauth/internal/mysqlserver"
 	"preauth/internal/natsserver"
@@ -36,21 +37,21 @@ func newNATS(t *testing.T) *natsserver.Server {
 }
 
 // serve starts the service with what differs from test to test, and returns its admin address.
-func serve(t *testing.T, args ...string) (r *running, admin string) {
+func serve(t *testing.T, args ...string) (r *apptest.Command, admin string) {
 	t.Helper()
 	r = start(t, append([]string{
 		"serve", "--admin-listen=127.0.0.1:0", "--log-level=debug",
 		// Limits that no machine is too slow for.
 		"--request-timeout=1m", "--wechat-timeout=1m", "--shutdown=1m", "--stall=1h",
 	}, args...)...)
-	return r, r.err.await(t, `"admin":"([^"]+)"`)[1]
+	return r, r.Err.Await(t, `"admin":"([^"]+)"`)[1]
 }
 
 func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	t.Parallel()
 	server, stand := newNATS(t), newWeChat(t, "")
 	// A DSN may come from a file, with a line break at its end.
-	dsn := write(t, "dsn", newDatabase(t)+"\n")
+	dsn := write(t, "dsn", apptest.NewDatabase(t)+"\n")
 	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn-file="+dsn, "--wechat-url="+stand.URL(), "--schema-apply", "--spares=0")
 	awaitReady(t, admin)
 	if status, body := get(t, admin, "/healthz"); status != http.StatusOK || body != "ok\n" {
@@ -84,14 +85,14 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	lookUpByHand(t, server.URL(), update)
 	checkMetrics(t, admin)
 
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
-	service.err.await(t, `"msg":"stopped"`)
+	service.Err.Await(t, `"msg":"stopped"`)
 	if status, _, stderr := do(t, "check", "--timeout=1m", "--admin-listen="+admin); status != 1 || !strings.Contains(stderr, "connection refused") {
 		t.Errorf("check of a stopped service: status %d, %q", status, stderr)
 	}
-	if text := service.out.String() + service.err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
+	if text := service.Out.String() + service.Err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
 		t.Error("a code is printed")
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
@@ -154,7 +155,7 @@ func checkMetrics(t *testing.T, admin string) {
 		"the build's":                `go_build_info{`,
 	} {
 		// The gauges of the stream and the database are asked for every other second.
-		eventually(t, what+": "+sample, func() bool {
+		apptest.Eventually(t, what+": "+sample, func() bool {
 			_, metrics := get(t, admin, "/metrics")
 			return strings.Contains(metrics, "\n"+sample)
 		})
@@ -197,15 +198,15 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
 	}
-	service.err.await(t, `"not connected to NATS: trying again"`)
-	service.err.await(t, `"schema not applied: trying again"`)
+	service.Err.Await(t, `"not connected to NATS: trying again"`)
+	service.Err.Await(t, `"schema not applied: trying again"`)
 
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	nc := connect(t, server.URL())
 	sub := subscribe(t, nc, "preauth.updated")
-	service.err.await(t, `"taking token events"`)
+	service.Err.Await(t, `"taking token events"`)
 	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if _, err := nc.Request("preauth.lookup.wx1", nil, patience); err != nil {
 		t.Errorf("look-up from memory without MySQL: %v", err)
 	}
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
 }
@@ -241,12 +242,12 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 	defer silent.Close()
 	service, admin := serve(t, "--nats-url="+newNATS(t).URL(),
 		"--mysql-dsn=root@tcp("+silent.Addr().String()+")/away?timeout=1h&readTimeout=1h", "--schema-apply")
-	service.err.await(t, `"taking token events"`)
-	if strings.Contains(service.err.String(), "schema not applied") {
+	service.Err.Await(t, `"taking token events"`)
+	if strings.Contains(service.Err.String(), "schema not applied") {
 		t.Error("the service waited for the database to fail")
 	}
 	expectReasons(t, admin, "MySQL: ")
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
 }
@@ -260,7 +261,7 @@ func expectReasons(t *testing.T, admin string, beginnings ...string) {
 			t.Logf("/readyz said at last: %s", said)
 		}
 	}()
-	eventually(t, "/readyz says "+strings.Join(beginnings, ", "), func() bool {
+	apptest.Eventually(t, "/readyz says "+strings.Join(beginnings, ", "), func() bool {
 		var status int
 		status, said = get(t, admin, "/readyz")
 		lines := strings.Split(strings.TrimSpace(said), "\n")
@@ -278,7 +279,7 @@ func expectReasons(t *testing.T, admin string, beginnings ...string) {
 
 func TestServeSaysThatItsAdminAddressIsTaken(t *testing.T) {
 	t.Parallel()
-	server, stand, dsn := newNATS(t), newWeChat(t, ""), newDatabase(t)
+	server, stand, dsn := newNATS(t), newWeChat(t, ""), apptest.NewDatabase(t)
 	taken := strings.TrimPrefix(stand.URL(), "http://")
 	status, _, stderr := do(t, "serve", "--nats-url="+server.URL(), "--mysql-dsn="+dsn, "--admin-listen="+taken)
 	if want := "--admin-listen: another process listens on " + taken; status != 1 || !strings.Contains(stderr, want) {
@@ -291,11 +292,11 @@ func TestServeEndsWhenNATSClosesTheConnectionForGood(t *testing.T) {
 	// A line as long as a subscription below this inbox prefix is answered with an error after which a
 	// client must not come back.
 	url := newNATSWith(t, "max_control_line: 1024")
-	service, _ := serve(t, "--nats-url="+url, "--nats-inbox-prefix="+strings.Repeat("x", 1100), "--mysql-dsn="+newDatabase(t))
-	if status := service.wait(); status != 1 {
+	service, _ := serve(t, "--nats-url="+url, "--nats-inbox-prefix="+strings.Repeat("x", 1100), "--mysql-dsn="+apptest.NewDatabase(t))
+	if status := service.Wait(); status != 1 {
 		t.Errorf("status %d, want 1", status)
 	}
-	service.err.await(t, `(?m)^preauth: the connection to NATS was closed for good: .*maximum control line`)
+	service.Err.Await(t, `(?m)^preauth: the connection to NATS was closed for good: .*maximum control line`)
 }
 
 func TestLookupSaysThatNATSIsAway(t *testing.T) {

@@ -1,5 +1,3 @@
-//go:build !nodev
-
 package main
 
 import (
@@ -16,6 +14,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/app"
 )
 
 // screen shows a person what happens.
@@ -30,7 +29,7 @@ type screen struct {
 
 func newScreen(w io.Writer) *screen {
 	s := &screen{w: w, width: func() int { return 0 }}
-	if file, ok := w.(*os.File); ok && isTerminal(w) {
+	if file, ok := w.(*os.File); ok && app.IsTerminal(w) {
 		s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 		s.width = func() int {
 			width, _, _ := term.GetSize(int(file.Fd()))

@@ -1,9 +1,11 @@
-package main
+package app
 
 import (
 	"cmp"
 	"context"
+	"io"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +14,21 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"preauth/internal/app/apptest"
 )
+
+const secret = apptest.Secret
+
+// writeFile creates a file in a directory that is the test's own, and returns its name.
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
 
 // sample is what the tests need to know of a setting.
 type sample struct {
@@ -91,49 +107,36 @@ var samples = map[string]sample{
 	"log-format":          {"text", []string{"xml"}, "must be one of auto, text, json, not "},
 }
 
-// command returns what kong knows of a command.
-func command(t *testing.T, path ...string) *kong.Node {
-	t.Helper()
-	node := model().Node
-	for _, name := range path {
-		i := slices.IndexFunc(node.Children, func(child *kong.Node) bool { return child.Name == name })
-		if i < 0 {
-			t.Fatalf("there is no command %q", name)
-		}
-		node = node.Children[i]
-	}
-	return node
+// cli is a command line with the service alone.
+type cli struct {
+	Serve Service `cmd:"" help:"Run the service."`
 }
 
-// settings returns the flags of a command that are its own.
-func settings(t *testing.T, path ...string) []*kong.Flag {
-	t.Helper()
-	var own []*kong.Flag
-	for _, flag := range command(t, path...).Flags {
-		if flag.Name != "help" {
-			own = append(own, flag)
-		}
-	}
-	return own
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return Program{Name: "preauth", CLI: new(cli)}.Run(ctx, args, stdout, stderr)
 }
 
-// refused requires that a command does not begin to work.
+// newParser returns the parser that fills in c.
+func newParser(t testing.TB, c *cli, options ...kong.Option) *kong.Kong {
+	t.Helper()
+	parser, err := Program{Name: "preauth", CLI: c}.parser(options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parser
+}
+
+// settings returns the flags of "preauth serve" that are settings.
+func settings(t testing.TB) []*kong.Flag {
+	t.Helper()
+	serve := newParser(t, new(cli)).Model.Children[0]
+	return slices.DeleteFunc(serve.Flags, func(flag *kong.Flag) bool { return len(flag.Envs) == 0 })
+}
+
+// refused requires that a command rejects its arguments.
 func refused(t *testing.T, says []string, args ...string) {
 	t.Helper()
-	// What is not refused ends at once, with status 0 or 1.
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	out, stderr := newOutput(), newOutput()
-	status := run(ctx, args, out, stderr)
-	if status != 2 || out.String() != "" {
-		t.Errorf("%q: status %d, output %q; want 2 and nothing", args, status, out)
-	}
-	for _, text := range says {
-		if !strings.Contains(stderr.String(), text) {
-			t.Errorf("%q: the refusal is %q, want it to say %q", args, stderr, text)
-		}
-	}
-	hasNoSecret(t, stderr.String())
+	apptest.Refused(t, run, says, args...)
 }
 
 func TestServeRefusesAProxyThatCannotBeRead(t *testing.T) {
@@ -146,7 +149,7 @@ func TestServeRefusesAProxyThatCannotBeRead(t *testing.T) {
 	}
 	for _, proxy := range []string{"", "proxy:3128", "http://me:%23@proxy:3128/", "socks5://127.0.0.1:1080", "https://[::1]:3128"} {
 		t.Setenv("HTTPS_PROXY", proxy)
-		if _, err := (wechatSettings{URLs: []string{"https://a.example", " https://b.example"}, Path: "/x"}).client(); err != nil {
+		if _, err := (WeChat{URLs: []string{"https://a.example", " https://b.example"}, Path: "/x"}).client(); err != nil {
 			t.Errorf("%q: %v", proxy, err)
 		}
 	}
@@ -154,7 +157,7 @@ func TestServeRefusesAProxyThatCannotBeRead(t *testing.T) {
 
 func TestServeRefusesImpossibleValues(t *testing.T) {
 	possible := []string{"serve", "--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth", "--admin-listen=127.0.0.1:0", "--nats-url=nats://me:" + secret + "@127.0.0.1:1"}
-	for _, flag := range settings(t, "serve") {
+	for _, flag := range settings(t) {
 		s, ok := samples[flag.Name]
 		if !ok {
 			t.Errorf("no sample of --%s", flag.Name)
@@ -181,87 +184,11 @@ func TestServeRefusesImpossibleValues(t *testing.T) {
 	}
 }
 
-func TestServeRefusesSettingsThatDoNotGoTogether(t *testing.T) {
-	_, seed := newNKey(t)
-	garbage := write(t, "garbage", secret)
-	files := newCertificates(t)
-	possible := []string{"serve", "--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth", "--admin-listen=127.0.0.1:0", "--nats-url=127.0.0.1:1"}
-	tests := []struct {
-		name string
-		args []string
-		says string
-	}{
-		{"no database", []string{"--mysql-dsn="}, "no database: name one with --mysql-dsn ($MYSQL_DSN) or --mysql-dsn-file ($MYSQL_DSN_FILE)"},
-		{"two DSNs", []string{"--mysql-dsn-file=" + garbage}, "--mysql-dsn ($MYSQL_DSN) and --mysql-dsn-file ($MYSQL_DSN_FILE) cannot be used together"},
-		{"a file with garbage for a DSN", []string{"--mysql-dsn=", "--mysql-dsn-file=" + garbage}, "--mysql-dsn-file ($MYSQL_DSN_FILE): repo: the MySQL DSN: it must read "},
-		{"two ways to log in to NATS", []string{"--nats-user=me", "--nats-token=" + secret}, "--nats-user and --nats-token cannot be used together: keep one of them"},
-		{"three ways", []string{"--nats-user=me", "--nats-nkey=" + seed, "--nats-token=" + secret}, "--nats-user and --nats-token and --nats-nkey cannot be used together"},
-		{"a file with garbage for credentials", []string{"--nats-creds=" + garbage}, "--nats-creds ($NATS_CREDS) must name a file with a user JWT and its seed: this is another one"},
-		{"a file with garbage for an nkey", []string{"--nats-nkey=" + garbage}, "--nats-nkey ($NATS_NKEY) must name a file with the seed of a user's nkey: this is another one"},
-		{"a file with garbage for certificates", []string{"--nats-ca=" + garbage}, "--nats-ca ($NATS_CA) must name a PEM file with certificates: this is another one"},
-		{"a seed in place of its file", []string{"--nats-nkey=" + secret}, "--nats-nkey ($NATS_NKEY) must name a file with the seed of a user's nkey: no such file or directory"},
-		{"another certificate's key", []string{"--nats-cert=" + files.clientCert, "--nats-key=" + files.serverKey}, "--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY) must name PEM files with a certificate and its key"},
-		{"a key that is not there", []string{"--nats-cert=" + files.clientCert, "--nats-key=/no/such/file"}, "must name PEM files with a certificate and its key: no such file or directory"},
-		{"a file with garbage for MySQL's authority", []string{"--mysql-ca=" + garbage}, "--mysql-ca ($MYSQL_CA) must name a PEM file with certificates: this is another one"},
-		{"another certificate's key for MySQL", []string{"--mysql-cert=" + files.clientCert, "--mysql-key=" + files.serverKey}, "--mysql-cert ($MYSQL_CERT) and --mysql-key ($MYSQL_KEY) must name PEM files with a certificate and its key: this is another one"},
-		{"a key for MySQL that is not there", []string{"--mysql-cert=" + files.clientCert, "--mysql-key=/no/such/file"}, "must name PEM files with a certificate and its key: no such file or directory"},
-		{"an authority, and a DSN that trusts everybody", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?tls=skip-verify", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: its option tls contradicts the certificates: leave it out"},
-		{"an authority, and a DSN that does without TLS where it must", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?allowFallbackToPlaintext=true", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: its option allowFallbackToPlaintext contradicts the certificates: leave it out"},
-		{"a longest delay that is not the longest", []string{"--delay-transient=11s"}, "--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is 11s"},
-		{"subjects that cover each other", []string{"--subject-failed=preauth.updated.failed"}, `--subject-… and --stream-… do not go together: impossible setting: the updated subject "preauth.updated" covers`},
-		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "the three streams need three names"},
-		{"no base URL", []string{"--wechat-url="}, "--wechat-url ($PREAUTH_WECHAT_URL) must be one base URL at least, such as https://api.weixin.qq.com"},
-		{"no path", []string{"--wechat-path="}, "--wechat-path ($PREAUTH_WECHAT_PATH) must be a path, such as /cgi-bin/"},
-		{"an argument behind a stray space", []string{"--nats-user=", secret}, "look for a stray space"},
-		{"an unknown flag", []string{"--nats-pasword=" + secret}, `unknown flag --nats-pasword, did you mean "--nats-password"?`},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { refused(t, []string{test.says}, append(possible, test.args...)...) })
-	}
-	t.Run("all that is out of its range at once", func(t *testing.T) {
-		refused(t, []string{
-			"preauth: --in-hand ($PREAUTH_IN_HAND) must be 1 to 100000, not 0\n",
-			"preauth: --stall ($PREAUTH_STALL) must be 1s to 24h, not -1s\n",
-		}, append(possible, "--in-hand=0", "--stall=-1s")...)
-	})
-}
-
-func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
-	tests := []struct {
-		args []string
-		says string
-	}{
-		{nil, `expected one of "serve", "schema", "check", "lookup"`},
-		{[]string{"server"}, `did you mean "serve"`},
-		{[]string{"run"}, `"run" is no command of this build`},
-		{[]string{"schema"}, `expected one of "print", "apply"`},
-		{[]string{"schema", "apply"}, "no database: name one with --mysql-dsn"},
-		{[]string{"schema", "apply", "--mysql-dsn=" + secret}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: it must read "},
-		{[]string{"schema", "apply", "--mysql-connections=1"}, "--mysql-connections ($MYSQL_CONNECTIONS) must be 2 to 10000"},
-		{[]string{"check", "--admin-listen=here"}, "--admin-listen ($PREAUTH_ADMIN_LISTEN) must be host:port"},
-		{[]string{"check", "--admin-listen=127.0.0.1:0"}, "--admin-listen ($PREAUTH_ADMIN_LISTEN) must have the port on which the service listens"},
-		{[]string{"check", "--timeout=0s"}, "--timeout must be 1ms to 1m, not 0s"},
-		{[]string{"lookup"}, `expected "<component>"`},
-		{[]string{"lookup", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
-		{[]string{"lookup", "wx1", "--min-ttl=-1s"}, "--min-ttl must be 0s to 1h, not -1s"},
-		{[]string{"lookup", "wx1", "--timeout=2m"}, "--timeout must be 1ms to 1m, not 2m0s"},
-		{[]string{"lookup", "wx1", "--subject-lookup=>"}, "--subject-lookup ($PREAUTH_SUBJECT_LOOKUP) must be words"},
-		{[]string{"lookup", "wx1", "--nats-url=:" + secret}, "--nats-url ($NATS_URL) must be addresses of NATS servers"},
-		{[]string{"lookup", "wx1", "--nats-creds=/no/such/" + secret}, "--nats-creds ($NATS_CREDS) must name a file"},
-	}
-	for _, test := range tests {
-		t.Run(strings.Join(test.args, " "), func(t *testing.T) { refused(t, []string{test.says}, test.args...) })
-	}
-}
-
 // parseServe returns what "preauth serve" understands.
 func parseServe(t *testing.T, args ...string) map[string]any {
 	t.Helper()
-	parser, err := newParser(new(cli))
-	if err != nil {
-		t.Fatal(err)
-	}
-	forgetEmptyVariables(parser.Model)
+	parser := newParser(t, new(cli))
+	unsetEmptyVariables(parser.Model)
 	ctx, err := parser.Parse(append([]string{"serve"}, args...))
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +204,7 @@ func parseServe(t *testing.T, args ...string) map[string]any {
 }
 
 func TestAVariableReplacesTheDefaultAndAFlagReplacesTheVariable(t *testing.T) {
-	flags, file := settings(t, "serve"), write(t, "file", "")
+	flags, file := settings(t), writeFile(t, "file", "")
 	values := func(of func(*kong.Flag) string) (args []string) {
 		for _, flag := range flags {
 			args = append(args, "--"+flag.Name+"="+of(flag))
@@ -320,5 +247,12 @@ func TestContentOfAFileThatIsNotThereDoesNotNameIt(t *testing.T) {
 	if err == nil || !os.IsNotExist(err) {
 		t.Errorf("the error is %v, want that there is no such file", err)
 	}
-	hasNoSecret(t, err.Error())
+	apptest.HasNoSecret(t, err.Error())
+}
+
+func TestAdminEndpointIsForThisMachineUnlessSaidOtherwise(t *testing.T) {
+	host, _, err := net.SplitHostPort(parseServe(t)["admin-listen"].(string))
+	if err != nil || !net.ParseIP(host).IsLoopback() {
+		t.Errorf("it listens on %q, %v; want a loopback address", host, err)
+	}
 }
