@@ -16,11 +16,11 @@ import (
 type lookupCommand struct {
 	NATS app.NATS `embed:"" group:"nats"`
 
-	Component string        `arg:"" help:"The component_appid."`
-	Subject   string        `name:"subject-lookup" env:"PREAUTH_SUBJECT_LOOKUP" default:"preauth.lookup" form:"subject" help:"Subject on which the service answers look-ups."`
-	MinTTL    time.Duration `name:"min-ttl" default:"0s" range:"0s..1h" help:"Time for which the code must still be valid."`
-	Timeout   time.Duration `name:"timeout" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
-	Reveal    bool          `name:"reveal" help:"Print the whole code, and not only its first and last characters."`
+	Component     string        `arg:"" help:"The component_appid."`
+	SubjectPrefix string        `name:"subject-prefix" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
+	MinTTL        time.Duration `name:"min-ttl" default:"0s" range:"0s..1h" help:"Time for which the code must still be valid."`
+	Timeout       time.Duration `name:"timeout" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
+	Reveal        bool          `name:"reveal" help:"Print the whole code, and not only its first and last characters."`
 }
 
 // Run prints the component's current code, or says why there is none.
@@ -38,8 +38,7 @@ func (c lookupCommand) Run(ctx context.Context, to app.Stdio) error {
 		return fmt.Errorf("connecting to NATS at --nats-url ($NATS_URL): %w", err)
 	}
 	defer nc.Close()
-	subjects := preauth.DefaultSubjects()
-	subjects.Lookup = c.Subject
+	subjects := preauth.DefaultSubjects().WithPrefix(c.SubjectPrefix)
 	client, err := preauth.NewClient(nc, preauth.WithSubjects(subjects))
 	if err != nil {
 		return err
@@ -49,7 +48,7 @@ func (c lookupCommand) Run(ctx context.Context, to app.Stdio) error {
 	code, err := client.Lookup(ctx, preauth.LookupRequest{AppID: c.Component, MinTTL: c.MinTTL})
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("nobody answers on %s: is the service running, on this NATS and with this subject?", subjects.Lookup)
+		return fmt.Errorf("nobody answers on %s: is the service running, on this NATS and with this subject prefix?", subjects.Lookup)
 	case err != nil:
 		return err
 	}

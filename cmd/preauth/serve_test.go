@@ -126,7 +126,7 @@ func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.HasPrefix(stderr, "preauth: look-up: 404: ") {
 		t.Errorf("lookup of an unknown component: status %d, %q %q", status, out, stderr)
 	}
-	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--subject-lookup=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
+	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--subject-prefix=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
 		t.Errorf("lookup where no service is: status %d, %q %q", status, out, stderr)
 	}
 }

@@ -37,7 +37,7 @@ func TestServeRefusesSettingsThatDoNotGoTogether(t *testing.T) {
 		{"an authority, and a DSN that trusts everybody", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?tls=skip-verify", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: its option tls contradicts the certificates: leave it out"},
 		{"an authority, and a DSN that does without TLS where it must", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?allowFallbackToPlaintext=true", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): repo: the MySQL DSN: its option allowFallbackToPlaintext contradicts the certificates: leave it out"},
 		{"a longest delay that is not the longest", []string{"--delay-transient=11s"}, "--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is 11s"},
-		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "--subject-… and --stream-… do not go together: impossible setting: the three streams need three names"},
+		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "--stream-tokens, --stream-updates and --stream-failures: impossible setting: the three streams need three names"},
 		{"no base URL", []string{"--wechat-url="}, "--wechat-url ($PREAUTH_WECHAT_URL) must be at least one base URL, such as https://api.weixin.qq.com"},
 		{"no path", []string{"--wechat-path="}, "--wechat-path ($PREAUTH_WECHAT_PATH) must be a path, such as /cgi-bin/"},
 		{"an argument behind a stray space", []string{"--nats-user=", secret}, "look for a stray space"},
@@ -48,9 +48,9 @@ func TestServeRefusesSettingsThatDoNotGoTogether(t *testing.T) {
 	}
 	t.Run("all that is out of its range at once", func(t *testing.T) {
 		apptest.Refused(t, run, []string{
-			"preauth: --in-hand ($PREAUTH_IN_HAND) must be 1 to 100000, not 0\n",
+			"preauth: --in-flight ($PREAUTH_IN_FLIGHT) must be 1 to 100000, not 0\n",
 			"preauth: --stall ($PREAUTH_STALL) must be 1s to 24h, not -1s\n",
-		}, append(possible, "--in-hand=0", "--stall=-1s")...)
+		}, append(possible, "--in-flight=0", "--stall=-1s")...)
 	})
 }
 
@@ -73,7 +73,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 		{[]string{"lookup", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
 		{[]string{"lookup", "wx1", "--min-ttl=-1s"}, "--min-ttl must be 0s to 1h, not -1s"},
 		{[]string{"lookup", "wx1", "--timeout=2m"}, "--timeout must be 1ms to 1m, not 2m0s"},
-		{[]string{"lookup", "wx1", "--subject-lookup=>"}, "--subject-lookup ($PREAUTH_SUBJECT_LOOKUP) must be words"},
+		{[]string{"lookup", "wx1", "--subject-prefix=>"}, "--subject-prefix ($PREAUTH_SUBJECT_PREFIX) must be words"},
 		{[]string{"lookup", "wx1", "--nats-url=:" + secret}, "--nats-url ($NATS_URL) must be addresses of NATS servers"},
 		{[]string{"lookup", "wx1", "--nats-creds=/no/such/" + secret}, "--nats-creds ($NATS_CREDS) must name a file"},
 	}

@@ -78,10 +78,11 @@ func defaultOf(flag *kong.Flag) string {
 	return "`" + flag.Default + "`"
 }
 
+// With --help-all, help has the hidden settings too.
 func TestHelpDocumentsEverySetting(t *testing.T) {
 	t.Setenv("MYSQL_DSN", secret) // must not appear in the help
 	t.Setenv("NATS_PASSWORD", secret)
-	for arg, all := range map[string]bool{"--help": true} {
+	for arg, all := range map[string]bool{"--help": false, "--help-all": true} {
 		status, help, stderr := apptest.Do(t, run, "serve", arg)
 		if status != 0 || stderr != "" {
 			t.Errorf("%s: status %d, %q; want 0 and nothing", arg, status, stderr)

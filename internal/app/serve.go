@@ -31,6 +31,8 @@ type Service struct {
 	Log     Log     `embed:"" group:"admin"`
 
 	SchemaApply bool `name:"schema-apply" group:"mysql" env:"PREAUTH_SCHEMA_APPLY" help:"Create what the database lacks of the schema, as soon as the database answers. Requires the right to create tables."`
+
+	HelpAll helpAll `name:"help-all" help:"Show this help with the settings for tests and experts too."`
 }
 
 // errNATSClosed is why the service ends by itself.

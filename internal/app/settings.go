@@ -173,6 +173,19 @@ func describe(value *kong.Value) string {
 
 func capitalized(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
+// helpAll is the flag that shows the hidden settings.
+type helpAll bool
+
+// BeforeReset is called by kong, as for its own flag --help.
+func (helpAll) BeforeReset(ctx *kong.Context) error {
+	for _, flag := range ctx.Flags() {
+		flag.Hidden = false
+	}
+	err := ctx.PrintUsage(false)
+	ctx.Exit(0)
+	return err
+}
+
 // durations parses durations. Its error says how to write one.
 var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(
 	func(ctx *kong.DecodeContext, target reflect.Value) error {

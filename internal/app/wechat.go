@@ -15,7 +15,7 @@ import (
 // WeChat is how to call WeChat.
 type WeChat struct {
 	URLs    []string      `name:"wechat-url" env:"PREAUTH_WECHAT_URL" default:"https://api.weixin.qq.com,https://api2.weixin.qq.com" help:"Base URLs of the API. If one cannot be reached, the next is tried."`
-	Path    string        `name:"wechat-path" env:"PREAUTH_WECHAT_PATH" default:"/cgi-bin/component/api_create_preauthcode" help:"Path of the call, below the base URL."`
+	Path    string        `name:"wechat-path" env:"PREAUTH_WECHAT_PATH" default:"/cgi-bin/component/api_create_preauthcode" hidden:"" help:"Path of the call, below the base URL."`
 	Timeout time.Duration `name:"wechat-timeout" env:"PREAUTH_WECHAT_TIMEOUT" default:"3s" range:"100ms..1m" help:"Time limit of one call to one host. Keep it below the request timeout, or a look-up that waits has no time for the next host."`
 	Calls   int           `name:"wechat-calls" env:"PREAUTH_WECHAT_CALLS" default:"64" range:"1..10000" help:"Concurrent calls, per replica."`
 
