@@ -2,14 +2,14 @@
 
 FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
 
-# A module proxy, where the default one cannot be reached: --build-arg GOPROXY=...
+# Use another module proxy if the default one cannot be reached: --build-arg GOPROXY=...
 ARG GOPROXY
 
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# What the service calls itself, a semantic version: --build-arg VERSION=1.2.3
+# The version that the service reports, a semantic version: --build-arg VERSION=1.2.3
 ARG VERSION
 ARG TARGETOS TARGETARCH
 RUN GOOS=$TARGETOS GOARCH=$TARGETARCH CGO_ENABLED=0 \
@@ -21,5 +21,5 @@ COPY --from=build /out/preauth /preauth
 USER 65532:65532
 ENTRYPOINT ["/preauth"]
 CMD ["serve"]
-# Asks /readyz where PREAUTH_ADMIN_LISTEN says that it is.
+# Requests /readyz at the address in PREAUTH_ADMIN_LISTEN.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/preauth", "check"]

@@ -1,5 +1,6 @@
-# The commands that people and CI use, and the set-up that they need on a fresh machine with Go. On a machine
-# that has a database server, `go run ./cmd/preauth-dev` and `go test ./...` do the same without make.
+# The commands that people and CI use, and the set-up that they need on a fresh machine with Go. On
+# a machine that has a database server, `go run ./cmd/preauth-dev` and `go test ./...` do the same
+# without make.
 #
 # Variables:
 #   ARGS                 more arguments for `preauth-dev`, `go test`, the fault harness; rows and flags for `make bench`
@@ -66,8 +67,8 @@ APT_UPDATE = tries=24; \
 	done
 APT_INSTALL = apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install $(PACKAGE) >/dev/null
 
-# The tests and the sandbox use MariaDB or MySQL if there is one. Otherwise this installs MariaDB, and where that
-# is impossible, TiDB. TiDB is built here, because `go test` has a time limit.
+# The tests and the sandbox use MariaDB or MySQL if there is one. Otherwise this installs MariaDB,
+# and where that is impossible, TiDB. TiDB is built here, because `go test` has a time limit.
 database:
 	@[ -z "$$PREAUTH_TEST_DSN" ] || exit 0; \
 	PATH="$$PATH:$(SERVER_DIRS)"; \

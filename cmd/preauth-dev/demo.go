@@ -12,8 +12,8 @@ import (
 	"preauth/consumer"
 )
 
-// demonstrate does what other programs do around the service, until ctx ends: it announces tokens as a
-// token service would, subscribes to codes and failures, and looks up each code.
+// demonstrate does what other programs do around the service, until ctx ends: it announces tokens
+// as a token service would, subscribes to codes and failures, and looks up each code.
 func (c sandbox) demonstrate(ctx context.Context, screen *screen, url string, service *consumer.Service) error {
 	for service.Ready() != nil {
 		if !wait(ctx, 20*time.Millisecond) {

@@ -1,5 +1,6 @@
-// Command preauth-dev runs the service and everything around it on one machine, with nothing prepared: NATS,
-// a database, a stand-in for WeChat and a token service. It shows each step, and commands to try.
+// Command preauth-dev runs the service and everything around it on one machine, with nothing
+// prepared: NATS, a database, a stand-in for WeChat and a token service. It shows each step, and
+// commands to try.
 //
 // Exit status: 0 for success, 1 for a failure, 2 for flags that have to be changed.
 package main

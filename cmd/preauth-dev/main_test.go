@@ -28,7 +28,7 @@ type dev struct {
 	nc  *nats.Conn
 }
 
-// startDev waits until tokens are announced, and looks for codes and tokens on the screen at the end.
+// startDev starts the command and waits until it announces tokens.
 func startDev(t *testing.T, args ...string) *dev {
 	t.Helper()
 	d := &dev{Command: apptest.Start(t, run, args...)}
@@ -57,8 +57,8 @@ func awaitReady(t *testing.T, address string) {
 	})
 }
 
-// end does what Ctrl-C does. Before that it looks for what must not be on the screen: the tokens that
-// were announced, and the codes that are current.
+// end does what Ctrl-C does. Before that it looks for what must not be on the screen: the tokens
+// that were announced, and the codes that are current.
 func (d *dev) end(t *testing.T) {
 	t.Helper()
 	var secrets []string

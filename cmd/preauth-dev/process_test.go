@@ -50,8 +50,8 @@ func TestDevEndsWithItsProcess(t *testing.T) {
 	}
 }
 
-// isChild reports whether a process was started with a path below dir. It finds none where there is no
-// /proc.
+// isChild reports whether a process was started with a path below dir. It finds none where there is
+// no /proc.
 func isChild(t *testing.T, dir string) bool {
 	t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -88,8 +88,8 @@ func (s *screen) gap() {
 	fmt.Fprintln(s.w)
 }
 
-// print prints the text behind a head of which indent characters are visible, and breaks it between words
-// where the terminal ends. The caller holds mu.
+// print prints the text behind a head of which indent characters are visible, and breaks it between
+// words where the terminal ends. The caller holds mu.
 func (s *screen) print(head string, indent int, text string) {
 	room := s.width() - indent
 	for lines := range strings.Lines(text) {
@@ -107,8 +107,8 @@ func (s *screen) print(head string, indent int, text string) {
 	}
 }
 
-// logger returns a log whose lines are shown among the others: all of them, or else only what goes wrong
-// and is not shown otherwise.
+// logger returns a log whose lines are shown among the others: all of them, or else only what goes
+// wrong and is not shown otherwise.
 func (s *screen) logger(all bool) *slog.Logger {
 	options := &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {

@@ -13,8 +13,8 @@ import (
 	"preauth/internal/app/apptest"
 )
 
-// Given a service that has a token, codes and claims in memory, when everything that its admin endpoint serves is
-// asked for, then none of them is said, and nothing else is served.
+// The service has a token, codes and claims in memory. No path of the admin endpoint may show them,
+// and no other path may exist.
 func TestAdminEndpointShowsNoSecret(t *testing.T) {
 	t.Parallel()
 	server, stand := newNATS(t), newWeChat(t, "")
@@ -33,7 +33,7 @@ func TestAdminEndpointShowsNoSecret(t *testing.T) {
 	if _, err := client.Claim(t.Context(), preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor-of-" + secret, Reference: secret}); err != nil {
 		t.Fatal(err)
 	}
-	// What a bad event says is in no metric either.
+	// The content of a bad event must not reach a metric either.
 	if err := nc.Publish("component.token.updated", []byte(secret)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,6 @@
-// Command preauth turns the component_access_tokens of WeChat third-party platforms into pre_auth_codes,
-// announces them on NATS and answers look-ups and claims. "preauth serve" is the service.
+// Command preauth turns the component_access_tokens of WeChat third-party platforms into
+// pre_auth_codes, announces them on NATS and answers look-ups and claims. "preauth serve" is the
+// service.
 //
 // Exit status: 0 for success, 1 for a failure, 2 for flags or variables that have to be changed.
 package main

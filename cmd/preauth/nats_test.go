@@ -28,11 +28,12 @@ import (
 // newNATSWith starts a nats-server with JetStream from a configuration file, and returns its URL.
 func newNATSWith(t *testing.T, config string) string {
 	t.Helper()
-	address, _ := startNATS(t, "127.0.0.1:-1", t.TempDir(), config) // it chooses the port itself
+	address, _ := startNATS(t, "127.0.0.1:-1", t.TempDir(), config) // nats-server chooses the port
 	return "nats://" + address
 }
 
-// startNATS starts a nats-server on an address, until stop is called or the test ends, and returns where it listens.
+// startNATS starts a nats-server, which runs until stop is called or the test ends. It returns the
+// address on which the server listens.
 func startNATS(t *testing.T, listen, store, config string, change ...func(*server.Options)) (address string, stop func()) {
 	t.Helper()
 	options, err := server.ProcessConfigFile(write(t, "nats.conf", fmt.Sprintf("listen: %q\njetstream {store_dir: %q}\n%s\n", listen, store, config)))
@@ -128,7 +129,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			args:   []string{"--nats-ca=" + files.ca, "--nats-cert=" + files.clientCert, "--nats-key=" + files.clientKey},
 			wrong:  []string{"--nats-ca=" + files.ca},
 			client: []nats.Option{nats.RootCAs(files.ca), nats.ClientCert(files.clientCert, files.clientKey)},
-			// With TLS 1.3 the client may meet the closed connection before it reads why.
+			// With TLS 1.3 the client may see the closed connection before it reads the alert.
 			says: "tls: certificate required|connection reset by peer|broken pipe|EOF",
 		},
 		{
@@ -137,7 +138,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			args:   []string{"--nats-ca=" + files.ca, "--nats-tls-first"},
 			wrong:  []string{"--nats-ca=" + files.ca},
 			client: []nats.Option{nats.RootCAs(files.ca), nats.TLSHandshakeFirst()},
-			says:   "", // both sides wait for the other to begin
+			says:   "", // each side waits for the other to begin
 		},
 	}
 	dsn, stand := apptest.NewDatabase(t), newWeChat(t, "")
@@ -175,7 +176,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 	}{
 		{"expired", []func(*x509.Certificate){expired}, nil, "certificate has expired or is not yet valid"},
 		{"another host's", []func(*x509.Certificate){forAnotherHost}, nil, "x509: cannot validate certificate for 127.0.0.1"},
-		// Which of these is said depends on what comes first, the alert or the closed connection.
+		// The error depends on what arrives first, the alert or the closed connection.
 		{"the client's expired", nil, []func(*x509.Certificate){expired}, "tls: expired certificate|connection reset by peer|broken pipe|EOF"},
 	}
 	for _, test := range tests {
@@ -193,7 +194,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 	}
 }
 
-// refusing refuses every client, as a server does whose configuration does not know the user yet.
+// refusing rejects every client, like a server whose configuration does not have the user yet.
 type refusing struct{ clients atomic.Int64 }
 
 func (r *refusing) Check(server.ClientAuthentication) bool {
@@ -210,7 +211,7 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 	store, refuse := t.TempDir(), new(refusing)
 	_, stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
 	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply")
-	// More often than a client of NATS does by itself.
+	// By default, nats.go gives up after two.
 	apptest.Eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
 	service.Err.Await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
 	stop()
@@ -220,7 +221,7 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 
 func TestServeReceivesBelowItsInboxPrefix(t *testing.T) {
 	t.Parallel()
-	// The one user may subscribe to what the service needs, and to no _INBOX.
+	// The user may subscribe to what the service needs, but not below _INBOX.
 	url := newNATSWith(t, `authorization {users: [
 		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "$SRV.>"]}}
 	]}`)
@@ -268,8 +269,8 @@ func seedOf(t *testing.T, pair nkeys.KeyPair) []byte {
 	return seed
 }
 
-// newOperator returns the configuration of a server that trusts an operator, and the credentials file of
-// a user of one of its accounts.
+// newOperator returns the configuration of a server that trusts an operator, and the credentials
+// file of a user of one of its accounts.
 func newOperator(t *testing.T) (config, creds string) {
 	t.Helper()
 	must := func(text string, err error) string {
@@ -300,7 +301,7 @@ func newOperator(t *testing.T) (config, creds string) {
 	return config, write(t, "user.creds", must(string(content), err))
 }
 
-// certificates are the files of a certificate authority and what it has signed.
+// certificates are the files of a certificate authority and of the certificates that it signed.
 type certificates struct {
 	ca, serverCert, serverKey, clientCert, clientKey string
 
@@ -326,8 +327,8 @@ func newCertificates(t *testing.T) certificates {
 	return c
 }
 
-// issue returns the files of a certificate for 127.0.0.1 and its key, which take the place of earlier ones of
-// the name.
+// issue writes a certificate for 127.0.0.1 and its key, and returns the files. It overwrites
+// earlier files with the name.
 func (c certificates) issue(t *testing.T, name string, usage x509.ExtKeyUsage, change ...func(*x509.Certificate)) (cert, keyFile string) {
 	t.Helper()
 	leaf := &x509.Certificate{
@@ -360,7 +361,7 @@ func (c certificates) save(t *testing.T, name, kind string, content []byte, err 
 	return file
 }
 
-// What certificates may be wrong in.
+// Defects of certificates.
 func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
 
 func forAnotherHost(c *x509.Certificate) {

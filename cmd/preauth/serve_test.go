@@ -36,12 +36,12 @@ func newNATS(t *testing.T) *natsserver.Server {
 	return server
 }
 
-// serve starts the service with what differs from test to test, and returns its admin address.
+// serve starts the service with arguments of the test, and returns its admin address.
 func serve(t *testing.T, args ...string) (r *apptest.Command, admin string) {
 	t.Helper()
 	r = start(t, append([]string{
 		"serve", "--admin-listen=127.0.0.1:0", "--log-level=debug",
-		// Limits that no machine is too slow for.
+		// No machine is too slow for these limits.
 		"--request-timeout=1m", "--wechat-timeout=1m", "--shutdown=1m", "--stall=1h",
 	}, args...)...)
 	return r, r.Err.Await(t, `"admin":"([^"]+)"`)[1]
@@ -50,7 +50,7 @@ func serve(t *testing.T, args ...string) (r *apptest.Command, admin string) {
 func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	t.Parallel()
 	server, stand := newNATS(t), newWeChat(t, "")
-	// A DSN may come from a file, with a line break at its end.
+	// The file with a DSN may end in a line break.
 	dsn := write(t, "dsn", apptest.NewDatabase(t)+"\n")
 	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn-file="+dsn, "--wechat-url="+stand.URL(), "--schema-apply", "--spares=0")
 	awaitReady(t, admin)
@@ -112,7 +112,7 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	}
 }
 
-// lookUpByHand tries the command for people against a service that has announced a code.
+// lookUpByHand tries the command lookup on a service that has announced a code.
 func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	t.Helper()
 	code := current.PreAuthCode.Reveal()
@@ -131,7 +131,7 @@ func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	}
 }
 
-// checkMetrics requires every figure after one event and its look-ups.
+// checkMetrics requires all metrics after one event and its look-ups.
 func checkMetrics(t *testing.T, admin string) {
 	t.Helper()
 	for what, sample := range map[string]string{
@@ -154,7 +154,7 @@ func checkMetrics(t *testing.T, admin string) {
 		"the process's own":          `process_resident_memory_bytes `,
 		"the build's":                `go_build_info{`,
 	} {
-		// The gauges of the stream and the database are asked for every other second.
+		// The service refreshes the gauges of the stream and the database every two seconds.
 		apptest.Eventually(t, what+": "+sample, func() bool {
 			_, metrics := get(t, admin, "/metrics")
 			return strings.Contains(metrics, "\n"+sample)
@@ -165,7 +165,7 @@ func checkMetrics(t *testing.T, admin string) {
 func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	t.Parallel()
 	options := mysqlserver.TestOptions()
-	options.DSN = "" // it has to be killed
+	options.DSN = "" // the test kills the server
 	database, err := mysqlserver.Start(t.Context(), options)
 	if errors.Is(err, mysqlserver.ErrNotFound) {
 		t.Skip("no database server of its own:", err)
@@ -215,7 +215,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitReady(t, admin) // WeChat away is no reason: another replica could do nothing about it either
+	awaitReady(t, admin) // without WeChat, which another replica could not reach either
 	stand := newWeChat(t, wechatAddress)
 	if update := nextUpdate(t, sub, "wx1"); update.Revision != 1 || stand.Count("wx1") != 1 {
 		t.Errorf("revision %d after %d calls, want 1 after 1", update.Revision, stand.Count("wx1"))
@@ -252,7 +252,7 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// expectReasons waits until /readyz names exactly the given reasons, by their beginnings.
+// expectReasons waits until /readyz has exactly the given reasons. It compares their beginnings.
 func expectReasons(t *testing.T, admin string, beginnings ...string) {
 	t.Helper()
 	said := ""
@@ -289,8 +289,8 @@ func TestServeSaysThatItsAdminAddressIsTaken(t *testing.T) {
 
 func TestServeEndsWhenNATSClosesTheConnectionForGood(t *testing.T) {
 	t.Parallel()
-	// A line as long as a subscription below this inbox prefix is answered with an error after which a
-	// client must not come back.
+	// The subscription below this inbox prefix is longer than the server allows. After the server's
+	// error a client must not reconnect.
 	url := newNATSWith(t, "max_control_line: 1024")
 	service, _ := serve(t, "--nats-url="+url, "--nats-inbox-prefix="+strings.Repeat("x", 1100), "--mysql-dsn="+apptest.NewDatabase(t))
 	if status := service.Wait(); status != 1 {

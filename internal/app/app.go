@@ -1,7 +1,9 @@
-// Package app turns settings into a running service. The commands preauth and preauth-dev share it: the
-// settings of the service and their checks, the connections to NATS and MySQL, the admin server and the log.
+// Package app turns settings into a running service. The commands preauth and preauth-dev share it:
+// the settings of the service and their checks, the connections to NATS and MySQL, the admin server
+// and the log.
 //
-// It is part of the production binary and imports none of the servers that the sandbox and the tests start.
+// It is part of the production binary and imports none of the servers that the sandbox and the
+// tests start.
 package app
 
 import (
@@ -22,16 +24,16 @@ import (
 // Program is a command line.
 type Program struct {
 	Name, Description string
-	// CLI is a pointer to the struct that kong fills in. Its commands have a method Run, which may take a
-	// context.Context and a [Stdio]; a program without commands has one itself.
+	// CLI is a pointer to the struct that kong fills in. Its commands have a method Run, which may
+	// take a context.Context and a [Stdio]; a program without commands has one itself.
 	CLI any
 }
 
 // Stdio is where a command writes.
 type Stdio struct{ Out, Err io.Writer }
 
-// Main is the body of a main function: it calls run and exits with the status that run returns. The first
-// SIGINT, SIGTERM or SIGHUP ends the context, the second one the process.
+// Main is the body of a main function: it calls run and exits with the status that run returns. The
+// first SIGINT, SIGTERM or SIGHUP ends the context, the second one the process.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) int) {
 	if os.Getenv("GOGC") == "" {
 		// The heap is a few megabytes. Look-ups would trigger hundreds of collections a second.
@@ -47,9 +49,9 @@ func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// Run parses the arguments, runs the command they name and returns the exit status: 0 for success, 1 for a
-// failure, 2 for flags or variables that have to be changed. A command that runs on ends in good order
-// when ctx does.
+// Run parses the arguments, runs the command they name and returns the exit status: 0 for success,
+// 1 for a failure, 2 for flags or variables that have to be changed. A command that runs on ends in
+// good order when ctx does.
 func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exited := -1
 	parser, err := p.parser(kong.Writers(stdout, stderr), kong.Exit(func(status int) { exited = status }))
@@ -98,8 +100,9 @@ func (p Program) fail(stderr io.Writer, err error) int {
 	return 1
 }
 
-// release is the version that a build may set with -ldflags "-X preauth/internal/app.release=1.2.3". A
-// build without version control's files, such as the image's, finds no version by itself.
+// release is the version that a build may set with -ldflags "-X
+// preauth/internal/app.release=1.2.3". A build without version control's files, such as the
+// image's, finds no version by itself.
 var release string
 
 // semantic matches a semantic version. NATS micro accepts nothing else.

@@ -10,8 +10,9 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// FuzzSettings gives each setting of "preauth serve" any value, as a flag or as a variable, beside any other
-// argument. Either there is a service to start, or the error names the flag and says what to change.
+// FuzzSettings gives each setting of "preauth serve" any value, as a flag or as a variable, beside
+// any other argument. Either the service could start, or the error names the flag and says what to
+// change.
 //
 //	go test -run '^$' -fuzz '^FuzzSettings$' -fuzztime 5m ./internal/app
 func FuzzSettings(f *testing.F) {
@@ -65,20 +66,21 @@ func FuzzSettings(f *testing.F) {
 		if len(text) > 1000+8*(len(value)+len(more)) || strings.ContainsRune(text, 0) && !strings.Contains(more, "\x00") {
 			t.Errorf("%q: the refusal is out of bounds: %q", args, text)
 		}
-		// What may be a secret is said nowhere.
+		// The error must not repeat what may be a secret.
 		if strings.Contains(value, secret) && more == "" && mayHoldSecret(flag.Name) && strings.Contains(text, secret) {
 			t.Errorf("%q: the refusal %q repeats the value", args, text)
 		}
 	})
 }
 
-// mayHoldSecret reports whether people put a password, a token or a seed into a setting, by intent or by mistake.
+// mayHoldSecret reports whether people may put a password, a token or a seed into a setting, even
+// by mistake.
 func mayHoldSecret(flag string) bool {
 	return strings.HasPrefix(flag, "mysql-dsn") || strings.HasPrefix(flag, "nats-") && flag != "nats-tls-first" ||
 		flag == "wechat-url" || flag == "wechat-path"
 }
 
-// settle reads the settings as "preauth serve" does until it begins to work.
+// settle checks the settings as "preauth serve" does before it starts.
 func settle(t *testing.T, args []string) error {
 	t.Helper()
 	var c cli
@@ -116,5 +118,5 @@ func settle(t *testing.T, args []string) error {
 		return err
 	}
 	_ = c.Serve.Log.logger(io.Discard)
-	return cfg.Check() // which finds nothing that was not found before
+	return cfg.Check() // must find nothing new
 }

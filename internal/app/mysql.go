@@ -47,8 +47,8 @@ func (s MySQL) Open() (*repo.Repo, error) {
 	return db, nil
 }
 
-// encryption returns the TLS option for the certificate files, or nothing if there are none. The client's
-// files are read again for each new connection.
+// encryption returns the TLS option for the certificate files, or nothing if there are none. The
+// client's files are read again for each new connection.
 func (s MySQL) encryption() ([]repo.Option, error) {
 	if (s.Cert == "") != (s.Key == "") {
 		return nil, UsageErrorf("--mysql-cert ($MYSQL_CERT) and --mysql-key ($MYSQL_KEY) go together: give both or none")

@@ -13,7 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// NATS is how to connect to NATS. Where the nats CLI has a variable for a setting, this is the same one.
+// NATS is how to connect to NATS. Where the nats CLI has a variable for a setting, this is the same
+// one.
 type NATS struct {
 	URL         string `name:"nats-url" env:"NATS_URL" default:"nats://127.0.0.1:4222" form:"servers" help:"Servers, separated by commas."`
 	User        string `name:"nats-user" env:"NATS_USER" placeholder:"NAME" help:"User name, or a token if there is no password."`
@@ -41,7 +42,8 @@ func (s NATS) logins() []string {
 	return ways
 }
 
-// Options returns how to connect. It reads the files that the settings name, and connects to nothing.
+// Options returns how to connect. It reads the files that the settings name, and connects to
+// nothing.
 func (s NATS) Options() (nats.Options, error) {
 	o := nats.GetDefaultOptions()
 	o.Name, o.InboxPrefix, o.TLSHandshakeFirst = "preauth", s.InboxPrefix, s.TLSFirst
@@ -124,9 +126,9 @@ const writeTimeout = 5 * time.Second
 // retryLogEvery is the least time between two log lines about failed connection attempts.
 const retryLogEvery = 10 * time.Second
 
-// connect returns a connection that may not be established yet: it retries forever in the background.
-// closed is called once the connection is closed for good, either by [nats.Conn.Close] or because a server
-// ended it in a way that forbids another attempt.
+// connect returns a connection that may not be established yet: it retries forever in the
+// background. closed is called once the connection is closed for good, either by [nats.Conn.Close]
+// or because a server ended it in a way that forbids another attempt.
 func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) {
 	o, err := s.Options()
 	if err != nil {
@@ -135,7 +137,8 @@ func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 	o.RetryOnFailedConnect, o.MaxReconnect, o.IgnoreAuthErrorAbort = true, -1, true
 	o.ReconnectWait, o.ReconnectJitter, o.ReconnectJitterTLS = 500*time.Millisecond, 500*time.Millisecond, time.Second
 	o.PingInterval, o.MaxPingsOut = 10*time.Second, 2
-	// A write that blocks holds up everything that uses the connection, including health checks and shutdown.
+	// A write that blocks holds up everything that uses the connection, including health checks and
+	// shutdown.
 	o.FlusherTimeout, o.ReconnectOnFlusherError = writeTimeout, true
 
 	// nats.go calls these one at a time.

@@ -47,9 +47,9 @@ func (s Service) Run(ctx context.Context, to Stdio) error {
 	return s.Serve(ctx, s.Log.logger(to.Err), cfg, func(net.Addr, *consumer.Service) {})
 }
 
-// Serve runs one replica with the given log and configuration until ctx ends; the settings of the service
-// itself come from cfg, not from s. It calls started with the address of the admin endpoint and the service
-// just before the service begins to work.
+// Serve runs one replica with the given log and configuration until ctx ends; the settings of the
+// service itself come from cfg, not from s. It calls started with the address of the admin endpoint
+// and the service just before the service begins to work.
 func (s Service) Serve(
 	ctx context.Context, log *slog.Logger, cfg consumer.Config, started func(net.Addr, *consumer.Service),
 ) (err error) {
@@ -118,15 +118,15 @@ func (s Service) Serve(
 const (
 	// drainTime is how long the service waits at most until NATS has taken the last messages.
 	drainTime = 5 * time.Second
-	// schemaPatience is how long the start waits for the schema. Without MySQL the service can still answer
-	// from memory, so after that it starts and the schema follows.
+	// schemaPatience is how long the start waits for the schema. Without MySQL the service can still
+	// answer from memory, so after that it starts and the schema follows.
 	schemaPatience = 3 * time.Second
 	// schemaRetry is the wait between two attempts to apply the schema.
 	schemaRetry = 2 * time.Second
 )
 
-// applySchema applies the schema. While the database is away, it goes on trying in the background until ctx
-// ends. The returned function waits for the end of that.
+// applySchema applies the schema. While the database is away, it goes on trying in the background
+// until ctx ends. The returned function waits for the end of that.
 func applySchema(ctx context.Context, log *slog.Logger, db *repo.Repo) (wait func()) {
 	tried := make(chan struct{})
 	var trying sync.WaitGroup

@@ -34,14 +34,15 @@ var groups = []kong.Group{
 	{Key: "admin", Title: "Admin and log"},
 }
 
-// usageError is an error about flags or environment variables. It makes the program exit with status 2.
+// usageError is an error about flags or environment variables. It makes the program exit with
+// status 2.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// UsageErrorf returns an error that makes the program exit with status 2. The text must name the flag and
-// say what to change. It must not repeat a value that may be a secret, nor the name of a file: people
-// give the secret itself where a file name belongs.
+// UsageErrorf returns an error that makes the program exit with status 2. The text must name the
+// flag and say what to change. It must not repeat a value that may be a secret, nor the name of a
+// file: people give the secret itself where a file name belongs.
 func UsageErrorf(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // forms are the forms that texts must have.
@@ -145,7 +146,8 @@ func parse(text string) int64 {
 	return n
 }
 
-// valuesOf describes the values that a setting may have. It returns "" where name and default are enough.
+// valuesOf describes the values that a setting may have. It returns "" where name and default are
+// enough.
 func valuesOf(flag *kong.Flag) string {
 	if from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); ok {
 		return from + " to " + to
@@ -201,8 +203,8 @@ var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFun
 		return nil
 	}))
 
-// unsetEmptyVariables unsets the settings' variables that are empty. Compose files and manifests pass on
-// what nobody set as empty variables.
+// unsetEmptyVariables unsets the settings' variables that are empty. Compose files and manifests
+// pass on what nobody set as empty variables.
 func unsetEmptyVariables(node *kong.Application) {
 	_ = kong.Visit(node, func(node kong.Visitable, next kong.Next) error {
 		if flag, ok := node.(*kong.Flag); ok {
@@ -216,8 +218,9 @@ func unsetEmptyVariables(node *kong.Application) {
 	})
 }
 
-// parseErrorText returns what is wrong with the command line. It does not repeat an unexpected argument,
-// which may be a password after a stray space, unless the argument stands where a command belongs.
+// parseErrorText returns what is wrong with the command line. It does not repeat an unexpected
+// argument, which may be a password after a stray space, unless the argument stands where a command
+// belongs.
 func parseErrorText(err error, args []string) string {
 	text := err.Error()
 	switch {

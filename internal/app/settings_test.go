@@ -30,13 +30,13 @@ func writeFile(t *testing.T, name, content string) string {
 	return file
 }
 
-// sample is what the tests need to know of a setting.
+// sample is what the tests need to know about a setting.
 type sample struct {
-	// possible is a value other than the default; empty where that takes more than one setting.
+	// possible is a valid value other than the default. Empty: it takes more than one setting.
 	possible string
-	// impossible are values that are refused, each by itself.
+	// impossible are invalid values.
 	impossible []string
-	// says is what the refusal of each of them says besides the name of the flag.
+	// says is what the error for each of them contains besides the name of the flag.
 	says string
 }
 
@@ -53,7 +53,7 @@ var (
 // samples has every setting of "preauth serve".
 var samples = map[string]sample{
 	"nats-url":            {"nats://example.com:4222, tls://example.com", []string{" ", "nats://", "http://example.com", "nats://u:" + secret + "@:x", "nats://example.com,", "nats://example.com:99999"}, "must be addresses of NATS servers"},
-	"nats-user":           {"me", nil, ""}, // see the settings that exclude each other
+	"nats-user":           {"me", nil, ""}, // cmd/preauth tests the settings that exclude each other
 	"nats-password":       {"", []string{secret}, "goes with --nats-user: give that too"},
 	"nats-token":          {"token", nil, ""},
 	"nats-creds":          aFile,
@@ -179,7 +179,7 @@ func TestServeRefusesImpossibleValues(t *testing.T) {
 	}
 }
 
-// parseServe returns what "preauth serve" understands.
+// parseServe returns the values of the settings of "preauth serve".
 func parseServe(t *testing.T, args ...string) map[string]any {
 	t.Helper()
 	parser := newParser(t, new(cli))

@@ -29,7 +29,8 @@ func (s WeChat) client() (*wechat.Client, error) {
 	for i := range s.URLs {
 		s.URLs[i] = strings.TrimSpace(s.URLs[i])
 	}
-	// net/http ignores a proxy that it cannot parse. Calls would then come from an address that WeChat refuses.
+	// net/http ignores a proxy that it cannot parse. Calls would then come from an address that WeChat
+	// refuses.
 	if proxy := cmp.Or(os.Getenv("HTTPS_PROXY"), os.Getenv("https_proxy")); proxy != "" && !isProxy(proxy) {
 		errs = append(errs, UsageErrorf("$HTTPS_PROXY must be an address such as http://proxy.example.com:3128, with special characters of a password as %%XX"))
 	}

@@ -19,8 +19,8 @@ const (
 // errLocked means that another process holds the lock.
 var errLocked = errors.New("locked by another process")
 
-// directory is where a private server keeps its data and its log. The server inherits the lock, so the
-// directory stays locked as long as this process or the server uses it.
+// directory is where a private server keeps its data and its log. The server inherits the lock, so
+// the directory stays locked as long as this process or the server uses it.
 type directory struct {
 	path      string
 	temporary bool

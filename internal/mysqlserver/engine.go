@@ -45,7 +45,8 @@ func find(name Engine) *engine {
 	return nil
 }
 
-// candidates returns the engines to try: the named one, or the one whose data the directory contains, or all.
+// candidates returns the engines to try: the named one, or the one whose data the directory
+// contains, or all.
 func candidates(name Engine, dir *directory) ([]*engine, error) {
 	if e := find(name); e != nil {
 		return []*engine{e}, nil
@@ -125,9 +126,9 @@ func mysqldArguments(data, address string) []string {
 	)
 }
 
-// initializeMariaDB does the work of the script mariadb-install-db. Debian splits that script over two
-// packages, and when root runs it, it changes the owner of system files. The help texts and the schema sys
-// are left out.
+// initializeMariaDB does the work of the script mariadb-install-db. Debian splits that script over
+// two packages, and when root runs it, it changes the owner of system files. The help texts and the
+// schema sys are left out.
 func initializeMariaDB(ctx context.Context, program, data string) error {
 	share, err := shareDirectory(ctx, program)
 	if err != nil {

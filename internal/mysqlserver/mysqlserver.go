@@ -1,16 +1,16 @@
-// Package mysqlserver gives preauth-dev and the tests a MySQL-protocol server: one that a DSN names, or a
-// private one that it starts.
+// Package mysqlserver gives preauth-dev and the tests a MySQL-protocol server: one that a DSN
+// names, or a private one that it starts.
 //
 // A private server is the first of these that the machine has:
 //
-//   - mariadbd (MariaDB 10.6 or newer) or mysqld (MySQL 8 or newer), on the PATH or where systems keep
-//     them, with a data directory of its own and never the system's;
+//   - mariadbd (MariaDB 10.6 or newer) or mysqld (MySQL 8 or newer), on the PATH or where systems
+//     keep them, with a data directory of its own and never the system's;
 //   - devdb, which is TiDB with its built-in store. Build it once with "go -C test/devdb install".
 //
 // A private server listens on a loopback address, accepts the user root without a password, and has
-// durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with the
-// process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if that
-// process is killed before [Server.Close].
+// durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with
+// the process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if
+// that process is killed before [Server.Close].
 //
 // Each package's tests start their own server, so that they share nothing:
 //
@@ -65,12 +65,15 @@ var (
 // Options say which server to use. The zero value starts a temporary private one.
 type Options struct {
 	// DSN names a running server to use instead of a private one, in the form of go-sql-driver/mysql:
-	// user:password@tcp(host:port)/. A database in it is ignored, and so are the other fields except Log.
+	// user:password@tcp(host:port)/. A database in it is ignored, and so are the other fields except
+	// Log.
 	DSN string
-	// Engine is the engine to start. Empty: the one whose data Dir contains, else the first that works.
+	// Engine is the engine to start. Empty: the one whose data Dir contains, else the first that
+	// works.
 	Engine Engine
-	// Dir keeps the data between runs, in a subdirectory for each engine. It is created if missing. Only
-	// one server at a time may use it. Empty: a temporary directory, which [Server.Close] removes.
+	// Dir keeps the data between runs, in a subdirectory for each engine. It is created if missing.
+	// Only one server at a time may use it. Empty: a temporary directory, which [Server.Close]
+	// removes.
 	Dir string
 	// Arguments are passed to mariadbd or mysqld, such as --ssl-cert=FILE.
 	Arguments []string
@@ -87,8 +90,9 @@ const (
 	EnvTestEngine = "PREAUTH_TEST_ENGINE"
 )
 
-// TestOptions returns the options for a package's tests. PREAUTH_TEST_DSN names a server to use, and
-// PREAUTH_TEST_ENGINE (mariadb, mysql or tidb) the engine of a private one. Progress goes to standard error.
+// TestOptions returns the options for a package's tests. PREAUTH_TEST_DSN names a server to use,
+// and PREAUTH_TEST_ENGINE (mariadb, mysql or tidb) the engine of a private one. Progress goes to
+// standard error.
 func TestOptions() Options {
 	return Options{
 		DSN:    os.Getenv(EnvTestDSN),
@@ -118,7 +122,8 @@ type private struct {
 	closed  bool
 }
 
-// Start returns a server that answers queries, after about a second. Canceling ctx ends only the wait.
+// Start returns a server that answers queries, after about a second. Canceling ctx ends only the
+// wait.
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = func(string, ...any) {}
@@ -150,8 +155,8 @@ func connect(ctx context.Context, opts Options) (*Server, error) {
 	return server, nil
 }
 
-// startPrivate starts the first engine that works. If several may be used, one that fails is skipped: some
-// systems forbid their mysqld to use other data directories than its own.
+// startPrivate starts the first engine that works. If several may be used, one that fails is
+// skipped: some systems forbid their mysqld to use other data directories than its own.
 func startPrivate(ctx context.Context, opts Options) (*Server, error) {
 	dir, err := openDirectory(ctx, opts)
 	if err != nil {
@@ -222,8 +227,8 @@ func (s *Server) run(ctx context.Context) (version string, err error) {
 	return version, nil
 }
 
-// awaitReady waits until the server answers. Its data directory shows that the answer comes from this
-// process and not from another one on the same port.
+// awaitReady waits until the server answers. Its data directory shows that the answer comes from
+// this process and not from another one on the same port.
 func (s *Server) awaitReady(ctx context.Context, process *process) (version string, err error) {
 	// The recovery of a large data directory after a kill may take long.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -300,8 +305,9 @@ func (s *Server) String() string {
 // Addr is the address the server listens on, host:port. [Server.Restart] keeps it.
 func (s *Server) Addr() string { return s.config.Addr }
 
-// DSN returns the data source name of a database, in the form of go-sql-driver/mysql. It has no parameters
-// but those of [Options].DSN. The database need not exist; the empty name stands for none.
+// DSN returns the data source name of a database, in the form of go-sql-driver/mysql. It has no
+// parameters but those of [Options].DSN. The database need not exist; the empty name stands for
+// none.
 func (s *Server) DSN(database string) string {
 	config := s.config.Clone()
 	config.DBName = database
@@ -312,8 +318,8 @@ var databaseName = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 
 // CreateDatabase creates a database with a binary utf8mb4 collation, unless it exists.
 func (s *Server) CreateDatabase(ctx context.Context, name string) error {
-	// The go command caches test results by the variables that the test itself reads, not those that TestMain reads.
-	// Without this, a result for one engine would be taken for another's.
+	// The go command caches test results by the variables that the test itself reads, not those that
+	// TestMain reads. Without this, a result for one engine would be taken for another's.
 	_, _ = os.Getenv(EnvTestDSN), os.Getenv(EnvTestEngine)
 	return s.exec(ctx, "CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", name)
 }
@@ -339,8 +345,8 @@ func (s *Server) exec(ctx context.Context, statement, database string) error {
 	return nil
 }
 
-// Kill ends the server with SIGKILL and returns when it is gone. [Server.Restart] starts it again. Killing a
-// server that does not run does nothing.
+// Kill ends the server with SIGKILL and returns when it is gone. [Server.Restart] starts it again.
+// Killing a server that does not run does nothing.
 func (s *Server) Kill() error {
 	if s.private == nil {
 		return fmt.Errorf("kill %s: only a private server can be killed", s)
@@ -351,8 +357,8 @@ func (s *Server) Kill() error {
 	return nil
 }
 
-// Restart kills the server if it runs, starts it on the same address with the same data, and returns when
-// it answers.
+// Restart kills the server if it runs, starts it on the same address with the same data, and
+// returns when it answers.
 func (s *Server) Restart(ctx context.Context) error {
 	if s.private == nil {
 		return fmt.Errorf("restart %s: only a private server can be restarted", s)
@@ -369,8 +375,8 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
-// Close stops a private server, waits until its process is gone and removes a temporary directory. A second
-// Close does nothing.
+// Close stops a private server, waits until its process is gone and removes a temporary directory.
+// A second Close does nothing.
 func (s *Server) Close() error {
 	if s.private == nil {
 		return nil

@@ -21,19 +21,20 @@ import (
 	"preauth/internal/leak"
 )
 
-// ownerDir makes the test binary a process that starts a server on the directory and waits to be killed.
+// ownerDir makes the test binary a process that starts a server on the directory and waits to be
+// killed.
 const ownerDir = "PREAUTH_MYSQLSERVER_TEST_OWNER_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(ownerDir); dir != "" {
 		ownServer(dir)
 	}
-	_ = mysql.SetLogger(&mysql.NopLogger{}) // it would print each connection that a kill breaks
+	_ = mysql.SetLogger(&mysql.NopLogger{}) // it prints each connection that a kill breaks
 	leak.VerifyTestMain(m)
 }
 
-// underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one that
-// Start chooses.
+// underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one
+// that Start chooses.
 func underTest() Engine {
 	if named := TestOptions().Engine; named != "" {
 		return named
@@ -56,7 +57,7 @@ func need(t *testing.T, name Engine) string {
 	return program
 }
 
-// within gives a test's waits an end.
+// within returns a context that ends the waits of a test.
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -136,7 +137,7 @@ func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH
 
 func pid(s *Server) int { return s.private.process.command.Process.Pid }
 
-// temporaryDirectory makes a directory that is the test's own for temporary files.
+// temporaryDirectory gives the test its own directory for temporary files.
 func temporaryDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -490,7 +491,7 @@ func TestTestOptionsFollowTheEnvironment(t *testing.T) {
 	}
 }
 
-// program makes an executable that prints a version and fails at everything else.
+// program creates an executable that prints a version and fails otherwise.
 func program(t *testing.T, dir, name, version string) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -620,7 +621,7 @@ func TestDevdbEndsInGoodOrder(t *testing.T) {
 			if _, err := fmt.Fscanf(output, "devdb: ready on %s\n", &address); err != nil {
 				t.Fatal(err)
 			}
-			// A transaction that is open does not hold it up.
+			// An open transaction must not delay it.
 			db, err := sql.Open("mysql", "root@tcp("+address+")/mysql")
 			if err != nil {
 				t.Fatal(err)

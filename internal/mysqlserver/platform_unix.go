@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// tryLock creates the file if it is missing and locks it, or returns errLocked. The lock lasts until every
-// process that has the file has closed it.
+// tryLock creates the file if it is missing and locks it, or returns errLocked. The lock lasts
+// until every process that has the file has closed it.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
