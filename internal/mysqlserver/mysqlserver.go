@@ -11,20 +11,6 @@
 // durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with
 // the process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if
 // that process is killed before [Server.Close].
-//
-// Each package's tests start their own server, so that they share nothing:
-//
-//	func TestMain(m *testing.M) {
-//		server, err := mysqlserver.Start(context.Background(), mysqlserver.TestOptions())
-//		if err != nil {
-//			log.Fatal(err)
-//		}
-//		code := m.Run()
-//		if err := server.Close(); err != nil {
-//			log.Fatal(err)
-//		}
-//		os.Exit(code)
-//	}
 package mysqlserver
 
 import (
@@ -107,19 +93,15 @@ func TestOptions() Options {
 type Server struct {
 	config  *mysql.Config // without a database
 	version string        // the result of SELECT VERSION()
-	private *private      // nil for a server that a DSN names
-}
+	engine  *engine
 
-// private is a server that was started here.
-type private struct {
-	engine    *engine
+	// Of a private server. A server that a DSN names has no dir.
 	program   string
 	arguments []string
 	dir       *directory
-
-	mu      sync.Mutex
-	process *process
-	closed  bool
+	mu        sync.Mutex
+	process   *process
+	closed    bool
 }
 
 // Start returns a server that answers queries, after about a second. Canceling ctx ends only the
@@ -151,6 +133,14 @@ func connect(ctx context.Context, opts Options) (*Server, error) {
 	server := &Server{config: config}
 	if server.version, _, err = server.identify(ctx); err != nil {
 		return nil, fmt.Errorf("database server at %s: %w", config.Addr, err)
+	}
+	switch {
+	case strings.Contains(server.version, "TiDB"):
+		server.engine = find(TiDB)
+	case strings.Contains(server.version, "MariaDB"):
+		server.engine = find(MariaDB)
+	default:
+		server.engine = find(MySQL)
 	}
 	return server, nil
 }
@@ -201,7 +191,7 @@ func startEngine(ctx context.Context, opts Options, e *engine, program string, d
 		}
 		config := mysql.NewConfig()
 		config.User, config.Net, config.Addr = "root", "tcp", address
-		server := &Server{config: config, private: &private{engine: e, program: program, arguments: opts.Arguments, dir: dir}}
+		server := &Server{config: config, engine: e, program: program, arguments: opts.Arguments, dir: dir}
 		server.version, err = server.run(ctx)
 		if err == nil {
 			return server, nil
@@ -214,8 +204,7 @@ func startEngine(ctx context.Context, opts Options, e *engine, program string, d
 
 // run starts the process and waits until it answers. The caller holds mu or is alone.
 func (s *Server) run(ctx context.Context) (version string, err error) {
-	p := s.private
-	process, err := startProcess(p.program, append(p.engine.arguments(p.dir.data(p.engine), s.Addr()), p.arguments...), p.dir)
+	process, err := startProcess(s.program, append(s.engine.arguments(s.dir.data(s.engine), s.Addr()), s.arguments...), s.dir)
 	if err != nil {
 		return "", err
 	}
@@ -223,7 +212,7 @@ func (s *Server) run(ctx context.Context) (version string, err error) {
 		process.kill()
 		return "", err
 	}
-	p.process = process
+	s.process = process
 	return version, nil
 }
 
@@ -235,19 +224,18 @@ func (s *Server) awaitReady(ctx context.Context, process *process) (version stri
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	p := s.private
 	for {
 		select {
 		case <-process.exited:
 			return "", process.failure()
 		case <-ctx.Done():
-			return "", fmt.Errorf("%s did not answer: %w\n%s", p.program, ctx.Err(), process.logTail())
+			return "", fmt.Errorf("%s did not answer: %w\n%s", s.program, ctx.Err(), process.logTail())
 		case <-tick.C:
 		}
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 		version, data, err := s.identify(attempt)
 		cancel()
-		if err == nil && filepath.Clean(data) == p.dir.data(p.engine) {
+		if err == nil && filepath.Clean(data) == s.dir.data(s.engine) {
 			return version, nil
 		}
 	}
@@ -274,19 +262,8 @@ func (s *Server) open() (*sql.DB, error) {
 	return sql.OpenDB(connector), nil
 }
 
-// Engine returns the server's engine. For a server that a DSN names, its version tells.
-func (s *Server) Engine() Engine {
-	switch {
-	case s.private != nil:
-		return s.private.engine.name
-	case strings.Contains(s.version, "TiDB"):
-		return TiDB
-	case strings.Contains(s.version, "MariaDB"):
-		return MariaDB
-	default:
-		return MySQL
-	}
-}
+// Engine returns the server's engine.
+func (s *Server) Engine() Engine { return s.engine.name }
 
 // String describes the server for a person: "MariaDB 10.11.19 on 127.0.0.1:20306".
 func (s *Server) String() string {
@@ -295,8 +272,8 @@ func (s *Server) String() string {
 		version = tidb
 	}
 	version, _, _ = strings.Cut(version, "-")
-	text := fmt.Sprintf("%s %s on %s", find(s.Engine()).title, version, s.Addr())
-	if s.private == nil {
+	text := fmt.Sprintf("%s %s on %s", s.engine.title, version, s.Addr())
+	if s.dir == nil {
 		text += ", not started here"
 	}
 	return text
@@ -348,27 +325,24 @@ func (s *Server) exec(ctx context.Context, statement, database string) error {
 // Kill ends the server with SIGKILL and returns when it is gone. [Server.Restart] starts it again.
 // Killing a server that does not run does nothing.
 func (s *Server) Kill() error {
-	if s.private == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil {
 		return fmt.Errorf("kill %s: only a private server can be killed", s)
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	s.private.process.kill()
+	s.process.kill()
 	return nil
 }
 
 // Restart kills the server if it runs, starts it on the same address with the same data, and
 // returns when it answers.
 func (s *Server) Restart(ctx context.Context) error {
-	if s.private == nil {
-		return fmt.Errorf("restart %s: only a private server can be restarted", s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.closed {
+		return fmt.Errorf("restart %s: only a private server that is not closed can be restarted", s)
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	if s.private.closed {
-		return fmt.Errorf("restart %s: it is closed", s)
-	}
-	s.private.process.kill()
+	s.process.kill()
 	if _, err := s.run(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", s, err)
 	}
@@ -378,19 +352,16 @@ func (s *Server) Restart(ctx context.Context) error {
 // Close stops a private server, waits until its process is gone and removes a temporary directory.
 // A second Close does nothing.
 func (s *Server) Close() error {
-	if s.private == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.closed {
 		return nil
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	if s.private.closed {
-		return nil
-	}
-	s.private.closed = true
-	if s.private.dir.temporary {
-		s.private.process.kill()
+	s.closed = true
+	if s.dir.temporary {
+		s.process.kill()
 	} else {
-		s.private.process.stop()
+		s.process.stop()
 	}
-	return s.private.dir.close()
+	return s.dir.close()
 }

@@ -135,7 +135,7 @@ func numbers(t *testing.T, db *sql.DB) []int {
 
 func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
 
-func pid(s *Server) int { return s.private.process.command.Process.Pid }
+func pid(s *Server) int { return s.process.command.Process.Pid }
 
 // temporaryDirectory gives the test its own directory for temporary files.
 func temporaryDirectory(t *testing.T) string {
@@ -364,7 +364,7 @@ func TestAbandonedTemporaryDirectoryIsRemoved(t *testing.T) {
 	}
 	living := start(t, Options{Engine: engine})
 	hourAgo := time.Now().Add(-time.Hour)
-	for _, dir := range []string{abandoned, living.private.dir.path} {
+	for _, dir := range []string{abandoned, living.dir.path} {
 		if err := os.Chtimes(dir, hourAgo, hourAgo); err != nil {
 			t.Fatal(err)
 		}
@@ -372,7 +372,7 @@ func TestAbandonedTemporaryDirectoryIsRemoved(t *testing.T) {
 
 	// when another server starts, then only the first is removed.
 	other := start(t, Options{Engine: engine})
-	want := []string{filepath.Base(living.private.dir.path), filepath.Base(other.private.dir.path)}
+	want := []string{filepath.Base(living.dir.path), filepath.Base(other.dir.path)}
 	slices.Sort(want)
 	if got := entries(t, temporary); !slices.Equal(got, want) {
 		t.Errorf("directories %q, want %q", got, want)
@@ -392,10 +392,10 @@ func TestTakenPortIsRecognized(t *testing.T) {
 		}
 	}()
 	e := find(engine)
-	if err := dir.create(within(t), e, s.private.program); err != nil {
+	if err := dir.create(within(t), e, s.program); err != nil {
 		t.Fatal(err)
 	}
-	other := &Server{config: s.config, private: &private{engine: e, program: s.private.program, dir: dir}}
+	other := &Server{config: s.config, engine: e, program: s.program, dir: dir}
 	if _, err := other.run(within(t)); !errors.Is(err, errPortTaken) {
 		t.Errorf("error %v, want errPortTaken", err)
 	}
