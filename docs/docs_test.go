@@ -335,12 +335,12 @@ func TestTestsThatAreNamedExist(t *testing.T) {
 
 func TestSettingsThatAreNamedExist(t *testing.T) {
 	command := sources(t, func(name string) bool {
-		return strings.HasPrefix(name, filepath.Join("cmd", "preauth")) && strings.HasSuffix(name, ".go")
+		return (strings.HasPrefix(name, "cmd") || strings.HasPrefix(name, filepath.Join("internal", "app"))) && strings.HasSuffix(name, ".go")
 	})
 	elsewhere := read(t, "Makefile") + read(t, "internal/mysqlserver/mysqlserver.go") + read(t, "consumer/service.go")
 	variable := regexp.MustCompile(`\b(?:PREAUTH|NATS|MYSQL)_[A-Z_]+\b`)
 	flag := regexp.MustCompile(`--([a-z][a-z-]+)`)
-	ours := regexp.MustCompile(`preauth (?:serve|dev|schema|check|lookup)|make dev`)
+	ours := regexp.MustCompile(`preauth (?:serve|schema|check|lookup)|preauth-dev|make dev`)
 	target := regexp.MustCompile(`\bmake (dev|test|[a-z]+$)`)
 	for _, page := range pages(t) {
 		text := read(t, page)

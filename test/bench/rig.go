@@ -93,7 +93,7 @@ func build(ctx context.Context, dir string) (root string, err error) {
 	if root, err = run("list", "-m", "-f", "{{.Dir}}", "preauth"); err != nil {
 		return "", err
 	}
-	if _, err = run("-C", root, "build", "-trimpath", "-tags", "nodev", "-ldflags", "-s -w", "-o", dir, "./cmd/preauth"); err != nil {
+	if _, err = run("-C", root, "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "./cmd/preauth"); err != nil {
 		return "", err
 	}
 	_, err = run("build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")

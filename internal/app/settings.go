@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -16,37 +16,39 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// A setting is a field with tags for kong. Three more tags say which of its values are possible:
+// A setting is a field with tags for kong. Three more tags say which values it may have:
 //
-//	range:"1s..10m"       a number or a duration with its smallest and its largest value
-//	values:"auto,text"    one of a few
-//	form:"address"        a text of one of the forms below
+//	range:"1s..10m"       a number or a duration, with its smallest and its largest value
+//	values:"auto,text"    one of a few texts or numbers
+//	form:"address"        a text that has one of the forms below
 
-// groups are the parts that the settings of the service are shown in.
+// groups are the sections of the settings in --help and in docs/configuration.md.
 var groups = []kong.Group{
-	{Key: "nats", Title: "NATS", Description: "The variables are those of the nats CLI, but for NATS_TLS_FIRST and NATS_INBOX_PREFIX, which it knows as flags only. There is at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
+	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST and NATS_INBOX_PREFIX, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
-	{Key: "streams", Title: "Streams and subjects", Description: "The same for all replicas."},
+	{Key: "streams", Title: "Streams and subjects", Description: "These must be the same for all replicas."},
 	{Key: "claims", Title: "Claims"},
 	{Key: "work", Title: "Work"},
-	{Key: "delays", Title: "Delays", Description: "Waits after a failure, each up to a quarter longer by chance."},
+	{Key: "delays", Title: "Delays", Description: "Waits after a failure. Each is jittered by up to a quarter."},
 	{Key: "admin", Title: "Admin and log"},
 }
 
-// settingError is about flags and environment variables: exit status 2.
-type settingError struct{ error }
+// usageError is an error about flags or environment variables. It makes the program exit with
+// status 2.
+type usageError struct{ error }
 
-func (e settingError) Unwrap() error { return e.error }
+func (e usageError) Unwrap() error { return e.error }
 
-// refuse returns a settingError. It has to name the flag and say what to change, and must not repeat a
-// value that may be a secret, nor the name of a file, in whose place the secret itself may stand.
-func refuse(format string, args ...any) error { return settingError{fmt.Errorf(format, args...)} }
+// UsageErrorf returns an error that makes the program exit with status 2. The text must name the
+// flag and say what to change. It must not repeat a value that may be a secret, nor the name of a
+// file: people give the secret itself where a file name belongs.
+func UsageErrorf(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// forms are what texts have to look like.
+// forms are the forms that texts must have.
 var forms = map[string]struct {
-	is   func(string) bool
-	want string
+	matches func(string) bool
+	want    string
 }{
 	"subject": {matches(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`), "words of letters, digits, '_' and '-', joined by dots, such as preauth.updated"},
 	"name":    {matches(`^[A-Za-z0-9_-]{1,64}$`), "1 to 64 letters, digits, '_' and '-'"},
@@ -62,7 +64,7 @@ func isAddress(text string) bool {
 	return err == nil && port != "" && isPort(port)
 }
 
-// isPort takes none for the default one.
+// isPort accepts the empty text, which means the default port.
 func isPort(text string) bool {
 	_, err := strconv.ParseUint(text, 10, 16)
 	return text == "" || err == nil
@@ -93,21 +95,21 @@ func checkValues(flags []*kong.Flag) error {
 	for _, flag := range flags {
 		value := flag.Target
 		if form, ok := forms[flag.Tag.Get("form")]; ok {
-			if given := value.String() != "" || flag.HasDefault; given && !form.is(value.String()) {
-				errs = append(errs, refuse("%s must be %s", label(flag), form.want))
+			if given := value.String() != "" || flag.HasDefault; given && !form.matches(value.String()) {
+				errs = append(errs, UsageErrorf("%s must be %s", label(flag), form.want))
 			}
 		}
 		low, high, bounded := bounds(flag)
 		among := flag.Tag.Get("values")
 		if bounded && (value.Int() < low || value.Int() > high) ||
 			among != "" && !slices.Contains(strings.Split(among, ","), fmt.Sprint(value)) {
-			errs = append(errs, refuse("%s must be %s, not %s", label(flag), possible(flag), quoted(value)))
+			errs = append(errs, UsageErrorf("%s must be %s, not %s", label(flag), valuesOf(flag), quoted(value)))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// quoted returns a value for an error: a text with its control characters escaped.
+// quoted formats a value for an error message. It escapes control characters.
 func quoted(value reflect.Value) string {
 	if value.Kind() == reflect.String {
 		return strconv.Quote(value.String())
@@ -115,7 +117,7 @@ func quoted(value reflect.Value) string {
 	return fmt.Sprint(value)
 }
 
-// label is how errors call a setting.
+// label names a setting in error messages.
 func label(flag *kong.Flag) string {
 	if len(flag.Envs) == 0 {
 		return "--" + flag.Name
@@ -132,20 +134,21 @@ func bounds(flag *kong.Flag) (low, high int64, ok bool) {
 	return parse(from), parse(to), true
 }
 
-// parse reads one end of a range, which is a duration or a number.
+// parse returns one end of a range, which is a duration or a number.
 func parse(text string) int64 {
 	if d, err := time.ParseDuration(text); err == nil {
 		return int64(d)
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		panic("range: " + err.Error()) // a defect in a tag: every test of the package fails
+		panic("range: " + err.Error()) // a wrong tag, which every test of this package finds
 	}
 	return n
 }
 
-// possible says which values a setting has, "" where its name and default say it.
-func possible(flag *kong.Flag) string {
+// valuesOf describes the values that a setting may have. It returns "" where name and default are
+// enough.
+func valuesOf(flag *kong.Flag) string {
 	if from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); ok {
 		return from + " to " + to
 	}
@@ -155,13 +158,13 @@ func possible(flag *kong.Flag) string {
 	return ""
 }
 
-// describe is the help text of a setting.
+// describe returns the help text of a setting.
 func describe(value *kong.Value) string {
 	text := value.Help
 	if value.Flag == nil {
 		return text
 	}
-	if values := possible(value.Flag); values != "" {
+	if values := valuesOf(value.Flag); values != "" {
 		text += " " + capitalized(values) + "."
 	}
 	if len(value.Tag.Envs) > 0 {
@@ -172,7 +175,20 @@ func describe(value *kong.Value) string {
 
 func capitalized(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
-// durations reads durations, and says how they are written.
+// helpAll is the flag that shows the hidden settings.
+type helpAll bool
+
+// BeforeReset is called by kong, as for its own flag --help.
+func (helpAll) BeforeReset(ctx *kong.Context) error {
+	for _, flag := range ctx.Flags() {
+		flag.Hidden = false
+	}
+	err := ctx.PrintUsage(false)
+	ctx.Exit(0)
+	return err
+}
+
+// durations parses durations. Its error says how to write one.
 var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(
 	func(ctx *kong.DecodeContext, target reflect.Value) error {
 		var text string
@@ -187,9 +203,9 @@ var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFun
 		return nil
 	}))
 
-// forgetEmptyVariables unsets the settings' variables that are empty, which is how a compose file or a
-// manifest passes on what nobody set.
-func forgetEmptyVariables(node *kong.Application) {
+// unsetEmptyVariables unsets the settings' variables that are empty. Compose files and manifests
+// pass on what nobody set as empty variables.
+func unsetEmptyVariables(node *kong.Application) {
 	_ = kong.Visit(node, func(node kong.Visitable, next kong.Next) error {
 		if flag, ok := node.(*kong.Flag); ok {
 			for _, name := range flag.Envs {
@@ -202,15 +218,16 @@ func forgetEmptyVariables(node *kong.Application) {
 	})
 }
 
-// misread is what is wrong with the command line. It leaves out an argument that nobody asked for, as
-// that may be a password behind a stray space, unless it stands for a command.
-func misread(err error, args []string) string {
+// parseErrorText returns what is wrong with the command line. It does not repeat an unexpected
+// argument, which may be a password after a stray space, unless the argument stands where a command
+// belongs.
+func parseErrorText(err error, args []string) string {
 	text := err.Error()
 	switch {
 	case !strings.HasPrefix(text, "unexpected argument ") || strings.Contains(text, ", did you mean "):
 		return text
 	case text == "unexpected argument "+args[0]:
-		return fmt.Sprintf("%q is no command of this build", args[0])
+		return fmt.Sprintf("%q is not a command", args[0])
 	}
-	return "an argument is neither a command nor a flag, nor the value of one: look for a stray space"
+	return "an argument is neither a command nor a flag nor the value of a flag: look for a stray space"
 }
