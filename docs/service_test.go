@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,6 +36,13 @@ import (
 var mysql *mysqlserver.Server
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "nats" { // see linkNATS
+		if err := natsCLI(os.Args[1:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	status := 1
 	var err error
 	if mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions()); err == nil {
@@ -216,9 +222,9 @@ func (s *service) openDatabase(t *testing.T) *repo.Repo {
 func statements(t *testing.T, heading string) func(yield func(string) bool) {
 	t.Helper()
 	var all []string
-	for _, shown := range blocks(t, "docs/operation.md", "sql") {
-		if heading == "" && shown.heading != "MySQL" || heading == shown.heading {
-			for statement := range strings.SplitSeq(shown.text, ";\n") {
+	for _, block := range blocks(t, "docs/operation.md", "sql") {
+		if heading == "" && block.heading != "MySQL" || heading == block.heading {
+			for statement := range strings.SplitSeq(block.text, ";\n") {
 				if strings.TrimSpace(statement) != "" {
 					all = append(all, statement)
 				}
@@ -470,31 +476,5 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	if len(registered) == 0 {
 		t.Errorf("registered are %v", slices.Sorted(maps.Keys(registered)))
-	}
-}
-
-// The program for Node.js does what it says. It needs what "npm ci" installs.
-func TestNodeExample(t *testing.T) {
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("node is not installed")
-	}
-	if _, err := os.Stat("examples/node_modules"); err != nil {
-		t.Skip("run npm ci in docs/examples to have this tested")
-	}
-	s := start(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	command := exec.CommandContext(ctx, node, "preauth.mjs")
-	command.Dir = "examples"
-	command.Env = append(os.Environ(), "NATS_URL="+s.nats.ClientURL())
-	output, err := command.CombinedOutput()
-	for _, line := range []string{"announced: revision 1 because of a token", "redirect the browser to https://", "resolved: this visitor, order 7", "looked up: revision 1"} {
-		if !strings.Contains(string(output), line) {
-			t.Errorf("it does not print %q", line)
-		}
-	}
-	if err != nil || t.Failed() {
-		t.Errorf("%v\n%s", err, output)
 	}
 }
