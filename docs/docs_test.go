@@ -244,3 +244,27 @@ func TestClassesAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// The words of the log and of /readyz that operation.md quotes are in the code.
+func TestWordsThatAreQuotedExist(t *testing.T) {
+	code := sources(t, func(name string) bool {
+		return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "test")
+	})
+	others := []string{"permissions violation", "context deadline exceeded", "consumer deleted", "Access denied", "Error decrypting our stream metafile"}
+	quote := regexp.MustCompile("`(?:\\w[\\w ]*: )?([A-Za-z]+(?: [A-Za-z-]+)+)`")
+	command := regexp.MustCompile(`^(?:nats|preauth|make|docker|go|SHOW|CREATE) `)
+	quotes := 0
+	for _, quoted := range quote.FindAllStringSubmatch(read(t, "docs/operation.md"), -1) {
+		words := quoted[1]
+		if command.MatchString(words) || slices.Contains(others, words) {
+			continue
+		}
+		quotes++
+		if !strings.Contains(code, words) {
+			t.Errorf("operation.md quotes %q, which the service does not say", words)
+		}
+	}
+	if quotes < 15 {
+		t.Errorf("operation.md quotes the service only %d times", quotes)
+	}
+}
