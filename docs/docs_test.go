@@ -245,6 +245,26 @@ func TestClassesAreDocumented(t *testing.T) {
 	}
 }
 
+// reliability.md has a row for each broken build that the fault harness has to find.
+func TestBrokenBuildsAreDocumented(t *testing.T) {
+	_, table, _ := strings.Cut(read(t, "docs/reliability.md"), "\n| build | found as |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := map[string]bool{}
+	for line := range strings.Lines(table) {
+		build, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		documented[strings.ReplaceAll(build, "`", "")] = true
+	}
+	for _, build := range regexp.MustCompile(`(?m)^\t\tname:\s+"(.*)",$`).FindAllStringSubmatch(read(t, "test/chaos/broken_test.go"), -1) {
+		if !documented[build[1]] {
+			t.Errorf("reliability.md has no row for %q", build[1])
+		}
+		delete(documented, build[1])
+	}
+	for build := range documented {
+		t.Errorf("reliability.md has a row for %q, which is no broken build", build)
+	}
+}
+
 // The words of the log and of /readyz that operation.md quotes are in the code.
 func TestWordsThatAreQuotedExist(t *testing.T) {
 	code := sources(t, func(name string) bool {
