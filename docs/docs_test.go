@@ -206,6 +206,9 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 	ours := regexp.MustCompile(`preauth (?:serve|schema|check|lookup)|preauth-dev|make dev`)
 	target := regexp.MustCompile("(?:`|^ *)make ([a-z]+)(?: ARGS|`|$)")
 	for _, page := range pages(t) {
+		if page == "CHANGELOG.md" { // names settings that are gone
+			continue
+		}
 		text := read(t, page)
 		for _, name := range variable.FindAllString(text, -1) {
 			if !strings.Contains(command, `"`+name+`"`) && !strings.Contains(elsewhere, name) {
