@@ -285,7 +285,7 @@ func TestCertainlyNew(t *testing.T) {
 		}
 	}
 	code := func(revision uint64, made *repo.Token) *consumer.Learnt {
-		return &consumer.Learnt{Standing: repo.Standing{Update: preauth.Update{AppID: "wx1", Revision: revision}, Token: made}}
+		return &consumer.Learnt{Standing: consumer.Standing{Update: preauth.Update{AppID: "wx1", Revision: revision}, Token: made}}
 	}
 	inMySQL := func(l *consumer.Learnt) *consumer.Learnt { l.FromMySQL = true; return l }
 	first := token(1, "a")

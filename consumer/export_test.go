@@ -20,7 +20,7 @@ func ExtendLeases(every time.Duration) { extendEvery = every }
 func LookUpsInMemory(code preauth.Update) func(subject string, body []byte) []byte {
 	s := &Service{cfg: Config{}.withDefaults()}
 	s.codes = newCodeView(s)
-	s.codes.add(repo.Standing{Update: code})
+	s.codes.add(standing{Update: code})
 	r := newResponder(s)
 	var answer []byte
 	return func(subject string, body []byte) []byte {
@@ -110,6 +110,9 @@ func CertainlyNew(event repo.Token, learnt ...*Learnt) bool {
 
 // Learnt is a code of the component wx1.
 type Learnt struct {
-	repo.Standing
+	Standing
 	FromMySQL bool
 }
+
+// Standing is what a replica may know of a code.
+type Standing = standing

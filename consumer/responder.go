@@ -148,7 +148,7 @@ func (r *responder) current(ctx context.Context, request preauth.LookupRequest) 
 		now := r.cfg.Now()
 		if current := component.Current; current != nil {
 			code := updateOf(component.AppID, *current)
-			r.codes.add(repo.Standing{Update: code})
+			r.codes.add(standing{Update: code})
 			if serves(code, request, now) {
 				return code, nil
 			}

@@ -65,7 +65,7 @@ func (s *Service) committed(step Step, outcome repo.Outcome, result repo.Result)
 	if a := result.Announcement; a != nil {
 		if a.Update != nil {
 			token := outcome.Token // by itself: the outcome is not to be kept with it
-			s.codes.add(repo.Standing{Update: *a.Update, Token: &token})
+			s.codes.add(standing{Update: *a.Update, Token: &token})
 		}
 		s.relay.announce(*a, outcome)
 	}

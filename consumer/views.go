@@ -150,6 +150,13 @@ func (v *tokenView) size() int {
 	return len(v.newest)
 }
 
+// standing is a component's current code as it was announced, and the token that it was made with: nil where that is
+// not known.
+type standing struct {
+	preauth.Update
+	Token *repo.Token
+}
+
 // codeView is the current code of each component, in memory, and what the stream of announcements
 // holds for it.
 type codeView struct {
@@ -159,7 +166,7 @@ type codeView struct {
 	onRead func()
 
 	mu        sync.RWMutex
-	codes     map[string]repo.Standing
+	codes     map[string]standing
 	announced map[string]announcement
 }
 
@@ -168,7 +175,7 @@ type announcement struct{ revision, sequence uint64 }
 
 func newCodeView(s *Service) *codeView {
 	v := &codeView{
-		Service: s, read: make(chan struct{}), codes: map[string]repo.Standing{}, announced: map[string]announcement{},
+		Service: s, read: make(chan struct{}), codes: map[string]standing{}, announced: map[string]announcement{},
 	}
 	v.onRead = sync.OnceFunc(func() { close(v.read) })
 	return v
@@ -219,13 +226,13 @@ func (v *codeView) follow(ctx context.Context, stream jetstream.Stream, _ identi
 				"sequence", meta.Sequence.Stream, "error", err)
 			return
 		}
-		v.add(repo.Standing{Update: update})
+		v.add(standing{Update: update})
 		v.stored(update, meta.Sequence.Stream)
 	}, func() { close(caughtUp) })
 }
 
 // add takes in a committed code, unless a newer one is known, and the token that it was made with, if that is told.
-func (v *codeView) add(code repo.Standing) {
+func (v *codeView) add(code standing) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	known := v.codes[code.AppID].Revision
@@ -235,7 +242,7 @@ func (v *codeView) add(code repo.Standing) {
 }
 
 // correct takes in what MySQL holds: where that has no token for the code, a newer one was taken.
-func (v *codeView) correct(code repo.Standing) {
+func (v *codeView) correct(code standing) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if code.Revision >= v.codes[code.AppID].Revision {
@@ -352,10 +359,10 @@ func (v *codeView) reconcileOnce(ctx context.Context) (lacking int, err error) {
 			return lacking, err
 		}
 		for _, code := range page {
-			v.correct(code)
+			v.correct(standing{Update: code})
 			if v.lastAnnounced(code.AppID).revision < code.Revision {
 				lacking++
-				v.relay.deliver(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code.Update})
+				v.relay.deliver(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code})
 			}
 		}
 		after = page[len(page)-1].AppID
