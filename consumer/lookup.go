@@ -56,15 +56,8 @@ func lookupOf(code preauth.Update, request preauth.LookupRequest, now time.Time)
 	return preauth.Lookup{
 		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
 		ExpiresIn: code.ExpiresAt.Sub(now), Revision: code.Revision,
-		Links: links(code.AppID, code.PreAuthCode, request.LinkOptions),
+		Links: wechat.AuthorizationLinks(code.AppID, code.PreAuthCode, request.LinkOptions),
 	}
-}
-
-func links(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
-	if options.RedirectURI == "" {
-		return preauth.Links{}
-	}
-	return wechat.AuthorizationLinks(appid, code, options)
 }
 
 // current returns a code that serves the request: the one in MySQL, or a new one, which is made once

@@ -151,15 +151,6 @@ func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	return &f
 }
 
-// update returns the announcement of the current code. There must be one.
-func (c Component) update() *preauth.Update {
-	return &preauth.Update{
-		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode,
-		IssuedAt: c.Current.IssuedAt, ExpiresAt: c.Current.ExpiresAt,
-		Revision: c.Current.Revision, Cause: c.Current.Cause,
-	}
-}
-
 // Components returns the named components. One that no valid token event ever named is not in the map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))

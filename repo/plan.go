@@ -237,7 +237,10 @@ var errKnownCode = errors.New("repo: the code was given before, to this componen
 
 // announcement announces the current code.
 func (c *component) announcement(at time.Time) *Announcement {
-	u := c.update()
+	u := &preauth.Update{
+		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode, IssuedAt: c.Current.IssuedAt, ExpiresAt: c.Current.ExpiresAt,
+		Revision: c.Current.Revision, Cause: c.Current.Cause,
+	}
 	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: u, CreatedAt: at}
 }
 
