@@ -192,10 +192,8 @@ func (o object) time(name string, value time.Time) object {
 // remaining appends how much of a life is left, in whole seconds rounded down. It never leaves the
 // member out, and a negative duration becomes 0.
 func (o object) remaining(name string, value time.Duration) object {
-	return strconv.AppendInt(o.name(name), wholeSeconds(value), 10)
+	return strconv.AppendInt(o.name(name), int64(max(value, 0)/time.Second), 10)
 }
-
-func wholeSeconds(d time.Duration) int64 { return int64(max(d, 0) / time.Second) }
 
 // object appends an object, which it ends. It leaves out a nil one.
 func (o object) object(name string, value object) object {

@@ -1,9 +1,6 @@
 package preauth
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // LookupAnswer is the answer to a look-up of one code, encoded ahead: it lacks only the life that the
 // code has left when it is sent. It has no links.
@@ -17,6 +14,5 @@ func (l Lookup) Answer() LookupAnswer {
 
 // Append appends the body to b and returns the extended slice. expiresIn is as in [Lookup].
 func (a LookupAnswer) Append(b []byte, expiresIn time.Duration) []byte {
-	b = append(append(b, a.text...), `,"expires_in":`...)
-	return append(strconv.AppendInt(b, wholeSeconds(expiresIn), 10), '}')
+	return object(append(b, a.text...)).remaining("expires_in", expiresIn).end()
 }
