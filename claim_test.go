@@ -22,10 +22,10 @@ func TestClaimRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.ClaimRequest{
 				AppID: appID, ClaimID: "visit-17", Reference: "order 4711 <张>", MinTTL: 5 * time.Minute,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/?a=1&b=2", AuthType: 3, BizAppID: "wx1", CategoryIDList: "99"},
 			},
 			`{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711 <张>","min_ttl":300,` +
-				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/?a=1&b=2","auth_type":3,"biz_appid":"wx1","category_id_list":"99"}`,
 		},
 		"the longest texts": {
 			preauth.ClaimRequest{
@@ -77,13 +77,13 @@ func TestParseClaimRequestRefuses(t *testing.T) {
 		"a claim id of two lines":   {appID, `{"claim_id":"` + marker + `\n"}`, "claim_id must be UTF-8 without control characters"},
 		"half a surrogate":          {appID, `{"claim_id":"` + marker + `\ud834"}`, "claim_id must be UTF-8 without control characters"},
 		"a claim id as a number":    {appID, `{"claim_id":17}`, "claim_id must be a string"},
-		"two claim ids":             {appID, `{"claim_id":"a","claim_id":"a"}`, "claim_id stands twice"},
+		"two claim ids":             {appID, `{"claim_id":"a","claim_id":"a"}`, "claim_id appears twice"},
 		"a reference too long":      {appID, `{"reference":"` + strings.Repeat("r", 257) + `"}`, "reference has 257 characters: the limit is 256"},
 		"a reference with a NUL":    {appID, `{"reference":"` + marker + `\u0000"}`, "reference must be UTF-8 without control characters"},
 		"a reference as an object":  {appID, `{"reference":{"id":"` + marker + `"}}`, "reference must be a string"},
 		"min_ttl negative":          {appID, `{"min_ttl":-1}`, "min_ttl must be 0 to 86400 seconds"},
 		"no such auth_type":         {appID, `{"auth_type":7}`, "auth_type must be one of"},
-		"no address":                {appID, `{"redirect_uri":"` + marker + `"}`, "absolute http or https address"},
+		"no address":                {appID, `{"redirect_uri":"` + marker + `"}`, "absolute http or https URL"},
 	}
 	for name, malformed := range malformedBodies() {
 		tests[name] = bad{appID, malformed.body, malformed.says}
@@ -110,6 +110,7 @@ func TestClaimOnTheWire(t *testing.T) {
 	bare, linked, mobile := aClaim(), aClaim(), aClaim()
 	bare.Reference = ""
 	linked.Links = aLookup().Links
+	linked.Links.Plugin = aPlugin()
 	mobile.Links.Mobile = aLookup().Links.Mobile
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"claim_id":"visit-17",`
@@ -120,7 +121,8 @@ func TestClaimOnTheWire(t *testing.T) {
 	}{
 		"without a reference": {bare, body + claimed + `}`},
 		"with links": {linked, body + `"reference":"order 4711",` + claimed +
-			`,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`},
+			`,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code +
+			`","plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`},
 		"with the mobile link": {mobile, body + `"reference":"order 4711",` + claimed +
 			`,"links":{"mobile":"https://open.example/#` + code + `"}}`},
 	}
@@ -152,7 +154,7 @@ func TestParseClaimRefuses(t *testing.T) {
 		"no expires_at":       {with(`"expires_at"`, `"expires"`), "needs pre_auth_code, expires_at and claim_id"},
 		"no claim id":         {with(`"claim_id"`, `"claim"`), "needs pre_auth_code, expires_at and claim_id"},
 		"expires_in wraps":    {with(`1740`, `9223372036854775807`), "expires_in must be 0 to 86400 seconds"},
-		"claimed_at made up":  {with(`2026-03-14T09:27`, marker), "claimed_at must be a time as in"},
+		"claimed_at made up":  {with(`2026-03-14T09:27`, marker), "claimed_at must be an RFC 3339 time such as"},
 		"links as a string":   {with(`{`, `{"links":"`+marker+`",`), "links must be an object"},
 	}
 	maps.Copy(tests, malformedBodies())
@@ -167,70 +169,7 @@ func TestParseClaimRefuses(t *testing.T) {
 	}
 }
 
-func TestParseResolveRequest(t *testing.T) {
-	for _, text := range []string{"c", code, strings.Repeat("c", preauth.MaxCode)} {
-		got, err := preauth.ParseResolveRequest(preauth.ResolveRequest{PreAuthCode: preauth.NewSecret(text)}.Encode())
-		if err != nil || got.PreAuthCode.Reveal() != text {
-			t.Errorf("another code arrived: %v", err)
-		}
-	}
-	tests := map[string]struct{ body, says string }{
-		"an empty body":      {``, "must be a JSON object"},
-		"no code":            {`{}`, "name the code to resolve"},
-		"an empty code":      {`{"pre_auth_code":""}`, "name the code to resolve"},
-		"a code too long":    {`{"pre_auth_code":"` + code + strings.Repeat("c", preauth.MaxCode) + `"}`, "must have 1 to 512 bytes"},
-		"a code as an array": {`{"pre_auth_code":["` + code + `"]}`, "pre_auth_code must be a string"},
-		"two codes":          {`{"pre_auth_code":"` + code + `","pre_auth_code":"` + code + `"}`, "pre_auth_code stands twice"},
-	}
-	maps.Copy(tests, malformedBodies())
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			_, err := preauth.ParseResolveRequest([]byte(test.body))
-			checkRefused(t, err, test.says)
-		})
-	}
-}
-
-func aResolved() preauth.Resolved {
-	return preauth.Resolved{
-		AppID: appID, ClaimID: "visit-17", Reference: "order 4711", ClaimedAt: at.Add(time.Minute), IssuedAt: at,
-		ExpiresAt: at.Add(30 * time.Minute),
-	}
-}
-
-func TestResolvedOnTheWire(t *testing.T) {
-	want := `{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711",` +
-		`"claimed_at":"2026-03-14T09:27:53.589793Z","issued_at":"2026-03-14T09:26:53.589793Z","expires_at":"2026-03-14T09:56:53.589793Z"}`
-	if got := string(aResolved().Encode()); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-	got, err := preauth.ParseResolved([]byte(want))
-	if err != nil || got != aResolved() {
-		t.Errorf("got %+v, %v", got, err)
-	}
-}
-
-func TestParseResolvedRefuses(t *testing.T) {
-	tests := map[string]struct{ body, says string }{
-		"no component":        {`{"claim_id":"visit-17"}`, "component_appid is missing"},
-		"no claim id":         {`{"component_appid":"` + appID + `"}`, "needs claim_id"},
-		"a claim id as null":  {`{"component_appid":"` + appID + `","claim_id":null}`, "needs claim_id"},
-		"a time as a number":  {`{"component_appid":"` + appID + `","claim_id":"c","issued_at":1}`, "issued_at must be a time as in"},
-		"an impossible appid": {`{"component_appid":"` + marker + `.","claim_id":"c"}`, "64 letters, digits"},
-	}
-	maps.Copy(tests, malformedBodies())
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := preauth.ParseResolved([]byte(test.body))
-			checkRefused(t, err, test.says)
-			if got != (preauth.Resolved{}) {
-				t.Error("something was returned beside the error")
-			}
-		})
-	}
-}
-
-// answer answers what comes on a subject, and returns what came.
+// answer replies to messages on a subject and returns a channel with those messages.
 func answer(t *testing.T, nc *nats.Conn, subject string, header nats.Header, body []byte) <-chan *nats.Msg {
 	t.Helper()
 	requests := make(chan *nats.Msg, 1)
@@ -294,46 +233,11 @@ func TestClientClaimFails(t *testing.T) {
 			checkRefused(t, err, "about another claim")
 		})
 	}
-	t.Run("but not when the service made the claim id up", func(t *testing.T) {
+	t.Run("but not when the service chose the claim id", func(t *testing.T) {
 		nc := connect(t)
 		answer(t, nc, "preauth.claim.>", nil, aClaim().Encode())
 		if got, err := newClient(t, nc).Claim(t.Context(), preauth.ClaimRequest{AppID: appID}); err != nil || got.ClaimID == "" {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	})
-}
-
-func TestClientResolve(t *testing.T) {
-	nc := connect(t)
-	requests := answer(t, nc, "preauth.resolve", nil, aResolved().Encode())
-	client := newClient(t, nc)
-
-	got, err := client.Resolve(t.Context(), preauth.NewSecret(code))
-
-	if err != nil || got != aResolved() {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	if sent, err := preauth.ParseResolveRequest(receive(t, requests).Data); err != nil || sent.PreAuthCode.Reveal() != code {
-		t.Errorf("the service got another code, %v", err)
-	}
-	_, err = client.Resolve(t.Context(), preauth.Secret{})
-	checkRefused(t, err, "name the code to resolve")
-	if len(requests) > 0 {
-		t.Error("a request without a code was sent")
-	}
-}
-
-func TestClientResolveFails(t *testing.T) {
-	nc := connect(t)
-	header, body := answerOf(&preauth.Error{Code: preauth.StatusNotFound, Message: "never claimed"})
-	answer(t, nc, "preauth.resolve", header, body)
-	_, err := newClient(t, nc).Resolve(t.Context(), preauth.NewSecret(code))
-	if failed, ok := errors.AsType[*preauth.Error](err); !ok || failed.Code != preauth.StatusNotFound || strings.Contains(err.Error(), marker) {
-		t.Errorf("got %v", err)
-	}
-
-	other := connect(t)
-	answer(t, other, "preauth.resolve", nil, []byte(`{"claim_id":"`+marker))
-	_, err = newClient(t, other).Resolve(t.Context(), preauth.NewSecret(code))
-	checkRefused(t, err, "ends too early")
 }

@@ -1,34 +1,36 @@
 package preauth
 
-// Class says what kind of failure kept a component without a new code, and so what ends it.
-// The classes and the WeChat error codes behind them are those of WeChat's error table; the client
-// of package wechat assigns them.
+// Class says what kind of failure keeps a component without a new code, and thereby what ends it.
+// Package wechat maps WeChat's error codes to classes.
 type Class string
 
-// The classes as they appear on the wire.
+// The classes as they appear on the wire. Treat a class that is not listed here like
+// [ClassUnknown]: a newer service may send more.
 const (
 	// ClassTransient passes by itself: errcode -1, HTTP 5xx and 429, network errors, time-outs.
 	ClassTransient Class = "transient"
 	// ClassThrottled is WeChat's limit per minute (45011).
 	ClassThrottled Class = "throttled"
-	// ClassQuota is WeChat's limit per day (45009, 48006); the day begins at midnight UTC+8.
+	// ClassQuota is WeChat's limit per day (45009, 48006). WeChat's day begins at midnight UTC+8.
 	ClassQuota Class = "quota"
-	// ClassTokenRejected means that this token is dead; only a newer one helps.
+	// ClassTokenRejected means that WeChat does not accept the token. Only a newer token helps.
 	ClassTokenRejected Class = "token_rejected"
-	// ClassAddressNotAllowed means that WeChat's allow-list lacks the caller's address; an operator
-	// has to add the address, which the failure carries.
+	// ClassAddressNotAllowed means that the caller's address is not on WeChat's allow-list. An
+	// operator has to add the address, which is in the failure's request_ip.
 	ClassAddressNotAllowed Class = "address_not_allowed"
-	// ClassConfiguration means that the platform's account is set up wrongly; an operator has to act.
+	// ClassConfiguration means that the platform's account is not set up for the call. An operator
+	// has to act.
 	ClassConfiguration Class = "configuration"
-	// ClassRequest means that WeChat found fault with the request itself: a defect of this service.
+	// ClassRequest means that WeChat objects to the request itself, which is a bug in the service.
 	ClassRequest Class = "request"
-	// ClassUnknown is any error code outside WeChat's table.
+	// ClassUnknown is an error code that no other class lists.
 	ClassUnknown Class = "unknown"
-	// ClassBadReply is an answer that holds no usable code: a redirect, an unreadable body, no code,
-	// an impossible expires_in. Retried like [ClassTransient].
+	// ClassBadReply is a reply without a usable code: a redirect, an unreadable body, no code, an
+	// impossible expires_in. The service retries it like [ClassTransient].
 	ClassBadReply Class = "bad_reply"
-	// ClassBadEvent is a token event that cannot be understood or carries impossible values.
+	// ClassBadEvent is a token event that cannot be parsed or has impossible values.
 	ClassBadEvent Class = "bad_event"
-	// ClassTokenExpired is a token event whose token was dead on arrival, or died before a code came.
+	// ClassTokenExpired means that the token had expired when its event arrived, or expired before
+	// WeChat gave a code.
 	ClassTokenExpired Class = "token_expired"
 )

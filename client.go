@@ -9,22 +9,26 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Client speaks the contract over a NATS connection, which stays the caller's. It is safe for
-// concurrent use.
+// requestTimeout bounds a request whose context has no deadline. The service answers within 4 s by
+// default, or not at all.
+const requestTimeout = 5 * time.Second
+
+// Client talks to the preauth service over a NATS connection. The caller owns the connection and
+// closes it. A Client is safe for concurrent use.
 type Client struct {
 	nc       *nats.Conn
 	js       jetstream.JetStream
 	subjects Subjects
 }
 
-// ClientOption changes what [NewClient] returns.
+// ClientOption configures a [Client].
 type ClientOption func(*Client)
 
-// WithSubjects has the client use other subjects than those of [DefaultSubjects]. The service must
-// be set to the same ones.
+// WithSubjects makes the client use the given subjects instead of [DefaultSubjects]. They must be
+// those of the service; [Subjects.WithPrefix] returns them for a service with a subject prefix.
 func WithSubjects(s Subjects) ClientOption { return func(c *Client) { c.subjects = s } }
 
-// NewClient returns a client for the subjects of [DefaultSubjects].
+// NewClient returns a client that uses nc.
 func NewClient(nc *nats.Conn, options ...ClientOption) (*Client, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -37,37 +41,30 @@ func NewClient(nc *nats.Conn, options ...ClientOption) (*Client, error) {
 	return c, nil
 }
 
-// Announce publishes a token event and returns when the stream has stored it. Announcing the same
-// token again costs nothing, so after an error announce it again. An event that the service would
-// refuse is not published: the error wraps [ErrInvalid].
+// Announce publishes a token event and returns once the stream has stored it. After an error,
+// announce the same event again: a repetition costs no call to WeChat. Announce does not publish an
+// event that the service would refuse; the error then wraps [ErrInvalid].
 func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
-	if err := e.Check(); err != nil {
+	if err := e.checkAt(time.Now()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
-	body := e.Encode()
-	if _, err := ParseTokenEvent("", nil, body, time.Now()); err != nil {
-		return fmt.Errorf("preauth: announce: %w", err)
-	}
-	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), body); err != nil {
+	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), e.Encode()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
 	return nil
 }
 
-// requestTimeout is how long an answer is waited for where the caller's context sets no end: the service answers
-// within 4 s, by its default setting, or not at all.
-const requestTimeout = 5 * time.Second
-
-// Lookup returns the current code of a component. Where ctx has no deadline it waits for 5 s: the service
-// answers within 4 s or not at all. An error answer is an [*Error]; [nats.ErrNoResponders] means
-// that no service runs. A request that breaks the contract gives an error that wraps [ErrInvalid],
-// and is not sent.
+// Lookup returns the current code of a component. If ctx has no deadline, Lookup waits for at most
+// 5 s; the service answers within 4 s by default.
+//
+// The error is an [*Error] if the service answered with one, wraps [nats.ErrNoResponders] if no
+// service is running, and wraps [ErrInvalid] if the request or the answer breaks the contract. Such
+// a request is not sent.
 func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
-	body := r.Encode()
-	if _, err := ParseLookupRequest("", body); err != nil {
+	if err := r.check(); err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), r.Encode())
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
@@ -81,15 +78,15 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 	return l, nil
 }
 
-// Claim returns a code of the caller's own. Everything said of [Client.Lookup] holds. Set a ClaimID,
-// and repeat the request with it after an error: without one, an answer that got lost has used up a
-// code.
+// Claim returns a code that nobody else gets. Deadline and errors are those of [Client.Lookup].
+//
+// Set [ClaimRequest.ClaimID], and after an error repeat the request with the same one. Without it,
+// a lost answer leaves a code behind that nobody uses.
 func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
-	body := r.Encode()
-	if _, err := ParseClaimRequest("", body); err != nil {
+	if err := r.check(); err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), body)
+	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), r.Encode())
 	if err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
@@ -103,14 +100,14 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	return claim, nil
 }
 
-// Resolve returns the claim that a code was given to; an [*Error] with [StatusNotFound] if it was given
-// to none.
+// Resolve returns the claim that a code was given to, and an [*Error] with [StatusNotFound] if the
+// code was never claimed. Deadline and other errors are those of [Client.Lookup].
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
-	body := ResolveRequest{code}.Encode()
-	if _, err := ParseResolveRequest(body); err != nil {
+	request := ResolveRequest{code}
+	if err := request.check(); err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
-	reply, err := c.request(ctx, c.subjects.Resolve, body)
+	reply, err := c.request(ctx, c.subjects.Resolve, request.Encode())
 	if err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
@@ -121,7 +118,7 @@ func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	return r, nil
 }
 
-// request returns the answer to a request; one that cannot be served is an [*Error].
+// request returns the answer to a request. An answer that is an error becomes an [*Error].
 func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -138,10 +135,13 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 	return reply, nil
 }
 
-// Subscribe calls updated for every code announced from now on, one after the other. It does not wait until the server
-// knows of it, which flushing the connection does. Delivery is NATS's at-most-once: what is announced while the
-// connection is down is missed, so look a component up when its last update nears its expiry, with
-// [LookupRequest.MinRevision] set to the last revision seen. A message that is no update is left out and reported to failed. Neither function may be nil.
+// Subscribe calls updated for every code that is announced from now on, and failed for every
+// message that is not an [Update]. It calls them one at a time. Neither may be nil.
+//
+// The subscription takes effect when the server has received it: flush the connection to wait for
+// that. Delivery is at most once, so announcements are missed while the connection is down. Look up
+// a component when its last update is about to expire, with [LookupRequest.MinRevision] set to the
+// last revision seen.
 //
 // Unsubscribe or drain the returned subscription to stop.
 func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subscription, error) {

@@ -60,7 +60,7 @@ func stream(t *testing.T, nc *nats.Conn, config jetstream.StreamConfig) jetstrea
 	return created
 }
 
-// patience is how long a test waits for what has to happen: so long that no machine is too slow.
+// patience bounds waits for what must happen. It is generous, so that slow machines pass.
 const patience = 2 * time.Minute
 
 // receive waits for a value.
@@ -129,7 +129,7 @@ func TestAnnounceFails(t *testing.T) {
 	})
 	t.Run("when the context ends first", func(t *testing.T) {
 		nc := connect(t)
-		if _, err := nc.SubscribeSync("component.token.updated.>"); err != nil { // takes it, and never acknowledges
+		if _, err := nc.SubscribeSync("component.token.updated.>"); err != nil { // receives it and never acknowledges
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -144,7 +144,7 @@ func TestAnnounceFails(t *testing.T) {
 	})
 }
 
-// serve answers look-ups as the service does: a micro service on "preauth.lookup.>".
+// serve answers look-ups as the service does, as a micro service on "preauth.lookup.>".
 func serve(t *testing.T, nc *nats.Conn, answer func(preauth.LookupRequest) (preauth.Lookup, *preauth.Error)) {
 	t.Helper()
 	service, err := micro.AddService(nc, micro.Config{Name: "preauth", Version: "0.0.1"})
@@ -251,14 +251,14 @@ func TestLookupFails(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
-	t.Run("when the answer is none", func(t *testing.T) {
+	t.Run("when the answer is malformed", func(t *testing.T) {
 		nc := connect(t)
 		_, err := nc.Subscribe("preauth.lookup.>", func(m *nats.Msg) { _ = m.Respond([]byte(`{"pre_auth_code":"` + code)) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = newClient(t, nc).Lookup(t.Context(), request)
-		checkRefused(t, err, "ends too early")
+		checkRefused(t, err, "truncated JSON")
 	})
 	t.Run("when the answer is about another component", func(t *testing.T) {
 		nc := connect(t)
@@ -268,8 +268,7 @@ func TestLookupFails(t *testing.T) {
 	})
 }
 
-// The server copies announcements to the subject that is subscribed to.
-// A request to a replica that dies with it ends, also where the caller set no time for it.
+// A replica may die with a request. The request ends even if the caller set no deadline.
 func TestRequestWithoutADeadlineEnds(t *testing.T) {
 	nc := connect(t)
 	if _, err := nc.SubscribeSync("preauth.lookup.*"); err != nil {
@@ -285,7 +284,7 @@ func TestRequestWithoutADeadlineEnds(t *testing.T) {
 	}
 }
 
-// What the service would refuse by its clock is not published either.
+// An ExpiresAt alone is too far away or not depending on the clock.
 func TestAnnounceLooksAtTheClock(t *testing.T) {
 	client := newClient(t, connect(t))
 	event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), ExpiresAt: time.Now().Add(48 * time.Hour)}
@@ -294,6 +293,7 @@ func TestAnnounceLooksAtTheClock(t *testing.T) {
 	}
 }
 
+// The NATS server copies announcements to the flat subject, to which the client subscribes.
 func TestSubscribe(t *testing.T) {
 	nc := connect(t)
 	stream(t, nc, jetstream.StreamConfig{

@@ -9,43 +9,44 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// The codes of an [Error].
+// The status codes of an [Error].
 const (
-	// StatusBadRequest: the request breaks the contract; the message says what to change.
+	// StatusBadRequest means that the request breaks the contract. The message says what to change.
 	StatusBadRequest = 400
-	// StatusNotFound: no valid token event ever named the component.
+	// StatusNotFound means that no valid token event ever named the component, or that the code to
+	// resolve was never claimed.
 	StatusNotFound = 404
-	// StatusConflict: the claim id was used with another reference.
+	// StatusConflict means that the claim id was used with another reference.
 	StatusConflict = 409
-	// StatusTooMany: more requests at once than the service takes on; try again a little later.
+	// StatusTooMany means that the service is busy with other requests. Try again a little later.
 	StatusTooMany = 429
-	// StatusInternal: a fault of the service.
+	// StatusInternal means that the service or its database failed.
 	StatusInternal = 500
-	// StatusUnavailable: there is no valid code now. Class and RetryAt say why and when the service
-	// tries again.
+	// StatusUnavailable means that there is no valid code now. Class says why, and RetryAt when the
+	// service tries again.
 	StatusUnavailable = 503
 )
 
-// Error is the answer to a request that cannot be served. It travels in the headers of NATS micro
-// services (Nats-Service-Error-Code, Nats-Service-Error) and, whole, in the body.
+// Error is the service's answer to a request that it cannot serve. On the wire it is in the headers
+// of a NATS micro service (Nats-Service-Error-Code, Nats-Service-Error) and, in full, in the body.
 type Error struct {
-	// Code is one of the Code constants.
+	// Code is one of the Status constants.
 	Code int
-	// Message says what is wrong, for a person.
+	// Message says what is wrong, in English and for a person. Do not compare it.
 	Message string
-	// Class, ErrCode, ErrMsg, RID and RequestIP are those of the component's last [Failure], where
-	// that is the reason.
+	// Class, ErrCode, ErrMsg, RID and RequestIP are those of the component's last [Failure], if
+	// that is the reason. Otherwise they are zero, or Class alone is set.
 	Class     Class
 	ErrCode   int
 	ErrMsg    string
 	RID       string
 	RequestIP string
-	// RetryAt is when the service tries again, in UTC; the zero time where it does not, or does not
-	// know.
+	// RetryAt is when the service tries again, in UTC. It is zero if the service waits for a newer
+	// token or does not know.
 	RetryAt time.Time
 }
 
-// Error returns the message with what is known of the reason.
+// Error returns the code and the message, and the class and errcode if they are known.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%d: %s", e.Code, e.Message)
 	if e.Class != "" {
@@ -58,7 +59,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// wireError is an error as it is read.
+// wireError is an [Error] as it is parsed.
 type wireError struct {
 	Code      int     `json:"code"`
 	Message   string  `json:"message"`
@@ -84,8 +85,11 @@ func (e *Error) Encode() []byte {
 		end()
 }
 
-// ParseError returns the error that a reply carries, and nil if the reply is an answer. header gives
-// the value of a header of the reply.
+// ParseError returns the error in a reply, and nil if the reply is not an error. header returns the
+// value of one of the reply's headers: pass the Get method of its Header.
+//
+// A reply is an error if it has the header Nats-Service-Error-Code, whatever its body is. If the
+// body cannot be parsed, the error has what the headers say.
 func ParseError(header func(string) string, body []byte) *Error {
 	code := header(micro.ErrorCodeHeader)
 	if code == "" {
@@ -96,7 +100,7 @@ func ParseError(header func(string) string, body []byte) *Error {
 		number = StatusInternal
 	}
 	var wire wireError
-	_ = decodeObject(body, []member{{name: "error", into: &wire}}) // the headers say enough
+	_ = decodeObject(body, []member{{name: "error", into: &wire}}) // the headers are enough
 	return &Error{
 		Code: number, Message: cmp.Or(wire.Message, header(micro.ErrorHeader)), Class: wire.Class, ErrCode: wire.ErrCode,
 		ErrMsg: wire.ErrMsg, RID: wire.RID, RequestIP: wire.RequestIP, RetryAt: wire.RetryAt.Time,

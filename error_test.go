@@ -12,7 +12,7 @@ import (
 	"preauth"
 )
 
-// answerOf returns the headers and the body of an error's answer, as a micro service sends it.
+// answerOf returns the headers and the body with which a micro service answers an error.
 func answerOf(e *preauth.Error) (nats.Header, []byte) {
 	return nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(e.Code)}, micro.ErrorHeader: {e.Message}}, e.Encode()
 }
@@ -68,7 +68,7 @@ func TestParseErrorOfAnAnswer(t *testing.T) {
 	}
 }
 
-// Whatever the body is, the headers say enough.
+// An error has what the headers say, whatever the body is.
 func TestParseErrorOfAnotherService(t *testing.T) {
 	bodies := map[string]string{
 		"none":                 ``,
@@ -97,7 +97,7 @@ func TestParseErrorOfAnotherService(t *testing.T) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	})
-	t.Run("a code that is no number", func(t *testing.T) {
+	t.Run("a code that is not a number", func(t *testing.T) {
 		header := nats.Header{micro.ErrorCodeHeader: {"NOPE"}, micro.ErrorHeader: {"message"}}
 		got := preauth.ParseError(header.Get, nil)
 		if want := (&preauth.Error{Code: preauth.StatusInternal, Message: "message"}); !reflect.DeepEqual(got, want) {

@@ -29,15 +29,16 @@ func ExampleClient_Announce() {
 		AppID:     "wx0123456789abcdef",
 		Token:     preauth.NewSecret("61_W3mEQkP0"),
 		IssuedAt:  now,
-		ExpiresAt: now.Add(7200 * time.Second), // expires_in of WeChat's answer
+		ExpiresAt: now.Add(7200 * time.Second), // the expires_in that WeChat answered
 	})
 	if err != nil {
-		log.Print(err) // announce it again: that costs nothing
+		log.Print(err) // announce it again; a repetition costs no call to WeChat
 	}
 }
 
-// Who sends an account's owner to WeChat claims a code for this one visitor, here as a link for a browser.
-// What WeChat pushes after the authorization leads back to the claim.
+// A web application claims a code for each visitor whom it sends to WeChat, here with a link for
+// the browser. WeChat's push after the authorization contains the code, which leads back to the
+// claim.
 func ExampleClient_Claim() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {
@@ -53,20 +54,20 @@ func ExampleClient_Claim() {
 	defer cancel()
 	claim, err := client.Claim(ctx, preauth.ClaimRequest{
 		AppID:       "wx0123456789abcdef",
-		ClaimID:     "visitor-4f1c", // the same when the request is repeated
+		ClaimID:     "visitor-4f1c", // keep it when you repeat the request
 		Reference:   "order 7",
 		MinTTL:      5 * time.Minute,
 		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
 	})
 	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.StatusUnavailable {
-		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
+		fmt.Println("no code now:", failed.Class, "- the service tries again at", failed.RetryAt)
 		return
 	}
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println("the code of", claim.ClaimID, "lives until", claim.ExpiresAt)
-	_ = claim.Links.PC.Reveal() // the address to redirect this visitor's browser to
+	fmt.Println("the code of", claim.ClaimID, "expires at", claim.ExpiresAt)
+	_ = claim.Links.PC.Reveal() // the link for this visitor's browser
 
 	resolved, err := client.Resolve(ctx, claim.PreAuthCode)
 	if err != nil {
@@ -75,7 +76,7 @@ func ExampleClient_Claim() {
 	fmt.Println("authorized by", resolved.ClaimID, "for", resolved.Reference)
 }
 
-// Where one code is enough, the current one of the component is looked up.
+// A program that needs a single code looks up the current one.
 func ExampleClient_Lookup() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {
@@ -95,17 +96,18 @@ func ExampleClient_Lookup() {
 		LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/authorized", AuthType: 3},
 	})
 	if failed, ok := errors.AsType[*preauth.Error](err); ok && failed.Code == preauth.StatusUnavailable {
-		fmt.Println("no code now because of", failed.Class, "- again at", failed.RetryAt)
+		fmt.Println("no code now:", failed.Class, "- the service tries again at", failed.RetryAt)
 		return
 	}
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println("revision", found.Revision, "lives until", found.ExpiresAt)
-	_ = found.Links.PC.Reveal() // the address to redirect the browser to
+	fmt.Println("revision", found.Revision, "expires at", found.ExpiresAt)
+	_ = found.Links.PC.Reveal() // the link for the browser
 }
 
-// A subscriber keeps the newest code of each component. The callback is never called concurrently.
+// A subscriber keeps the newest code of each component. It needs no lock, because the client never
+// runs the callback concurrently.
 func ExampleClient_Subscribe() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {
@@ -129,8 +131,7 @@ func ExampleClient_Subscribe() {
 	defer func() { _ = sub.Drain() }()
 }
 
-// The body that a program in another language publishes on
-// "component.token.updated.wx0123456789abcdef".
+// A program in any language can publish this body on "component.token.updated.wx0123456789abcdef".
 func ExampleTokenEvent_Encode() {
 	event := preauth.TokenEvent{
 		AppID:     "wx0123456789abcdef",
@@ -177,7 +178,7 @@ func ExampleParseUpdate() {
 	// wx0123456789abcdef [redacted] 42 token 09:30:00
 }
 
-// A Secret reaches its destination through Reveal, and no log.
+// A Secret leaves through Reveal, and otherwise prints nothing of its text.
 func ExampleSecret() {
 	code := preauth.NewSecret("preauthcode@@@S3mEQkP0VbZc5x5vJ8F1G7kPOq2yq0TtX8mZ9n")
 	fmt.Printf("%v %+v %q %x\n", code, struct{ Code preauth.Secret }{code}, code, code)

@@ -7,35 +7,40 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Failure announces that a component got no new code. It is published on "preauth.failed.<appid>"
-// and copied by the server to "preauth.failed", while the service still tries, less and less often as long
-// as nothing changes, and once when it gives up. It carries no token, no code and nothing of the body of the event that it is about.
+// Failure announces that a component got no new code. The service publishes it on
+// "preauth.failed.<appid>", and the NATS server copies it to "preauth.failed".
+//
+// While a failure lasts, it is announced again only when the attempt count doubles, and once more
+// when the service gives up. It carries no token, no code and nothing from the body of the token
+// event.
 type Failure struct {
-	// AppID is the component_appid, "" for an event that names no valid one.
+	// AppID is the component_appid. It is "" if the token event names no valid one.
 	AppID string
-	// Class says what kind of failure it is.
+	// Class is the kind of failure.
 	Class Class
 	// ErrCode is WeChat's errcode, 0 if WeChat gave none.
 	ErrCode int
-	// ErrMsg says what is wrong, in WeChat's words or the service's own.
+	// ErrMsg says what is wrong: WeChat's errmsg, or the service's own words if WeChat sent none.
 	ErrMsg string
-	// RID is WeChat's handle for its support, "" if WeChat gave none.
+	// RID is the request id that WeChat's support asks for, "" if WeChat gave none.
 	RID string
-	// RequestIP is the address that WeChat saw and refused, "" for any other failure.
+	// RequestIP is the address that WeChat saw and refused. It is "" unless Class is
+	// [ClassAddressNotAllowed].
 	RequestIP string
-	// Stream and StreamSequence name the token event, as "nats stream get" takes them.
+	// Stream and StreamSequence identify the token event; "nats stream get" takes them.
 	Stream         string
 	StreamSequence uint64
-	// Attempt counts the calls in vain since the last success, 0 if WeChat was not asked.
+	// Attempt counts the failed calls since the last success. It is 0 if WeChat was not called.
 	Attempt int
-	// RetryAt is when the service tries again, in UTC; the zero time when it has given up until a
-	// newer token comes.
+	// RetryAt is when the service tries again, in UTC. It is zero if the service waits for a newer
+	// token.
 	RetryAt time.Time
-	// OccurredAt is when it happened, in UTC.
+	// OccurredAt is when the failure happened, in UTC with microseconds.
 	OccurredAt time.Time
 }
 
-// Subject returns where the failure is announced below the given subject.
+// Subject returns the subject on which the failure is announced: failed, such as "preauth.failed",
+// and the AppID or [NoAppID].
 func (f Failure) Subject(failed string) string { return SubjectFor(failed, cmp.Or(f.AppID, NoAppID)) }
 
 // Encode returns the body.
@@ -55,13 +60,13 @@ func (f Failure) Encode() []byte {
 		end()
 }
 
-// FailureHeader returns the headers of an announced failure: see [Update.Header]. id is the same
-// each time the same failure is published.
+// FailureHeader returns the headers of an announcement, like [Update.Header]. id must be the same
+// each time the same failure is published. An empty appid becomes [NoAppID].
 func FailureHeader(id, source, appid string, occurredAt time.Time) nats.Header {
 	return cloudEventHeader(id, "preauth.failed", source, cmp.Or(appid, NoAppID), occurredAt)
 }
 
-// ParseFailure reads the body of a failure. An error wraps [ErrInvalid].
+// ParseFailure parses the body of a [Failure]. An error wraps [ErrInvalid].
 func ParseFailure(body []byte) (Failure, error) {
 	var (
 		f                   Failure

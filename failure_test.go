@@ -64,7 +64,7 @@ func TestFailureSubjectAndHeader(t *testing.T) {
 	want := nats.Header{
 		"Nats-Msg-Id": {"S.17"}, "ce-id": {"S.17"}, "ce-specversion": {"1.0"}, "ce-type": {"preauth.failed"},
 		"ce-source": {"/preauth/test"}, "ce-subject": {"_"}, "ce-time": {"2026-03-14T09:26:53.589793Z"},
-		"content-type": {"application/json"},
+		"ce-datacontenttype": {"application/json"}, "content-type": {"application/json"},
 	}
 	if got := preauth.FailureHeader("S.17", "/preauth/test", "", at); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -92,8 +92,8 @@ func TestParseFailureRefuses(t *testing.T) {
 		"a sequence below 0":         {with(`"stream_sequence":17`, `"stream_sequence":-17`), "stream_sequence must be a whole number, 0 or more"},
 		"a sequence with a fraction": {with(`"stream_sequence":17`, `"stream_sequence":1.5`), "stream_sequence must be a whole number, 0 or more"},
 		"an attempt as text":         {with(`"attempt":3`, `"attempt":"3"`), "attempt must be a whole number"},
-		"retry_at made up":           {with(`2026-03-14T09:27`, marker), "retry_at must be a time as in"},
-		"occurred_at twice":          {with(`{`, `{"occurred_at":"2026-03-14T09:26:53Z",`), "occurred_at stands twice"},
+		"retry_at made up":           {with(`2026-03-14T09:27`, marker), "retry_at must be an RFC 3339 time such as"},
+		"occurred_at twice":          {with(`{`, `{"occurred_at":"2026-03-14T09:26:53Z",`), "occurred_at appears twice"},
 	}
 	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {

@@ -20,7 +20,7 @@ import (
 //
 //	go test -run '^$' -fuzz '^FuzzTokenEvent$' -fuzztime 5m .
 
-// hostileValues is the JSON of what somebody may put where the contract wants something else.
+// hostileValues are JSON values that a faulty or hostile publisher may send for any member.
 var hostileValues = []string{
 	// numbers
 	`0`, `-0`, `-1`, `0.5`, `1e3`, `1E+400`, `-1e400`, `1e-400`, `00`, `+1`, `.5`, `1.`, `0x10`, `1_000`, `NaN`, `Infinity`, `-Infinity`,
@@ -32,7 +32,8 @@ var hostileValues = []string{
 	`"2026-03-14T09:26:53+24:00"`, `"0000-01-01T00:00:00Z"`, `"0001-01-01T00:00:00Z"`, `"0000-01-01T00:00:00+01:00"`, `"9999-12-31T23:59:59.9999999Z"`,
 	`"9999-12-31T23:59:59-00:01"`, `"10000-01-01T00:00:00Z"`, `"-0001-01-01T00:00:00Z"`, `"2026-02-30T00:00:00Z"`, `"2026-03-14T24:00:00Z"`,
 	`"2026-06-30T23:59:60Z"`, `"2026-03-14 09:26:53Z"`, `"2026-03-14T09:26:53"`, `1773480413`,
-	// texts: what NATS gives a meaning to in a subject, what is no text, and what a reader may take for its end
+	// strings: characters with a meaning in NATS subjects, invalid Unicode, characters that may end
+	// a string early
 	`""`, `" "`, `"."`, `"a.b"`, `".a"`, `"a."`, `"*"`, `">"`, `"a.>"`, `"a b"`, `"a\tb"`, `"a\r\nPUB x 0\r\n"`, `"$SYS"`, `"$JS.API.>"`, `"_INBOX.x"`, `"_"`,
 	`"-a"`, `"wx\u0000"`, `"\u0000"`, `"wx１"`, `"ｗｘ"`, `"预授权"`, `"wx\u200b"`, `"\ud800"`, `"\udc00\ud800"`, `"\ufeffwx"`, `"\u2028"`, `"\"`, `"\x"`,
 	"\"wx\x00\"", "\"wx\xff\"", "\"\xed\xa0\x80\"", "\"\xc0\xaf\"", `"` + strings.Repeat("x", 64) + `"`, `"` + strings.Repeat("x", 65) + `"`,
@@ -43,9 +44,9 @@ var hostileValues = []string{
 	strings.Repeat("[", 20_000), strings.Repeat("[", 9_990) + strings.Repeat("]", 9_990), strings.Repeat(`{"a":`, 11_000),
 }
 
-// hostileBodies are seeds for a parser of objects with the given members: each hostile value in each member
-// of an object that holds nothing else and of one that is in order otherwise, members that stand twice, and
-// bodies that are malformed whatever they should have been.
+// hostileBodies returns seeds for a parser of objects with the given members: each hostile value in
+// each member, alone and in an otherwise good object; members that appear twice; and bodies that no
+// parser accepts.
 func hostileBodies(good string, members ...string) [][]byte {
 	bodies := [][]byte{[]byte(good), []byte("\ufeff" + good), []byte(good + good), []byte(good + "\x00"), []byte(strings.ToUpper(good))}
 	for _, malformed := range malformedBodies() {
@@ -65,20 +66,20 @@ func hostileBodies(good string, members ...string) [][]byte {
 	return bodies
 }
 
-// parse calls a parser, which must not allocate out of proportion to what it is given.
+// parse calls a parser and checks that its allocations stay in proportion to the body.
 func parse[T any](t *testing.T, body []byte, parser func() (T, error)) (T, error) {
 	t.Helper()
 	var parsed T
 	var err error
 	grown := allocation.Bytes(func() { parsed, err = parser() })
-	// Brackets cost the most, and encoding/json takes 10,000 of them.
+	// Nested brackets cost the most; encoding/json accepts 10,000 levels.
 	if grown > uint64(128<<10+96*len(body)) {
 		t.Errorf("%d bytes took %d bytes of memory to read", len(body), grown)
 	}
 	return parsed, err
 }
 
-// FuzzSubject takes any subject of a message for one below a subject of the contract.
+// FuzzSubject parses any subject as one below a subject of the contract.
 func FuzzSubject(f *testing.F) {
 	const below = "component.token.updated"
 	for _, appid := range []string{
@@ -99,7 +100,7 @@ func FuzzSubject(f *testing.F) {
 		if preauth.SubjectFor(below, appid) != subject {
 			t.Errorf("%q is said to be about %q", subject, appid)
 		}
-		// Of what it becomes a part of, it is one token.
+		// In any other subject it must be a single token.
 		failed := preauth.Failure{AppID: appid}.Subject("preauth.failed")
 		if strings.Count(failed, ".") != 2 || strings.ContainsAny(failed, "*> \t\r\n$\x00") || len(appid) > 64 {
 			t.Errorf("%q is taken for an appid", appid)
@@ -151,7 +152,7 @@ func FuzzTokenEvent(f *testing.F) {
 			t.Errorf("what was taken does not pass Check: %v", err)
 		}
 		if event.IssuedAt.Year() < 1970 {
-			return // has no form on the wire
+			return // cannot be encoded
 		}
 		again, err := preauth.ParseTokenEvent("", nil, event.Encode(), arrived)
 		if err != nil || !reflect.DeepEqual(again, event) {
@@ -161,7 +162,7 @@ func FuzzTokenEvent(f *testing.F) {
 }
 
 func FuzzLookupRequest(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid", "category_id_list") {
 		f.Add("", body)
 		f.Add(appID, body)
 	}
@@ -261,8 +262,8 @@ func FuzzError(f *testing.F) {
 	})
 }
 
-// checkFuzzedError requires a refusal that repeats nothing; the seeds hold the marker where tokens and
-// codes are.
+// checkFuzzedError requires an ErrInvalid that repeats nothing of the message. In the seeds, tokens
+// and codes contain the marker.
 func checkFuzzedError(t *testing.T, err error) {
 	t.Helper()
 	if !errors.Is(err, preauth.ErrInvalid) {
@@ -273,7 +274,7 @@ func checkFuzzedError(t *testing.T, err error) {
 	}
 }
 
-// checkFuzzedAppID requires a valid appid, the one in the subject if that names one.
+// checkFuzzedAppID requires a valid appid, and the subject's if the subject names one.
 func checkFuzzedAppID(t *testing.T, inSubject, appid string) {
 	t.Helper()
 	if err := preauth.CheckAppID(appid); err != nil || (inSubject != "" && inSubject != appid) {
@@ -282,7 +283,7 @@ func checkFuzzedAppID(t *testing.T, inSubject, appid string) {
 }
 
 func FuzzClaimRequest(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "claim_id", "reference", "min_ttl", "redirect_uri", "auth_type", "biz_appid") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "claim_id", "reference", "min_ttl", "redirect_uri", "auth_type", "biz_appid", "category_id_list") {
 		f.Add("", body)
 		f.Add(appID, body)
 	}
@@ -318,7 +319,7 @@ func FuzzClaim(f *testing.F) {
 	})
 }
 
-// FuzzResolve reads each body as the request and as the answer.
+// FuzzResolve parses each body as a request and as an answer.
 func FuzzResolve(f *testing.F) {
 	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","claim_id":"visitor","claimed_at":"2026-03-14T09:04:48.8Z"}`, "component_appid", "pre_auth_code", "claim_id", "reference", "claimed_at", "issued_at", "expires_at") {
 		f.Add(body)

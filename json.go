@@ -10,11 +10,9 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"preauth/internal/wellformed"
 )
 
-// member is one member that decodeObject looks for.
+// member is a member of an object that decodeObject looks for.
 type member struct {
 	name string
 	into any
@@ -23,7 +21,7 @@ type member struct {
 	seen    bool
 }
 
-// find returns the member of a name, nil if none is wanted.
+// find returns the member with a name, and nil if nobody looks for it.
 func find(members []member, name string) *member {
 	for i := range members {
 		if m := &members[i]; m.name == name || m.anyCase && strings.EqualFold(m.name, name) {
@@ -33,69 +31,16 @@ func find(members []member, name string) *member {
 	return nil
 }
 
-// take stores a value, which is well-formed, and returns what is wrong with the member.
-func (m *member) take(value []byte) error {
-	err := store(value, m.into)
-	switch {
-	case m.seen:
-		return invalid("%s stands twice: leave one out", m.name)
-	case err != nil:
-		err = invalid("%s must be %s", m.name, wanted(m.into))
-	}
-	m.seen = true
-	return err
-}
-
-// store is [json.Unmarshal], sooner done for what messages mostly hold. A [json.RawMessage] is a part of the body
-// then, and stays nil for a null.
-func store(value []byte, into any) error {
-	switch into := into.(type) {
-	case *string:
-		if text, ok := wellformed.Text(value); ok {
-			*into = string(text)
-			return nil
-		}
-	case **string:
-		if plain, ok := wellformed.Text(value); ok {
-			text := string(plain)
-			*into = &text
-			return nil
-		}
-	case *json.RawMessage:
-		if string(value) != "null" {
-			*into = value
-		}
-		return nil
-	case *int64:
-		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
-			*into = n
-			return nil
-		}
-	case **int64:
-		if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
-			*into = &n
-			return nil
-		}
-	case *uint64:
-		if n, err := strconv.ParseUint(string(value), 10, 64); err == nil {
-			*into = n
-			return nil
-		}
-	case *instant:
-		return into.UnmarshalJSON(value)
-	}
-	return json.Unmarshal(value, into)
-}
-
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// decodeObject reads a body that must be one JSON object, and stores the given members of it. A null
-// counts as an absent member; members that are not given are ignored. It is stricter than
-// encoding/json where two readers could understand a body differently: a given member that stands
-// twice, a name in another case, invalid UTF-8 and anything after the object are not taken.
+// decodeObject parses a body, which must be a single JSON object, and stores its values in the
+// given members. It ignores other members, and a null counts as an absent member. Where two readers
+// could understand a body differently it is stricter than encoding/json: it refuses a member that
+// appears twice, invalid UTF-8 and data after the object, and it does not match names in another
+// case.
 //
-// The error, which wraps [ErrInvalid], is about the first fault. What can be read is stored
-// nonetheless.
+// The error wraps [ErrInvalid] and is about the first fault. Members that can be parsed are stored
+// even so. A member that appears twice is stored each time.
 func decodeObject(body []byte, members []member) error {
 	switch {
 	case len(body) > MaxBody:
@@ -103,83 +48,88 @@ func decodeObject(body []byte, members []member) error {
 	case !utf8.Valid(body):
 		return invalid("the body is not UTF-8: encode it as JSON in UTF-8")
 	case bytes.HasPrefix(body, byteOrderMark):
-		return invalid("the body begins with a byte order mark: leave it out")
+		return invalid("the body begins with a byte order mark: remove it")
 	}
-	var fault error
-	wellFormed := wellformed.Members(body, func(name, value []byte) {
-		if m := find(members, string(name)); m != nil {
-			fault = cmp.Or(fault, m.take(value))
-		}
-	})
-	if wellFormed {
-		return fault
-	}
-	for i := range members {
-		members[i].seen = false
-	}
-	return readByDecoder(body, members)
-}
-
-// readByDecoder is decodeObject for any body. Whether a body is well-formed, and where it is not, is what
-// encoding/json says.
-func readByDecoder(body []byte, members []member) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return invalid("the body must be a JSON object")
 	}
-	var fault error
+	var (
+		fault   error
+		ignored json.RawMessage
+	)
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
 			return cmp.Or(fault, malformed(err))
 		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
+		name, _ := key.(string) // inside an object, the decoder accepts nothing else as a key
+		m := find(members, name)
+		if m == nil {
+			err = dec.Decode(&ignored)
+		} else {
+			err = dec.Decode(m.into)
+		}
+		switch {
+		case isMalformed(err):
 			return cmp.Or(fault, malformed(err))
+		case m == nil:
+			continue
+		case m.seen:
+			err = invalid("%s appears twice: remove one", m.name)
+		case err != nil:
+			err = invalid("%s must be %s", m.name, expected(m.into))
 		}
-		name, _ := key.(string) // which it is: inside an object the decoder takes nothing else here
-		if m := find(members, name); m != nil {
-			fault = cmp.Or(fault, m.take(value))
-		}
+		m.seen = true
+		fault = cmp.Or(fault, err)
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace
 		return cmp.Or(fault, malformed(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return cmp.Or(fault, invalid("the body goes on after the JSON object: send the object alone"))
+		return cmp.Or(fault, invalid("the body has data after the JSON object: send the object alone"))
 	}
 	return fault
 }
 
-// malformed keeps of a decoder's error what cannot repeat the body.
-func malformed(err error) error {
-	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return invalid("the body is not JSON: it is malformed near byte %d", s.Offset)
-	}
-	return invalid("the body is not JSON: it ends too early")
+// isMalformed reports whether a decoder's error is about the JSON itself, not about the type of a
+// value.
+func isMalformed(err error) bool {
+	_, ok := errors.AsType[*json.SyntaxError](err)
+	return ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
-// wanted says in the contract's words what a member has to be.
-func wanted(into any) string {
+// malformed returns an error for a body that is not JSON. The decoder's own text may repeat parts
+// of the body, so it is left out.
+func malformed(err error) error {
+	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return invalid("the body is malformed JSON near byte %d", s.Offset)
+	}
+	return invalid("the body is truncated JSON")
+}
+
+// expected describes the values that decode into the given type.
+func expected(into any) string {
 	switch into.(type) {
 	case *int, *int64, **int64:
 		return "a whole number"
 	case *uint64:
 		return "a whole number, 0 or more"
 	case *instant:
-		return "a time as in 2006-01-02T15:04:05Z, of the years 1970 to 9999"
-	case *string, **string:
+		return "an RFC 3339 time such as 2006-01-02T15:04:05Z, in the years 1970 to 9999"
+	case *string, **string, *bodyAppID:
 		return "a string"
 	default:
-		return "an object as in the contract"
+		return "an object as the contract defines it"
 	}
 }
 
-// object is a JSON object that is being written: newObject, its members in their order, end. A member
-// whose value is zero is left out, because nothing is known of it.
+// object is a JSON object under construction: begin with newObject, add the members in order,
+// finish with end. The methods leave out a member whose value is zero, which means that it is
+// unknown.
 type object []byte
 
-// newObject begins an object for which size bytes will do.
+// newObject begins an object. size is the capacity to start with, in bytes.
 func newObject(size int) object { return append(make(object, 0, size), '{') }
 
 func (o object) end() []byte { return append(o, '}') }
@@ -196,7 +146,24 @@ func (o object) text(name, value string) object {
 	if value == "" {
 		return o
 	}
-	return appendText(o.name(name), value)
+	o = o.name(name)
+	for i := range len(value) {
+		if c := value[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return o.escaped(value)
+		}
+	}
+	return append(append(append(o, '"'), value...), '"')
+}
+
+// escaped appends a string of any characters.
+func (o object) escaped(value string) object {
+	var quoted bytes.Buffer
+	enc := json.NewEncoder(&quoted)
+	enc.SetEscapeHTML(false) // keeps links and messages readable
+	if err := enc.Encode(value); err != nil {
+		panic("preauth: a string does not marshal: " + err.Error())
+	}
+	return append(o, bytes.TrimSuffix(quoted.Bytes(), []byte("\n"))...)
 }
 
 func (o object) int(name string, value int64) object {
@@ -213,7 +180,7 @@ func (o object) uint(name string, value uint64) object {
 	return strconv.AppendUint(o.name(name), value, 10)
 }
 
-// time is in RFC 3339, in UTC, with up to microseconds, which is what the database keeps.
+// time appends a time in RFC 3339, in UTC with microseconds.
 func (o object) time(name string, value time.Time) object {
 	if value.IsZero() {
 		return o
@@ -222,35 +189,16 @@ func (o object) time(name string, value time.Time) object {
 	return append(microseconds(value).AppendFormat(o, time.RFC3339Nano), '"')
 }
 
-// left is how long something lives yet: whole seconds, rounded down, never negative, never left out.
-func (o object) left(name string, value time.Duration) object {
+// remaining appends how much of a life is left, in whole seconds rounded down. It never leaves the
+// member out, and a negative duration becomes 0.
+func (o object) remaining(name string, value time.Duration) object {
 	return strconv.AppendInt(o.name(name), int64(max(value, 0)/time.Second), 10)
 }
 
-// object is another object, which it ends; nil for none.
+// object appends an object, which it ends. It leaves out a nil one.
 func (o object) object(name string, value object) object {
 	if value == nil {
 		return o
 	}
 	return append(o.name(name), value.end()...)
-}
-
-// appendText appends a JSON string.
-func appendText[Bytes ~[]byte](b Bytes, text string) Bytes {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			return appendEscaped(b, text)
-		}
-	}
-	return append(append(append(b, '"'), text...), '"')
-}
-
-func appendEscaped[Bytes ~[]byte](b Bytes, text string) Bytes {
-	var escaped bytes.Buffer
-	enc := json.NewEncoder(&escaped)
-	enc.SetEscapeHTML(false) // for the eyes of people
-	if err := enc.Encode(text); err != nil {
-		panic("preauth: a string does not marshal: " + err.Error())
-	}
-	return append(b, bytes.TrimSuffix(escaped.Bytes(), []byte("\n"))...)
 }

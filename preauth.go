@@ -1,17 +1,25 @@
-// Package preauth is the contract of the preauth service and a small client for it.
+// Package preauth defines the messages of the preauth service and provides a client for them.
 //
-// preauth turns each new component_access_token of a WeChat third-party platform into a
-// pre_auth_code, keeps it in MySQL, announces it on NATS and answers look-ups. These
-// programs meet it on NATS, and all they need is here:
+// The service turns each new component_access_token of a WeChat third-party platform into a
+// pre_auth_code, stores the code in MySQL, announces it on NATS and answers look-ups. Other
+// programs talk to the service over NATS only:
 //
-//   - the token service announces tokens: [TokenEvent], [Client.Announce];
-//   - subscribers receive codes and failures: [Update], [Failure], [Client.Subscribe];
-//   - whoever sends an account's owner to WeChat asks for a code of this visitor's own, [Client.Claim], and for the
-//     visit that an authorization belongs to, [Client.Resolve];
-//   - who needs the current code, which everybody sees and one visitor can use, looks it up: [Client.Lookup].
+//   - A token service announces tokens: [Client.Announce].
+//   - A subscriber receives each new code: [Client.Subscribe]. It parses failures with
+//     [ParseFailure].
+//   - A web application that sends an account's owner to WeChat claims a code for this visitor:
+//     [Client.Claim]. After the authorization it asks which claim the code belongs to:
+//     [Client.Resolve].
+//   - A program that needs only the current code looks it up: [Client.Lookup]. Everybody sees that
+//     code, and WeChat lets it serve a single authorization.
 //
-// Bodies are JSON in UTF-8 with RFC 3339 times in UTC; unknown members are ignored, a known member
-// that stands twice is refused. Tokens and codes are of type [Secret] and do not print themselves.
+// Message bodies are JSON in UTF-8 of at most [MaxBody] bytes. Times are RFC 3339 in UTC. Unknown
+// members are ignored, a null counts as an absent member, and a known member that appears twice is
+// refused. Tokens and codes have the type [Secret], which does not print itself.
+//
+// Clients do not need ParseTokenEvent, ParseLookupRequest, ParseClaimRequest and
+// ParseResolveRequest: with these the service reads what clients send. They are exported for tests
+// and for programs that stand in for the service.
 package preauth
 
 import (
@@ -20,35 +28,36 @@ import (
 	"strings"
 )
 
-// MaxBody is the size in bytes of the largest message body the service reads.
+// MaxBody is the largest message body, in bytes. Larger ones are refused.
 const MaxBody = 64 << 10
 
-// NoAppID stands in a subject for a component_appid that is missing or impossible: such a failure
-// is announced on "preauth.failed._".
+// NoAppID takes the place of the appid in the subject of a [Failure] that belongs to no valid
+// component: "preauth.failed._". It is not a valid appid itself.
 const NoAppID = "_"
 
-// ErrInvalid is wrapped by every error about a message that breaks the contract. The text says
-// which member is wrong and what it has to be; it never repeats a value.
+// ErrInvalid is wrapped by every error about a message that breaks the contract. The error's text
+// names the member and says what to change. It never repeats a value from the message.
 var ErrInvalid = errors.New("invalid")
 
-// Subjects are the NATS subjects of the contract. Each stands for itself and for itself with a
-// component_appid as one more token.
+// Subjects are the NATS subjects of the contract. Except for Resolve, each of them also exists with
+// a component_appid as one more token: see [SubjectFor].
 type Subjects struct {
-	// TokenUpdated is where the token service announces tokens.
+	// TokenUpdated carries token events from the token service.
 	TokenUpdated string
-	// Updated is where codes are announced.
+	// Updated carries announcements of new codes.
 	Updated string
-	// Failed is where failures are announced.
+	// Failed carries announcements of failures.
 	Failed string
-	// Lookup is where the current code of a component is asked for.
+	// Lookup takes requests for the current code of a component.
 	Lookup string
-	// Claim is where a code of one's own is asked for.
+	// Claim takes requests for a code that nobody else gets.
 	Claim string
-	// Resolve is where it is asked which claim a code was given to.
+	// Resolve takes requests for the claim that a code was given to.
 	Resolve string
 }
 
-// DefaultSubjects returns the subjects that are in use where nobody chose others.
+// DefaultSubjects returns the subjects that the service and [NewClient] use unless they are told
+// otherwise.
 func DefaultSubjects() Subjects {
 	return Subjects{
 		TokenUpdated: "component.token.updated",
@@ -72,13 +81,14 @@ func (s Subjects) WithPrefix(prefix string) Subjects {
 	return s
 }
 
-// SubjectFor returns the subject that belongs to one component below a subject of the contract, such as
-// "preauth.updated.wx0123456789abcdef" below "preauth.updated".
+// SubjectFor returns the subject of one component below a subject of the contract: for
+// "preauth.updated" and "wx0123456789abcdef" it is "preauth.updated.wx0123456789abcdef". It does
+// not check the appid; see [CheckAppID].
 func SubjectFor(subject, appid string) string { return subject + "." + appid }
 
-// AppIDFromSubject returns what follows a subject of the contract in the subject of a message: the
-// component_appid, or "" when the message did not come on a subject below it. It may be no valid
-// appid: where more than one token follows, all are returned.
+// AppIDFromSubject is the reverse of [SubjectFor]. It returns what follows subject in the subject
+// of a message, and "" if the message came on subject itself or on an unrelated one. The result is
+// not checked: it has dots if more than one token follows, and [CheckAppID] then refuses it.
 func AppIDFromSubject(subject, message string) string {
 	below, ok := strings.CutPrefix(message, subject)
 	if !ok || below == "" || below[0] != '.' {
@@ -87,8 +97,22 @@ func AppIDFromSubject(subject, message string) string {
 	return below[1:]
 }
 
-// isAppID reports whether the text matches [A-Za-z0-9][A-Za-z0-9_-]{0,63}. It is asked for every message,
-// so no regular expression does it.
+// CheckAppID returns an error that wraps [ErrInvalid] unless appid is a valid component_appid: 1 to
+// 64 ASCII letters, digits, "_" and "-", of which the first is a letter or a digit. Appids that
+// differ only in case are different components. A valid appid is a single token of a NATS subject
+// and contains no wildcard.
+func CheckAppID(appid string) error {
+	switch {
+	case appid == "":
+		return invalid("component_appid is missing: name the component in the body or as the last token of the subject")
+	case !isAppID(appid):
+		return invalid("component_appid must be 1 to 64 letters, digits, '_' or '-' and begin with a letter or digit; this one has %d bytes", len(appid))
+	}
+	return nil
+}
+
+// isAppID reports whether text matches [A-Za-z0-9][A-Za-z0-9_-]{0,63}. It runs for every message,
+// so it does without a regular expression.
 func isAppID(text string) bool {
 	if text == "" || len(text) > 64 {
 		return false
@@ -104,34 +128,7 @@ func isAppID(text string) bool {
 	return true
 }
 
-// CheckAppID returns an error that wraps [ErrInvalid] unless appid can be a component_appid: 1 to
-// 64 letters, digits, "_" and "-", the first a letter or digit. It becomes a token of subjects, so
-// nothing that NATS gives a meaning to can pass.
-func CheckAppID(appid string) error {
-	switch {
-	case appid == "":
-		return invalid("component_appid is missing: name the component in the body or as the last token of the subject")
-	case !isAppID(appid):
-		return invalid("component_appid must be 1 to 64 letters, digits, '_' or '-' and begin with a letter or digit; this one has %d bytes", len(appid))
-	}
-	return nil
-}
-
-// sameAppID returns the component that a message names in its subject, its body or both.
-func sameAppID(inSubject, inBody string) (string, error) {
-	appid := inBody
-	if appid == "" {
-		appid = inSubject
-	}
-	if err := CheckAppID(appid); err != nil {
-		return "", err
-	}
-	if inSubject != "" && inSubject != appid {
-		return "", invalid("subject and body name different components: leave component_appid out of one of them")
-	}
-	return appid, nil
-}
-
+// invalid returns an error that wraps [ErrInvalid].
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 }

@@ -1,11 +1,11 @@
 -- The schema of preauth, for MySQL 8.0 and later, MariaDB 10.6 and later, and TiDB.
 --
--- "preauth schema apply" runs it, and "preauth serve" does where it is told to. Every statement may
--- be run again at any time. All times are UTC from the service's clock, never the server's, so the
--- session's time zone plays no part. Component_access_tokens are never stored, only their SHA-256.
+-- "preauth schema apply" runs it, and so does "preauth serve" if it is told to. Every statement can be
+-- repeated at any time. All times are UTC and come from the service's clock, never from the server, so
+-- the session's time zone does not matter. Component_access_tokens are never stored, only their SHA-256.
 
--- One row for each component that a valid token event ever named. A saving transaction locks it
--- first, so whatever concerns one component happens one after the other.
+-- One row for each component that a valid token event ever named. A saving transaction locks it first,
+-- so transactions about one component run one after the other.
 --
 -- Components in trouble:
 --   SELECT appid, attempts, due_at, failure FROM component WHERE failure IS NOT NULL
@@ -28,17 +28,17 @@ CREATE TABLE IF NOT EXISTS component (
   KEY due (due_at)
 ) ENGINE = InnoDB COMMENT = 'preauth: the components and the newest token taken for each';
 
--- Every code saved, until some time after it expired. A code is of one of two kinds for good:
+-- Every saved code, until some time after it expired. A code keeps its kind for good:
 --
--- A code with a revision is announced. The current one of a component has no deleted_at, and with it
--- slot 0, which the unique key lets only one have. The others follow it there, the newest first. They
--- matter to InnoDB, which locks the gaps on both sides of an entry that is replaced: these gaps then
--- lie within the component, and transactions about others do not wait for them.
+-- A code with a revision is announced. The current code of a component has no deleted_at and therefore
+-- slot 0, and the unique key allows one slot 0 per component. The retired codes have the slots behind it,
+-- the newest first. This order matters to InnoDB, which locks the gaps on both sides of an entry that is
+-- replaced: the gaps then lie within the component, and transactions about others do not wait for them.
 --
--- A code without a revision is never announced: it is a spare until it is given to a claim. The unique
--- key lets a claim id have only one that is not deleted.
+-- A code without a revision is never announced. It is a spare until a claim gets it. The unique key
+-- allows a claim id one code that is not deleted.
 --
--- The current codes, and the codes made ahead of claims:
+-- The current codes, and the spares:
 --   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE slot = 0
 --   SELECT appid, issued_at, expires_at FROM pre_auth_code WHERE cause = 'spare' AND expires_at > UTC_TIMESTAMP()
 CREATE TABLE IF NOT EXISTS pre_auth_code (
@@ -68,8 +68,8 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
 ) ENGINE = InnoDB COMMENT = 'preauth: the codes, of which each component has one current';
 
--- What was committed and is not yet known to be announced. A row is deleted once the stream has
--- stored its message; rows that stay mean that NATS does not take them.
+-- Announcements that are committed but not known to be published. A row is deleted once the stream has
+-- stored its message. Rows that stay mean that NATS does not take them.
 CREATE TABLE IF NOT EXISTS outbox (
   message_id VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced',
   appid      VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid; empty for an event that names no valid one',

@@ -7,26 +7,26 @@ import (
 	"log/slog"
 )
 
-// Secret holds a component_access_token, a pre_auth_code or a link that carries one.
+// Secret holds a component_access_token, a pre_auth_code or a link that contains one.
 //
-// It prints as "[redacted]" with every verb of package fmt and in every slog handler, also from
-// inside another struct, and it refuses to be marshalled, so that a value which reaches a log, a
-// metric or an error text by accident says nothing. The text leaves through [Secret.Reveal] alone.
+// A Secret prints as "[redacted]" with every verb of package fmt and in every slog handler, also as
+// a field of another struct, and it refuses to be marshalled. So a Secret that ends up in a log, a
+// metric or an error by accident discloses nothing. Only [Secret.Reveal] returns the text.
 //
-// The zero Secret is empty. Secrets are compared with [Secret.Equal]; == does not compile.
+// The zero Secret is empty. Compare Secrets with [Secret.Equal]; == does not compile.
 type Secret struct {
 	_ [0]func() // not comparable: == would compare the pointers
-	// A pointer, because fmt prints the unexported fields of a surrounding struct without asking
-	// for their methods: it then prints an address and not the text.
+	// A pointer, because fmt does not call methods of unexported fields. It then prints an address
+	// instead of the text.
 	text *string
 }
 
 const redacted = "[redacted]"
 
-// errSecretMarshal is what every marshaller gets.
-var errSecretMarshal = errors.New("preauth: a Secret does not marshal itself; encode the message that carries it")
+// errSecretMarshal is the error of MarshalText.
+var errSecretMarshal = errors.New("preauth: a Secret cannot be marshalled: use the Encode method of the message that contains it")
 
-// NewSecret returns a Secret with the given text.
+// NewSecret returns a Secret that holds text.
 func NewSecret(text string) Secret {
 	if text == "" {
 		return Secret{}
@@ -34,8 +34,8 @@ func NewSecret(text string) Secret {
 	return Secret{text: &text}
 }
 
-// Reveal returns the text itself. Use it only where the text goes to its destination: a request to
-// WeChat, a statement's argument, a message body.
+// Reveal returns the text. Call it only where the text goes to its destination: a request to
+// WeChat, an argument of an SQL statement, a message body, a redirect.
 func (s Secret) Reveal() string {
 	if s.text == nil {
 		return ""
@@ -49,9 +49,8 @@ func (s Secret) IsZero() bool { return s.text == nil }
 // Equal reports whether both hold the same text, byte for byte.
 func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
 
-// Hint returns the first and the last few characters of a long text, for a screen on which a person
-// has to tell two codes of a development run apart. At most 20 of at least 40 characters are shown;
-// a shorter text is redacted whole. It is not for logs.
+// Hint returns the first 16 and the last 4 bytes of the text, so that a person can tell two codes
+// apart on a developer's screen. A text of less than 40 bytes is redacted whole. Do not log hints.
 func (s Secret) Hint() string {
 	text := s.Reveal()
 	if len(text) < 40 {
@@ -75,7 +74,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText always fails: see [Secret].
 func (Secret) MarshalText() ([]byte, error) { return nil, errSecretMarshal }
 
-// UnmarshalText takes the text over.
+// UnmarshalText sets the text.
 func (s *Secret) UnmarshalText(text []byte) error {
 	*s = NewSecret(string(text))
 	return nil

@@ -14,7 +14,7 @@ import (
 	"preauth"
 )
 
-// plain returns a plain token event with more members, which begin with a comma.
+// plain returns a plain token event with more members; more begins with a comma.
 func plain(more string) string {
 	return `{"component_appid":"` + appID + `","component_access_token":"` + token + `"` + more + `}`
 }
@@ -26,13 +26,15 @@ func TestParseTokenEventLife(t *testing.T) {
 	stamp := func(offset time.Duration) string { return at.Add(offset).Format(time.RFC3339Nano) }
 	tests := map[string]struct {
 		members           string
-		issued, expiresIn time.Duration // the first after the time stamp of the stream, the second after issued
+		issued, expiresIn time.Duration // issued is relative to the stream's time stamp, expiresIn to issued
 	}{
 		"nothing stated":                     {``, 0, preauth.DefaultTokenLife},
 		"expires_in":                         {`,"expires_in":600`, 0, 10 * minute},
 		"the shortest expires_in":            {`,"expires_in":1`, 0, time.Second},
 		"the longest expires_in":             {`,"expires_in":86400`, 0, 24 * time.Hour},
 		"expires_at":                         {`,"expires_at":"` + stamp(10*minute) + `"`, 0, 10 * minute},
+		"the latest expires_at":              {`,"expires_at":"` + stamp(24*time.Hour) + `"`, 0, 24 * time.Hour},
+		"the latest expires_at, issued_at":   {`,"issued_at":"` + stamp(-time.Hour) + `","expires_at":"` + stamp(23*time.Hour) + `"`, -time.Hour, 24 * time.Hour},
 		"expires_at wins over expires_in":    {`,"expires_in":7200,"expires_at":"` + stamp(minute) + `"`, 0, minute},
 		"expires_at in front wins as well":   {`,"expires_at":"` + stamp(minute) + `","expires_in":7200`, 0, minute},
 		"expires_at wins over nonsense":      {`,"expires_in":-1,"expires_at":"` + stamp(minute) + `"`, 0, minute},
@@ -87,7 +89,7 @@ func TestParseTokenEventAppID(t *testing.T) {
 	}
 }
 
-// Given one event in every form that CloudEvents has for NATS, the same is read.
+// Every form that CloudEvents defines for NATS parses to the same event.
 func TestParseTokenEventFromCloudEvents(t *testing.T) {
 	inner := plain(`,"expires_in":600`)
 	envelope := `{"specversion":"1.0","type":"com.example.token","source":"/tokens","id":"1","time":"2026-03-14T09:26:53Z",` +
@@ -120,6 +122,8 @@ func TestParseTokenEventFromCloudEvents(t *testing.T) {
 		"structured, plain content type":    {nats.Header{"Content-Type": {"application/json"}}, envelope + `"data":` + inner + `}`},
 		"structured, and said in a header":  {nats.Header{"content-type": structured["content-type"], "ce-specversion": {"1.0"}}, envelope + `"data":` + inner + `}`},
 		"structured, said twice":            {nats.Header{"content-type": {"application/json"}, "Content-Type": structured["content-type"]}, envelope + `"data":` + inner + `}`},
+		"structured, subject attribute":     {structured, `{"specversion":"1.0","subject":"wxother","data":` + inner + `}`},
+		"binary, subject attribute":         {nats.Header{"ce-specversion": {"1.0"}, "ce-subject": {"wxother"}}, inner},
 		"structured, extension like member": {nil, `{"component_appid":"other","specversion":"1.0","data":` + inner + `}`},
 	}
 	want := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(10 * time.Minute)}
@@ -143,6 +147,7 @@ func TestParseTokenEventTokens(t *testing.T) {
 		"any printable ASCII":   `!"#$%&'()*+,-./:;<=>?@[\]^_{|}~` + "`",
 		"letters beyond ASCII":  "令牌",
 		"as long as is allowed": strings.Repeat("t", preauth.MaxToken),
+		"bytes, not characters": strings.Repeat("令", 682) + "tt", // 2,048 bytes
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -158,6 +163,22 @@ func TestParseTokenEventTokens(t *testing.T) {
 	}
 }
 
+// Appids that differ only in case are different components.
+func TestParseTokenEventAppIDCase(t *testing.T) {
+	for _, appid := range []string{"wxabc", "wxABC", "WXabc"} {
+		body := `{"component_appid":"` + appid + `","component_access_token":"` + token + `"}`
+		for _, inSubject := range []string{"", appid} {
+			got, err := preauth.ParseTokenEvent(inSubject, nil, []byte(body), at)
+			if err != nil || got.AppID != appid {
+				t.Errorf("%s became %q, %v", appid, got.AppID, err)
+			}
+		}
+		if got, err := preauth.ParseTokenEvent("wxAbc", nil, []byte(body), at); err == nil || got.AppID != "" {
+			t.Errorf("%s in the body and wxAbc in the subject became %q, %v", appid, got.AppID, err)
+		}
+	}
+}
+
 func TestParseTokenEventReadsEscapes(t *testing.T) {
 	body := `{"component_\u0061ppid":"w\u0078","component_access_token":"\u0036\/\uD834\udd1e"}`
 	got, err := preauth.ParseTokenEvent("", nil, []byte(body), at)
@@ -166,7 +187,7 @@ func TestParseTokenEventReadsEscapes(t *testing.T) {
 	}
 }
 
-// What the envelope of a CloudEvent has beside the data says nothing about the token.
+// Members of a CloudEvent beside the data are extension attributes and say nothing about the token.
 func TestParseTokenEventKeepsEnvelopeAndDataApart(t *testing.T) {
 	body := `{"specversion":"1.0","component_appid":"wxother","component_access_token":"other","expires_in":5,"data":` + plain("") + `}`
 	want := preauth.TokenEvent{
@@ -215,7 +236,21 @@ func badTokenEvents() map[string]badEvent {
 		"an appid too long":      {"", nil, withAppID(`"` + strings.Repeat("w", 65) + `"`), "this one has 65 bytes", false},
 		"an appid as a number":   {"", nil, withAppID(`17`), "component_appid must be a string", false},
 		"an appid as an object":  {"", nil, withAppID(`{"id":"` + appID + `"}`), "component_appid must be a string", false},
-		"two appids":             {appID, nil, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid stands twice", true},
+		"one appid twice":        {appID, nil, `{"component_appid":"` + appID + `","component_appid":"` + appID + `"}`, "component_appid appears twice", true},
+		"one appid and a null":   {"", nil, plain(`,"component_appid":null`), "component_appid appears twice", true},
+		"one appid and an empty": {"", nil, plain(`,"component_appid":""`), "component_appid appears twice", true},
+		"two appids":             {"", nil, plain(`,"component_appid":"wxother"`), "component_appid appears twice", false},
+		"two appids, one again":  {"", nil, plain(`,"component_appid":"wxother","component_appid":"` + appID + `"`), "component_appid appears twice", false},
+		"two appids, one in the subject": {
+			appID, nil, `{"component_appid":"wxother","component_appid":"` + appID + `"}`, "component_appid appears twice", false,
+		},
+		"two appids in the data": {
+			"", structured, `{"specversion":"1.0","data":` + plain(`,"component_appid":"wxother"`) + `}`, "component_appid appears twice", false,
+		},
+		"another in the subject, token bad": {"wxother", nil, withToken(`7`), "component_access_token must be a string", false},
+		"another in the subject, structured": {
+			"wxother", structured, `{"specversion":"1.0","data":` + plain("") + `}`, "different components", false,
+		},
 		"another in the subject": {"wx" + marker, nil, plain(""), "different components", false},
 		"case differs":           {strings.ToUpper(appID), nil, plain(""), "different components", false},
 		"nonsense as subject":    {"a.b", nil, plain(""), "different components", false},
@@ -227,15 +262,16 @@ func badTokenEvents() map[string]badEvent {
 		"a token as a number":         {"", nil, withToken(`64`), "component_access_token must be a string", true},
 		"a token as an array":         {"", nil, withToken(`["` + token + `"]`), "component_access_token must be a string", true},
 		"a token as a boolean":        {"", nil, withToken(`true`), "component_access_token must be a string", true},
-		"two tokens":                  {"", nil, plain(`,"component_access_token":"` + token + `"`), "component_access_token stands twice", true},
-		"a null token and a token":    {"", nil, plain(`,"component_access_token":null`), "component_access_token stands twice", true},
-		"a token twice, once escaped": {"", nil, plain(`,"component_access\u005ftoken":"` + token + `"`), "component_access_token stands twice", true},
+		"two tokens":                  {"", nil, plain(`,"component_access_token":"` + token + `"`), "component_access_token appears twice", true},
+		"a null token and a token":    {"", nil, plain(`,"component_access_token":null`), "component_access_token appears twice", true},
+		"a token twice, once escaped": {"", nil, plain(`,"component_access\u005ftoken":"` + token + `"`), "component_access_token appears twice", true},
 		"a token with a space":        {"", nil, withToken(`"` + token + ` x"`), "without white space", true},
 		"a token with a line break":   {"", nil, withToken(`"` + token + `\n"`), "without white space", true},
 		"a token with a NUL":          {"", nil, withToken(`"` + token + `\u0000"`), "without white space", true},
 		"a token with a DEL":          {"", nil, withToken(`"` + token + `\u007f"`), "without white space", true},
 		"a token with a wide space":   {"", nil, withToken(`"` + token + `\u3000"`), "without white space", true},
 		"a token with half a pair":    {"", nil, withToken(`"` + token + `\ud834"`), "must be UTF-8", true},
+		"a token of 683 characters":   {"", nil, withToken(`"` + strings.Repeat("令", 683) + `"`), "has 2049 bytes: the limit is 2048", true},
 		"a token too long":            {"", nil, withToken(`"` + strings.Repeat(marker[:1], preauth.MaxToken+1) + `"`), "has 2049 bytes: the limit is 2048", true},
 
 		"expires_in 0":               {"", nil, plain(`,"expires_in":0`), "expires_in must give the token " + life, true},
@@ -250,24 +286,25 @@ func badTokenEvents() map[string]badEvent {
 		"expires_in with exponent":   {"", nil, plain(`,"expires_in":7.2e3`), "expires_in must be a whole number", true},
 		"expires_in with a fraction": {"", nil, plain(`,"expires_in":7199.5`), "expires_in must be a whole number", true},
 		"expires_in as a string":     {"", nil, plain(`,"expires_in":"7200"`), "expires_in must be a whole number", true},
-		"expires_in twice":           {"", nil, plain(`,"expires_in":7200,"expires_in":7200`), "expires_in stands twice", true},
+		"expires_in twice":           {"", nil, plain(`,"expires_in":7200,"expires_in":7200`), "expires_in appears twice", true},
 		"expires_at in the past and issued_at after it": {
 			"", nil, plain(`,"issued_at":"2026-03-14T09:00:00Z","expires_at":"2026-03-14T08:00:00Z"`), "expires_at must give the token " + life, true,
 		},
 		"expires_at equal to issued_at": {
 			"", nil, plain(`,"issued_at":"2026-03-14T09:00:00Z","expires_at":"2026-03-14T09:00:00Z"`), "expires_at must give the token " + life, true,
 		},
+		"expires_at just too late":  {"", nil, plain(`,"expires_at":"2026-03-15T09:26:53.589794Z"`), "expires_at must give the token " + life, true},
 		"expires_at a day too late": {"", nil, plain(`,"expires_at":"2026-03-16T00:00:00Z"`), "expires_at must give the token " + life, true},
-		"expires_at in Unix time":   {"", nil, plain(`,"expires_at":1773480413`), "expires_at must be a time as in", true},
-		"expires_at without a zone": {"", nil, plain(`,"expires_at":"2026-03-14T09:26:53"`), "expires_at must be a time as in", true},
-		"expires_at with a space":   {"", nil, plain(`,"expires_at":"2026-03-14 09:26:53Z"`), "expires_at must be a time as in", true},
-		"expires_at made up":        {"", nil, plain(`,"expires_at":"` + marker + `"`), "expires_at must be a time as in", true},
-		"expires_at past year 9999": {"", nil, plain(`,"expires_at":"9999-12-31T23:59:59-01:00"`), "expires_at must be a time as in", true},
-		"issued_at empty":           {"", nil, plain(`,"issued_at":""`), "issued_at must be a time as in", true},
-		"issued_at before year 0":   {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00+01:00"`), "issued_at must be a time as in", true},
+		"expires_at in Unix time":   {"", nil, plain(`,"expires_at":1773480413`), "expires_at must be an RFC 3339 time such as", true},
+		"expires_at without a zone": {"", nil, plain(`,"expires_at":"2026-03-14T09:26:53"`), "expires_at must be an RFC 3339 time such as", true},
+		"expires_at with a space":   {"", nil, plain(`,"expires_at":"2026-03-14 09:26:53Z"`), "expires_at must be an RFC 3339 time such as", true},
+		"expires_at made up":        {"", nil, plain(`,"expires_at":"` + marker + `"`), "expires_at must be an RFC 3339 time such as", true},
+		"expires_at past year 9999": {"", nil, plain(`,"expires_at":"9999-12-31T23:59:59-01:00"`), "expires_at must be an RFC 3339 time such as", true},
+		"issued_at empty":           {"", nil, plain(`,"issued_at":""`), "issued_at must be an RFC 3339 time such as", true},
+		"issued_at before year 0":   {"", nil, plain(`,"issued_at":"0000-01-01T00:00:00+01:00"`), "issued_at must be an RFC 3339 time such as", true},
 		"issued_at long ago":        {"", nil, plain(`,"issued_at":"1970-01-01T00:00:00Z","expires_at":"9999-12-31T23:59:59Z"`), "expires_at must give the token " + life, true},
-		"issued_at before 1970":     {"", nil, plain(`,"issued_at":"0500-01-01T00:00:00Z"`), "issued_at must be a time", true},
-		"expires_at of Go's zero":   {"", nil, plain(`,"expires_at":"0001-01-01T02:00:00Z"`), "expires_at must be a time", true},
+		"issued_at before 1970":     {"", nil, plain(`,"issued_at":"0500-01-01T00:00:00Z"`), "issued_at must be an RFC 3339 time", true},
+		"expires_at of Go's zero":   {"", nil, plain(`,"expires_at":"0001-01-01T02:00:00Z"`), "expires_at must be an RFC 3339 time", true},
 		"the first fault is told":   {"", nil, plain(`,"expires_in":"x","issued_at":"x"`), "expires_in must be a whole number", true},
 		"a fault before the end of sense": {
 			"", nil, `{"component_appid":"` + appID + `","expires_in":"x",}`, "expires_in must be a whole number", true,
@@ -282,29 +319,39 @@ func badTokenEvents() map[string]badEvent {
 		"specversion two ways, binary":    {appID, nats.Header{"ce-specversion": {"1.0"}, "CE-specversion": {marker}}, plain(""), "specversion of the CloudEvent must be 1.0", true},
 		"specversion 1.0.2, structured":   {appID, structured, `{"specversion":"1.0.2","data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
 		"specversion 2.0, no header":      {appID, nil, `{"specversion":"2.0","data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
-		"specversion missing, structured": {appID, structured, `{"data":` + plain("") + `}`, "no specversion: it must be 1.0", true},
-		"specversion null, structured":    {appID, structured, `{"specversion":null,"data":` + plain("") + `}`, "no specversion: it must be 1.0", true},
-		"specversion as a number":         {appID, structured, `{"specversion":1.0,"data":` + plain("") + `}`, "specversion must be a string", true},
-		"specversion twice, structured":   {appID, structured, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion stands twice", true},
-		"specversion twice, no header":    {appID, nil, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion stands twice", true},
-		"plain, said to be structured":    {appID, structured, plain(""), "no specversion", true},
-		"data and data_base64":            {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"data_base64":"` + base64Of(plain("")) + `"}`, "either data or data_base64", true},
-		"neither":                         {appID, structured, `{"specversion":"1.0"}`, "either data or data_base64", true},
-		"both null":                       {appID, nil, `{"specversion":"1.0","data":null,"data_base64":null}`, "either data or data_base64", true},
-		"data twice":                      {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"Data":` + plain("") + `}`, "data stands twice", true},
-		"data as text":                    {appID, structured, `{"specversion":"1.0","data":` + fmt.Sprintf("%q", plain("")) + `}`, "data of the CloudEvent must be a JSON object", true},
-		"data as an array":                {appID, structured, `{"specversion":"1.0","data":["` + token + `"]}`, "data of the CloudEvent must be a JSON object", true},
-		"data without a token":            {"", structured, `{"specversion":"1.0","data":{"component_appid":"` + appID + `"}}`, "component_access_token is missing", true},
-		"data_base64 not base64":          {appID, structured, `{"specversion":"1.0","data_base64":"` + token + `"}`, "must be base64 with padding", true},
-		"data_base64 without padding":     {appID, structured, `{"specversion":"1.0","data_base64":"` + strings.TrimRight(base64Of(`{"a":1}`), "=") + `"}`, "must be base64 with padding", true},
-		"data_base64 in the URL alphabet": {appID, structured, `{"specversion":"1.0","data_base64":"` + base64.URLEncoding.EncodeToString([]byte(plain(`,"ÿ":"???>>>"`))) + `"}`, "must be base64 with padding", true},
-		"data_base64 as an object":        {appID, structured, `{"specversion":"1.0","data_base64":{}}`, "data_base64 must be a string", true},
-		"data_base64 of bytes":            {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token+"\xff") + `"}`, "UTF-8", true},
-		"data_base64 of text":             {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token) + `"}`, "must be a JSON object", true},
-		"data_base64 of nothing":          {appID, structured, `{"specversion":"1.0","data_base64":""}`, "must be a JSON object", true},
-		"an event in an event":            {appID, structured, `{"specversion":"1.0","data":{"specversion":"1.0","data":` + plain("") + `}}`, "component_access_token is missing", true},
-		"a batch":                         {appID, nats.Header{"Content-Type": {"application/cloudevents-batch+json"}}, `[]`, "publish each event as a message of its own", true},
-		"a batch, in upper case":          {appID, nats.Header{"content-type": {"Application/CloudEvents-BATCH+json"}, "ce-specversion": {"1.0"}}, plain(""), "publish each event as a message of its own", true},
+		"specversion missing, structured": {appID, structured, `{"data":` + plain("") + `}`, "no specversion: set it to 1.0", true},
+		"specversion as a number, no header": {
+			"", nil, `{"component_appid":"wxother","specversion":1.0,"data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", false,
+		},
+		"an attribute like a member, data bad": {
+			"", nil, `{"component_appid":"wxother","specversion":"1.0","data":[]}`, "data of the CloudEvent must be a JSON object", false,
+		},
+		"an attribute like a member, data twice": {
+			"", nil, `{"component_appid":"wxother","specversion":"1.0","data":{},"data":{}}`, "data appears twice", false,
+		},
+		"a member specversion in plain JSON": {appID, nil, plain(`,"specversion":"1.0"`), "either data or data_base64", true},
+		"specversion null, structured":       {appID, structured, `{"specversion":null,"data":` + plain("") + `}`, "no specversion: set it to 1.0", true},
+		"specversion as a number":            {appID, structured, `{"specversion":1.0,"data":` + plain("") + `}`, "specversion of the CloudEvent must be 1.0", true},
+		"specversion twice, structured":      {appID, structured, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
+		"specversion twice, no header":       {appID, nil, `{"specversion":"1.0","SpecVersion":"1.0","data":` + plain("") + `}`, "specversion appears twice", true},
+		"plain, said to be structured":       {appID, structured, plain(""), "no specversion", true},
+		"data and data_base64":               {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"data_base64":"` + base64Of(plain("")) + `"}`, "either data or data_base64", true},
+		"neither":                            {appID, structured, `{"specversion":"1.0"}`, "either data or data_base64", true},
+		"both null":                          {appID, nil, `{"specversion":"1.0","data":null,"data_base64":null}`, "either data or data_base64", true},
+		"data twice":                         {appID, structured, `{"specversion":"1.0","data":` + plain("") + `,"Data":` + plain("") + `}`, "data appears twice", true},
+		"data as text":                       {appID, structured, `{"specversion":"1.0","data":` + fmt.Sprintf("%q", plain("")) + `}`, "data of the CloudEvent must be a JSON object", true},
+		"data as an array":                   {appID, structured, `{"specversion":"1.0","data":["` + token + `"]}`, "data of the CloudEvent must be a JSON object", true},
+		"data without a token":               {"", structured, `{"specversion":"1.0","data":{"component_appid":"` + appID + `"}}`, "component_access_token is missing", true},
+		"data_base64 not base64":             {appID, structured, `{"specversion":"1.0","data_base64":"` + token + `"}`, "must be standard base64 with padding", true},
+		"data_base64 without padding":        {appID, structured, `{"specversion":"1.0","data_base64":"` + strings.TrimRight(base64Of(`{"a":1}`), "=") + `"}`, "must be standard base64 with padding", true},
+		"data_base64 in the URL alphabet":    {appID, structured, `{"specversion":"1.0","data_base64":"` + base64.URLEncoding.EncodeToString([]byte(plain(`,"ÿ":"???>>>"`))) + `"}`, "must be standard base64 with padding", true},
+		"data_base64 as an object":           {appID, structured, `{"specversion":"1.0","data_base64":{}}`, "data_base64 must be a string", true},
+		"data_base64 of bytes":               {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token+"\xff") + `"}`, "UTF-8", true},
+		"data_base64 of text":                {appID, structured, `{"specversion":"1.0","data_base64":"` + base64Of(token) + `"}`, "must be a JSON object", true},
+		"data_base64 of nothing":             {appID, structured, `{"specversion":"1.0","data_base64":""}`, "must be a JSON object", true},
+		"an event in an event":               {appID, structured, `{"specversion":"1.0","data":{"specversion":"1.0","data":` + plain("") + `}}`, "component_access_token is missing", true},
+		"a batch":                            {appID, nats.Header{"Content-Type": {"application/cloudevents-batch+json"}}, `[]`, "publish each event as its own message", true},
+		"a batch, in upper case":             {appID, nats.Header{"content-type": {"Application/CloudEvents-BATCH+json"}, "ce-specversion": {"1.0"}}, plain(""), "publish each event as its own message", true},
 	}
 	for name, malformed := range malformedBodies() {
 		bad[name] = badEvent{appID, nil, malformed.body, malformed.says, true}
@@ -320,8 +367,8 @@ func TestParseTokenEventRefuses(t *testing.T) {
 			header := maps.Clone(bad.header)
 			got, err := preauth.ParseTokenEvent(bad.appid, bad.header, []byte(bad.body), at)
 			checkRefused(t, err, bad.says)
-			if want := map[bool]string{true: appID}[bad.named]; got.AppID != want {
-				t.Errorf("the event names %q, want %q", got.AppID, want)
+			if want := (preauth.TokenEvent{AppID: map[bool]string{true: appID}[bad.named]}); !reflect.DeepEqual(got, want) {
+				t.Errorf("the event is %+v, want %+v", got, want)
 			}
 			if !reflect.DeepEqual(header, bad.header) {
 				t.Error("the headers were changed")
@@ -348,8 +395,8 @@ func TestTokenEventCheck(t *testing.T) {
 		"expires before issued":    {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.Add(-1) }, "expires_at must give"},
 		"a life of a week":         {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.AddDate(0, 0, 7) }, "expires_at must give"},
 		"a life beyond counting":   {func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.AddDate(5000, 0, 0) }, "expires_at must give"},
-		"issued before 1970":       {func(e *preauth.TokenEvent) { e.IssuedAt = at.AddDate(-100, 0, 0) }, "issued_at must be of the years"},
-		"ends in the year 1":       {func(e *preauth.TokenEvent) { e.ExpiresAt = time.Time{}.Add(2 * time.Hour) }, "expires_at must be of the years"},
+		"issued before 1970":       {func(e *preauth.TokenEvent) { e.IssuedAt = at.AddDate(-100, 0, 0) }, "issued_at must be in the years"},
+		"ends in the year 1":       {func(e *preauth.TokenEvent) { e.ExpiresAt = time.Time{}.Add(2 * time.Hour) }, "expires_at must be in the years"},
 		"a life below microseconds": {
 			func(e *preauth.TokenEvent) { e.IssuedAt, e.ExpiresAt = at, at.Add(time.Microsecond-1) }, "expires_at must give",
 		},

@@ -7,61 +7,86 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Cause says what made a code current.
+// Cause says why a code became current.
 type Cause string
 
 // The causes as they appear on the wire.
 const (
-	// CauseToken is a token event.
+	// CauseToken is a new token.
 	CauseToken Cause = "token"
-	// CauseRenewal is the renewal of a code ahead of its expiry, with the same token.
+	// CauseRenewal is a renewal ahead of the code's expiry, with the same token.
 	CauseRenewal Cause = "renewal"
-	// CauseDemand is a look-up that no code had enough life left for.
+	// CauseDemand is a look-up that wanted more life than the current code had left.
 	CauseDemand Cause = "demand"
 )
 
-// Update announces the current code of a component. It is published on "preauth.updated.<appid>"
-// and copied by the server to "preauth.updated", at least once, with the same Nats-Msg-Id each time.
+// MaxRevision is the highest possible revision: 2^53 - 1, the largest number that a reader in
+// JavaScript, or any other that keeps numbers as float64, cannot take for its neighbour.
+const MaxRevision = 1<<53 - 1
+
+// Update announces the current code of a component. The service publishes it on
+// "preauth.updated.<appid>", at least once and with the same Nats-Msg-Id each time, and the NATS
+// server copies it to "preauth.updated".
 type Update struct {
 	// AppID is the component_appid.
 	AppID string
-	// PreAuthCode is the code. Everybody who subscribes sees it, and WeChat lets it serve a single
-	// authorization.
+	// PreAuthCode is the code. Every subscriber sees it, but WeChat lets it serve a single
+	// authorization: claim a code for each visitor instead.
 	PreAuthCode Secret
 	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds.
 	IssuedAt, ExpiresAt time.Time
-	// Revision counts the codes of the component and only grows: an Update with a smaller Revision
-	// than one already seen is late and to be ignored.
+	// Revision counts the component's codes from 1 to [MaxRevision] and only grows. Ignore an
+	// Update whose Revision is not above the last one you saw: it is late or repeated.
 	Revision uint64
-	// Cause says what made the code current.
+	// Cause says why the code became current. A newer service may send causes that are not listed
+	// here.
 	Cause Cause
 }
 
-// MessageID identifies the announcement: the component and the revision. It is the Nats-Msg-Id and
-// the CloudEvents id.
+// MessageID returns the Nats-Msg-Id and CloudEvents id of the announcement: "<appid>.<revision>".
 func (u Update) MessageID() string { return u.AppID + "." + strconv.FormatUint(u.Revision, 10) }
 
-// Encode returns the body. Its expires_in is the whole life in seconds, so that the same update has
-// the same body whenever it is published; expires_at decides.
+// Encode returns the body. Its expires_in is the code's whole life in seconds, so that a repeated
+// announcement has the same body. Readers use expires_at.
 func (u Update) Encode() []byte {
 	return newObject(384).
 		text("component_appid", u.AppID).
 		text("pre_auth_code", u.PreAuthCode.Reveal()).
 		time("issued_at", u.IssuedAt).
 		time("expires_at", u.ExpiresAt).
-		left("expires_in", u.ExpiresAt.Sub(u.IssuedAt)).
+		remaining("expires_in", u.ExpiresAt.Sub(u.IssuedAt)).
 		uint("revision", u.Revision).
 		text("cause", string(u.Cause)).
 		end()
 }
 
-// Header returns the headers of the announcement: the message id, and the CloudEvents attributes in
-// binary mode. source is the CloudEvents source, a URI reference that names the deployment.
+// Header returns the headers of the announcement: the Nats-Msg-Id and the CloudEvents attributes in
+// binary mode. source is the CloudEvents source, a URI reference that identifies the deployment.
 func (u Update) Header(source string) nats.Header {
 	return cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, u.IssuedAt)
 }
 
-// ParseUpdate reads the body of an announcement. An error wraps [ErrInvalid].
+// cloudEventHeader returns the attributes of a CloudEvent in binary mode and the message id by
+// which JetStream drops duplicates.
+func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
+	return nats.Header{
+		nats.MsgIdHdr: {id},
+		// The NATS binding of CloudEvents has the content type in an attribute; some readers look for
+		// content-type, as in its HTTP binding.
+		"ce-datacontenttype": {"application/json"},
+		"content-type":       {"application/json"},
+		"ce-specversion":     {"1.0"},
+		"ce-id":              {id},
+		"ce-type":            {eventType},
+		"ce-source":          {source},
+		"ce-subject":         {subject},
+		"ce-time":            {microseconds(at).Format(time.RFC3339Nano)},
+	}
+}
+
+// ParseUpdate parses the body of an [Update]. An error wraps [ErrInvalid]. Anybody who may publish
+// on the subject can send a body that parses: only the service's database knows which revision is
+// current.
 func ParseUpdate(body []byte) (Update, error) {
 	var (
 		u                   Update
@@ -84,6 +109,9 @@ func ParseUpdate(body []byte) (Update, error) {
 	}
 	if code == "" || expiresAt.IsZero() || u.Revision == 0 {
 		return Update{}, invalid("an update needs pre_auth_code, expires_at and revision")
+	}
+	if u.Revision > MaxRevision {
+		return Update{}, invalid("revision must be 1 to %d", uint64(MaxRevision))
 	}
 	u.PreAuthCode, u.IssuedAt, u.ExpiresAt = NewSecret(code), issuedAt.Time, expiresAt.Time
 	return u, nil

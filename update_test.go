@@ -42,7 +42,7 @@ func TestUpdateHeader(t *testing.T) {
 	want := nats.Header{
 		"Nats-Msg-Id": {appID + ".42"}, "ce-id": {appID + ".42"}, "ce-specversion": {"1.0"}, "ce-type": {"preauth.updated"},
 		"ce-source": {"/preauth/test"}, "ce-subject": {appID}, "ce-time": {"2026-03-14T09:26:53.589793Z"},
-		"content-type": {"application/json"},
+		"ce-datacontenttype": {"application/json"}, "content-type": {"application/json"},
 	}
 	if got := update.Header("/preauth/test"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -70,8 +70,8 @@ func TestParseUpdateTakes(t *testing.T) {
 			func(u preauth.Update) bool { return u.AppID == "wx1" },
 		},
 		"the largest revision": {
-			`{"component_appid":"wx1","pre_auth_code":"c","expires_at":"2026-03-14T09:26:53Z","revision":18446744073709551615}`,
-			func(u preauth.Update) bool { return u.Revision == 1<<64-1 },
+			`{"component_appid":"wx1","pre_auth_code":"c","expires_at":"2026-03-14T09:26:53Z","revision":9007199254740991}`,
+			func(u preauth.Update) bool { return u.Revision == preauth.MaxRevision },
 		},
 		"a code with case, spaces and signs": {
 			`{"component_appid":"wx1","pre_auth_code":" Aa@&+/\u4ee4 ","expires_at":"2026-03-14T09:26:53Z","revision":1}`,
@@ -107,14 +107,16 @@ func TestParseUpdateRefuses(t *testing.T) {
 		"no code":               {with(`"pre_auth_code"`, `"code"`), "needs pre_auth_code, expires_at and revision"},
 		"an empty code":         {with(code, ``), "needs pre_auth_code, expires_at and revision"},
 		"a code as an object":   {with(`"`+code+`"`, `{"code":"`+code+`"}`), "pre_auth_code must be a string"},
-		"two codes":             {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code stands twice"},
+		"two codes":             {with(`{`, `{"pre_auth_code":"`+code+`",`), "pre_auth_code appears twice"},
 		"no expires_at":         {with(`"expires_at"`, `"expires"`), "needs pre_auth_code, expires_at and revision"},
-		"expires_at made up":    {with(`2026-03-14T09:56`, marker), "expires_at must be a time as in"},
-		"issued_at as a number": {with(`"2026-03-14T09:26:53.589793Z"`, `1`), "issued_at must be a time as in"},
+		"expires_at made up":    {with(`2026-03-14T09:56`, marker), "expires_at must be an RFC 3339 time such as"},
+		"issued_at as a number": {with(`"2026-03-14T09:26:53.589793Z"`, `1`), "issued_at must be an RFC 3339 time such as"},
 		"no revision":           {with(`,"revision":42`, ``), "needs pre_auth_code, expires_at and revision"},
 		"revision 0":            {with(`"revision":42`, `"revision":0`), "needs pre_auth_code, expires_at and revision"},
 		"a negative revision":   {with(`"revision":42`, `"revision":-1`), "revision must be a whole number, 0 or more"},
-		"a revision too large":  {with(`"revision":42`, `"revision":18446744073709551616`), "revision must be a whole number, 0 or more"},
+		"a revision too large":  {with(`"revision":42`, `"revision":9007199254740992`), "revision must be 1 to 9007199254740991"},
+		"the largest uint64":    {with(`"revision":42`, `"revision":18446744073709551615`), "revision must be 1 to 9007199254740991"},
+		"beyond 64 bits":        {with(`"revision":42`, `"revision":18446744073709551616`), "revision must be a whole number, 0 or more"},
 		"a revision as text":    {with(`"revision":42`, `"revision":"`+marker+`"`), "revision must be a whole number, 0 or more"},
 		"a cause as a number":   {with(`"renewal"`, `1`), "cause must be a string"},
 	}

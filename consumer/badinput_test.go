@@ -68,7 +68,7 @@ func TestBadEventsHarmNobody(t *testing.T) {
 		limit      = 80 << 20
 	)
 	w := newWorldAlone(t, mysql, wechattest.Options{})
-	r := w.start(func(s *setup) { s.cfg.InHand = 16 }).ready()
+	r := w.start(func(s *setup) { s.cfg.InFlight = 16 }).ready()
 	marker := w.token("marker").Reveal()
 	bad, padding := badEvents(marker), bytes.Repeat([]byte(marker), (1<<20-1000)/len(marker))
 	for range huge {

@@ -76,8 +76,8 @@ var background = struct{ sql, messages []string }{
 }
 
 var (
-	saving    = []string{"begin", "lock", "component", "commit"}
-	replacing = []string{"replace", "commit", "announced"} // the code that memory knows
+	saving   = []string{"begin", "lock", "component", "commit"}
+	nextCode = append([]string{"retire", "code", "announce", "announced"}, saving...)
 )
 
 func ways() map[string]way {
@@ -137,20 +137,8 @@ func ways() map[string]way {
 			given: afterAToken, do: announceAnother,
 
 			revision: 2, calls: 1, updates: 1,
-			reads: []string{"holders"}, writes: replacing,
+			reads: []string{"components", "owners"}, writes: nextCode,
 			messages: []string{"ack", "publish update"},
-		},
-		"token event, the next, where memory is wrong about the code": {
-			given: func(b *bench) {
-				afterAToken(b)
-				b.database.MustExec("UPDATE component SET revision = 7 WHERE appid = ?", b.appid)
-				b.database.MustExec("UPDATE pre_auth_code SET revision = 7 WHERE appid = ?", b.appid)
-			},
-			do: announceAnother,
-
-			revision: 8, calls: 1, updates: 1,
-			writes:    []string{"replace", "rollback", "begin", "lock", "component", "retire", "code", "announce", "commit", "announced"},
-			elsewhere: []string{"ack", "publish update"},
 		},
 		"token event, repeated": {
 			given: func(b *bench) {
@@ -164,7 +152,7 @@ func ways() map[string]way {
 			reads:    []string{"components"}, writes: saving,
 			messages: []string{"ack"},
 		},
-		"token event, in hand for long": {
+		"token event, in flight for long": {
 			given: afterAToken,
 			do: func(b *bench) {
 				hold := wechattest.NewHold()
@@ -177,17 +165,17 @@ func ways() map[string]way {
 			},
 
 			revision: 2, calls: 1, updates: 1,
-			writes:   replacing,
-			messages: []string{"in progress", "ack", "publish update"},
+			messages:  []string{"in progress"},
+			elsewhere: append([]string{"components", "ack", "publish update"}, nextCode...),
 		},
-		"token event, put back": {
+		"token event, given back": {
 			given: func(*bench) {},
 			do: func(b *bench) {
 				release := b.r.holdHealth(b.faults)
 				defer release()
 				b.faults.Script("components", repotest.Answered(1142, "SELECT command denied"))
 				b.announce(b.appid, b.token("first"))
-				b.eventually("put back", func() bool { return b.faults.Unmet() == 0 })
+				b.eventually("given back", func() bool { return b.faults.Unmet() == 0 })
 			},
 
 			revision: 1, calls: 1, updates: 1,
@@ -208,7 +196,7 @@ func ways() map[string]way {
 
 			revision: 2, calls: 2, updates: 1, failures: 1,
 			reads:    []string{"components", "due", "leased"},
-			writes:   append([]string{"lease", "retire", "code", "announce", "announced"}, saving...),
+			writes:   append([]string{"lease"}, nextCode...),
 			messages: []string{"ack", "publish failure", "publish update"},
 			lost:     []string{"lease applied again and again"},
 		},
@@ -242,7 +230,7 @@ func ways() map[string]way {
 
 			revision: 2, calls: 1, updates: 1,
 			reads:    []string{"due", "leased", "components"},
-			writes:   append([]string{"lease", "retire", "code", "announce", "announced"}, saving...),
+			writes:   append([]string{"lease"}, nextCode...),
 			messages: []string{"publish update"},
 			lost:     []string{"lease applied again and again", "leased not applied again and again", "components not applied again and again"},
 		},
@@ -268,7 +256,7 @@ func ways() map[string]way {
 
 			revision: 2, calls: 1, updates: 1,
 			writes:    []string{"extend"},
-			elsewhere: append([]string{"due", "lease", "leased", "components", "retire", "code", "announce", "announced", "publish update"}, saving...),
+			elsewhere: append([]string{"due", "lease", "leased", "components", "publish update"}, nextCode...),
 		},
 		"look-up on demand": {
 			given: func(b *bench) {
@@ -284,10 +272,10 @@ func ways() map[string]way {
 			leased: true,
 
 			revision: 2, calls: 1, updates: 1,
-			reads:    []string{"taken_one", "components"},
-			writes:   append([]string{"take_one", "retire", "code", "announce", "announced"}, saving...),
+			reads:    []string{"leased_one", "components"},
+			writes:   append([]string{"lease_one"}, nextCode...),
 			messages: []string{"answer", "publish update"},
-			lost:     []string{"take_one applied again and again", "taken_one not applied again and again", "components not applied again and again"},
+			lost:     []string{"lease_one applied again and again", "leased_one not applied again and again", "components not applied again and again"},
 		},
 		"spare": {
 			spares: 1,
@@ -309,21 +297,6 @@ func ways() map[string]way {
 			revision: 1, calls: 1, // for the next spare
 			reads: []string{"claimable", "spares"}, writes: []string{"claim", "add_spares"},
 			messages: []string{"answer"},
-		},
-		"claim from a spare that the answer is lost of": {
-			spares: 1, given: withASpare,
-			do: func(b *bench) {
-				b.faults.Script("claim", repotest.Applied)
-				claim(b)
-			},
-			then: func(b *bench) {
-				b.spares(b.r, b.appid, 1)
-				claimed(b)
-			},
-
-			revision: 1, calls: 1,
-			reads:     []string{"held"},
-			elsewhere: []string{"claimable", "claim", "spares", "add_spares"},
 		},
 		"claim from a spare after the old code expired": {
 			spares: 1,
@@ -358,12 +331,12 @@ func ways() map[string]way {
 			do: claim, then: claimed,
 
 			revision: 1, calls: 1,
-			reads: []string{"claimable", "in_the_way"}, writes: []string{"claim_new", "retire_claim"},
+			reads: []string{"claimable", "conflicts"}, writes: []string{"claim_new", "retire_claim"},
 			more: map[string]int{
 				// The code that was not saved is lost, and of use to nobody: see "Known limits".
 				"claim_new not applied again and again":    1,
 				"claim_new applied again and again":        1,
-				"in_the_way not applied again and again":   1,
+				"conflicts not applied again and again":    1,
 				"retire_claim not applied again and again": 1,
 				"retire_claim applied again and again":     1,
 			},
@@ -544,7 +517,7 @@ func (w way) interruptions() []interruption {
 			name: operation + " " + how,
 			begin: func(b *bench) {
 				b.faults.Script(operation, faults...)
-				if operation == "holders" { // what only a second attempt at the transaction asks
+				if operation == "owners" { // what only a second attempt at the transaction asks
 					b.faults.Script("commit", repotest.NotApplied)
 				}
 			},
@@ -557,16 +530,13 @@ func (w way) interruptions() []interruption {
 	for _, operation := range w.writes {
 		sql(operation, "not applied", repotest.NotApplied)
 		sql(operation, "applied", repotest.Applied)
-		if operation == "replace" || operation == "rollback" {
-			continue // another attempt does without it
-		}
 		sql(operation, "not applied again and again", again(repotest.NotApplied)...)
 		sql(operation, "applied again and again", again(repotest.Applied)...)
 	}
 	for _, operation := range w.reads {
 		sql(operation, "not applied", repotest.NotApplied)
 		faults := again(repotest.NotApplied)
-		if operation == "holders" {
+		if operation == "owners" {
 			faults = faults[:5] // the next first attempt trusts that its codes are new
 		}
 		sql(operation, "not applied again and again", faults...)
@@ -609,7 +579,7 @@ func (w way) interruptions() []interruption {
 		call("applied, and its answer cut off", recorded, wechattest.Fault{CutBody: true})
 		call("applied, and a gateway's error in place of the answer", recorded, wechattest.HTTPStatus(502))
 		if w.failures == 0 {
-			// That takes longer than an event stays in hand.
+			// That takes longer than an event stays in flight.
 			call("applied, and never answered", min(w.updates, 1), wechattest.Fault{HoldAnswer: wechattest.NewHold()})
 		}
 	}

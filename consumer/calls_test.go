@@ -202,13 +202,6 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 	}
 }
 
-// Claims that the rate of all calls does not let through cost the component nothing of its day.
-func TestCallsThatTheRateForbidsCostNothing(t *testing.T) {
-	if spent := consumer.SpentInVain(50); spent > 1 {
-		t.Errorf("%.1f calls of the day were spent on one that was made and fifty that were not", spent)
-	}
-}
-
 // The spares that a component lacks are not waited for at the end.
 func TestShutdownDoesNotWaitForSparesToCome(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
@@ -219,7 +212,7 @@ func TestShutdownDoesNotWaitForSparesToCome(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	next(w, hold.Reached())
 	r.cancel()
-	w.eventually("taking no more events", func() bool { return consumer.KeeperStops(r.service) })
+	w.eventually("taking no more events", func() bool { return consumer.SparesStop(r.service) })
 	hold.Release()
 	r.stop()
 	if n := w.wechat.Count("wx1"); n != 3 {

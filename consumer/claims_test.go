@@ -56,7 +56,7 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 			fast.advance(life)
 			s.cfg.Now = fast.Now
 			s.onStep = func(step consumer.Step) {
-				if step.Name == consumer.StepMinted {
+				if step.Name == consumer.StepIssued {
 					fast.ahead.Store(0)
 				}
 			}
@@ -97,15 +97,6 @@ func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	r.stop() // finishes the spares that are being made
 	if calls := w.wechat.Count("wx1"); calls != 1+spares+1 {
 		t.Errorf("%d calls, want one for the current code, %d for the spares and one for the claimed one", calls, spares)
-	}
-}
-
-func TestClaimsWhileWeChatGivesNoSparesLeaveOneTimerBehind(t *testing.T) {
-	if n := consumer.TimersForSpares(time.Hour, time.Hour, 2*time.Hour); n != 1 {
-		t.Errorf("%d timers, want the one that is due first", n)
-	}
-	if n := consumer.TimersForSpares(2*time.Hour, time.Hour); n != 2 {
-		t.Errorf("%d timers, want another for an earlier time", n)
 	}
 }
 

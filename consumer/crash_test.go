@@ -122,7 +122,7 @@ func (w *world) crash(at consumer.StepName) {
 func TestKilledInEachGap(t *testing.T) {
 	gaps := map[consumer.StepName]struct{ calls int }{
 		consumer.StepReceived:     {calls: 1},
-		consumer.StepMinted:       {calls: 2}, // WeChat's answer was lost with the process
+		consumer.StepIssued:       {calls: 2}, // WeChat's answer was lost with the process
 		consumer.StepCommitted:    {calls: 1},
 		consumer.StepAcknowledged: {calls: 1},
 		consumer.StepAnnounced:    {calls: 1},

@@ -40,9 +40,6 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envCrash) != "" {
 		crashingReplica()
 	}
-	consumer.PollDue(50 * time.Millisecond)
-	consumer.ExtendLeases(500 * time.Millisecond)
-	consumer.PurgeEvery(time.Second)
 	// The tests wait far more than they compute.
 	err := flag.Set("test.parallel", "16")
 	if err == nil {
@@ -264,6 +261,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 	s := setup{cfg: consumer.Config{
 		Delays: quick, AckWait: 10 * time.Second, RequestTimeout: patience, Shutdown: patience / 2, Spares: -1,
 	}}
+	consumer.ShortenIntervals(&s.cfg, 50*time.Millisecond, 500*time.Millisecond, time.Second)
 	for _, c := range change {
 		c(&s)
 	}

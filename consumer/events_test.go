@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -142,7 +141,7 @@ func TestLifeOfACodeCountsFromTheCall(t *testing.T) {
 func TestOlderEventThatComesLateChangesNothing(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// The first replica takes one event at a time, and WeChat keeps its answer back.
-	slow := w.start(func(s *setup) { s.cfg.InHand = 1 }).ready()
+	slow := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 	hold := wechattest.NewHold()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	older := w.announce("wx1", w.token("older"))
@@ -205,112 +204,6 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 	}
 }
 
-// A replica that knows what the current code was made with knows that a new token is one, and asks MySQL only where
-// the token may have been announced before.
-func TestNewTokenOfAKnownComponentIsNotLookedUp(t *testing.T) {
-	// A clock that is behind takes no event for late.
-	var c clock
-	c.advance(-time.Hour)
-	w := newWorld(t, wechattest.Options{Now: c.Now})
-	db, faults := w.faulty()
-	start := func() *replica {
-		return w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Now = db, c.Now }).ready()
-	}
-	r := start()
-	release := r.holdHealth(faults)
-	first := w.token("first")
-	w.announce("wx1", first)
-	r.await(consumer.StepCleared, "wx1", 1)
-	faults.Operations()
-
-	w.announce("wx1", w.token("second"))
-	r.await(consumer.StepCleared, "wx1", 2)
-	if seen := faults.Operations(); slices.Contains(seen, "components") || !slices.Contains(seen, "commit") {
-		t.Errorf("after a new token: %v", seen)
-	}
-	w.announce("wx1", first)
-	r.await(consumer.StepCleared, "wx1", 3)
-	w.announce("wx1", first)
-	r.await(consumer.StepRepeated, "wx1", 1)
-	if seen := faults.Operations(); !slices.Contains(seen, "components") {
-		t.Errorf("after a repeated token: %v", seen)
-	}
-
-	// Another replica knows it as soon as it has held the announcements against MySQL.
-	release()
-	r.stop()
-	db, faults = w.faulty()
-	r = start()
-	r.holdHealth(faults)
-	pages := 0
-	w.eventually("all current codes read", func() bool {
-		for _, operation := range faults.Operations() {
-			if operation == "current" {
-				pages++
-			}
-		}
-		return pages >= 2 // the last is empty
-	})
-	w.announce("wx1", w.token("third"))
-	r.await(consumer.StepCleared, "wx1", 1)
-	if seen := faults.Operations(); slices.Contains(seen, "components") || !slices.Contains(seen, "commit") {
-		t.Errorf("after a new token of a component of another replica: %v", seen)
-	}
-}
-
-// Who comes late may have been worked on meanwhile, under a durable consumer that this replica knows nothing of.
-func TestLateEventIsLookedUp(t *testing.T) {
-	w := newWorld(t, wechattest.Options{})
-	db, faults := w.faulty()
-	ahead := func() time.Time { return time.Now().Add(3 * time.Second) }
-	r := w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Now = db, ahead }).ready()
-	r.holdHealth(faults)
-	w.announce("wx1", w.token("first"))
-	r.await(consumer.StepCleared, "wx1", 1)
-	faults.Operations()
-	w.announce("wx1", w.token("second"))
-	r.await(consumer.StepCleared, "wx1", 2)
-	if seen := faults.Operations(); !slices.Contains(seen, "components") {
-		t.Errorf("after an event that is three seconds old: %v", seen)
-	}
-}
-
-// Memory is certain only of what is told of the newest code.
-func TestCertainlyNew(t *testing.T) {
-	created := time.Now().Add(-time.Hour)
-	token := func(sequence uint64, name string) repo.Token {
-		return repo.Token{
-			Position:    repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: created, Sequence: sequence, Time: created.Add(time.Duration(sequence) * time.Second)},
-			Fingerprint: repo.FingerprintOf(preauth.NewSecret(name)),
-		}
-	}
-	code := func(revision uint64, made *repo.Token) *consumer.Learnt {
-		return &consumer.Learnt{Standing: repo.Standing{Update: preauth.Update{AppID: "wx1", Revision: revision}, Token: made}}
-	}
-	inMySQL := func(l *consumer.Learnt) *consumer.Learnt { l.FromMySQL = true; return l }
-	first := token(1, "a")
-	for name, c := range map[string]struct {
-		event  repo.Token
-		learnt []*consumer.Learnt
-		want   bool
-	}{
-		"nothing known":                  {token(2, "b"), nil, false},
-		"a code of its own":              {token(2, "b"), []*consumer.Learnt{code(1, &first)}, true},
-		"announced afterwards":           {token(2, "b"), []*consumer.Learnt{code(1, &first), code(1, nil)}, true},
-		"the same event":                 {token(1, "a"), []*consumer.Learnt{code(1, &first)}, false},
-		"the same token":                 {token(2, "a"), []*consumer.Learnt{code(1, &first)}, false},
-		"a code of another replica":      {token(2, "b"), []*consumer.Learnt{code(1, &first), code(2, nil)}, false},
-		"that MySQL knows":               {token(2, "b"), []*consumer.Learnt{code(1, nil), inMySQL(code(1, &first))}, true},
-		"an older page of MySQL":         {token(2, "b"), []*consumer.Learnt{code(2, nil), inMySQL(code(1, &first))}, false},
-		"a failure of its own":           {token(3, "c"), []*consumer.Learnt{code(1, &first), nil}, false},
-		"a failure of another, in MySQL": {token(3, "c"), []*consumer.Learnt{code(1, &first), inMySQL(code(1, nil))}, false},
-	} {
-		if got := consumer.CertainlyNew(c.event, c.learnt...); got != c.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
 // A consumer that was made anew delivers every event once more, and counts from one.
 func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
@@ -335,8 +228,8 @@ func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T)
 // Also to a replica that knows the code before the token, and not that another replica had the token rejected.
 func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	oneInHand := func(s *setup) { s.cfg.InHand = 1 }
-	r := w.start(oneInHand).ready()
+	oneInFlight := func(s *setup) { s.cfg.InFlight = 1 }
+	r := w.start(oneInFlight).ready()
 	w.announce("wx1", w.token("a"))
 	r.await(consumer.StepCommitted, "wx1", 1)
 	hold := wechattest.NewHold()
@@ -344,7 +237,7 @@ func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T)
 	w.wechat.Next("busy", wechattest.Fault{HoldAnswer: hold})
 	w.announce("busy", w.token("busy"))
 	next(w, hold.Reached())
-	other := w.start(oneInHand).ready()
+	other := w.start(oneInFlight).ready()
 	w.wechat.Next("wx1", wechattest.Error(40001, ""), wechattest.Error(40001, ""))
 	w.announce("wx1", w.token("b"))
 	other.await(consumer.StepFailed, "wx1", 1)
@@ -364,8 +257,8 @@ func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T)
 // Publishers that want to be sure announce a token twice in a row, on both subjects for example.
 func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	oneInHand := func(s *setup) { s.cfg.InHand = 1 }
-	a, b := w.start(oneInHand).ready(), w.start(oneInHand).ready()
+	oneInFlight := func(s *setup) { s.cfg.InFlight = 1 }
+	a, b := w.start(oneInFlight).ready(), w.start(oneInFlight).ready()
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
@@ -388,42 +281,13 @@ func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	}
 }
 
-// An event waits for the replica's memory to have read those before it, which may have announced its token.
-func TestEventWaitsForMemoryToHaveReadThoseBeforeIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		read, await := consumer.ReadingTokens()
-		waited := make(chan time.Duration)
-		begin := time.Now()
-		wait := func(sequence uint64) { go func() { await(sequence); waited <- time.Since(begin) }() }
-
-		wait(1)
-		if took := <-waited; took != 0 {
-			t.Errorf("the first event waited for %v", took)
-		}
-		read(5)
-		wait(8)
-		synctest.Wait()
-		<-time.After(time.Millisecond)
-		read(6)
-		<-time.After(time.Millisecond)
-		read(7)
-		if took := <-waited; took != 2*time.Millisecond {
-			t.Errorf("event 8 waited for %v, event 7 was read after 2ms", took)
-		}
-		wait(100)
-		if took := <-waited; took > 2*time.Second {
-			t.Errorf("waited for %v", took)
-		}
-	})
-}
-
 // The event that leaves the work to its token's first one does not wait for one that is lost, whatever the
 // replica's clock says.
 func TestTokenAnnouncedAgainIsWorkedOnThoughItsFirstEventIsLost(t *testing.T) {
 	var c clock
 	c.advance(-time.Hour)
 	w := newWorld(t, wechattest.Options{Now: c.Now})
-	r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Now = 1, c.Now }).ready()
+	r := w.start(func(s *setup) { s.cfg.InFlight, s.cfg.Now = 1, c.Now }).ready()
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx0", wechattest.Fault{HoldAnswer: hold})
@@ -556,11 +420,11 @@ func code(err error) int {
 // Every class of failure has its own way; see the delays of the settings.
 func TestFailuresByClass(t *testing.T) {
 	cases := map[string]struct {
-		fault   wechattest.Fault
-		class   preauth.Class
-		errcode int
-		retries bool // the service tries again with this token
-		inHand  bool // without recording the first failure
+		fault    wechattest.Fault
+		class    preauth.Class
+		errcode  int
+		retries  bool // the service tries again with this token
+		inFlight bool // without recording the first failure
 	}{
 		"transient":           {wechattest.Error(-1, ""), preauth.ClassTransient, -1, true, true},
 		"gateway":             {wechattest.HTTPStatus(502), preauth.ClassTransient, 0, true, true},
@@ -599,7 +463,7 @@ func TestFailuresByClass(t *testing.T) {
 			if failure.RetryAt.IsZero() == c.retries {
 				t.Errorf("retry_at is %v", failure.RetryAt)
 			}
-			if c.inHand != (failure.Attempt > 1) {
+			if c.inFlight != (failure.Attempt > 1) {
 				t.Errorf("first recorded at attempt %d", failure.Attempt)
 			}
 			var err error
@@ -696,6 +560,7 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	r := w.start().ready()
 	updates := w.updates()
 	w.publish("component.other", []byte("not for us"))
+	w.publish("component.token.revoked.wx1", []byte(`{"component_appid":"wx1"}`)) // which the filter lets through
 	sequence := w.announce("wx1", w.token("a"))
 	next(w, updates)
 	if step := r.await(consumer.StepCommitted, "wx1", 1); step.Sequence != sequence {
@@ -704,6 +569,13 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	after, err := w.js.Stream(w.within(), "EVERYTHING")
 	if err != nil {
 		t.Fatal(err)
+	}
+	w.eventually("all events acknowledged", func() bool {
+		cons, err := after.Consumer(w.within(), fmt.Sprintf("preauth-%d", after.CachedInfo().Created.UnixMicro()))
+		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+	})
+	if n := r.count(consumer.StepReceived); n != 1 {
+		t.Errorf("%d messages were taken for token events, want 1", n)
 	}
 	was, _ := json.Marshal(before.CachedInfo().Config)
 	is, _ := json.Marshal(after.CachedInfo().Config)

@@ -9,45 +9,30 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"preauth/repo"
 )
 
-// healthCheck is how often MySQL and the progress of events are looked at.
-const healthCheck = 2 * time.Second
-
-// health knows why the service is not ready, and what the gauges show.
+// health knows why the service is not ready: a reason for each part that does not do its work.
 type health struct {
-	*Service
-
 	mu      sync.Mutex
 	reasons map[string]error
-	gauges  gauges
-
-	progress progress
-	lastDone time.Time
 }
 
-// gauges are the figures that are asked for from time to time.
-type gauges struct {
-	outboxRows   int
-	outboxOldest time.Time
-	pending      uint64
-	ackPending   int
+// newHealth returns a health in which each of the parts has yet to begin.
+func newHealth(parts ...string) *health {
+	h := &health{reasons: map[string]error{}}
+	for _, part := range parts {
+		h.reasons[part] = errNotStarted
+	}
+	return h
 }
 
-func newHealth(s *Service) *health {
-	starting := errors.New("is not followed yet")
-	return &health{Service: s, reasons: map[string]error{
-		string(tokenStream) + " stream":   starting,
-		string(updateStream) + " stream":  starting,
-		string(failureStream) + " stream": starting,
-		"MySQL":                           errors.New("was not asked yet"),
-	}}
-}
+var errNotStarted = errors.New("has not started yet")
 
-// set notes the state of a part; a nil err means that it is well.
+// mysqlPart names the database in a health.
+const mysqlPart = "MySQL"
+
+// set notes how a part fares; nil means that it works. A cancelled context says nothing of the part.
 func (h *health) set(part string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
@@ -61,101 +46,126 @@ func (h *health) set(part string, err error) {
 	}
 }
 
-// setUse notes how a part fares that uses MySQL: that MySQL is away is its state and not the part's, and
-// the regular check tells when it is back.
+// setUse notes how a part fares that uses MySQL. If MySQL is away, that is MySQL's state and not the
+// part's: the watch of MySQL tells when it is back.
 func (h *health) setUse(part string, err error) {
 	if errors.Is(err, repo.ErrUnavailable) {
-		part = "MySQL"
+		part = mysqlPart
 	}
 	h.set(part, err)
 }
 
-// Ready returns nil if the service does all its work, and else why not, part by part. A service that
-// is not ready still does what it can: it answers look-ups from memory without MySQL, for example.
-func (s *Service) Ready() error {
-	h := s.health
+// notReady returns the reasons why the service is not ready, sorted by part.
+func (h *health) notReady() []error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var reasons []error
-	if status := s.nc.Status(); status != nats.CONNECTED {
-		reasons = append(reasons, fmt.Errorf("NATS: the connection is %s", status))
-	}
 	for _, part := range slices.Sorted(maps.Keys(h.reasons)) {
 		reasons = append(reasons, fmt.Errorf("%s: %w", part, h.reasons[part]))
 	}
-	return errors.Join(reasons...)
+	return reasons
 }
 
-// run looks at MySQL and at the progress of events until ctx ends.
-func (h *health) run(ctx context.Context) {
-	h.lastDone = h.cfg.Now()
+// watchEvery is how often a watch looks.
+const watchEvery = 2 * time.Second
+
+// watch looks at something outside from time to time, until ctx ends. Each look has its own time
+// limit, so that one that hangs delays nothing else.
+func watch(ctx context.Context, look func(context.Context)) {
 	for {
-		for _, check := range []func(context.Context){h.checkMySQL, h.checkProgress} {
-			checkCtx, cancel := context.WithTimeout(ctx, apiTimeout) // each its own: a part that hangs is no other's fault
-			check(checkCtx)
-			cancel()
-		}
-		if !pause(ctx, jittered(healthCheck)) {
+		lookCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+		look(lookCtx)
+		cancel()
+		if !pause(ctx, jittered(watchEvery)) {
 			return
 		}
 	}
 }
 
-func (h *health) checkMySQL(ctx context.Context) {
-	err := h.db.Check(ctx)
-	h.set("MySQL", err)
-	if err != nil {
-		return
-	}
-	rows, oldest, err := h.db.OutboxDepth(ctx)
-	if err != nil {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.gauges.outboxRows, h.gauges.outboxOldest = rows, oldest
+// mysqlWatch looks at MySQL and at the outbox.
+type mysqlWatch struct {
+	db     *repo.Repo
+	health *health
+
+	mu     sync.Mutex
+	rows   int
+	oldest time.Time
 }
 
-// checkProgress finds a service that is up and gets nothing done.
-func (h *health) checkProgress(ctx context.Context) {
-	state, err := h.progressNow(ctx)
-	now := h.cfg.Now()
-	h.mu.Lock()
-	if err == nil {
-		h.gauges.pending, h.gauges.ackPending = state.pending, state.inHand
-		if state.waiting() == 0 || state.floor != h.progress.floor || state.waiting() < h.progress.waiting() {
-			h.lastDone = now
-		}
-		h.progress = state
+func (w *mysqlWatch) look(ctx context.Context) {
+	err := w.db.Check(ctx)
+	w.health.set(mysqlPart, err)
+	if err != nil {
+		return
 	}
-	idle := now.Sub(h.lastDone)
-	h.mu.Unlock()
+	rows, oldest, err := w.db.OutboxDepth(ctx)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rows, w.oldest = rows, oldest
+}
+
+// outbox returns how many announcements no stream has stored yet, and the time of the oldest.
+func (w *mysqlWatch) outbox() (rows int, oldest time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rows, w.oldest
+}
+
+// progress is the state of the consumer that all replicas share.
+type progress struct {
+	floor    uint64 // all events up to this sequence are acknowledged
+	pending  uint64 // events in the stream that no replica has taken
+	inFlight int    // events that replicas work on
+}
+
+func (p progress) waiting() uint64 { return p.pending + uint64(p.inFlight) }
+
+// progressWatch finds a service that is up and gets nothing done.
+type progressWatch struct {
+	health *health
+	now    func() time.Time
+	stall  time.Duration
+	// ask returns the present progress.
+	ask func(context.Context) (progress, error)
+
+	mu       sync.Mutex
+	last     progress
+	lastDone time.Time
+}
+
+func newProgressWatch(h *health, now func() time.Time, stall time.Duration, ask func(context.Context) (progress, error)) *progressWatch {
+	return &progressWatch{health: h, now: now, stall: stall, ask: ask, lastDone: now()}
+}
+
+func (w *progressWatch) look(ctx context.Context) {
+	state, err := w.ask(ctx)
+	now := w.now()
+	w.mu.Lock()
+	if err == nil {
+		if state.waiting() == 0 || state.floor != w.last.floor || state.waiting() < w.last.waiting() {
+			w.lastDone = now
+		}
+		w.last = state
+	}
+	idle := now.Sub(w.lastDone)
+	w.mu.Unlock()
 	switch {
-	case idle <= h.cfg.Stall:
+	case idle <= w.stall:
 		err = nil
 	case err != nil:
 		err = fmt.Errorf("not known for %v: %w", idle.Truncate(time.Second), err)
 	default:
 		err = fmt.Errorf("%d token events wait and none was finished for %v", state.waiting(), idle.Truncate(time.Second))
 	}
-	h.set("progress", err)
+	w.health.set("progress", err)
 }
 
-// progress is the state of the shared consumer.
-type progress struct {
-	floor   uint64 // all up to this sequence is acknowledged
-	pending uint64 // in the stream
-	inHand  int    // of all replicas
-}
-
-func (p progress) waiting() uint64 { return p.pending + uint64(p.inHand) }
-
-func (h *health) progressNow(ctx context.Context) (progress, error) {
-	id := h.streams.inUse()
-	cons, err := h.js.Consumer(ctx, id.name, id.durable(h.cfg.Durable))
-	if err != nil {
-		return progress{}, err
-	}
-	info := cons.CachedInfo()
-	return progress{info.AckFloor.Stream, info.NumPending, info.NumAckPending}, nil
+// latest returns the progress as of the last look.
+func (w *progressWatch) latest() progress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
 }

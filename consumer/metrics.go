@@ -62,7 +62,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		events: counters("events_total",
-			"Token events settled, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
+			"Token events finished, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
 		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
 		failures: counters("failures_total", "Failures recorded, by class.", "class"),
 		lookups:  newAnswers(counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code")),
@@ -93,46 +93,19 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	return m
 }
 
-// observe registers the figures that are read when Prometheus asks.
-func (m *metrics) observe(s *Service, registerer prometheus.Registerer) {
-	gauge := func(name, help string, read func() float64) {
-		registerer.MustRegister(prometheus.NewGaugeFunc(
-			prometheus.GaugeOpts{Namespace: "preauth", Name: name, Help: help}, read))
-	}
-	of := func(read func(gauges) float64) func() float64 {
-		return func() float64 {
-			s.health.mu.Lock()
-			defer s.health.mu.Unlock()
-			return read(s.health.gauges)
-		}
-	}
-	gauge("events_in_hand", "Token events that this replica works on.", func() float64 { return float64(s.tokens.hand.size()) })
-	gauge("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(s.codes.size()) })
-	gauge("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(s.tokens.view.size()) })
-	gauge("outbox_rows", "Announcements that no stream has stored yet, of all replicas.",
-		of(func(g gauges) float64 { return float64(g.outboxRows) }))
-	gauge("outbox_oldest_seconds", "Age of the oldest of them.", of(func(g gauges) float64 {
-		if g.outboxOldest.IsZero() {
-			return 0
-		}
-		return max(0, s.cfg.Now().Sub(g.outboxOldest).Seconds())
-	}))
-	gauge("consumer_pending", "Token events that no replica has taken up.",
-		of(func(g gauges) float64 { return float64(g.pending) }))
-	gauge("consumer_ack_pending", "Token events that replicas have in hand.",
-		of(func(g gauges) float64 { return float64(g.ackPending) }))
-	gauge("ready", "1 if the service does all its work.", func() float64 {
-		if s.Ready() != nil {
-			return 0
-		}
-		return 1
-	})
+// gauge registers a figure that is read when Prometheus asks.
+func gauge(registerer prometheus.Registerer, name, help string, read func() float64) {
+	registerer.MustRegister(prometheus.NewGaugeFunc(
+		prometheus.GaugeOpts{Namespace: "preauth", Name: name, Help: help}, read))
 }
 
 func (m *metrics) failed(class preauth.Class) { m.failures.WithLabelValues(string(class)).Inc() }
 
-// settled counts an event by its committed outcome.
-func (m *metrics) settled(outcome repo.Outcome, result repo.Result) {
+// superseded counts an event that needed no outcome of its own.
+func (m *metrics) superseded() { m.events.WithLabelValues("superseded").Inc() }
+
+// finished counts an event by its committed outcome.
+func (m *metrics) finished(outcome repo.Outcome, result repo.Result) {
 	label := "repeated"
 	switch {
 	case result.Status == repo.Superseded:

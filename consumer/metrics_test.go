@@ -31,7 +31,7 @@ func (r *replica) counted(name string) map[string]int {
 
 func TestMetricsCountEachEventOnce(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Delays.Operator = 1, time.Hour }).ready()
+	r := w.start(func(s *setup) { s.cfg.InFlight, s.cfg.Delays.Operator = 1, time.Hour }).ready()
 	done := 0
 	finished := func() {
 		done++

@@ -191,7 +191,7 @@ func TestOlderRevisionNeverFollowsANewerOne(t *testing.T) {
 	slow := w.start(func(s *setup) {
 		s.nc = slowNATS
 		s.onStep = func(step consumer.Step) {
-			if step.Name == consumer.StepMinted {
+			if step.Name == consumer.StepIssued {
 				slowNATS.Close()
 				close(gone)
 			}
@@ -210,7 +210,7 @@ func TestOlderRevisionNeverFollowsANewerOne(t *testing.T) {
 	}
 }
 
-func TestShutdownFinishesWhatIsInHand(t *testing.T) {
+func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	hold := wechattest.NewHold()
@@ -333,8 +333,8 @@ func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 func TestTwoReplicasShareTheWork(t *testing.T) {
 	const events = 60
 	w := newWorld(t, wechattest.Options{})
-	a := w.start(func(s *setup) { s.cfg.InHand = 2 }).ready()
-	b := w.start(func(s *setup) { s.cfg.InHand = 2 }).ready()
+	a := w.start(func(s *setup) { s.cfg.InFlight = 2 }).ready()
+	b := w.start(func(s *setup) { s.cfg.InFlight = 2 }).ready()
 	// Neither is so fast that nothing is left for the other.
 	hold := wechattest.NewHold()
 	defer hold.Release()

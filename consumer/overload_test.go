@@ -23,13 +23,13 @@ func TestMoreThanCanBeServed(t *testing.T) {
 		rounds     = 4000 // of three requests each
 		every      = 4    // rounds an event
 		requests   = 16
-		inHand     = 32
+		inFlight   = 32
 		goroutines = 300 // seen 120
 		memory     = 48 << 20
 	)
 	w := newWorldAlone(t, mysql, wechattest.Options{})
 	db, faults := w.faulty()
-	r := w.start(func(s *setup) { s.db, s.cfg.Requests, s.cfg.InHand = db, requests, inHand }).ready()
+	r := w.start(func(s *setup) { s.db, s.cfg.Requests, s.cfg.InFlight = db, requests, inFlight }).ready()
 	appid := func(i int) string { return fmt.Sprintf("wx%d", i%components) }
 	for i := range components {
 		w.announce(appid(i), w.token(fmt.Sprint("first-", i)))

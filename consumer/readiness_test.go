@@ -45,7 +45,7 @@ func TestDurableThatVanishedIsMade(t *testing.T) {
 	})
 	t.Run("while the hand is full", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
-		r := w.start(func(s *setup) { s.cfg.InHand = 1 }).ready()
+		r := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 		hold := wechattest.NewHold()
 		defer hold.Release()
 		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
@@ -75,7 +75,7 @@ func (w *world) deleteDurable() {
 func TestReadinessTellsOfAStandstill(t *testing.T) {
 	t.Run("the durable is missing", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
-		r := w.start(func(s *setup) { s.cfg.InHand, s.cfg.Stall = 1, time.Second }).ready()
+		r := w.start(func(s *setup) { s.cfg.InFlight, s.cfg.Stall = 1, time.Second }).ready()
 		hold := wechattest.NewHold()
 		defer hold.Release()
 		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
@@ -161,7 +161,7 @@ func TestShutdownWhileTheLineIsStalled(t *testing.T) {
 	next(w, hold.Reached())
 	next(w, stalled.reached)
 
-	if !strings.Contains(r.metrics(), "preauth_events_in_hand 1\n") {
+	if !strings.Contains(r.metrics(), "preauth_events_in_flight 1\n") {
 		t.Error("the event is not in hand")
 	}
 	r.stop() // which does not wait for ever

@@ -14,7 +14,6 @@ import (
 
 	"preauth"
 	"preauth/consumer"
-	"preauth/repo"
 	"preauth/wechat/wechattest"
 )
 
@@ -56,7 +55,7 @@ func (w *world) consumers() (durable *jetstream.ConsumerInfo, readers []string) 
 func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// Given a component that is far on in the stream, and a replica that has no room for more.
-	r := w.start(func(s *setup) { s.cfg.InHand = 1 }).ready()
+	r := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 	for range 5 {
 		w.announce("wx1", w.token("old"))
 	}
@@ -223,27 +222,6 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 				return ok && update.Revision > before.Revision
 			})
 			w.settled(r, "wx1")
-		})
-	}
-}
-
-// A token whose events were lost before anybody worked on them is announced again: nobody else works on it.
-func TestTokenAnnouncedAgainInARolledBackStreamIsNotLeftToALostEvent(t *testing.T) {
-	now := time.Now()
-	token := preauth.TokenEvent{AppID: "wx1", Token: preauth.NewSecret("again"), ExpiresAt: now.Add(time.Hour)}
-	at := func(sequence uint64, after time.Duration) repo.Position {
-		return repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: now.Add(-time.Hour), Sequence: sequence, Time: now.Add(after)}
-	}
-	for name, positions := range map[string][]repo.Position{
-		"rolled back":          {at(9, 0), at(4, 2*time.Minute)},
-		"the clock went back":  {at(4, 2*time.Minute), at(9, 0)},
-		"neither, first of it": {at(4, 0)},
-		"neither":              {at(4, 0), at(9, 2*time.Minute)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if consumer.OvertakenInMemory(token, now, positions...) {
-				t.Error("the newest event is taken for overtaken")
-			}
 		})
 	}
 }

@@ -132,7 +132,7 @@ func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
 func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
-	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.InHand = c.Now, 1 }).ready()
+	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.InFlight = c.Now, 1 }).ready()
 	w.announce("wx1", w.token("a"))
 	w.settled(r, "wx1")
 	hold := wechattest.NewHold()
@@ -337,33 +337,6 @@ func TestLongOutageFloodsNobody(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-func TestFailuresThatSaySomethingNew(t *testing.T) {
-	last := preauth.Failure{
-		Class: preauth.ClassAddressNotAllowed, ErrCode: 61004, RequestIP: "203.0.113.1", Stream: "TOKENS", StreamSequence: 7,
-		Attempt: 5, RetryAt: time.Now(), RID: "1",
-	}
-	for name, test := range map[string]struct {
-		change func(*preauth.Failure)
-		new    bool
-	}{
-		"the same once more":     {func(f *preauth.Failure) { f.RID, f.RetryAt = "2", f.RetryAt.Add(time.Minute) }, false},
-		"twice as many":          {func(f *preauth.Failure) { f.Attempt = 8 }, true},
-		"another class":          {func(f *preauth.Failure) { f.Class = preauth.ClassTransient }, true},
-		"another errcode":        {func(f *preauth.Failure) { f.ErrCode = 40164 }, true},
-		"another address":        {func(f *preauth.Failure) { f.RequestIP = "203.0.113.2" }, true},
-		"of another event":       {func(f *preauth.Failure) { f.StreamSequence = 8 }, true},
-		"in another stream":      {func(f *preauth.Failure) { f.Stream = "T" }, true},
-		"and now it is given up": {func(f *preauth.Failure) { f.RetryAt = time.Time{} }, true},
-	} {
-		failure := last
-		failure.Attempt++
-		test.change(&failure)
-		if got := consumer.SaysSomethingNew(&failure, &last); got != test.new {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
 // A renewed code that MySQL refuses, for want of a right, say, is kept: the turns that follow cost no call.
 func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	var c clock
@@ -425,7 +398,7 @@ func (w *world) heartbeats() <-chan struct{} {
 }
 
 // Work that takes longer than the ack wait stays with the replica that has it.
-func TestEventInHandForLongIsNotWorkedOnTwice(t *testing.T) {
+func TestEventInFlightForLongIsNotWorkedOnTwice(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	first := w.start().ready()
 	hold := wechattest.NewHold()

@@ -1,36 +1,29 @@
-// Package consumer is the service itself: it turns token events into codes and answers look-ups.
+// Package consumer is the service itself: it turns token events into codes and answers look-ups and
+// claims.
 //
-// The way of one event is [tokens.work] in tokens.go, from top to bottom: a token event comes from
-// its stream, WeChat is asked for a code, one transaction of package repo saves it, the event is
-// acknowledged, and the relay announces what was committed. The other parts serve that way:
+// An event takes one way through the package. The intake pulls it from the stream. The worker
+// (event.go) decides what to do with it, has the issuer ask WeChat for a code and the committer save
+// it in one transaction, and acknowledges the event. What was committed goes to the view, which
+// answers look-ups, and to the publisher, which announces it. Beside that way
 //
-//   - tokenView and codeView are each replica's memory of the newest token and code per component,
-//     read from the streams;
-//   - the minter asks WeChat and decides what a failure means;
-//   - the saver puts what waits while transactions are under way into the next;
-//   - the relay publishes outbox rows, and sweeps up what a crash left behind;
-//   - the due loop works on components whose code nears its expiry or whose last attempt failed;
-//   - the reconciler announces again from MySQL what the stream of announcements has lost;
-//   - the responder answers look-ups.
+//   - followers read the streams into the views, and have published again what a stream has lost;
+//   - the renewer works on components whose code nears its expiry or whose last attempt failed;
+//   - spares are made ahead of claims;
+//   - the responder answers look-ups, claims and resolves.
 //
-// Replicas are equal and know nothing of one another: they share a durable consumer, row locks and
+// Replicas are equal and know nothing of one another. They share a durable consumer, row locks and
 // the streams' sequences.
 //
-// What the package never does: wait for WeChat or NATS inside a database transaction, acknowledge an
-// event before its outcome is committed, or let a token or code out anywhere but to WeChat, MySQL
-// (codes only) and the contract's subjects.
+// The package never waits for WeChat or NATS inside a database transaction, never acknowledges an
+// event before its outcome is committed, and never lets a token or code out anywhere but to WeChat,
+// MySQL (codes only) and the contract's subjects.
 package consumer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"regexp"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -38,222 +31,39 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"preauth"
+	"preauth/internal/keylock"
+	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
 )
-
-// ErrConfig is wrapped by every error about an impossible [Config].
-var ErrConfig = errors.New("impossible setting")
-
-// Config are the settings of a [Service]. The zero value of a field means its default.
-type Config struct {
-	// Subjects are the subjects of the contract.
-	Subjects preauth.Subjects
-	// TokenStream, UpdateStream and FailureStream are the names of the streams that are created
-	// where they are missing. If another stream covers the token subject already, that one is used
-	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
-	TokenStream, UpdateStream, FailureStream string
-	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
-	// ends it. Default: preauth.
-	Durable string
-	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
-	StreamReplicas int
-	// Source is the CloudEvents source of what is announced, a URI reference. Default: /preauth.
-	Source string
-	// Version is what the NATS micro service calls itself, a semantic version. Default: 0.0.0.
-	Version string
-
-	// Calls is how many calls of WeChat may be under way at once. Default: 64.
-	Calls int
-	// CallsPerSecond bounds the calls of WeChat over all components, and CallsPerDay those for one
-	// component, of which a tenth can be used at once. Spares are made while half of that is left, and
-	// the last tenth is for token events and renewals. Both are per replica. Defaults: 200 and 10000.
-	CallsPerSecond, CallsPerDay int
-	// Spares is how many codes are made ahead of claims for each component; negative for none, so that
-	// every claim waits for WeChat. Default: 1.
-	Spares int
-	// Retention is how long codes and claims are kept after they expired. Default: 7 days.
-	Retention time.Duration
-	// InHand is how many token events may be worked on at once. Default: 512.
-	InHand int
-	// Requests is how many look-ups that need more than memory may be under way at once; one more is
-	// answered with 429. Default: 256.
-	Requests int
-	// RequestTimeout bounds the time in which such a look-up is answered. Default: 4s.
-	RequestTimeout time.Duration
-	// AckWait is how long the token stream waits for a sign of life of the replica that has an event
-	// in hand. Default: 5s.
-	AckWait time.Duration
-	// Shutdown bounds the time for finishing what is in hand. Default: 15s.
-	Shutdown time.Duration
-	// Stall is how long events may wait without one being finished before the service counts as not
-	// ready. Default: 1m.
-	Stall time.Duration
-	// Delays are the waits between attempts.
-	Delays Delays
-
-	// Now is the clock. Default: time.Now.
-	Now func() time.Time
-	// Trace, if set, is told each [Step] of each event as it happens, from many goroutines at once.
-	Trace func(Step)
-}
-
-// Delays are the waits between attempts after a failure, by the kind of failure. Each but Once is
-// jittered by up to a quarter. The zero value of a field means its default.
-type Delays struct {
-	// Transient is the first wait after a failure that passes by itself; it doubles up to
-	// TransientMax. Defaults: 200ms and 10s.
-	Transient, TransientMax time.Duration
-	// Throttled is the wait for WeChat's next minute. Default: 1m.
-	Throttled time.Duration
-	// Quota is the wait between probes while the quota of the day is used up. Default: 30m.
-	Quota time.Duration
-	// Operator is the wait while somebody has to change something: the allow-list, the account.
-	// Default: 1m.
-	Operator time.Duration
-	// Once is the wait before the single quick retry after an unknown error, and after the rejection
-	// of a token younger than 30 s. Default: 2s.
-	Once time.Duration
-}
-
-func (c Config) withDefaults() Config {
-	subjects := preauth.DefaultSubjects()
-	c.Subjects.TokenUpdated = cmp.Or(c.Subjects.TokenUpdated, subjects.TokenUpdated)
-	c.Subjects.Updated = cmp.Or(c.Subjects.Updated, subjects.Updated)
-	c.Subjects.Failed = cmp.Or(c.Subjects.Failed, subjects.Failed)
-	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
-	c.Subjects.Claim = cmp.Or(c.Subjects.Claim, subjects.Claim)
-	c.Subjects.Resolve = cmp.Or(c.Subjects.Resolve, subjects.Resolve)
-	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
-	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
-	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
-	c.Durable = cmp.Or(c.Durable, "preauth")
-	c.StreamReplicas = cmp.Or(c.StreamReplicas, 1)
-	c.Source = cmp.Or(c.Source, "/preauth")
-	c.Version = cmp.Or(c.Version, "0.0.0")
-	c.Calls = cmp.Or(c.Calls, 64)
-	c.CallsPerSecond = cmp.Or(c.CallsPerSecond, 200)
-	c.CallsPerDay = cmp.Or(c.CallsPerDay, 10_000)
-	c.Spares = cmp.Or(c.Spares, 1)
-	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
-	c.InHand = cmp.Or(c.InHand, 512)
-	c.Requests = cmp.Or(c.Requests, 256)
-	c.RequestTimeout = cmp.Or(c.RequestTimeout, 4*time.Second)
-	c.AckWait = cmp.Or(c.AckWait, 5*time.Second)
-	c.Shutdown = cmp.Or(c.Shutdown, 15*time.Second)
-	c.Stall = cmp.Or(c.Stall, time.Minute)
-	c.Delays.Transient = cmp.Or(c.Delays.Transient, 200*time.Millisecond)
-	c.Delays.TransientMax = cmp.Or(c.Delays.TransientMax, 10*time.Second)
-	c.Delays.Throttled = cmp.Or(c.Delays.Throttled, time.Minute)
-	c.Delays.Quota = cmp.Or(c.Delays.Quota, 30*time.Minute)
-	c.Delays.Operator = cmp.Or(c.Delays.Operator, time.Minute)
-	c.Delays.Once = cmp.Or(c.Delays.Once, 2*time.Second)
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Trace == nil {
-		c.Trace = func(Step) {}
-	}
-	return c
-}
-
-var (
-	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
-)
-
-// Check returns an error that wraps [ErrConfig] and says what to change if a value is impossible.
-func (c Config) Check() error {
-	c = c.withDefaults()
-	var errs []error
-	refuse := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
-	}
-	subjects := map[string]string{
-		"token": c.Subjects.TokenUpdated, "updated": c.Subjects.Updated,
-		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
-	}
-	for name, s := range subjects {
-		if !subject.MatchString(s) {
-			refuse("the %s subject %q must be words of letters, digits, '_' and '-' joined by dots", name, s)
-		}
-		for other, o := range subjects {
-			if name != other && (s == o || strings.HasPrefix(o, s+".")) {
-				refuse("the %s subject %q covers the %s subject %q: choose subjects of which none begins with another", name, s, other, o)
-			}
-		}
-	}
-	names := map[string]string{
-		"token stream": c.TokenStream, "update stream": c.UpdateStream,
-		"failure stream": c.FailureStream, "durable": c.Durable,
-	}
-	for what, name := range names {
-		if !streamName.MatchString(name) {
-			refuse("the %s name %q must be 1 to 64 letters, digits, '_' or '-'", what, name)
-		}
-	}
-	if c.TokenStream == c.UpdateStream || c.TokenStream == c.FailureStream || c.UpdateStream == c.FailureStream {
-		refuse("the three streams need three names")
-	}
-	if c.StreamReplicas != 1 && c.StreamReplicas != 3 && c.StreamReplicas != 5 {
-		refuse("stream replicas must be 1, 3 or 5, not %d", c.StreamReplicas)
-	}
-	for what, n := range map[string]int{"calls": c.Calls, "events in hand": c.InHand, "requests": c.Requests} {
-		if n < 1 || n > 100_000 {
-			refuse("the number of %s at once must be 1 to 100000, not %d", what, n)
-		}
-	}
-	if c.Spares > 1000 {
-		refuse("the number of spares per component must be at most 1000, not %d", c.Spares)
-	}
-	if c.CallsPerSecond < 1 || c.CallsPerDay < 100 {
-		refuse("the limits of calls must be at least 1 per second and 100 per day, not %d and %d", c.CallsPerSecond, c.CallsPerDay)
-	}
-	if c.AckWait < time.Second {
-		refuse("the ack wait must be at least 1s, not %v: events would be handed out twice", c.AckWait)
-	}
-	durations := map[string]time.Duration{
-		"request time-out": c.RequestTimeout, "shutdown time": c.Shutdown, "stall time": c.Stall, "retention": c.Retention,
-		"transient delay": c.Delays.Transient, "largest transient delay": c.Delays.TransientMax, "throttled delay": c.Delays.Throttled,
-		"quota delay": c.Delays.Quota, "operator delay": c.Delays.Operator, "single delay": c.Delays.Once,
-	}
-	for what, d := range durations {
-		if d < 0 {
-			refuse("the %s must be more than 0, not %v", what, d)
-		}
-	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return errors.Join(errs...)
-}
 
 // Service is one replica. Make it with [New] and run it once with [Service.Run].
 type Service struct {
 	cfg     Config
 	nc      *nats.Conn
-	js      jetstream.JetStream
 	db      *repo.Repo
 	log     *slog.Logger
+	health  *health
 	metrics *metrics
 
-	// lasting is the context of work in hand, which outlives that of Run: what was begun is finished,
-	// acknowledged and announced, until the time for that is over.
-	lasting context.Context
-
 	streams   *streams
-	tokens    *tokens
-	codes     *codeView
-	relay     *relay
-	keeper    *keeper
+	followers []follower
+	tokens    tokenFollower
+	intake    *intake
+	renewer   *renewer
+	spares    *spares
+	publisher *publisher
 	responder *responder
-	health    *health
+	endpoints []endpoint
+	watches   []func(context.Context)
 }
 
 // New returns a service on the given connection, database and WeChat client, which stay the
-// caller's. The connection should reconnect for ever, and do so too when a write takes more than seconds
-// ([nats.FlusherTimeout], [nats.Options].ReconnectOnFlusherError): until then a line that takes nothing more
-// holds up whatever uses the connection. Neither it nor the database has to be there yet. Metrics are
-// registered with registerer. An impossible cfg gives an error that wraps [ErrConfig].
+// caller's. Neither NATS nor the database has to be there yet. The connection should reconnect for
+// ever, also when a write takes more than seconds ([nats.FlusherTimeout],
+// [nats.Options].ReconnectOnFlusherError): until then, a stalled connection holds up everything that
+// uses it. Metrics are registered with registerer. An invalid cfg gives an error that wraps
+// [ErrConfig].
 func New(
 	cfg Config, nc *nats.Conn, db *repo.Repo, api *wechat.Client, log *slog.Logger, registerer prometheus.Registerer,
 ) (*Service, error) {
@@ -265,84 +75,157 @@ func New(
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
 	}
-	s := &Service{cfg: cfg, nc: nc, js: js, db: db, log: log, metrics: newMetrics(registerer)}
-	s.health = newHealth(s)
-	s.streams = newStreams(s)
-	s.codes = newCodeView(s)
-	s.relay = newRelay(s)
-	saver := newSaver(s)
-	minter := newMinter(s, api)
-	s.tokens = newTokens(s, minter, saver)
-	s.keeper = newKeeper(s, minter, saver, s.tokens)
-	s.responder = newResponder(s)
-	s.metrics.observe(s, registerer)
+	connected := func() bool { return nc.Status() == nats.CONNECTED }
+
+	h := newHealth(tokenStream.part(), updateStream.part(), failureStream.part(), mysqlPart)
+	m := newMetrics(registerer)
+	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
+	streams := newStreams(cfg, js, log, h)
+	publisher := newPublisher(cfg, js, db, codes, h, m, log)
+	issuer := newIssuer(cfg, api, codes, m, log)
+	spares := newSpares(cfg, db, tokens, codes, issuer, h, m, log)
+	committer := newCommitter(cfg, db, codes, publisher, h, m, log, spares.topUp)
+	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
+	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
+	intake := newIntake(cfg, js, log, worker.work, streams.isTokenSubject)
+
+	s := &Service{
+		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, streams: streams, intake: intake, renewer: renewer,
+		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log),
+		tokens: tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
+	}
+	updates := codeFollower{cfg: cfg, streams: streams, db: db, codes: codes, publisher: publisher, health: h, log: log}
+	s.followers = []follower{
+		{role: failureStream, follow: existenceFollower{failureStream, h}.follow},
+		{role: updateStream, follow: updates.follow, subjects: codes.StoredLen},
+	}
+	components := components{db: db, tokens: tokens, now: cfg.Now}
+	lookups := &lookups{
+		subject: cfg.Subjects.Lookup, components: components, codes: codes, tokens: tokens, now: cfg.Now, renewNow: renewer.renewNow,
+	}
+	claims := &claims{subject: cfg.Subjects.Claim, components: components, db: db, spares: spares, now: cfg.Now}
+	// Everything below a subject is taken, so that an impossible appid gets an answer.
+	s.endpoints = []endpoint{
+		{"lookup", cfg.Subjects.Lookup, m.lookups, lookups.handler},
+		{"lookup-component", cfg.Subjects.Lookup + ".>", m.lookups, lookups.handler},
+		{"claim", cfg.Subjects.Claim, m.claims, claims.handler},
+		{"claim-component", cfg.Subjects.Claim + ".>", m.claims, claims.handler},
+		{"resolve", cfg.Subjects.Resolve, m.resolves, claims.resolveHandler},
+	}
+	s.watch(registerer, tokens, codes)
 	return s, nil
 }
 
-// Run works until ctx ends, then finishes what is in hand and returns nil. Whatever is away, NATS,
-// MySQL or WeChat, it waits for and goes on with by itself; an error is a defect.
-func (s *Service) Run(ctx context.Context) error {
-	lasting, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	s.lasting = lasting
+// watch sets up what looks at MySQL and at the progress of events, and the gauges that show it.
+func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
+	database := &mysqlWatch{db: s.db, health: s.health}
+	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
+	s.watches = []func(context.Context){database.look, events.look}
 
-	if err := s.responder.start(); err != nil {
+	show := func(name, help string, read func() float64) { gauge(registerer, name, help, read) }
+	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.inFlight()) })
+	show("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(codes.Len()) })
+	show("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(tokens.Len()) })
+	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
+		rows, _ := database.outbox()
+		return float64(rows)
+	})
+	show("outbox_oldest_seconds", "Age of the oldest of them.", func() float64 {
+		_, oldest := database.outbox()
+		if oldest.IsZero() {
+			return 0
+		}
+		return max(0, s.cfg.Now().Sub(oldest).Seconds())
+	})
+	show("consumer_pending", "Token events that no replica has taken.", func() float64 { return float64(events.latest().pending) })
+	show("consumer_ack_pending", "Token events that replicas work on.", func() float64 { return float64(events.latest().inFlight) })
+	show("ready", "1 if the service does all its work.", func() float64 {
+		if s.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
+// Ready returns nil if the service does all its work, and otherwise why not, part by part. A service
+// that is not ready still does what it can: without MySQL, for example, it answers look-ups from
+// memory.
+func (s *Service) Ready() error {
+	reasons := s.health.notReady()
+	if status := s.nc.Status(); status != nats.CONNECTED {
+		reasons = append([]error{fmt.Errorf("NATS: the connection is %s", status)}, reasons...)
+	}
+	return errors.Join(reasons...)
+}
+
+// Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or WeChat
+// is away, it waits and goes on by itself; an error is a defect.
+func (s *Service) Run(ctx context.Context) error {
+	// Work that was begun is finished, acknowledged and announced, until the time for that is over.
+	workCtx, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+
+	if err := s.responder.start(workCtx, s.endpoints...); err != nil {
 		return err
 	}
-	var relay, watching, taking sync.WaitGroup
-	relayCtx, stopRelay := context.WithCancel(lasting)
-	defer stopRelay()
-	watchCtx, stopWatching := context.WithCancel(lasting)
+	tokens := s.tokens
+	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error {
+		return s.intake.take(ctx, workCtx, stream, id, filter, ready)
+	}
+	var publishing, watching, taking sync.WaitGroup
+	publishCtx, stopPublishing := context.WithCancel(workCtx)
+	defer stopPublishing()
+	watchCtx, stopWatching := context.WithCancel(workCtx)
 	defer stopWatching()
-	relay.Go(func() { s.relay.run(relayCtx) })
-	watching.Go(func() { s.health.run(watchCtx) })
+	publishing.Go(func() { s.publisher.run(publishCtx, workCtx) })
+	for _, look := range s.watches {
+		watching.Go(func() { watch(watchCtx, look) })
+	}
+	for _, f := range s.followers {
+		watching.Go(func() { s.streams.keep(watchCtx, f) })
+	}
 	watching.Go(func() { s.purge(watchCtx) })
-	watching.Go(func() { s.streams.keep(watchCtx, failureStream, s.idle) })
-	watching.Go(func() { s.streams.keep(watchCtx, updateStream, s.codes.follow) })
-	taking.Go(func() { s.streams.keep(ctx, tokenStream, s.tokens.follow) })
-	taking.Go(func() { s.keeper.run(ctx) })
+	taking.Go(func() { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) })
+	taking.Go(func() { s.renewer.run(ctx, workCtx) })
+	taking.Go(func() { s.spares.run(ctx, workCtx) })
 
 	<-ctx.Done()
-	s.log.Info("stopping", "in_hand", s.tokens.hand.size(), "limit", s.cfg.Shutdown)
+	s.log.Info("stopping", "in_flight", s.intake.inFlight(), "limit", s.cfg.Shutdown)
 	late := time.AfterFunc(s.cfg.Shutdown, func() {
-		s.log.Warn("out of time: giving up what is in hand")
+		s.log.Warn("out of time: giving up what is in flight")
 		giveUp()
 	})
 	defer late.Stop()
 
 	taking.Wait()
-	s.tokens.hand.working.Wait()
-	s.keeper.stop()
+	s.intake.wait()
 	s.responder.stop()
-	s.keeper.demanding.Wait() // begun by look-ups
+	s.renewer.waitForDemands() // begun by look-ups
 	stopWatching()
 	watching.Wait()
-	stopRelay() // last: all the others announce
-	relay.Wait()
+	stopPublishing() // last: all the others announce
+	publishing.Wait()
 	s.log.Info("stopped")
 	return nil
 }
 
-// idle follows a stream that only has to exist.
-func (s *Service) idle(ctx context.Context, _ jetstream.Stream, _ identity) error {
-	s.health.set(string(failureStream)+" stream", nil)
-	<-ctx.Done()
-	return nil
-}
+// purgeBatch bounds the rows that one statement deletes.
+const purgeBatch = 500
 
-// pause waits for d or for the end of ctx, and reports whether d is over.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
+// purge deletes codes that expired longer ago than they are to be kept, until ctx ends. Any number of
+// replicas may do so.
+func (s *Service) purge(ctx context.Context) {
+	for pause(ctx, jittered(s.cfg.intervals.purge)) {
+		for deleted := purgeBatch; deleted == purgeBatch && ctx.Err() == nil; {
+			var err error
+			deleted, err = s.db.Purge(ctx, s.cfg.Now().Add(-s.cfg.Retention), purgeBatch)
+			if err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("expired codes not purged", "error", err)
+				}
+				break
+			}
+			s.metrics.purged.Add(float64(deleted))
+		}
 	}
-}
-
-// jittered returns d or up to a quarter more.
-func jittered(d time.Duration) time.Duration {
-	return d + time.Duration(rand.Int64N(int64(d)/4+1))
 }

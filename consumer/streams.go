@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -31,16 +32,23 @@ const (
 	failureStream role = "failure"
 )
 
+// part names a stream in a health.
+func (r role) part() string { return string(r) + " stream" }
+
 // identity tells a stream from another one of the same name: sequences start again in a stream that
 // was deleted and re-created.
 type identity struct {
 	name    string
-	created time.Time
+	created time.Time // UTC, in microseconds
 }
 
-// durable names the consumer of this very stream: no pull request and no acknowledgement that is
-// meant for it reaches the consumer of a stream that was created anew under the same name, where the
-// sequences would be another event's.
+func identityOf(info *jetstream.StreamInfo) identity {
+	return identity{info.Config.Name, info.Created.UTC().Truncate(time.Microsecond)}
+}
+
+// durable names the consumer of this very stream. No pull request and no acknowledgement meant for
+// it reaches the consumer of a stream that was created anew under the same name, where the sequences
+// would be another event's.
 func (id identity) durable(prefix string) string {
 	return fmt.Sprintf("%s-%d", prefix, id.created.UnixMicro())
 }
@@ -55,37 +63,42 @@ var (
 
 // streams creates the streams where they are missing and watches them. It never alters one.
 type streams struct {
-	*Service
+	cfg    Config
+	js     jetstream.JetStream
+	log    *slog.Logger
+	health *health
 
-	mu     sync.Mutex
-	tokens identity        // of the token stream in use
-	drift  map[role]string // as last reported
+	mu    sync.Mutex
+	drift map[role]string // as last reported
 }
 
-func newStreams(s *Service) *streams {
-	return &streams{Service: s, drift: map[role]string{}}
+func newStreams(cfg Config, js jetstream.JetStream, log *slog.Logger, h *health) *streams {
+	return &streams{cfg: cfg, js: js, log: log, health: h, drift: map[role]string{}}
 }
 
-// inUse returns the identity of the token stream in use.
-func (s *streams) inUse() identity {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.tokens
+// follower does something with a stream for as long as it is there.
+type follower struct {
+	role role
+	// follow works with the stream until ctx ends, or it fails.
+	follow func(ctx context.Context, stream jetstream.Stream, id identity) error
+	// subjects returns how many subjects the stream has to hold at least; nil for a stream of which that
+	// is not known.
+	subjects func() int
 }
 
-// keep makes sure that the stream of a role is there and calls follow with it, again whenever the
-// stream turns out to be another one than before. It returns when ctx ends.
-func (s *streams) keep(ctx context.Context, r role, follow func(context.Context, jetstream.Stream, identity) error) {
+// keep makes sure that a follower's stream is there and has it followed, again whenever the stream
+// turns out to be another one than before. It returns when ctx ends.
+func (s *streams) keep(ctx context.Context, f follower) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 2*time.Second
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := s.once(ctx, r, follow)
+		err := s.once(ctx, f)
 		if ctx.Err() != nil {
 			return
 		}
-		s.log.Warn("stream is not followed", "stream", string(r), "error", err)
-		s.health.set(string(r)+" stream", fmt.Errorf("is not followed: %w", err))
+		s.log.Warn("stream is not followed", "stream", string(f.role), "error", err)
+		s.health.set(f.role.part(), fmt.Errorf("is not followed: %w", err))
 		if time.Since(started) > retry.MaxInterval {
 			retry.Reset()
 		}
@@ -93,10 +106,8 @@ func (s *streams) keep(ctx context.Context, r role, follow func(context.Context,
 	}
 }
 
-func (s *streams) once(
-	ctx context.Context, r role, follow func(context.Context, jetstream.Stream, identity) error,
-) error {
-	stream, err := s.ensure(ctx, r)
+func (s *streams) once(ctx context.Context, f follower) error {
+	stream, err := s.ensure(ctx, f.role)
 	if err != nil {
 		return err
 	}
@@ -104,33 +115,30 @@ func (s *streams) once(
 	if info.Config.Retention != jetstream.LimitsPolicy {
 		return fmt.Errorf("stream %s: %w", info.Config.Name, errRetention)
 	}
-	id := identity{info.Config.Name, info.Created.UTC().Truncate(time.Microsecond)}
-
-	if r == tokenStream {
-		s.mu.Lock()
-		s.tokens = id
-		s.mu.Unlock()
-	}
+	id := identityOf(info)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { cancel(s.watch(ctx, r, stream, id)) })
+	watcher.Go(func() { cancel(s.watch(ctx, f, stream, id)) })
 	defer watcher.Wait()
 	defer cancel(nil) // runs before the watcher is waited for
 
-	err = follow(ctx, stream, id)
+	err = f.follow(ctx, stream, id)
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	return err
 }
 
-// watch returns when the stream is gone, is another one, or lost messages that had been in it.
-func (s *streams) watch(ctx context.Context, r role, stream jetstream.Stream, id identity) error {
+// watch returns when the stream is gone, is another one, or has lost messages.
+func (s *streams) watch(ctx context.Context, f follower, stream jetstream.Stream, id identity) error {
 	var last uint64
 	for pause(ctx, jittered(streamCheck)) {
-		announced := s.codes.announcedSize() // before the stream is asked: more may come meanwhile
+		subjects := 0
+		if f.subjects != nil {
+			subjects = f.subjects() // before the stream is asked: it may get more meanwhile
+		}
 		reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
 		info, err := stream.Info(reqCtx)
 		cancel()
@@ -138,9 +146,8 @@ func (s *streams) watch(ctx context.Context, r role, stream jetstream.Stream, id
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return fmt.Errorf("stream %s: %w", id.name, err)
 		case err != nil:
-			continue // away for the moment: the connection's own state says so
-		case !info.Created.UTC().Truncate(time.Microsecond).Equal(id.created), info.State.LastSeq < last,
-			r == updateStream && info.State.NumSubjects < uint64(announced):
+			continue // unreachable for the moment, which the connection's state tells
+		case identityOf(info) != id, info.State.LastSeq < last, info.State.NumSubjects < uint64(subjects):
 			return fmt.Errorf("stream %s: %w", id.name, errOtherStream)
 		}
 		last = info.State.LastSeq
@@ -202,21 +209,46 @@ func (s *streams) covering(ctx context.Context) (string, error) {
 	return found, nil
 }
 
-// covered returns those of the token subjects that the stream covers: another owner's may lack one.
-func (s *streams) covered(ctx context.Context, stream string) ([]string, error) {
+// isTokenSubject reports whether a subject is one on which tokens are announced, or a wildcard that
+// takes nothing else.
+func (s *streams) isTokenSubject(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, s.cfg.Subjects.TokenUpdated)
+	return ok && (rest == "" || rest[0] == '.')
+}
+
+// tokenFilter returns the filter with which the token events of a stream are read: "" where the
+// stream takes nothing else. It is one filter and never two, one for each form of the subject: for a
+// consumer with several filters nats-server walks the subjects of the stream with each message, and a
+// start would take a time that grows with the square of the number of components. So the filter of a
+// stream that takes other things too may let some of these through.
+func (s *streams) tokenFilter(ctx context.Context, info *jetstream.StreamInfo) (string, error) {
+	foreign := func(subject string) bool { return !s.isTokenSubject(subject) }
+	if subjects := info.Config.Subjects; len(subjects) > 0 && !slices.ContainsFunc(subjects, foreign) {
+		return "", nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var covered []string
 	for _, subject := range s.tokenSubjects() {
 		name, err := s.js.StreamNameBySubject(ctx, subject)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil, fmt.Errorf("stream of %s: %w", subject, err)
+			return "", fmt.Errorf("stream of %s: %w", subject, err)
 		}
-		if name == stream {
+		if name == info.Config.Name {
 			covered = append(covered, subject)
 		}
 	}
-	return covered, nil
+	switch len(covered) {
+	case 0:
+		return "", fmt.Errorf("stream %s: %w", info.Config.Name, errUncovered)
+	case 1:
+		return covered[0], nil
+	}
+	flat := s.cfg.Subjects.TokenUpdated
+	if dot := strings.LastIndexByte(flat, '.'); dot >= 0 {
+		return flat[:dot] + ".>", nil
+	}
+	return "", nil
 }
 
 // config is the configuration with which a missing stream is created.
@@ -240,7 +272,6 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		// which was meant to follow a message there is refused here.
 		c.FirstSeq = uint64(s.cfg.Now().UnixMicro())
 		c.AllowDirect = true
-		c.AllowAtomicPublish = true // see relay; nats-server 2.12 and later, an older one passes over it
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Updated + ".*", Destination: s.cfg.Subjects.Updated}
 	case failureStream:
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
@@ -270,9 +301,6 @@ func (s *streams) reportDrift(r role, want, have jetstream.StreamConfig) {
 	differs("max age", want.MaxAge, have.MaxAge)
 	differs("max messages per subject", max(want.MaxMsgsPerSubject, 0), max(have.MaxMsgsPerSubject, 0))
 	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
-	if r == updateStream { // the others' publishers know by themselves whether they need any
-		differs("atomic batches", want.AllowAtomicPublish, have.AllowAtomicPublish)
-	}
 	differs("republish", republished(want), republished(have))
 
 	report := strings.Join(drift, "; ")

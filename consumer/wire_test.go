@@ -126,12 +126,6 @@ func (c *wireConn) inspect(b []byte) (through int, cut bool) {
 
 // messageName returns what a message is for, by its subject and, of an acknowledgement, its kind.
 func messageName(subject, body string) string {
-	switch {
-	case strings.Contains(body, "Nats-Batch-Commit: "):
-		return "commit batch"
-	case strings.Contains(body, "Nats-Batch-Id: "):
-		return "add to batch"
-	}
 	for _, kind := range []struct{ prefix, body, name string }{
 		{"preauth.updated.", "", "publish update"},
 		{"preauth.failed.", "", "publish failure"},

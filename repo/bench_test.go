@@ -41,7 +41,7 @@ func BenchmarkSave(b *testing.B) {
 func batch(worker int64, size int, sequence uint64) []repo.Outcome {
 	outcomes := make([]repo.Outcome, size)
 	for i := range outcomes {
-		outcomes[i] = succeeded(fmt.Sprintf("wx%d-%d", i, worker), at(sequence), fmt.Sprintf("code %d %d %d", worker, i, sequence), replacing(sequence-1))
+		outcomes[i] = succeeded(fmt.Sprintf("wx%d-%d", i, worker), at(sequence), fmt.Sprintf("code %d %d %d", worker, i, sequence))
 	}
 	return outcomes
 }

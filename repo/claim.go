@@ -13,30 +13,30 @@ import (
 )
 
 var (
-	// ErrNoSpare means that there is no code to give: make one and call [Repo.InsertClaim].
-	ErrNoSpare = errors.New("no code is left that was made ahead")
-	// ErrReference means that the claim id was used with another reference. It will not pass before
-	// that claim is purged.
+	// ErrNoSpare means that no spare lives long enough: get a code and call [Repo.InsertClaim].
+	ErrNoSpare = errors.New("no spare code is left")
+	// ErrReference means that the claim id was used with another reference. It stays so until that
+	// claim is purged.
 	ErrReference = errors.New("the claim id was used with another reference")
-	// ErrNotClaimed means that no claim was given the code, or that it was purged since.
+	// ErrNotClaimed means that the code was given to no claim, or that the claim was purged.
 	ErrNotClaimed = errors.New("no claim was given this code")
 )
 
-// ClaimRequest asks for a code that nobody else was or will be given.
+// ClaimRequest asks for a code that nobody else ever gets.
 type ClaimRequest struct {
 	// AppID is the component_appid.
 	AppID string
-	// ClaimID is 1 to 512 bytes, compared byte for byte. The same id of the same component gets the
-	// same code.
+	// ClaimID is 1 to 512 bytes, compared byte for byte. A component gives the same code to the same
+	// claim id.
 	ClaimID string
-	// Reference is up to 1024 bytes, the same each time.
+	// Reference is up to 1024 bytes. It has to be the same each time.
 	Reference string
 	// At is the service's clock.
 	At time.Time
-	// MinTTL is the life that the code must have left. It has more in any case.
+	// MinTTL is the life that the code has to exceed, from At.
 	MinTTL time.Duration
-	// SpareTTL is the life that a spare must have left, where that is more than MinTTL: a code that the claim
-	// id has already is as good with less.
+	// SpareTTL is the life that a spare has to exceed, if it is more than MinTTL. It does not apply to
+	// the code that the claim id already has.
 	SpareTTL time.Duration
 }
 
@@ -44,7 +44,7 @@ type ClaimRequest struct {
 type Claim struct {
 	AppID, ClaimID, Reference string
 	Code
-	// ClaimedAt is when the code was given to the claim id first, in UTC.
+	// ClaimedAt is when the claim id first got the code, in UTC.
 	ClaimedAt time.Time
 }
 
@@ -54,16 +54,16 @@ type NewCode struct {
 	Fingerprint Fingerprint
 }
 
-// Spare is a code made ahead for claims. It must not have been announced or given to anybody.
+// Spare is a code made ahead of claims. It must not have been announced or given to anybody.
 type Spare struct {
 	// AppID is the component_appid.
 	AppID string
 	Code
-	// Fingerprint is that of the token which the code was made with.
+	// Fingerprint is that of the token that the code was made with.
 	Fingerprint Fingerprint
 }
 
-// The causes of the codes that are never announced, as they are stored.
+// The causes of codes that are never announced, as they are stored.
 const (
 	causeSpare = "spare"
 	causeClaim = "claim"
@@ -84,104 +84,119 @@ type claimRow struct {
 	DeletedAt sql.Null[time.Time] `db:"deleted_at"`
 }
 
+func (row claimRow) code() Code {
+	return Code{PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt}
+}
+
 func (row claimRow) claim() Claim {
 	return Claim{
-		AppID: row.AppID, ClaimID: string(row.ClaimID), Reference: string(row.Reference),
-		Code:      Code{PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt},
+		AppID: row.AppID, ClaimID: string(row.ClaimID), Reference: string(row.Reference), Code: row.code(),
 		ClaimedAt: row.ClaimedAt.V,
 	}
 }
 
-// Claim gives a code to a claim id: the one that it has already, as long as that lives longer than
-// MinTTL, otherwise a spare that lives longer than MinTTL and SpareTTL. The error may be [ErrNoSpare] or
-// [ErrReference]. After [ErrUnavailable] the same request gets the code that it may have been given before the
-// answer was lost.
+// Claim returns the code of a claim id: the one that it has, if that outlives MinTTL, otherwise a spare
+// that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
+// [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code that the claim id
+// may have got before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
-	for race := range maxRaces {
-		claim, done, err := r.claimOnce(ctx, request, race == 0)
-		if err != nil || done {
+	for range maxRaces {
+		live, spare, err := r.claimable(ctx, request)
+		if err != nil {
+			return Claim{}, err
+		}
+		if claim, ok, err := request.serve(live); err != nil || ok {
 			return claim, err
 		}
+		if spare == nil {
+			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
+		}
+		if live != nil {
+			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
+				return Claim{}, err
+			}
+		}
+		rows, err := r.exec(ctx, "claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
+			causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
+		switch {
+		case rows == 1:
+			return request.claim(spare.code()), nil
+		case err != nil && !errors.Is(err, errDuplicate):
+			return Claim{}, err
+		}
+		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or by the
+		// first try of this UPDATE, if its answer was lost.
 	}
 	return Claim{}, fmt.Errorf("repo: claim: %w: %w", ErrUnavailable, errRaces)
 }
 
-// maxRaces bounds the races with other claims that a claim loses before it is ErrUnavailable. Whoever loses
-// one has seen another win it, so that more than a few are lost in the largest crowd only.
+// maxRaces bounds the races that a claim loses before it is ErrUnavailable. Another claim wins each
+// race that is lost, so a claim loses more than a few only in a huge crowd, or through a bug.
 const maxRaces = 100
 
 var errRaces = errors.New("other claims were quicker again and again")
 
-// claimOnce makes one attempt, with a spare in stock or, where there is none or it is not the first attempt, after
-// a look at what there is. It reports false if another claim has got the spare that it tried for, or if the claim
-// id has a code that it did not know of and that does not live long enough.
-func (r *Repo) claimOnce(ctx context.Context, request ClaimRequest, first bool) (Claim, bool, error) {
-	var held, spare *claimRow
-	if first {
-		spare = r.desk.take(request)
-	}
-	if spare == nil {
-		var err error
-		if held, spare, err = r.look(ctx, request); err != nil {
-			return Claim{}, false, err
+// oldestSpares is how many of the oldest spares a claim picks one from. It picks at random, so that
+// concurrent claims rarely race for the same spare: of 16, the default number of connections, one in
+// five does. Reading 64 entries of the index costs next to nothing.
+const oldestSpares = 64
+
+// claimable returns the live code of the claim id, and a spare for it. Each may be nil.
+func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (live, spare *claimRow, err error) {
+	var rows []claimRow
+	err = do(ctx, "claim", func() error {
+		return selectIn(ctx, r.db, &rows, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
+			"UNION ALL ("+selectClaims+`JOIN (SELECT id AS picked FROM (
+	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
+) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked)`,
+			request.AppID, []byte(request.ClaimID),
+			request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares)
+	})
+	for i, row := range rows {
+		if row.Cause == causeSpare {
+			spare = &rows[i]
+		} else {
+			live = &rows[i]
 		}
 	}
-	if claim, done, err := request.answer(held); err != nil || done {
-		return claim, done, err
-	}
-	if spare == nil {
-		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrNoSpare)
-	}
-	if held != nil {
-		if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
-			r.desk.letGo(spare, false)
-			return Claim{}, false, err
-		}
-	}
-	held, err := r.give(ctx, request, spare)
-	if err != nil {
-		return Claim{}, false, err
-	}
-	return request.answer(held)
+	return live, spare, err
 }
 
-// answer returns the claim that the code makes which the claim id has, and reports false if there is none, or none
-// that lives long enough.
-func (r ClaimRequest) answer(held *claimRow) (Claim, bool, error) {
+// serve returns the claim of the live code, and false if there is none that lives long enough.
+func (r ClaimRequest) serve(live *claimRow) (Claim, bool, error) {
 	switch {
-	case held == nil:
+	case live == nil:
 		return Claim{}, false, nil
-	case string(held.Reference) != r.Reference:
+	case string(live.Reference) != r.Reference:
 		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
-	case !r.fits(held.ExpiresAt):
+	case !r.outlives(live.ExpiresAt):
 		return Claim{}, false, nil
 	}
-	return held.claim(), true, nil
+	return live.claim(), true, nil
 }
 
-// fits reports whether a code that expires then lives long enough for the request.
-func (r ClaimRequest) fits(expiresAt time.Time) bool { return expiresAt.After(r.At.Add(r.MinTTL)) }
+// outlives reports whether a code that expires then lives long enough for the request.
+func (r ClaimRequest) outlives(expiresAt time.Time) bool { return expiresAt.After(r.At.Add(r.MinTTL)) }
 
-// retireClaim takes its code from a claim id, which makes room for another one. Nobody else gets the
-// old one.
+// retireClaim takes its code from a claim id, to make room for another one. Nobody else gets the old one.
 func (r *Repo) retireClaim(ctx context.Context, id uint64, at time.Time) error {
 	_, err := r.exec(ctx, "claim", "/* repo.retire_claim */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", at, id)
 	return err
 }
 
-// claim returns the claim that the request has made of a code.
+// claim returns the claim that the request makes of a code.
 func (r ClaimRequest) claim(code Code) Claim {
 	return Claim{AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, Code: code, ClaimedAt: r.At}
 }
 
-// InsertClaim gives a code that was made for the request because [Repo.Claim] had none. Where the claim
-// id has got another code meanwhile, that one is returned, and the new code is kept as a spare, also
-// when the error is [ErrReference]. The error is [ErrNoSpare] in the rare case that the new code was
-// saved by an earlier call and has been used up since: make another.
+// InsertClaim gives a new code to a request for which [Repo.Claim] had none. If the claim id has got
+// another code meanwhile, that one is returned and the new code becomes a spare; it does so too if the
+// error is [ErrReference]. The error is [ErrNoSpare] in the rare case that an earlier call saved the
+// new code as a spare, and others have used it up since: make another.
 func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCode) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
@@ -191,7 +206,7 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 	}
 	request.At, code.Code = stored(request.At), code.Code.stored()
 	for range maxRaces {
-		_, err := r.exec(ctx, "claim new", `/* repo.claim_new */ INSERT INTO pre_auth_code
+		_, err := r.exec(ctx, "insert claim", `/* repo.claim_new */ INSERT INTO pre_auth_code
 (appid, code, cause, token_fingerprint, issued_at, expires_at, claim_id, reference, claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			request.AppID, []byte(code.PreAuthCode.Reveal()), causeClaim, code.Fingerprint[:], code.IssuedAt, code.ExpiresAt,
 			[]byte(request.ClaimID), []byte(request.Reference), request.At)
@@ -201,42 +216,42 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 		if !errors.Is(err, errDuplicate) {
 			return Claim{}, err
 		}
-		held, saved, err := r.conflicts(ctx, request, code)
+		live, saved, err := r.conflicts(ctx, request, code)
 		keep := func() error {
 			return r.AddSpares(ctx, []Spare{{AppID: request.AppID, Code: code.Code, Fingerprint: code.Fingerprint}})
 		}
 		switch {
 		case err != nil:
 			return Claim{}, err
-		case held != nil && string(held.Reference) != request.Reference:
-			return Claim{}, cmp.Or(keep(), fmt.Errorf("repo: claim new: %w", ErrReference))
-		case held != nil && saved != nil && held.ID == saved.ID:
-			return held.claim(), nil // saved before, and the answer got lost
-		case held != nil && request.fits(held.ExpiresAt):
+		case live != nil && string(live.Reference) != request.Reference:
+			return Claim{}, cmp.Or(keep(), fmt.Errorf("repo: insert claim: %w", ErrReference))
+		case live != nil && saved != nil && live.ID == saved.ID:
+			return live.claim(), nil // an earlier try saved it, and its answer was lost
+		case live != nil && request.outlives(live.ExpiresAt):
 			if err := keep(); err != nil {
 				return Claim{}, err
 			}
-			return held.claim(), nil
+			return live.claim(), nil
 		case saved != nil && (saved.AppID != request.AppID || saved.Cause != causeSpare && saved.Cause != causeClaim):
-			return Claim{}, fmt.Errorf("repo: claim new: %w", errGivenBefore)
+			return Claim{}, fmt.Errorf("repo: insert claim: %w", errGivenBefore)
 		case saved != nil:
 			return r.Claim(ctx, request)
-		case held != nil:
-			if err := r.retireClaim(ctx, held.ID, request.At); err != nil {
+		case live != nil:
+			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
 	}
-	return Claim{}, fmt.Errorf("repo: claim new: %w: %w", ErrUnavailable, errRaces)
+	return Claim{}, fmt.Errorf("repo: insert claim: %w: %w", ErrUnavailable, errRaces)
 }
 
 var errGivenBefore = errors.New("the code was given before, as a current code or to another component")
 
-// conflicts returns what keeps a new code from being saved for a claim id: the code that the claim id
-// has, and the row that has the new code already. Each may be nil.
-func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (held, saved *claimRow, err error) {
+// conflicts returns what keeps a new code from being inserted: the live code of the claim id, and the
+// row that already has the new code. Each may be nil.
+func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *claimRow, err error) {
 	var rows []claimRow
-	err = do(ctx, "claim new", func() error {
+	err = do(ctx, "insert claim", func() error {
 		return selectIn(ctx, r.db, &rows, "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
 			"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
 			request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
@@ -246,25 +261,25 @@ func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode
 	}
 	for i, row := range rows {
 		if row.AppID == request.AppID && string(row.ClaimID) == request.ClaimID && !row.DeletedAt.Valid {
-			held = &rows[i]
+			live = &rows[i]
 		}
 		if string(row.Code) == code.PreAuthCode.Reveal() {
 			saved = &rows[i]
 		}
 	}
-	return held, saved, nil
+	return live, saved, nil
 }
 
 // AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it is
 // used for, so the same spares may be added again.
 func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
-	rows := make([]spareRow, len(spares))
+	rows := make([]codeRow, len(spares))
 	for i, s := range spares {
 		if err := s.check(); err != nil {
 			return err
 		}
 		code := s.Code.stored()
-		rows[i] = spareRow{
+		rows[i] = codeRow{
 			AppID: s.AppID, Code: []byte(code.PreAuthCode.Reveal()), Cause: causeSpare, Fingerprint: s.Fingerprint[:],
 			IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
 		}
@@ -282,17 +297,8 @@ VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON D
 	return nil
 }
 
-type spareRow struct {
-	AppID       string    `db:"appid"`
-	Code        []byte    `db:"code"`
-	Cause       string    `db:"cause"`
-	Fingerprint []byte    `db:"token_fingerprint"`
-	IssuedAt    time.Time `db:"issued_at"`
-	ExpiresAt   time.Time `db:"expires_at"`
-}
-
-// CountSpares returns how many spares of the named components live longer than until the given time. A
-// component without any is not in the map.
+// CountSpares returns how many spares each of the components has that expire after aliveAt. A component
+// without any is not in the map.
 func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
 	spares := make(map[string]int, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
@@ -300,7 +306,7 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 			AppID  string `db:"appid"`
 			Spares int    `db:"spares"`
 		}
-		err := do(ctx, "spares", func() error {
+		err := do(ctx, "count spares", func() error {
 			return selectIn(ctx, r.db, &rows, "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
 				"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
 		})
@@ -314,8 +320,8 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 	return spares, nil
 }
 
-// Resolve returns the claim that a code was given to, also after the code expired or was replaced, and
-// until it is purged. The error may be [ErrNotClaimed].
+// Resolve returns the claim that a code was given to. It does so after the code expired or was replaced
+// too, until it is purged. The error may be [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) {
 	var rows []claimRow
 	err := do(ctx, "resolve", func() error {
@@ -328,25 +334,6 @@ func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) 
 		return Claim{}, fmt.Errorf("repo: resolve: %w", ErrNotClaimed)
 	}
 	return rows[0].claim(), nil
-}
-
-// errDuplicate means that a unique key has the value already.
-var errDuplicate = errors.New("a unique key has it already")
-
-// exec runs a statement that is its own transaction, and returns how many rows it inserted or matched.
-func (r *Repo) exec(ctx context.Context, operation, statement string, args ...any) (rows int64, err error) {
-	err = do(ctx, operation, func() error {
-		result, err := r.db.ExecContext(ctx, statement, args...)
-		if isServerError(err, duplicateEntry) {
-			return errDuplicate
-		}
-		if err != nil {
-			return err
-		}
-		rows, err = result.RowsAffected()
-		return err
-	})
-	return rows, err
 }
 
 // The room that the schema has, in bytes.

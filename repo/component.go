@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"preauth"
 )
 
@@ -16,12 +14,11 @@ type Component struct {
 	AppID string
 	// Revision is that of the newest code, 0 before the first.
 	Revision uint64
-	// Token is the newest token taken.
+	// Token is the newest token with a saved outcome.
 	Token Token
-	// Attempts counts the calls to WeChat in vain since the last code.
+	// Attempts counts the failed calls of WeChat since the last code.
 	Attempts int
-	// DueAt is when the component has to be worked on next, the zero time when not before a newer
-	// token comes.
+	// DueAt is when to work on the component next. The zero time means: not before a newer token comes.
 	DueAt time.Time
 	// Failure is the last failure, nil after a success.
 	Failure *preauth.Failure
@@ -34,7 +31,7 @@ type CurrentCode struct {
 	Code
 	Revision uint64
 	Cause    preauth.Cause
-	// Fingerprint is that of the token which the code was made with.
+	// Fingerprint is that of the token that the code was made with.
 	Fingerprint Fingerprint
 }
 
@@ -49,9 +46,9 @@ func (c Code) stored() Code {
 	return c
 }
 
-// selectComponents reads components with their current codes. The hints keep the plan the same
-// however few rows there are: the component's row is read, and with FOR UPDATE locked, first, and the
-// rows of other components are not touched.
+// selectComponents reads components with their current codes. The hints keep the plan the same however
+// few rows there are: it reads, and with FOR UPDATE locks, the component's row first, and touches no row
+// of other components.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
 	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
 	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
@@ -141,8 +138,8 @@ func textOf(f *preauth.Failure) sql.Null[string] {
 	return sql.Null[string]{V: string(f.Encode()), Valid: true}
 }
 
-// failureFrom reads a failure as it is stored, nil for none. What somebody else has put there must
-// not keep the component from being worked on.
+// failureFrom reads a failure as it is stored, nil for none. A text that is not a failure must not block
+// the component.
 func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	if !body.Valid {
 		return nil
@@ -154,7 +151,7 @@ func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	return &f
 }
 
-// update returns the announcement of the component's current code, which it must have.
+// update returns the announcement of the current code. There must be one.
 func (c Component) update() *preauth.Update {
 	return &preauth.Update{
 		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode,
@@ -163,11 +160,7 @@ func (c Component) update() *preauth.Update {
 	}
 }
 
-// maxIn bounds the values in one IN list. A longer list is asked for in pieces.
-const maxIn = 500
-
-// Components returns what is known of the named components. One that no valid token event ever named
-// is not in the map.
+// Components returns the named components. One that no valid token event ever named is not in the map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
@@ -183,15 +176,4 @@ func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Comp
 		}
 	}
 	return components, nil
-}
-
-// selectIn reads rows into the slice that into points to, in place of what it holds. The slices among
-// the arguments are expanded.
-func selectIn[Row any](ctx context.Context, db sqlx.QueryerContext, into *[]Row, statement string, args ...any) error {
-	statement, args, err := sqlx.In(statement, args...)
-	if err != nil {
-		return err
-	}
-	*into = nil
-	return sqlx.SelectContext(ctx, db, into, statement, args...)
 }

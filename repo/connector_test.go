@@ -2,6 +2,8 @@ package repo_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -45,7 +47,7 @@ func TestOpenRefusesADSNThatCannotWork(t *testing.T) {
 	}
 }
 
-// Wherever the password ends up when a DSN is taken apart, no error repeats it.
+// No error repeats the password, wherever it ends up when a DSN is parsed.
 func FuzzConnector(f *testing.F) {
 	for _, around := range [][2]string{
 		{"", ""},
@@ -152,6 +154,27 @@ func TestWhatTheStatementsRelyOnIsSetWhateverTheDSNSays(t *testing.T) {
 	}
 }
 
+// A server that took no TLS configuration over a connection, or has a certificate that nobody signed, is refused.
+func TestTLSIsNotDropped(t *testing.T) {
+	d := newDatabase(t)
+	for _, dsn := range []string{d.dsn, d.dsn + "?tls=true"} {
+		r, err := repo.Open(dsn, 1, repo.TLS(&tls.Config{RootCAs: x509.NewCertPool()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		err = r.Check(within(t))
+		if err == nil || !strings.Contains(err.Error(), "TLS") && !strings.Contains(err.Error(), "x509") {
+			t.Errorf("err = %v", err)
+		}
+	}
+	for name, option := range map[string]string{"tls": "tls=skip-verify", "allowFallbackToPlaintext": "tls=true&allowFallbackToPlaintext=true"} {
+		if _, err := repo.Open(d.dsn+"?"+option, 1, repo.TLS(&tls.Config{})); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: err = %v", option, err)
+		}
+	}
+}
+
 func TestTimesComeBackToTheMicrosecondInUTC(t *testing.T) {
 	d := newDatabase(t)
 	// Given times in another zone, finer than what is stored, at the end of a second, and at both ends
@@ -250,6 +273,22 @@ func TestUnavailable(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("and the DSN says how long to wait", func(t *testing.T) {
+		mute, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mute.Close()
+		r, err := repo.Open("user:x@tcp("+mute.Addr().String()+")/db?readTimeout=20ms", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		started := time.Now()
+		if err := r.Check(t.Context()); !errors.Is(err, repo.ErrUnavailable) || time.Since(started) > 10*time.Second {
+			t.Errorf("after %v: %v", time.Since(started), err)
+		}
+	})
 	t.Run("the context ends", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		d.faults.Script("commit", repotest.Fault{After: cancel, Err: mysql.ErrInvalidConn})
@@ -335,7 +374,6 @@ func TestErrorsHoldNoCode(t *testing.T) {
 	}
 }
 
-// Several statements may stand in one text, so an argument must not become one.
 func TestNoArgumentReachesIntoAStatement(t *testing.T) {
 	d := newDatabase(t)
 	for i, hostile := range []string{
@@ -344,7 +382,7 @@ func TestNoArgumentReachesIntoAStatement(t *testing.T) {
 		appid, sequence := fmt.Sprint("wx", i), uint64(i*10)
 		stream := func(o *repo.Outcome) { o.Token.Position.Stream = "stream " + hostile }
 		d.save(t, succeeded(appid, at(sequence+1), "first "+hostile, stream))
-		d.save(t, succeeded(appid, at(sequence+2), "second "+hostile, stream, replacing(1)))
+		d.save(t, succeeded(appid, at(sequence+2), "second "+hostile, stream))
 		d.save(t, failed(appid, at(sequence+3), 1, stream, func(o *repo.Outcome) { o.Failure.ErrMsg = hostile }))
 		c := d.component(t, appid)
 		if got := c.Current.PreAuthCode.Reveal(); got != "second "+hostile || c.Failure == nil || c.Failure.ErrMsg != hostile {

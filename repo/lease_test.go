@@ -10,8 +10,8 @@ import (
 	"preauth/repo"
 )
 
-// takeOne takes wx1 at its newest revision, or not.
-func (d *database) takeOne(t testing.TB, now time.Time, want bool) repo.Component {
+// lease leases wx1 at its newest revision, and expects whether it succeeds.
+func (d *database) lease(t testing.TB, now time.Time, want bool) repo.Component {
 	t.Helper()
 	c, taken, err := d.Lease(within(t), "wx1", d.component(t, "wx1").Revision, now, now.Add(time.Minute))
 	if err != nil || taken != want {
@@ -23,15 +23,15 @@ func (d *database) takeOne(t testing.TB, now time.Time, want bool) repo.Componen
 	return c
 }
 
-// takeDue takes what is due, and expects how many that are.
-func (d *database) takeDue(t testing.TB, now time.Time, want int) {
+// leaseDue leases what is due, and expects how many components that is.
+func (d *database) leaseDue(t testing.TB, now time.Time, want int) {
 	t.Helper()
 	if taken, err := d.LeaseDue(within(t), now, now.Add(time.Minute), 10); err != nil || len(taken) != want {
 		t.Errorf("%d are due, wanted %d, %v", len(taken), want, err)
 	}
 }
 
-func TestTakeOne(t *testing.T) {
+func TestLease(t *testing.T) {
 	second := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
 	due := func(n int) func(*repo.Outcome) { return func(o *repo.Outcome) { o.DueAt = second(n) } }
 	never := func(o *repo.Outcome) { o.DueAt = time.Time{} }
@@ -40,64 +40,69 @@ func TestTakeOne(t *testing.T) {
 		then  func(t *testing.T, d *database)
 	}{
 		"one that is due later": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			if c := d.takeOne(t, second(10), true); c.Current == nil || c.Current.PreAuthCode.Reveal() != "a" || c.Revision != 1 {
+			if c := d.lease(t, second(10), true); c.Current == nil || c.Current.PreAuthCode.Reveal() != "a" || c.Revision != 1 {
 				t.Errorf("got %+v", c)
 			}
 		}},
 		"one that is due": {succeeded("wx1", at(1), "a", due(5)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
+			d.lease(t, second(10), true)
 		}},
 		"one that waits for a newer token": {failed("wx1", at(1), 1, never), func(t *testing.T, d *database) {
-			if c := d.takeOne(t, second(10), true); c.Failure == nil || c.Attempts != 1 {
+			if c := d.lease(t, second(10), true); c.Failure == nil || c.Attempts != 1 {
 				t.Errorf("got %+v", c)
 			}
 		}},
-		"one that another has taken": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
-			if c := d.takeOne(t, second(69), false); !c.DueAt.Equal(second(70)) || c.Current == nil {
+		"one with a lease": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
+			if c := d.lease(t, second(69), false); !c.DueAt.Equal(second(70)) || c.Current == nil {
 				t.Errorf("got %+v", c)
 			}
-			d.takeDue(t, second(69), 0)
-			// It is anybody's at the end of the lease.
-			d.takeOne(t, second(70), true)
-			d.takeDue(t, second(130), 1)
+			d.leaseDue(t, second(69), 0)
+			// At the end of the lease anybody can have it.
+			d.lease(t, second(70), true)
+			d.leaseDue(t, second(130), 1)
 		}},
-		"one that another has taken because it was due": {succeeded("wx1", at(1), "a", due(5)), func(t *testing.T, d *database) {
-			d.takeDue(t, second(10), 1)
-			d.takeOne(t, second(69), false)
-			d.takeOne(t, second(70), true)
+		"one that was leased because it was due": {succeeded("wx1", at(1), "a", due(5)), func(t *testing.T, d *database) {
+			d.leaseDue(t, second(10), 1)
+			d.lease(t, second(69), false)
+			d.lease(t, second(70), true)
 		}},
-		"one for which another has saved a code": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
+		"one whose lease a code has ended": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
 			d.save(t, renewed("wx1", at(1), "b", due(900)))
-			// Whoever has not seen it does not make another,
+			// A replica that has not seen the new code does not lease the component,
 			c, taken, err := d.Lease(within(t), "wx1", 1, second(11), second(70))
 			if err != nil || taken || c.Revision != 2 || c.Current.PreAuthCode.Reveal() != "b" || !c.DueAt.Equal(second(900)) {
 				t.Errorf("%+v, %v, %v", c, taken, err)
 			}
-			// and nobody has it any more.
-			d.takeOne(t, second(11), true)
+			// and one that has can.
+			d.lease(t, second(11), true)
 		}},
-		"one whose code a newer token has replaced": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
-			d.save(t, succeeded("wx1", at(2), "b", due(900), replacing(1)))
-			d.takeOne(t, second(11), true)
+		"one whose lease a newer token has ended": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
+			d.save(t, succeeded("wx1", at(2), "b", due(900)))
+			d.lease(t, second(11), true)
 		}},
-		"one for which another has saved a failure": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
+		"one whose lease a failure has ended": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
 			d.save(t, failed("wx1", at(1), 1, due(900), func(o *repo.Outcome) { o.Cause = "renewal" }))
 			if c := d.component(t, "wx1"); !c.DueAt.Equal(second(900)) {
 				t.Errorf("got %+v", c)
 			}
-			d.takeOne(t, second(11), true)
+			d.lease(t, second(11), true)
 		}},
 		"one whose lease a late outcome does not end": {succeeded("wx1", at(2), "a", due(900)), func(t *testing.T, d *database) {
-			d.takeOne(t, second(10), true)
+			d.lease(t, second(10), true)
 			d.save(t, succeeded("wx1", at(1), "late"), failed("wx1", at(1), 1))
-			d.takeOne(t, second(11), false)
+			d.lease(t, second(11), false)
+		}},
+		"one at an older revision than the caller's": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			if c, leased, err := d.Lease(within(t), "wx1", 2, second(10), second(70)); err != nil || leased || c.Revision != 1 {
+				t.Errorf("%+v, %v, %v", c, leased, err)
+			}
 		}},
 		"one that nobody knows": {succeeded("wx2", at(1), "a", due(900)), func(t *testing.T, d *database) {
-			if c := d.takeOne(t, second(10), false); c.AppID != "" {
+			if c := d.lease(t, second(10), false); c.AppID != "" {
 				t.Errorf("got %+v", c)
 			}
 		}},
@@ -126,19 +131,19 @@ func TestExtend(t *testing.T) {
 			t.Errorf("extended: %v, wanted %v, %v", extended, want, err)
 		}
 	}
-	extend(60, 80, false) // one that nobody knows
+	extend(60, 80, false) // unknown component
 	d.save(t, succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.DueAt = start }))
 	extend(0, 80, false) // not leased
-	d.takeDue(t, start, 1)
+	d.leaseDue(t, start, 1)
 	extend(60, 80, true)
 	extend(60, 80, true) // repeated, since its answer was lost
-	d.takeDue(t, second(79), 0)
+	d.leaseDue(t, second(79), 0)
 	extend(80, 100, true)
-	extend(100, 140, true) // run out, and nobody has taken it
-	d.takeDue(t, second(140), 1)
-	extend(140, 160, false) // another has it
+	extend(100, 140, true) // ran out, and nobody took the component
+	d.leaseDue(t, second(140), 1)
+	extend(140, 160, false) // another replica has it
 	d.save(t, succeeded("wx1", at(2), "b", func(o *repo.Outcome) { o.DueAt = second(900) }))
-	extend(200, 220, false) // an outcome has ended it
+	extend(200, 220, false) // an outcome ended it
 }
 
 func TestOneOfManyTakesAComponent(t *testing.T) {

@@ -7,27 +7,25 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"preauth"
 )
 
-// Announcement is a row of the outbox: a message that is to be published at least once.
+// Announcement is a row of the outbox: a message to publish at least once.
 type Announcement struct {
 	// MessageID is the Nats-Msg-Id, the same each time.
 	MessageID string
 	// AppID is "" for the failure of an event that names no valid component.
 	AppID string
-	// Update or Failure is what to publish. Where both are nil a newer code has replaced the one to be
-	// announced: delete the row.
+	// Update or Failure is what to publish. Both are nil if a newer code has replaced the announced one:
+	// delete the row.
 	Update  *preauth.Update
 	Failure *preauth.Failure
 	// CreatedAt is the outcome's time, in UTC.
 	CreatedAt time.Time
 }
 
-// Outbox returns the oldest announcements that were created before the given time: at most limit updates, and at most
-// limit failures, so that those that a stream does not take hide none of the others.
+// Outbox returns the oldest announcements created before the given time: at most limit updates and at
+// most limit failures, so that a stream that takes none does not hide the announcements for the other.
 func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Announcement, error) {
 	var rows []struct {
 		MessageID string              `db:"message_id"`
@@ -72,19 +70,11 @@ ORDER BY created_at, message_id`, before, limit, before, limit)
 	return announcements, nil
 }
 
-// DeleteAnnounced removes announcements from the outbox. One that is not there is no error.
+// DeleteAnnounced removes announcements from the outbox. Unknown ids are no error.
 func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
-	// Replicas that delete the same rows meet them in the same order.
+	// Replicas that delete the same rows lock them in the same order.
 	for piece := range slices.Chunk(slices.Sorted(slices.Values(messageIDs)), maxIn) {
-		err := do(ctx, "delete announced", func() error {
-			statement, args, err := sqlx.In("/* repo.announced */ DELETE FROM outbox WHERE message_id IN (?)", piece)
-			if err != nil {
-				return err
-			}
-			_, err = r.db.ExecContext(ctx, statement, args...)
-			return err
-		})
-		if err != nil {
+		if _, err := r.exec(ctx, "delete announced", "/* repo.announced */ DELETE FROM outbox WHERE message_id IN (?)", piece); err != nil {
 			return err
 		}
 	}
@@ -92,7 +82,7 @@ func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
 }
 
 // OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the zero
-// time when none waits.
+// time if none waits.
 func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err error) {
 	var depth struct {
 		Rows   int                 `db:"depth"`

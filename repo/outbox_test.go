@@ -16,7 +16,7 @@ func TestOutbox(t *testing.T) {
 		t.Errorf("an empty outbox: %d rows, oldest %v, %v", rows, oldest, err)
 	}
 
-	// Given announcements of several times, one of which a newer one has replaced,
+	// Given announcements of several times, and a code that a newer one has replaced,
 	d.save(t, succeeded("wx1", at(1), "a"))
 	d.save(t, failed("wx2", at(3), 1))
 	d.save(t, bad("", at(2)))
@@ -56,6 +56,8 @@ func TestOutbox(t *testing.T) {
 		{oldest.Add(time.Hour), 10, first + second + third + fourth},
 		{oldest.Add(time.Hour), 1, first + second}, // of each kind
 		{oldest.Add(3 * time.Second), 10, first + second + third},
+		{oldest.Add(time.Second + time.Microsecond), 10, first + second},
+		{oldest.Add(time.Second), 10, first}, // the failure was created then
 		{oldest.Add(time.Microsecond), 10, first},
 		{oldest, 10, ""},
 		{oldest.Add(time.Hour), 0, ""},
@@ -113,7 +115,7 @@ func TestDeleteAnnouncedTakesAnyNumber(t *testing.T) {
 	}
 }
 
-func TestCurrentPagesThroughAllCurrentCodes(t *testing.T) {
+func TestListCurrentPagesThroughAllCodes(t *testing.T) {
 	// Given components with a current code, some of which are expired or follow on another, and one
 	// that has none,
 	d := newDatabase(t)
@@ -188,14 +190,13 @@ func TestComponents(t *testing.T) {
 		t.Errorf("%v, %v", none, err)
 	}
 
-	// What somebody else put into the table keeps nothing from being read.
+	// A text that is not a failure does not block the component.
 	d.exec(t, "UPDATE component SET failure = 'see the ticket' WHERE appid = 'wx2'")
 	if c := d.component(t, "wx2"); c.Failure == nil || c.Failure.Class != preauth.ClassUnknown || c.Failure.AppID != "wx2" {
 		t.Errorf("got %+v", c.Failure)
 	}
 }
 
-// A failure without a message id is of no interest to anybody but who looks at the component.
 func TestAFailureWithoutAnIDIsRecordedAndNotAnnounced(t *testing.T) {
 	d := newDatabase(t)
 	d.save(t, failed("wx1", at(1), 1))

@@ -12,47 +12,43 @@ import (
 	"preauth"
 )
 
-// Outcome is what became of working on a token: a Code, a Failure, or neither where the token was
-// announced again while the code made with it has life left. Should that code not be the current one any
-// more when the outcome is saved, the component becomes due at once.
+// Outcome is the result of working on a token: a Code, a Failure, or neither if the token was announced
+// again while the code made with it has life left. If that code is no longer current when the outcome is
+// saved, the component becomes due at once.
 type Outcome struct {
 	// AppID is the component_appid, "" only for a bad event that names no valid one.
 	AppID string
-	// Token is what was worked on. Its zero value stands for a bad event: the Failure goes into the
-	// outbox, and no component is touched.
+	// Token is the token that was worked on. Its zero value means a bad event: the Failure goes into the
+	// outbox, and no component changes.
 	Token Token
-	// Cause says why the token was worked on.
+	// Cause is why the token was worked on.
 	Cause   preauth.Cause
 	Code    *Code
 	Failure *preauth.Failure
-	// DueAt is when the component has to be worked on next; the zero time means not before a newer
-	// token comes.
+	// DueAt is when to work on the component next. The zero time means: not before a newer token comes.
 	DueAt time.Time
-	// At is when all this happened, by the service's clock.
+	// At is when the outcome was produced, by the service's clock.
 	At time.Time
-	// MinRevision is the highest revision that is known to have been announced. The revision given
-	// is above it, and so still grows where the database was restored from a backup.
+	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so that
+	// revisions keep growing after the database was restored from a backup.
 	MinRevision uint64
-	// Replaces is the revision of the code that the caller takes for the current one, 0 where it knows of none. It
-	// makes saving a lone Code quicker if it is right, and never changes what is saved.
-	Replaces uint64
-	// FailureID is the message id of the failure in the outbox, 1 to 400 characters without white
-	// space. It is the same when the same outcome is saved again. Without one, the failure is recorded in
-	// the component's row and not announced, which cannot be with a bad event.
+	// FailureID is the message id of the failure, 1 to 400 characters without white space. It must be the
+	// same when the same outcome is saved again. A failure with an empty one is recorded in the
+	// component's row and not announced; a bad event must have one.
 	FailureID string
 }
 
-// Status says what became of an [Outcome].
+// Status is what Save did with an [Outcome].
 type Status int
 
 const (
-	// Saved means that the outcome is committed, by this call or by an earlier one.
+	// Saved means that the outcome is committed, by this call or an earlier one.
 	Saved Status = iota + 1
-	// Superseded means that nothing was written, because what is known of the component is newer than
-	// the outcome or as good.
+	// Superseded means that nothing was written, because the component is up to date with this event or
+	// a newer one.
 	Superseded
-	// Refused means that nothing was written, and never can be: see [Result.Err]. The outcomes beside
-	// it are not affected.
+	// Refused means that nothing was written and never can be: see [Result.Err]. The other outcomes of
+	// the call are not affected.
 	Refused
 )
 
@@ -73,21 +69,20 @@ func (s Status) String() string {
 // Result is the answer to an [Outcome].
 type Result struct {
 	Status Status
-	// Announcement is what has to be published now, and then deleted from the outbox. It is nil where
-	// there is nothing to publish, or a later outcome of the same call has replaced it already.
+	// Announcement is to be published now, and then deleted from the outbox. It is nil if there is
+	// nothing to publish, or a later outcome of the same call has replaced the code.
 	Announcement *Announcement
-	// Revision is that of the code which the outcome brought, otherwise that of the component's newest
-	// code, 0 if there is none.
+	// Revision is that of the outcome's code, or else of the component's newest code, 0 if it has none.
 	Revision uint64
-	// Err says what is wrong with a Refused outcome, such as a code that another component has
-	// already. It holds no code.
+	// Err is what is wrong with a Refused outcome, such as a code that another component already has. It
+	// holds no code.
 	Err error
 }
 
-// isBadEvent reports whether the outcome is of an event that could not be understood.
+// isBadEvent reports whether the outcome belongs to an event that could not be parsed.
 func (o Outcome) isBadEvent() bool { return o.Token == Token{} }
 
-// stored returns o with its times as they come back from the database.
+// stored returns o with its times as the database returns them.
 func (o Outcome) stored() Outcome {
 	o.Token, o.DueAt, o.At = o.Token.stored(), stored(o.DueAt), stored(o.At)
 	if o.Code != nil {
@@ -105,7 +100,7 @@ const (
 	maxMessageID = 400
 )
 
-// check returns what makes it impossible to save o.
+// check returns why o cannot be saved.
 func (o Outcome) check() error {
 	var problem string
 	switch {
@@ -114,11 +109,11 @@ func (o Outcome) check() error {
 	case !o.DueAt.IsZero() && !isStorable(o.DueAt):
 		problem = "DueAt is beyond the years 1000 to 9999"
 	case o.Code != nil && o.Failure != nil:
-		problem = "there is a code and a failure: only one of them can be"
+		problem = "there is a code and a failure: give only one"
 	case o.MinRevision >= math.MaxInt64:
 		problem = "MinRevision leaves no room for another revision"
 	case o.isBadEvent() && o.Failure == nil:
-		problem = "Token is missing: only a failure goes without one"
+		problem = "Token is missing: only a failure can do without"
 	case (o.AppID != "" || !o.isBadEvent()) && preauth.CheckAppID(o.AppID) != nil:
 		problem = "AppID cannot be a component_appid"
 	}
@@ -172,7 +167,7 @@ func (o Outcome) failureProblem() string {
 	case o.Failure.Class == "":
 		return "Failure has no class"
 	case o.Failure.Attempt < 0 || o.Failure.Attempt > math.MaxInt32:
-		return "Failure.Attempt is negative or beyond all reason"
+		return fmt.Sprintf("Failure.Attempt must be 0 to %d", math.MaxInt32)
 	case len(o.Failure.Encode()) > preauth.MaxBody:
 		return fmt.Sprintf("Failure has more than %d bytes: cut ErrMsg", preauth.MaxBody)
 	}

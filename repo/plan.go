@@ -17,13 +17,13 @@ import (
 type plan struct {
 	// at is the time of the latest outcome.
 	at time.Time
-	// components are the rows to lock, and once they are locked what is in them.
+	// components are the rows to lock, nil until they are locked.
 	components map[string]*component
-	// holders has the component that holds a code, "" for a code to be looked up and for one that was
-	// found to be free. A code that is not in it is taken for new; the unique key knows better.
-	holders map[string]string
+	// owners maps a code to the component that has it: "" if none has, or the code is still to be looked
+	// up. A code that is not in the map counts as new, and the unique key finds out if it is not.
+	owners map[string]string
 
-	retire   []uint64   // ids of the codes that are current no more
+	retire   []uint64   // ids of the codes that stop being current
 	codes    []*codeRow // to insert
 	failures []outboxRow
 }
@@ -34,11 +34,11 @@ type component struct {
 	changed bool
 	// updatedAt is the time of the last outcome.
 	updatedAt time.Time
-	// lease is kept as long as DueAt is: an outcome that sets DueAt anew ends it.
+	// lease is kept until an outcome sets DueAt anew.
 	lease []byte
-	// codeID is the row of the current code, where the table has it.
+	// codeID is the row of the current code, if the table has one.
 	codeID uint64
-	// planned is the current code where this transaction brings it, for the outcome with this result.
+	// planned is the current code if this transaction inserts it, and result belongs to its outcome.
 	planned *codeRow
 	result  *Result
 }
@@ -64,8 +64,8 @@ type outboxRow struct {
 	CreatedAt time.Time        `db:"created_at"`
 }
 
-// lock locks the components' rows, in the order in which all transactions do, and creates those that
-// are missing.
+// lock locks the components' rows and creates those that are missing. All transactions lock in the
+// same order.
 func (p *plan) lock(ctx context.Context, tx *sqlx.Tx) error {
 	appids := slices.Sorted(maps.Keys(p.components))
 	if len(appids) == 0 {
@@ -86,9 +86,9 @@ func (p *plan) lock(ctx context.Context, tx *sqlx.Tx) error {
 	for i, appid := range missing {
 		rows[i] = row{appid, p.at}
 	}
-	// Where another transaction inserts the same row, this waits for it with an exclusive lock. INSERT
-	// IGNORE would take a shared one, and two that wait like that are a deadlock.
-	_, err := tx.NamedExecContext(ctx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
+	// If another transaction inserts the same row, this statement waits with an exclusive lock. INSERT
+	// IGNORE would wait with a shared lock, and two such waits are a deadlock.
+	err := insert(ctx, tx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
 VALUES (:appid, :at, :at) ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ VALUES (:appid, :at, :at) ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 	}
 	for _, appid := range missing {
 		if p.components[appid] == nil {
-			return errors.New("a component's row is not there right after its insertion")
+			return errors.New("a component's row is missing right after it was inserted")
 		}
 	}
 	return nil
@@ -112,30 +112,32 @@ func (p *plan) lockRows(ctx context.Context, tx *sqlx.Tx, appids []string) error
 		return err
 	}
 	for _, row := range rows {
-		p.components[row.AppID] = &component{Component: row.component(), updatedAt: row.UpdatedAt, lease: row.Lease, codeID: row.CodeID.V}
+		p.components[row.AppID] = &component{
+			Component: row.component(), updatedAt: row.UpdatedAt, lease: row.Lease, codeID: row.CodeID.V,
+		}
 	}
 	return nil
 }
 
-// findHolders looks up who has the codes in holders.
-func (p *plan) findHolders(ctx context.Context, tx *sqlx.Tx) error {
-	if len(p.holders) == 0 {
+// findOwners looks up the codes in owners.
+func (p *plan) findOwners(ctx context.Context, tx *sqlx.Tx) error {
+	if len(p.owners) == 0 {
 		return nil
 	}
-	codes := make([][]byte, 0, len(p.holders))
-	for code := range p.holders {
+	codes := make([][]byte, 0, len(p.owners))
+	for code := range p.owners {
 		codes = append(codes, []byte(code))
 	}
 	var rows []struct {
 		Code  []byte `db:"code"`
 		AppID string `db:"appid"`
 	}
-	err := selectIn(ctx, tx, &rows, "/* repo.holders */ SELECT code, appid FROM pre_auth_code WHERE code IN (?)", codes)
+	err := selectIn(ctx, tx, &rows, "/* repo.owners */ SELECT code, appid FROM pre_auth_code WHERE code IN (?)", codes)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		p.holders[string(row.Code)] = row.AppID
+		p.owners[string(row.Code)] = row.AppID
 	}
 	return nil
 }
@@ -147,52 +149,51 @@ func (p *plan) apply(o Outcome, result *Result) {
 		return
 	}
 	c := p.components[o.AppID]
-	// order is above 0 for an event newer than all that were taken, and 0 for the newest taken.
+	// order is above 0 if the event is newer than all before, and 0 if it is the newest one itself.
 	order := o.Token.Position.compare(c.Token.Position)
 	result.Revision = c.Revision
 	switch {
 	case c.Current != nil && o.Code != nil && c.Current.PreAuthCode.Equal(o.Code.PreAuthCode):
-		// The outcome was saved before and the answer got lost, or WeChat gave the same code once more
-		// for a newer token.
+		// The outcome was saved before and the answer was lost, or WeChat gave the same code again for a
+		// newer token.
 		if order > 0 {
-			c.settle(o, 0)
+			c.record(o, 0)
 		}
 		result.Status, result.Revision = Saved, c.Current.Revision
 		result.Announcement = c.announcement(o.At)
-	case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):
+	case order < 0, order == 0 && c.isServed(o), c.isStale(o):
 		result.Status = Superseded
 	case o.Code != nil:
 		p.replaceCode(c, o, order, result)
 	case o.Failure != nil:
-		c.settle(o, o.Failure.Attempt)
+		c.record(o, o.Failure.Attempt)
 		p.announceFailure(o, result)
 	case c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At):
-		c.settle(o, 0)
+		c.record(o, 0)
 		result.Status = Saved
 	default:
-		// Another code took the place of the one that the caller saw: this token needs one of its own.
+		// The code that the caller saw was replaced: this token needs one of its own.
 		o.DueAt = o.At
-		c.settle(o, 0)
+		c.record(o, 0)
 		result.Status = Saved
 	}
 }
 
-// servedAlready reports whether another replica got a code for the same event, so that this one's
-// code or failure is of no use.
-func (c *component) servedAlready(o Outcome) bool {
+// isServed reports whether another replica got a code for the same event, so that this replica's code or
+// failure is useless.
+func (c *component) isServed(o Outcome) bool {
 	return o.Cause == preauth.CauseToken && (o.Code != nil || o.Failure != nil) &&
 		c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At)
 }
 
-// overtook reports whether a disputed outcome comes late: it was worked on before the component's last one was,
-// by more than the replicas' clocks differ.
-func (c *component) overtook(o Outcome) bool {
-	return o.Token.Position.disputed(c.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
+// isStale decides on an outcome whose event could be newer or older than the component's: it is stale if
+// it is older than the last outcome by more than the replicas' clocks may differ.
+func (c *component) isStale(o Outcome) bool {
+	return o.Token.Position.isAmbiguous(c.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
 }
 
-// settle records what a code or a failure brings besides itself, and ends the lease under which it was
-// worked for.
-func (c *component) settle(o Outcome, attempts int) {
+// record takes over all of an outcome but its code, and ends the lease.
+func (c *component) record(o Outcome, attempts int) {
 	c.updatedAt = o.At
 	c.Token, c.Attempts, c.Failure, c.DueAt, c.lease, c.changed = o.Token, attempts, o.Failure, o.DueAt, nil, true
 }
@@ -200,16 +201,16 @@ func (c *component) settle(o Outcome, attempts int) {
 // replaceCode makes the outcome's code current.
 func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	code := o.Code.PreAuthCode.Reveal()
-	switch holder := p.holders[code]; {
-	case holder == o.AppID && order == 0:
-		// The outcome was saved before, the answer got lost, and a newer code came since.
+	switch owner := p.owners[code]; {
+	case owner == o.AppID && order == 0:
+		// The outcome was saved before, the answer was lost, and a newer code came since.
 		result.Status = Superseded
 		return
-	case holder != "":
-		result.Status, result.Err = Refused, errHeld
+	case owner != "":
+		result.Status, result.Err = Refused, errKnownCode
 		return
 	}
-	p.holders[code] = o.AppID
+	p.owners[code] = o.AppID
 
 	switch {
 	case c.planned != nil:
@@ -218,7 +219,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	case c.Current != nil:
 		p.retire = append(p.retire, c.codeID)
 	}
-	c.settle(o, 0)
+	c.record(o, 0)
 	c.Revision = max(c.Revision, o.MinRevision) + 1
 	c.Current = &CurrentCode{Code: *o.Code, Revision: c.Revision, Cause: o.Cause, Fingerprint: o.Token.Fingerprint}
 	result.Status, result.Revision = Saved, c.Revision
@@ -232,15 +233,15 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	p.codes = append(p.codes, c.planned)
 }
 
-var errHeld = errors.New("repo: the code was given before, to this component for an older token or to another one")
+var errKnownCode = errors.New("repo: the code was given before, to this component for an older token or to another one")
 
-// announcement returns the one of the current code.
+// announcement announces the current code.
 func (c *component) announcement(at time.Time) *Announcement {
 	u := c.update()
 	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: u, CreatedAt: at}
 }
 
-// announceFailure puts the failure into the outbox, if it belongs there.
+// announceFailure puts the failure into the outbox, unless the outcome says not to.
 func (p *plan) announceFailure(o Outcome, result *Result) {
 	result.Status = Saved
 	if o.FailureID == "" {
@@ -252,8 +253,7 @@ func (p *plan) announceFailure(o Outcome, result *Result) {
 	result.Announcement = &Announcement{MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, CreatedAt: o.At}
 }
 
-// write writes what was decided. The statements follow one another so that the unique keys hold after
-// each.
+// write writes what was decided. After each statement the unique keys hold.
 func (p *plan) write(ctx context.Context, tx *sqlx.Tx) error {
 	type row struct {
 		componentRow
@@ -265,50 +265,46 @@ func (p *plan) write(ctx context.Context, tx *sqlx.Tx) error {
 			changed = append(changed, row{rowOf(c.Component, c.lease), p.at})
 		}
 	}
-	if len(changed) > 0 {
-		_, err := tx.NamedExecContext(ctx, `/* repo.component */ INSERT INTO component
+	err := insert(ctx, tx, `/* repo.component */ INSERT INTO component
 (appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at, attempts, due_at, lease, failure, created_at, updated_at)
 VALUES (:appid, :revision, :token_stream, :token_stream_created, :token_sequence, :token_time, :token_fingerprint, :token_expires_at, :attempts, :due_at, :lease, :failure, :at, :at)
 ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created),
 	token_sequence = VALUES(token_sequence), token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint),
 	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at),
 	lease = VALUES(lease), failure = VALUES(failure), updated_at = VALUES(updated_at)`, changed)
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if len(p.retire) > 0 {
-		statement, args, err := sqlx.In("/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
+		_, err := execIn(ctx, tx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
 		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, statement, args...); err != nil {
 			return err
 		}
 	}
-	if len(p.codes) > 0 {
-		_, err := tx.NamedExecContext(ctx, `/* repo.code */ INSERT INTO pre_auth_code
+	err = insert(ctx, tx, `/* repo.code */ INSERT INTO pre_auth_code
 (appid, revision, code, cause, token_fingerprint, issued_at, expires_at, deleted_at)
 VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expires_at, :deleted_at)`, p.codes)
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	outbox := p.failures
 	for _, code := range p.codes {
-		if !code.DeletedAt.Valid { // one that a later outcome has replaced already is not announced
+		if !code.DeletedAt.Valid { // a code that a later outcome of this call replaced is not announced
 			outbox = append(outbox, outboxRow{
 				MessageID: code.announcement.MessageID, AppID: code.AppID,
 				Revision: sql.Null[uint64]{V: code.Revision, Valid: true}, CreatedAt: code.announcement.CreatedAt,
 			})
 		}
 	}
-	if len(outbox) > 0 {
-		_, err := tx.NamedExecContext(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
+	return insert(ctx, tx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
 VALUES (:message_id, :appid, :revision, :failure, :created_at) ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
-		if err != nil {
-			return err
-		}
+}
+
+// insert inserts rows, if there are any.
+func insert[Row any](ctx context.Context, tx *sqlx.Tx, statement string, rows []Row) error {
+	if len(rows) == 0 {
+		return nil
 	}
-	return nil
+	_, err := tx.NamedExecContext(ctx, statement, rows)
+	return err
 }

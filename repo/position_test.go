@@ -40,10 +40,10 @@ func TestPositionAfter(t *testing.T) {
 			t.Error("it has to be more than a minute later to be newer, and no more than that")
 		}
 	})
-	t.Run("of a sequence and a time that tell different orders whoever comes later is newer", func(t *testing.T) {
+	t.Run("if sequence and time contradict each other, each is after the other", func(t *testing.T) {
 		one, other := position("S", start, 9, start), position("S", start, 2, start.Add(2*time.Minute))
 		if !one.After(other) || !other.After(one) {
-			t.Error("a stream that was rolled back and one whose clock was put back look the same")
+			t.Error("a rolled-back stream and a clock that was set back look the same")
 		}
 	})
 	t.Run("none is after itself as the database gives it back", func(t *testing.T) {

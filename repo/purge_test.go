@@ -95,7 +95,7 @@ func TestPurgeOfMoreThanOneStatementTakes(t *testing.T) {
 	d.purge(t, start.Add(time.Hour), 1100, 103)
 }
 
-// Replicas that save, claim and purge at the same time do not get into one another's way.
+// Replicas that save, claim and purge at the same time do not disturb one another.
 func TestPurgeBesideOtherWork(t *testing.T) {
 	d := newDatabase(t)
 	other, otherFaults := open(t, d.dsn)
@@ -154,7 +154,7 @@ func TestPurgeBesideOtherWork(t *testing.T) {
 	for number, n := range otherFaults.Refusals() {
 		refused[number] += n
 	}
-	delete(refused, 1062) // how a claim learns of its former code
+	delete(refused, 1062) // a claim meets its former code in the unique key
 	total := 0
 	for _, n := range refused {
 		total += n
@@ -175,7 +175,8 @@ func TestPurgeBesideOtherWork(t *testing.T) {
 	d.consistent(t)
 }
 
-// A year in which a component is renewed every quarter of an hour, another every day, and claimed from.
+// A year with a component that is renewed every quarter of an hour, one that is renewed every day, and
+// claims.
 func TestAYearLeavesSmallTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")
@@ -236,7 +237,7 @@ func TestAYearLeavesSmallTables(t *testing.T) {
 	if want := 7*perDay + perDay/10; most > want {
 		t.Errorf("there are up to %d codes, wanted no more than %d", most, want)
 	}
-	// What is needed is there,
+	// What is needed exists,
 	for appid, revision := range map[string]uint64{"wx1": 365 * renewals, "quiet": 365, "abandoned": 1} {
 		if c := d.component(t, appid); c.Revision != revision || c.Current == nil || c.Current.Revision != revision {
 			t.Errorf("got %+v", c)

@@ -20,7 +20,7 @@ import (
 	"preauth/repo/repotest"
 )
 
-// server is shared by all tests of the package, each of which has a database of its own.
+// server is shared by the package's tests. Each has a database of its own.
 var server *mysqlserver.Server
 
 func TestMain(m *testing.M) {
@@ -49,7 +49,7 @@ type database struct {
 	*repo.Repo
 	faults *repotest.Faults
 	dsn    string
-	// raw is for what the test does or looks up past the repo. Its times are text.
+	// raw bypasses the repo. Its times are text.
 	raw *sqlx.DB
 }
 
@@ -111,7 +111,7 @@ func open(t testing.TB, dsn string) (*repo.Repo, *repotest.Faults) {
 	return r, faults
 }
 
-// dump returns all that the tables hold, but for what differs between two runs that do the same.
+// dump returns the contents of the tables, without ids and leases, which differ between equal runs.
 func (d *database) dump(t testing.TB) string {
 	t.Helper()
 	var text strings.Builder
@@ -171,8 +171,7 @@ func (d *database) count(t testing.TB, query string, args ...any) int {
 	return n
 }
 
-// save saves outcomes in one call and returns what becomes of each. It may be called from any
-// goroutine.
+// save saves outcomes in one call. It may be called from any goroutine.
 func (d *database) save(t testing.TB, outcomes ...repo.Outcome) []repo.Result {
 	t.Helper()
 	return save(t, d.Repo, outcomes...)
@@ -208,17 +207,17 @@ func (d *database) outbox(t testing.TB) []repo.Announcement {
 	return waiting
 }
 
-// within gives a test's waits an end.
+// within bounds a test's waits.
 func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// start is when the tests take place: the service's clock counts, not the server's.
+// start is the time of the tests by the service's clock. The server's clock does not matter.
 var start = time.Date(2026, 7, 1, 12, 0, 0, 123456000, time.UTC)
 
-// at returns the event with a sequence of the stream that all tests share, which took it so many
+// at returns the event with a sequence in the stream that all tests share. The stream took it that many
 // seconds after start.
 func at(sequence uint64) repo.Position {
 	return repo.Position{
@@ -227,7 +226,7 @@ func at(sequence uint64) repo.Position {
 	}
 }
 
-// token returns the token that the event announces. Every event announces another one.
+// token returns the token of an event. Each event announces a different one.
 func token(p repo.Position) repo.Token {
 	return repo.Token{
 		Position:    p,
@@ -256,12 +255,7 @@ func renewed(appid string, p repo.Position, code string, change ...func(*repo.Ou
 	return changed(o, change)
 }
 
-// replacing has the caller believe that the current code has a revision.
-func replacing(revision uint64) func(*repo.Outcome) {
-	return func(o *repo.Outcome) { o.Replaces = revision }
-}
-
-// failed is the outcome of an event that WeChat gave no code for.
+// failed is the outcome of an event for which WeChat gave no code.
 func failed(appid string, p repo.Position, attempt int, change ...func(*repo.Outcome)) repo.Outcome {
 	now := p.Time.Add(time.Second)
 	return changed(repo.Outcome{
@@ -289,7 +283,7 @@ func repeated(appid string, p repo.Position, of repo.Position) repo.Outcome {
 	return repo.Outcome{AppID: appid, Token: announced, Cause: preauth.CauseToken, At: now, DueAt: now.Add(20 * time.Minute)}
 }
 
-// bad is the outcome of an event that could not be understood.
+// bad is the outcome of an event that could not be parsed.
 func bad(appid string, p repo.Position) repo.Outcome {
 	return repo.Outcome{
 		AppID: appid, At: p.Time.Add(time.Second), FailureID: fmt.Sprintf("failed.%s.%d.0", p.Stream, p.Sequence),

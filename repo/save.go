@@ -2,19 +2,19 @@ package repo
 
 import (
 	"context"
+	"database/sql/driver"
 	"slices"
 )
 
-// MaxBatch bounds the outcomes of one transaction: 100 failures of [preauth.MaxBody] still fit into
-// the smallest max_allowed_packet among the servers' defaults.
+// MaxBatch bounds the outcomes of one transaction. 100 failures of [preauth.MaxBody] bytes fit into the
+// smallest max_allowed_packet that is a server's default.
 const MaxBatch = 100
 
-// Save commits outcomes, at most [MaxBatch] of them in one transaction, and returns what became of each, in
-// the order given. Several outcomes of one component count in their order, as if saved one after the
-// other.
+// Save commits outcomes, at most [MaxBatch] in one transaction, and returns the result of each, in the
+// same order. Outcomes of one component count in their order, as if they were saved one by one.
 //
-// An error means that nothing is known: see [ErrUnavailable]. Save the same outcomes again; those that
-// were committed are recognised and get the answer that was lost.
+// After an error any of them may be committed: see [ErrUnavailable]. Save the same outcomes again; those
+// that were committed get the answer that was lost.
 func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	results := make([]Result, 0, len(outcomes))
 	for batch := range slices.Chunk(outcomes, MaxBatch) {
@@ -28,22 +28,21 @@ func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 }
 
 func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Result, err error) {
-	lookUp := false
+	again := false
 	err = do(ctx, "save", func() error {
-		results, err = r.saveOnce(ctx, outcomes, lookUp)
-		// A first attempt trusts that the codes are new. Another has to know, because this one may have
-		// been committed, or have met them in the unique key.
-		lookUp = true
+		results, err = r.saveOnce(ctx, outcomes, again)
+		again = true
 		return err
 	})
 	return results, err
 }
 
-// saveOnce makes one attempt at the transaction: lock, decide, write; or replace at once what the caller takes for
-// current, if it is.
+// saveOnce makes one attempt at the transaction: lock, decide, write. The first attempt trusts that the
+// codes are new. A further one looks them up: the attempt before may have been committed, or have found
+// a code in the unique key.
 func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([]Result, error) {
 	results := make([]Result, len(outcomes))
-	p := plan{components: map[string]*component{}, holders: map[string]string{}}
+	p := plan{components: map[string]*component{}, owners: map[string]string{}}
 	for i, o := range outcomes {
 		if err := o.check(); err != nil {
 			results[i] = Result{Status: Refused, Err: err}
@@ -56,27 +55,33 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 			p.components[o.AppID] = nil
 		}
 		if lookUp && o.Code != nil {
-			p.holders[o.Code.PreAuthCode.Reveal()] = ""
+			p.owners[o.Code.PreAuthCode.Reveal()] = ""
 		}
 	}
 	if p.at.IsZero() {
-		return results, nil // every one is refused
-	}
-	if o := outcomes[0]; len(outcomes) == 1 && !lookUp && o.Code != nil && o.Replaces > 0 {
-		if replaced, err := r.replace(ctx, o.stored(), &results[0]); err != nil || replaced {
-			return results, err
-		}
+		return results, nil // all are refused
 	}
 
-	tx, err := r.db.BeginTxx(ctx, nil)
+	conn, err := r.db.Connx(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback() }()
+	defer func() { _ = conn.Close() }()
+	tx, err := conn.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	committed := false
+	defer func() {
+		if err := tx.Rollback(); err != nil && !committed {
+			// The next BEGIN on this connection would commit what was not rolled back: close it.
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+	}()
 	if err := p.lock(ctx, tx); err != nil {
 		return nil, err
 	}
-	if err := p.findHolders(ctx, tx); err != nil {
+	if err := p.findOwners(ctx, tx); err != nil {
 		return nil, err
 	}
 	for i, o := range outcomes {
@@ -90,5 +95,6 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 	if err := tx.Commit(); err != nil {
 		return nil, err
 	}
+	committed = true
 	return results, nil
 }

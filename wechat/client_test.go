@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 const appid = "wx0123456789abcdef"
 
-// token has the form and length of a real one, and characters that a URL has to escape.
+// token has the form and length of a real one, and characters that a URL must escape.
 const token = "61_W3mEQkP0VbZc5x5vJ8F1G7kPOq2yq0TtX8mZ9nRk4sLw7uYh1dCf3gAeBi6jVo2N+pM/qS=rT&uU%vW" +
 	"0xYz1aBc2dEf3gHi4jKl5mNo6pQr7sTu8vWx9yZa0bCd1eFg2hIj3kLm4nOp5"
 
@@ -60,7 +60,7 @@ func call(client *wechat.Client, ctx context.Context) (wechat.Code, error) {
 	return client.CreatePreAuthCode(ctx, appid, preauth.NewSecret(token))
 }
 
-// failure returns the *Error of a call that is expected to fail, and checks that it says nothing.
+// failure returns the *Error of a call that must fail, and checks that it discloses nothing.
 func failure(t testing.TB, code wechat.Code, err error) *wechat.Error {
 	t.Helper()
 	e, ok := errors.AsType[*wechat.Error](err)
@@ -74,8 +74,8 @@ func failure(t testing.TB, code wechat.Code, err error) *wechat.Error {
 	return e
 }
 
-// saysNothing checks that no stretch of 16 characters of a secret, as it is or as in a URL, is in any
-// text that can be made of an error and of what it wraps.
+// saysNothing checks that no 16 consecutive bytes of a secret, plain or URL-escaped, appear in any
+// text of an error and of what it wraps.
 func saysNothing(t testing.TB, err error, secrets ...string) {
 	t.Helper()
 	var said strings.Builder
@@ -86,7 +86,7 @@ func saysNothing(t testing.TB, err error, secrets ...string) {
 		slog.New(slog.NewJSONHandler(&said, nil)).Error("failed", "err", err)
 		body, _ := json.Marshal(err)
 		said.Write(body)
-		switch err := err.(type) { //nolint:errorlint // each error of the tree has its turn
+		switch err := err.(type) { //nolint:errorlint // visits each error of the tree by itself
 		case interface{ Unwrap() error }:
 			if inner := err.Unwrap(); inner != nil {
 				walk(inner)
@@ -167,8 +167,8 @@ func TestDocumentedHostsThroughTheProxy(t *testing.T) {
 		_ = failure(t, code, err)
 		return
 	}
-	// The environment's proxy is read once in a process, hence another one. The proxy is told where
-	// its client wants to go, and does not let it.
+	// net/http reads the proxy from the environment once in a process, so the client runs in
+	// another one. The proxy learns where its client wants to go, and refuses.
 	asked := make(chan string, 2)
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Method + " " + r.RequestURI
@@ -197,7 +197,7 @@ func TestDocumentedHostsThroughTheProxy(t *testing.T) {
 }
 
 func TestEveryErrorCode(t *testing.T) {
-	// WeChat's table of error classes, once more: it is the specification of the one in the code.
+	// This table is the specification of the one in the code.
 	table := map[preauth.Class][]int{
 		preauth.ClassTransient:         {-1},
 		preauth.ClassThrottled:         {45011},
@@ -244,7 +244,7 @@ func TestEveryErrorCode(t *testing.T) {
 		}
 	}
 	if got := len(wechat.Classes()); got != listed {
-		t.Errorf("the table in the code has %d codes and this one %d", got, listed)
+		t.Errorf("the code's table has %d codes and this one %d", got, listed)
 	}
 }
 
@@ -289,7 +289,7 @@ func TestAddressNotAllowedNamesTheAddress(t *testing.T) {
 			t.Errorf("errcode %d: request ip %q in %q, want 127.0.0.1", errCode, e.RequestIP, e.ErrMsg)
 		}
 	}
-	// An address in the words of another error is not the one that was refused.
+	// An address in the errmsg of another class was not refused.
 	server.Next(appid, wechattest.Error(48001, "no such thing, ip 203.0.113.9"))
 	code, err := call(client, t.Context())
 	if e := failure(t, code, err); e.RequestIP != "" {
@@ -322,7 +322,7 @@ func TestReplies(t *testing.T) {
 		{"expires_in null", wechattest.ExpiresIn(`null`), preauth.ClassBadReply, 0, "no expires_in"},
 		{"expires_in 0", wechattest.ExpiresIn(`0`), preauth.ClassBadReply, 0, "less than a second"},
 		{"expires_in negative", wechattest.ExpiresIn(`-1800`), preauth.ClassBadReply, 0, "less than a second"},
-		{"expires_in no number", wechattest.ExpiresIn(`"soon"`), preauth.ClassBadReply, 0, "no number"},
+		{"expires_in no number", wechattest.ExpiresIn(`"soon"`), preauth.ClassBadReply, 0, "is not a number"},
 		{"empty code", wechattest.EmptyCode(), preauth.ClassBadReply, 0, "no pre_auth_code"},
 		{"code null", wechattest.Fault{Reply: map[string]any{"pre_auth_code": json.RawMessage("null")}}, preauth.ClassBadReply, 0, "no pre_auth_code"},
 		{"code a number", wechattest.Fault{Reply: map[string]any{"pre_auth_code": 7}}, preauth.ClassBadReply, 0, "no pre_auth_code"},
@@ -353,13 +353,13 @@ func TestReplies(t *testing.T) {
 		{"errcode in a string", status(200, `{"errcode":"45011","errmsg":"slower"}`), preauth.ClassThrottled, 45011, "slower"},
 		{"errmsg no string", status(200, `{"errcode":40001,"errmsg":{"text":"no"}}`), preauth.ClassTokenRejected, 40001, "40001"},
 		{"errcode with a code", wechattest.Fault{Reply: map[string]any{"errcode": 40001}}, preauth.ClassTokenRejected, 40001, "40001"},
-		{"errcode no number", wechattest.Fault{Reply: map[string]any{"errcode": true}}, preauth.ClassBadReply, 0, "errcode is no number"},
-		{"errcode no whole number", wechattest.Fault{Reply: map[string]any{"errcode": 0.5}}, preauth.ClassBadReply, 0, "errcode is no whole number"},
+		{"errcode no number", wechattest.Fault{Reply: map[string]any{"errcode": true}}, preauth.ClassBadReply, 0, "errcode is not a number"},
+		{"errcode no whole number", wechattest.Fault{Reply: map[string]any{"errcode": 0.5}}, preauth.ClassBadReply, 0, "errcode is not a whole number"},
 
-		{"two errcodes", status(200, `{"errcode":40001,"pre_auth_code":"x","expires_in":9,"errcode":0}`), preauth.ClassBadReply, 0, "errcode stands twice"},
-		{"two codes", status(200, `{"pre_auth_code":"x","expires_in":9,"pre_auth_code":"y"}`), preauth.ClassBadReply, 0, "stands twice"},
-		{"two codes in other capitals", status(200, `{"pre_auth_code":"x","expires_in":9,"PRE_AUTH_CODE":"y"}`), preauth.ClassBadReply, 0, "stands twice"},
-		{"two lives", status(200, `{"pre_auth_code":"x","expires_in":9,"expires_in":8}`), preauth.ClassBadReply, 0, "stands twice"},
+		{"two errcodes", status(200, `{"errcode":40001,"pre_auth_code":"x","expires_in":9,"errcode":0}`), preauth.ClassBadReply, 0, "errcode appears twice"},
+		{"two codes", status(200, `{"pre_auth_code":"x","expires_in":9,"pre_auth_code":"y"}`), preauth.ClassBadReply, 0, "appears twice"},
+		{"two codes in other capitals", status(200, `{"pre_auth_code":"x","expires_in":9,"PRE_AUTH_CODE":"y"}`), preauth.ClassBadReply, 0, "appears twice"},
+		{"two lives", status(200, `{"pre_auth_code":"x","expires_in":9,"expires_in":8}`), preauth.ClassBadReply, 0, "appears twice"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server.Next(appid, test.fault)
@@ -402,7 +402,7 @@ func TestSuccessIsWhatWasIssued(t *testing.T) {
 	}
 }
 
-// refusing returns an address at which nobody listens.
+// refusing returns an address that refuses connections.
 func refusing(t *testing.T) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -412,7 +412,7 @@ func refusing(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// listen runs serve for each connection to the address that it returns.
+// listen listens on the address that it returns, and runs serve for each connection.
 func listen(t *testing.T, serve func(net.Conn)) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -493,7 +493,7 @@ func TestNextHostAfterNetworkFailure(t *testing.T) {
 			silent := strings.HasPrefix(test.name, "silent")
 			timeout := time.Minute
 			if silent {
-				timeout = 5 * time.Second // which is waited for, and in which the next host has to answer
+				timeout = 5 * time.Second // the test waits this long, and the next host must answer within it
 			}
 			config := wechat.Config{BaseURLs: []string{first, second.URL()}, Timeout: timeout}
 
@@ -545,9 +545,9 @@ func TestHostsAreAskedInOrderAndOnceEach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The first call is the first host's, the second goes down to the third host, and the third is
-	// the first host's again: a host that failed once is not avoided. The reset on a connection in
-	// its second use is not tried again behind the client's back.
+	// The first host answers the first call, the third host the second call, and the first host the
+	// third call, because a host that failed once is not avoided. The reset comes on a reused
+	// connection, after which net/http must not repeat the request by itself.
 	for i, want := range []int{3, 1, 1, 0} {
 		if got := hosts[i].Count(""); got != want {
 			t.Errorf("host %d had %d calls, want %d", i+1, got, want)
@@ -651,7 +651,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 	const issued = "preauthcode@@@blzWgoI6xZdn4fqdDH-5HsJfmTiiNrvGHeg22SZMxsmOMlGhCna5C7lgjhR1kTAY7wdyiOlq7Cab-zizPTyoVg"
 	const odd = "a/code/of/no/known/form"
 	escaped := url.QueryEscape(token)
-	echo := func(before string) string { // answers with the first line of what it is asked
+	echo := func(before string) string { // answers with the first line of the request
 		return "http://" + listen(t, func(conn net.Conn) {
 			in := bufio.NewReader(conn)
 			line, _ := in.ReadString('\n')
@@ -738,7 +738,7 @@ func TestEndlessReplyEndsTheCall(t *testing.T) {
 	if e := failure(t, code, err); e.Class != preauth.ClassBadReply || !strings.Contains(err.Error(), "longer than 65536 bytes") {
 		t.Errorf("%v, want a bad_reply that is too long", err)
 	}
-	// The sockets' buffers take some megabytes that the client has never read.
+	// The socket buffers hold some megabytes that the client never reads.
 	if total := <-sent; total > 64<<20 {
 		t.Errorf("the client took %d bytes", total)
 	}
@@ -758,13 +758,78 @@ func TestSwitchingProtocolsEndsTheCall(t *testing.T) {
 	}
 }
 
+// A server sees that the client closes the connection that it kept for the next call.
+func TestCloseClosesIdleConnections(t *testing.T) {
+	idle, closed := make(chan bool, 1), make(chan bool, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateIdle {
+			idle <- true
+		}
+		if state == http.StateClosed {
+			closed <- true
+		}
+	}
+	server.Start()
+	defer server.Close()
+	client := newClient(t, wechat.Config{BaseURLs: []string{server.URL}, Timeout: time.Minute})
+	if _, err := call(client, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-idle
+	client.Close()
+	select {
+	case <-closed:
+	case <-time.After(time.Minute):
+		t.Fatal("the connection is still open")
+	}
+	if _, err := call(client, t.Context()); err != nil {
+		t.Errorf("a call after Close: %v", err)
+	}
+}
+
+func TestDefaultNumberOfConnections(t *testing.T) {
+	const calls = wechat.DefaultMaxConnections + 50
+	var opened, arrived atomic.Int64
+	full := make(chan bool)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if arrived.Add(1) == wechat.DefaultMaxConnections {
+			close(full)
+		}
+		<-full // so that no connection is free before all that are allowed are open
+		io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	client := newClient(t, wechat.Config{BaseURLs: []string{server.URL}, Timeout: time.Minute})
+	var running sync.WaitGroup
+	for range calls {
+		running.Go(func() {
+			if _, err := call(client, t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+	if got := opened.Load(); got != wechat.DefaultMaxConnections {
+		t.Errorf("%d connections for %d concurrent calls, want %d", got, calls, wechat.DefaultMaxConnections)
+	}
+}
+
 func TestConnectionsAreKept(t *testing.T) {
 	const atOnce, rounds = 16, 8
 	var opened atomic.Int64
 	var arrived sync.WaitGroup
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		arrived.Done()
-		arrived.Wait() // so that all calls of a round are under way at once
+		arrived.Wait() // so that all calls of a round are in flight at once
 		io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
 	}))
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
@@ -845,7 +910,7 @@ func TestNewRefusesTheImpossible(t *testing.T) {
 			client, err := wechat.New(test.config)
 			if err == nil {
 				client.Close()
-				t.Fatal("it was taken")
+				t.Fatal("New accepted it")
 			}
 			if !strings.Contains(err.Error(), "wechat: "+test.says) || strings.Contains(err.Error(), token[:20]) {
 				t.Errorf("%q, want it to name %s", err, test.says)

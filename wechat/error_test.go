@@ -1,55 +1,50 @@
 package wechat_test
 
 import (
-	"errors"
-	"fmt"
+	"context"
 	"io"
-	"net/url"
 	"testing"
-	"unicode/utf8"
 
+	"preauth"
 	"preauth/wechat"
 )
 
-// discreet hides the words of what it wraps.
-type discreet struct{ inner error }
-
-func (discreet) Error() string   { return "something failed" }
-func (d discreet) Unwrap() error { return d.inner }
-
-func TestCensoredErrors(t *testing.T) {
-	told := errors.New("no " + token)
+func TestErrorText(t *testing.T) {
 	for _, test := range []struct {
-		name  string
-		err   error
-		text  string
-		keeps error // what errors.Is still finds
+		name string
+		err  wechat.Error
+		want string
 	}{
-		{"clean", fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), "reading: unexpected EOF", io.ErrUnexpectedEOF},
-		{"clean and joined", fmt.Errorf("%w; %w", io.EOF, io.ErrUnexpectedEOF), "EOF; unexpected EOF", io.ErrUnexpectedEOF},
-		{"with an address", &url.Error{Op: "Post", URL: "https://example.com/?component_access_token=" + token, Err: io.EOF}, "EOF", io.EOF},
-		{"with an address, wrapped", fmt.Errorf("sending: %w", &url.Error{Op: "Post", URL: token, Err: io.EOF}), "EOF", io.EOF},
-		{"told", fmt.Errorf("%w: %w", io.EOF, told), "EOF: no [redacted]", nil},
-		{"told inside", discreet{told}, "something failed", nil},
-		{"told deep inside", discreet{discreet{told}}, "something failed", nil},
-		{"told beside", fmt.Errorf("%w; %w", io.EOF, discreet{told}), "EOF; something failed", nil},
-		{"of two lines", errors.New("one\nanother"), "one another", nil},
-		{"wraps nothing", discreet{nil}, "something failed", nil},
+		{
+			"WeChat's own",
+			wechat.Error{Class: preauth.ClassQuota, ErrCode: 45009, ErrMsg: "reach max api daily quota limit rid: 1-2-3", RID: "1-2-3", Host: "api.weixin.qq.com", Status: 200},
+			"wechat: no pre_auth_code: quota: HTTP 200 from api.weixin.qq.com: errcode 45009: reach max api daily quota limit rid: 1-2-3",
+		},
+		{
+			"errcode without errmsg",
+			wechat.Error{Class: preauth.ClassTransient, ErrCode: -1, Host: "127.0.0.1:8080", Status: 200},
+			"wechat: no pre_auth_code: transient: HTTP 200 from 127.0.0.1:8080: errcode -1",
+		},
+		{
+			"a gateway's",
+			wechat.Error{Class: preauth.ClassTransient, Host: "api.weixin.qq.com", Status: 502},
+			"wechat: no pre_auth_code: transient: HTTP 502 from api.weixin.qq.com",
+		},
+		{
+			"an unusable answer with an errmsg",
+			wechat.Error{Class: preauth.ClassBadReply, ErrMsg: "ok", Host: "api.weixin.qq.com", Status: 200, Err: io.ErrUnexpectedEOF},
+			"wechat: no pre_auth_code: bad_reply: HTTP 200 from api.weixin.qq.com: ok: unexpected EOF",
+		},
+		{
+			"no answer",
+			wechat.Error{Class: preauth.ClassTransient, Err: context.Canceled},
+			"wechat: no pre_auth_code: transient: context canceled",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := wechat.CensorError(token, test.err)
-			saysNothing(t, err, token)
-			if err.Error() != test.text || test.keeps != nil && !errors.Is(err, test.keeps) {
-				t.Errorf("%#v, want %q and %v", err, test.text, test.keeps)
+			if got := test.err.Error(); got != test.want {
+				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
-	}
-}
-
-func TestCensoredTextIsUTF8(t *testing.T) {
-	// The last byte of é is that of © too, so the piece that is cut out begins inside a character.
-	got := wechat.CensorText("éabcdefghijklmno", "预 ©abcdefghijklmno 授")
-	if got != "预 [redacted] 授" || !utf8.ValidString(got) {
-		t.Errorf("%q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package wechat
 
 import (
+	"cmp"
 	"net/url"
 	"strconv"
 	"strings"
@@ -8,38 +9,53 @@ import (
 	"preauth"
 )
 
-// The pages that an account's owner is sent to.
+// WeChat's authorization pages.
 const (
 	pcPage     = "https://mp.weixin.qq.com/cgi-bin/componentloginpage"
 	mobilePage = "https://open.weixin.qq.com/wxaopen/safe/bindcomponent"
 )
 
-// AuthorizationLinks returns the addresses to which the owner of an account is sent to authorize the
-// component appid. They carry the code, which serves one authorization, and are secrets like it.
+// bothKinds is the auth_type for official accounts and mini programs. The pages require an
+// auth_type; for the plug-in, and formerly for the pages, WeChat documents this default.
+const bothKinds = 3
+
+// AuthorizationLinks returns the ways to WeChat's pages on which the owner of an account authorizes
+// the component appid. There are none if options is zero, and only the parameters of the
+// mini-program plug-in without a RedirectURI. Otherwise WeChat sends the owner back to the
+// RedirectURI, with auth_code and expires_in added to its query.
 //
-// It takes values that have passed the checks of package preauth and checks nothing itself. A
-// biz_appid wins over the auth_type, which is then left out: WeChat takes one of them. Afterwards
-// WeChat sends the owner to the redirect_uri with auth_code and expires_in added to its query.
+// AuthorizationLinks checks nothing; package preauth checks the options when it parses a request.
 //
-// The order of the parameters is WeChat's own: component_appid, pre_auth_code, redirect_uri,
-// auth_type or biz_appid; the mobile page has action and no_scan before them.
+// The parameters of a URL are in the order of WeChat's documentation: component_appid,
+// pre_auth_code, redirect_uri, auth_type, biz_appid, category_id_list. On the mobile page, action
+// and no_scan come first. WeChat requires an auth_type even beside a biz_appid, which wins over it.
 func AuthorizationLinks(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
+	if options == (preauth.LinkOptions{}) {
+		return preauth.Links{}
+	}
+	authType := cmp.Or(options.AuthType, bothKinds)
+	links := preauth.Links{Plugin: preauth.Plugin{
+		PlatformAppID: appid, PreAuthCode: code, AuthType: authType, BizAppID: options.BizAppID,
+	}}
+	if options.RedirectURI == "" {
+		return links
+	}
 	query := "component_appid=" + escape(appid) +
 		"&pre_auth_code=" + escape(code.Reveal()) +
-		"&redirect_uri=" + escape(options.RedirectURI)
-	switch {
-	case options.BizAppID != "":
+		"&redirect_uri=" + escape(options.RedirectURI) +
+		"&auth_type=" + strconv.Itoa(authType)
+	if options.BizAppID != "" {
 		query += "&biz_appid=" + escape(options.BizAppID)
-	case options.AuthType != 0:
-		query += "&auth_type=" + strconv.Itoa(options.AuthType)
 	}
-	return preauth.Links{
-		PC:     preauth.NewSecret(pcPage + "?" + query),
-		Mobile: preauth.NewSecret(mobilePage + "?action=bindcomponent&no_scan=1&" + query + "#wechat_redirect"),
+	if options.CategoryIDList != "" {
+		query += "&category_id_list=" + escape(options.CategoryIDList)
 	}
+	links.PC = preauth.NewSecret(pcPage + "?" + query)
+	links.Mobile = preauth.NewSecret(mobilePage + "?action=bindcomponent&no_scan=1&" + query + "#wechat_redirect")
+	return links
 }
 
-// escape escapes a value of a query. A space becomes %20, which more readers understand than "+".
+// escape escapes a value of a query. A space becomes %20, which more parsers understand than "+".
 func escape(value string) string {
 	return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
 }

@@ -7,216 +7,167 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"preauth"
-	"preauth/internal/wellformed"
 )
 
-// MaxExpiresIn is the longest life that a code is believed to have: twice the longest that WeChat
-// ever documented (1,800 s). A reply that claims more is taken to say this, so that a slip at WeChat,
+// MaxExpiresIn is the longest life that a code may have: twice the longest that WeChat ever
+// documented, 1,800 s. A longer expires_in counts as MaxExpiresIn, so that a mistake at WeChat,
 // such as milliseconds, cannot keep a dead code in use for weeks.
 const MaxExpiresIn = time.Hour
 
-// MaxCode is the length in characters of the longest code taken. Real ones have 78 or 100.
+// MaxCode is the longest code that the client accepts, in characters. WeChat's have 78 or 100.
 const MaxCode = 512
 
-// Code is what WeChat gave.
+// Code is a pre_auth_code from WeChat.
 type Code struct {
-	// PreAuthCode is the code as WeChat wrote it, its prefix "preauthcode@@@" included.
+	// PreAuthCode is the code as WeChat sent it, with its prefix "preauthcode@@@".
 	PreAuthCode preauth.Secret
-	// ExpiresIn is the life of the code, which WeChat began to count at some time during the call: whole
-	// seconds, at least one and at most [MaxExpiresIn].
+	// ExpiresIn is the life of the code in whole seconds, from one second to [MaxExpiresIn]. It
+	// began at some time during the call, so count it from before the call.
 	ExpiresIn time.Duration
 }
 
-// reply is a whole HTTP response.
+// reply is an HTTP response.
 type reply struct {
 	status      int
 	contentType string
 	body        []byte
 }
 
-// read returns the code in the reply or the *Error that the reply is.
-func (r reply) read(host string, token preauth.Secret) (Code, error) {
-	said, flaw := parse(r.body)
+// code returns the code in the reply, and an [*Error] if there is none. token is redacted in the
+// error.
+func (r reply) code(host string, token preauth.Secret) (Code, error) {
+	answer, unusable := parseAnswer(r.body)
 	ok := r.status >= 200 && r.status <= 299
-	if ok && said.errCode == 0 && flaw == nil {
-		return Code{PreAuthCode: preauth.NewSecret(said.code), ExpiresIn: said.expiresIn}, nil
+	if ok && answer.errCode == 0 && unusable == nil {
+		return Code{PreAuthCode: preauth.NewSecret(answer.code), ExpiresIn: answer.expiresIn}, nil
 	}
-	censor := newCensor(token.Reveal(), said.code)
-	e := &Error{Host: host, Status: r.status, ErrCode: said.errCode}
+	redactor := newRedactor(token.Reveal(), answer.code)
+	e := &Error{Host: host, Status: r.status, ErrCode: answer.errCode}
 	switch {
 	case r.status == http.StatusTooManyRequests || r.status >= 500:
 		e.Class = preauth.ClassTransient
 	case r.status >= 300 && r.status <= 399:
-		e.Class, e.Err = preauth.ClassBadReply, errors.New("a redirect, which is not followed")
-	case said.errCode != 0:
-		e.Class = classOf(said.errCode)
+		e.Class, e.Err = preauth.ClassBadReply, errors.New("a redirect, which the client does not follow")
+	case answer.errCode != 0:
+		e.Class = classOf(answer.errCode)
 	default:
 		e.Class = preauth.ClassBadReply
-		if flaw != nil {
-			e.Err = fmt.Errorf("%w (%d bytes of %q)", flaw, len(r.body), bounded(censor.text(r.contentType)))
+		if unusable != nil {
+			e.Err = fmt.Errorf("%w (%d bytes of %q)", unusable, len(r.body), truncate(redactor.text(r.contentType)))
 		}
 	}
-	message := censor.text(said.errMsg)
-	e.ErrMsg, e.RID = bounded(message), rid(message)
+	errMsg := redactor.text(answer.errMsg)
+	e.ErrMsg, e.RID = truncate(errMsg), rid(errMsg)
 	if e.Class == preauth.ClassAddressNotAllowed {
-		e.RequestIP = requestIP(message)
+		e.RequestIP = requestIP(errMsg)
 	}
 	return Code{}, e
 }
 
-// statement is what the body of a reply says, as far as it can be understood.
-type statement struct {
+// answer is the content of a reply's body, as far as it can be parsed.
+type answer struct {
 	errCode   int
 	errMsg    string
 	code      string
 	expiresIn time.Duration
 }
 
-// parse reads the body of a reply. The error says why there is no usable code in it; with an errCode
-// other than 0 it means nothing. It never repeats what it is about.
+// parseAnswer parses the body of a reply. The error says why the body has no usable code, and
+// repeats nothing from it. It has no meaning if errCode is not 0.
 //
-// A member that stands twice, or a second time with other capitals, makes the body unusable: another
-// reader could take the other one. The errmsg is for people, so its last one is as good as any.
-func parse(body []byte) (statement, error) {
-	var said statement
+// A member that appears twice, in whatever case, makes the body unusable, because another reader
+// could use the other value. Of several errmsgs the last one counts: it is only for people.
+func parseAnswer(body []byte) (answer, error) {
+	var a answer
 	if len(body) > maxReply {
-		return said, fmt.Errorf("longer than %d bytes", maxReply)
+		return a, fmt.Errorf("longer than %d bytes", maxReply)
 	}
-	members, err := membersOf(body)
-	if err != nil {
-		return said, err
+	var members struct {
+		ErrCode     member `json:"errcode"`
+		ErrMsg      member `json:"errmsg"`
+		PreAuthCode member `json:"pre_auth_code"`
+		ExpiresIn   member `json:"expires_in"`
 	}
-	said.errMsg, said.code = members.ErrMsg.text(), members.PreAuthCode.text()
-	if said.errCode, err = members.ErrCode.errCode(); err != nil {
-		return said, err
+	if json.Unmarshal(body, &members) != nil {
+		return a, errors.New("not a JSON object")
+	}
+	a.errMsg, a.code = members.ErrMsg.text(), members.PreAuthCode.text()
+	var err error
+	if a.errCode, err = members.ErrCode.errCode(); err != nil {
+		return a, err
 	}
 	if members.PreAuthCode.times > 1 || members.ExpiresIn.times > 1 {
-		return said, errors.New("pre_auth_code or expires_in stands twice")
+		return a, errors.New("pre_auth_code or expires_in appears twice")
 	}
-	if err := checkCode(said.code); err != nil {
-		return said, err
+	if err := checkCode(a.code); err != nil {
+		return a, err
 	}
-	said.expiresIn, err = members.ExpiresIn.lifetime()
-	return said, err
+	a.expiresIn, err = members.ExpiresIn.lifetime()
+	return a, err
 }
 
-// members are those of a reply that say anything, in whatever capitals.
-type members struct {
-	ErrCode     member `json:"errcode"`
-	ErrMsg      member `json:"errmsg"`
-	PreAuthCode member `json:"pre_auth_code"`
-	ExpiresIn   member `json:"expires_in"`
-}
-
-// membersOf is [json.Unmarshal], sooner done for what replies mostly are.
-func membersOf(body []byte) (members, error) {
-	var read members
-	if utf8.Valid(body) && wellformed.Members(body, func(name, value []byte) {
-		if m := read.named(string(name)); m != nil {
-			m.take(value)
-		}
-	}) {
-		return read, nil
-	}
-	var decoded members
-	if json.Unmarshal(body, &decoded) != nil {
-		return decoded, errNoObject
-	}
-	return decoded, nil
-}
-
-var errNoObject = errors.New("not a JSON object")
-
-// named returns the member of a name, nil for any other.
-func (m *members) named(name string) *member {
-	switch {
-	case strings.EqualFold(name, "pre_auth_code"):
-		return &m.PreAuthCode
-	case strings.EqualFold(name, "expires_in"):
-		return &m.ExpiresIn
-	case strings.EqualFold(name, "errcode"):
-		return &m.ErrCode
-	case strings.EqualFold(name, "errmsg"):
-		return &m.ErrMsg
-	}
-	return nil
-}
-
-// member is a member of the reply that is read by its own rules. A null is as good as none.
+// member is a member of a reply. Its value is nil if the member is absent or null.
 type member struct {
 	value []byte
-	times int
+	times int // how often it appears
 }
 
-// take is called for each time that the member stands in the object.
-func (m *member) take(value []byte) {
+// UnmarshalJSON keeps the value for later.
+func (m *member) UnmarshalJSON(value []byte) error {
 	m.times++
 	m.value = nil
 	if string(value) != "null" {
-		m.value = value
+		m.value = slices.Clone(value)
 	}
-}
-
-// UnmarshalJSON takes a value.
-func (m *member) UnmarshalJSON(value []byte) error {
-	m.take(slices.Clone(value))
 	return nil
 }
 
-// text returns the text of a string, and "" for anything else.
+// text returns the value of a string, and "" for any other value.
 func (m *member) text() string {
-	if plain, ok := wellformed.Text(m.value); ok {
-		return string(plain)
-	}
 	var text string
 	_ = json.Unmarshal(m.value, &text)
 	return text
 }
 
-// number returns what stands for a number, also in a string.
+// number returns the value of a number, which may be in a string.
 func (m *member) number() (string, error) {
-	if text := string(m.value); text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') {
-		return text, nil
-	}
-	var number json.Number // takes a number in a string too, and nothing else in one
+	var number json.Number // encoding/json also accepts a number in a string
 	err := json.Unmarshal(m.value, &number)
 	return number.String(), err
 }
 
-// errCode returns the errcode, a whole number that may stand in a string, and 0 where there is none.
+// errCode returns an errcode, and 0 if there is none.
 func (m *member) errCode() (int, error) {
 	if m.times > 1 {
-		return 0, errors.New("errcode stands twice")
+		return 0, errors.New("errcode appears twice")
 	}
 	if m.value == nil {
 		return 0, nil
 	}
 	number, err := m.number()
 	if err != nil {
-		return 0, errors.New("errcode is no number")
+		return 0, errors.New("errcode is not a number")
 	}
 	code, err := strconv.Atoi(number)
 	if err != nil {
-		return 0, errors.New("errcode is no whole number")
+		return 0, errors.New("errcode is not a whole number")
 	}
 	return code, nil
 }
 
-// lifetime returns the expires_in, a number of seconds that may stand in a string.
+// lifetime returns an expires_in, which is in seconds.
 func (m *member) lifetime() (time.Duration, error) {
 	if m.value == nil {
 		return 0, errors.New("no expires_in")
 	}
 	number, err := m.number()
 	if err != nil {
-		return 0, errors.New("expires_in is no number")
+		return 0, errors.New("expires_in is not a number")
 	}
-	// A number too large for a float64 comes as an infinity, which the limits deal with.
+	// ParseFloat returns an infinity for a number that is too large, and the limits apply to it.
 	seconds, _ := strconv.ParseFloat(number, 64)
 	if seconds < 1 {
 		return 0, errors.New("expires_in is less than a second")
@@ -229,9 +180,9 @@ func checkCode(code string) error {
 	case code == "":
 		return errors.New("no pre_auth_code")
 	case len(code) > MaxCode:
-		return fmt.Errorf("pre_auth_code of %d characters", len(code))
+		return fmt.Errorf("pre_auth_code has %d characters: the limit is %d", len(code), MaxCode)
 	case slices.ContainsFunc([]byte(code), func(c byte) bool { return c <= ' ' || c > '~' }):
-		return errors.New("pre_auth_code with characters that no code has")
+		return errors.New("pre_auth_code has characters other than printable ASCII")
 	}
 	return nil
 }

@@ -145,7 +145,7 @@ func checkMetrics(t *testing.T, admin string) {
 		"age in the outbox":          `preauth_outbox_oldest_seconds 0`,
 		"lag of the consumer":        `preauth_consumer_pending 0`,
 		"events in hand, all":        `preauth_consumer_ack_pending 0`,
-		"events in hand, this one":   `preauth_events_in_hand 0`,
+		"events in hand, this one":   `preauth_events_in_flight 0`,
 		"size of the view of codes":  `preauth_view_codes 1`,
 		"size of the view of tokens": `preauth_view_tokens 1`,
 		"look-ups":                   `preauth_lookups_total{code="200"}`,

@@ -54,7 +54,7 @@ func (s Service) config() (consumer.Config, error) {
 		StreamReplicas: s.Streams.Replicas, Durable: s.Streams.Durable, Source: s.Streams.Source, Version: Version(),
 		Calls: s.WeChat.Calls, CallsPerSecond: s.WeChat.CallsPerSecond, CallsPerDay: s.WeChat.CallsPerDay,
 		Spares: s.Claims.Spares, Retention: s.Claims.Retention,
-		InHand: s.Work.InFlight, Requests: s.Work.Requests, RequestTimeout: s.Work.RequestTimeout,
+		InFlight: s.Work.InFlight, Requests: s.Work.Requests, RequestTimeout: s.Work.RequestTimeout,
 		AckWait: s.Work.AckWait, Shutdown: s.Work.Shutdown, Stall: s.Work.Stall,
 		Delays: consumer.Delays(s.Delays),
 		Now:    clock,

@@ -1,94 +1,123 @@
-// Package gather has questions that come at the same time answered together.
+// Package batch coalesces concurrent calls into one.
 package batch
 
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
-// Batcher answers questions in groups: those that come while as many groups as may be are worked on make up the
-// next one. So a lone question waits for nobody, and the more come, the less each of them costs. It is safe for
-// concurrent use.
+// Batcher hands concurrent calls on in batches. Calls that come while as many batches as allowed are
+// under way wait and make up the next one. So a lone call waits for nobody, and the more calls come,
+// the less each of them costs. It is safe for concurrent use.
 type Batcher[Q, A any] struct {
-	answer       func([]Q) ([]A, error)
-	groups, most int
+	answer         func(context.Context, []Q) ([]A, error)
+	batches, limit int
 
 	mu       sync.Mutex
 	underWay int
-	waiting  []*question[Q, A]
+	waiting  []*call[Q, A]
 }
 
-type question[Q, A any] struct {
+type call[Q, A any] struct {
+	ctx  context.Context
 	q    Q
 	a    A
 	err  error
 	done chan struct{}
 }
 
-// New returns a Batcher that works on so many groups at once, of at most so many questions each. answer returns the
-// answers in the order of the questions, or an error that is then everybody's. It runs until it has an answer, whoever
-// of those that asked is still there.
-func New[Q, A any](groups, most int, answer func([]Q) ([]A, error)) *Batcher[Q, A] {
-	return &Batcher[Q, A]{answer: answer, groups: groups, most: most}
+// New returns a Batcher with at most so many batches under way, of at most limit calls each. answer
+// returns the answers in the order of the questions, or an error, which every call of the batch
+// gets. Its context ends when the contexts of all calls of the batch have ended.
+func New[Q, A any](batches, limit int, answer func(context.Context, []Q) ([]A, error)) *Batcher[Q, A] {
+	return &Batcher[Q, A]{answer: answer, batches: batches, limit: limit}
 }
 
-// Do returns the answer to q. If ctx ends before there is one, it returns the error of ctx, unless it is this
-// caller who works on its group: handing that over would cost a lone question time.
-func (g *Batcher[Q, A]) Do(ctx context.Context, q Q) (A, error) {
-	this := &question[Q, A]{q: q, done: make(chan struct{})}
-	g.mu.Lock()
-	g.waiting = append(g.waiting, this)
-	free := g.underWay < g.groups
+// Do returns the answer to q. If ctx ends first, Do returns the error of ctx, with one exception:
+// the caller that happens to work on its batch returns when the batch is done.
+func (b *Batcher[Q, A]) Do(ctx context.Context, q Q) (A, error) {
+	c := &call[Q, A]{ctx: ctx, q: q, done: make(chan struct{})}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, c)
+	free := b.underWay < b.batches
 	if free {
-		g.underWay++
+		b.underWay++
 	}
-	g.mu.Unlock()
-	if free && g.next() {
+	b.mu.Unlock()
+	// The caller works on its own batch: handing that to a goroutine would cost a lone call time.
+	if free && b.next() {
 		go func() {
-			for g.next() {
+			for b.next() {
 			}
 		}()
 	}
 	select {
-	case <-this.done:
-		return this.a, this.err
+	case <-c.done:
+		return c.a, c.err
 	case <-ctx.Done():
 		var none A
 		return none, ctx.Err()
 	}
 }
 
-// next works on a group of those that wait, and reports whether there are more. If not, the groups under way are one
-// less.
-func (g *Batcher[Q, A]) next() bool {
-	g.mu.Lock()
-	n := min(len(g.waiting), g.most)
-	group := g.waiting[:n:n]
-	g.waiting = g.waiting[n:]
-	g.mu.Unlock()
+// next works on a batch of the calls that wait, and reports whether more of them wait. If none does,
+// the number of batches under way is one less.
+func (b *Batcher[Q, A]) next() bool {
+	b.mu.Lock()
+	n := min(len(b.waiting), b.limit)
+	calls := b.waiting[:n:n]
+	b.waiting = b.waiting[n:]
+	b.mu.Unlock()
 	if n > 0 {
-		g.work(group)
+		b.work(calls)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) > 0 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting) > 0 {
 		return true
 	}
-	g.waiting = nil
-	g.underWay--
+	b.waiting = nil
+	b.underWay--
 	return false
 }
 
-func (g *Batcher[Q, A]) work(group []*question[Q, A]) {
-	questions := make([]Q, len(group))
-	for i, each := range group {
-		questions[i] = each.q
+func (b *Batcher[Q, A]) work(calls []*call[Q, A]) {
+	ctx, cancel := common(calls)
+	defer cancel()
+	questions := make([]Q, len(calls))
+	for i, c := range calls {
+		questions[i] = c.q
 	}
-	answers, err := g.answer(questions)
-	for i, each := range group {
-		if each.err = err; err == nil {
-			each.a = answers[i]
+	answers, err := b.answer(ctx, questions)
+	for i, c := range calls {
+		if c.err = err; err == nil {
+			c.a = answers[i]
 		}
-		close(each.done)
+		close(c.done)
+	}
+}
+
+// common returns a context that ends when those of all calls have ended.
+func common[Q, A any](calls []*call[Q, A]) (context.Context, context.CancelFunc) {
+	if len(calls) == 1 {
+		return calls[0].ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(calls[0].ctx))
+	left := new(atomic.Int64)
+	left.Store(int64(len(calls)))
+	stops := make([]func() bool, len(calls))
+	for i, c := range calls {
+		stops[i] = context.AfterFunc(c.ctx, func() {
+			if left.Add(-1) == 0 {
+				cancel()
+			}
+		})
+	}
+	return ctx, func() {
+		for _, stop := range stops {
+			stop()
+		}
+		cancel()
 	}
 }

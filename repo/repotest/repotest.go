@@ -1,10 +1,10 @@
-// Package repotest makes a real database fail on command, for tests of what is built on package repo.
+// Package repotest makes a real database fail on command, to test what is built on package repo.
 //
 //	r, faults, err := repotest.Open(dsn, 4)
-//	faults.Script("commit", repotest.Applied) // the next COMMIT is done, but its answer gets lost
+//	faults.Script("commit", repotest.Applied) // the next COMMIT takes effect, but its answer is lost
 //
-// An operation is "connect", "begin", "commit", "rollback", or the name in the comment that a
-// statement of package repo begins with, such as "lock" for /* repo.lock */.
+// An operation is "connect", "begin", "commit", "rollback", or the name in the comment that begins each
+// statement of package repo, such as "lock" for /* repo.lock */.
 package repotest
 
 import (
@@ -23,36 +23,35 @@ import (
 	"preauth/repo"
 )
 
-// Fault is what one operation meets.
+// Fault is what happens to one operation.
 type Fault struct {
-	// Before is called before the operation, if it is set. A test waits in it for what has to happen
-	// in between.
+	// Before, if set, is called before the operation. A test can block in it.
 	Before func()
 	// Skip keeps the operation from the server.
 	Skip bool
-	// After is called after the operation, if it is set.
+	// After, if set, is called after the operation.
 	After func()
-	// Err is the answer in place of the server's. With [mysql.ErrInvalidConn] the connection is closed
-	// too, upon which the server rolls back what was not committed. Nil leaves the answer as it is.
+	// Err, if set, replaces the server's answer. [mysql.ErrInvalidConn] closes the connection too, and
+	// the server then rolls back what was not committed.
 	Err error
 }
 
-// The two ways to lose a connection, which a program cannot tell apart.
+// The two ways to lose a connection. A program cannot tell them apart.
 var (
-	// NotApplied loses it before the server gets the operation.
+	// NotApplied loses the connection before the operation reaches the server.
 	NotApplied = Fault{Skip: true, Err: mysql.ErrInvalidConn}
-	// Applied loses it after the server has done the operation.
+	// Applied loses the connection after the server has done the operation.
 	Applied = Fault{Err: mysql.ErrInvalidConn}
 )
 
-// Answered is the server's refusal of an operation, with an error number such as 1213. text is what
-// the server says about it. A COMMIT that is refused is rolled back.
+// Answered makes the server refuse an operation with an error number such as 1213, and text as its
+// message. A refused COMMIT is rolled back.
 func Answered(number uint16, text string) Fault {
 	return Fault{Skip: true, Err: &mysql.MySQLError{Number: number, Message: text}}
 }
 
-// Faults connects as the connector below it, and makes operations fail that a script names. It is
-// safe for concurrent use.
+// Faults is a connector that passes operations on to another one, and makes those fail that a script
+// names. It is safe for concurrent use.
 type Faults struct {
 	connector driver.Connector
 
@@ -62,13 +61,12 @@ type Faults struct {
 	refused map[uint16]int
 }
 
-// Faulty returns a connector that works like the given one as long as nothing is scripted.
+// Faulty returns a connector that works like the given one until faults are scripted.
 func Faulty(connector driver.Connector) *Faults {
 	return &Faults{connector: connector, script: map[string][]Fault{}, refused: map[uint16]int{}}
 }
 
-// Open returns a Repo as [repo.Open] does, and the faults of its connections. Closing the Repo is the
-// caller's.
+// Open returns a Repo like [repo.Open], and the faults of its connections. The caller closes the Repo.
 func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 	connector, err := repo.Connector(dsn)
 	if err != nil {
@@ -81,22 +79,22 @@ func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 	return repo.New(sqlx.NewDb(db, "mysql")), faults, nil
 }
 
-// Script lets the next runs of an operation meet the faults, one each in their order, after those
-// scripted before. A zero [Fault] lets a run pass.
+// Script queues faults for the next runs of an operation, one for each run. A zero [Fault] lets a run
+// pass.
 func (f *Faults) Script(operation string, faults ...Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.script[operation] = append(f.script[operation], faults...)
 }
 
-// Reset forgets the faults that no operation has met.
+// Reset drops the queued faults.
 func (f *Faults) Reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.script)
 }
 
-// Unmet returns how many scripted faults no operation has met yet.
+// Unmet returns how many faults are still queued.
 func (f *Faults) Unmet() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -107,7 +105,7 @@ func (f *Faults) Unmet() int {
 	return unmet
 }
 
-// Operations returns the operations begun since the last call, in their order.
+// Operations returns the operations since the last call, in order.
 func (f *Faults) Operations() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,8 +114,8 @@ func (f *Faults) Operations() []string {
 	return seen
 }
 
-// Refusals returns how often the server itself has refused an operation since the last call, by its
-// error number: 1213 for a deadlock, 1062 for a value that a unique key has already.
+// Refusals returns how often the server itself refused an operation since the last call, by error number:
+// 1213 for a deadlock, 1062 for a duplicate in a unique key.
 func (f *Faults) Refusals() map[uint16]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -126,8 +124,8 @@ func (f *Faults) Refusals() map[uint16]int {
 	return refused
 }
 
-// note counts what the server refuses.
-func (f *Faults) note(err error) {
+// count counts an operation that the server refused.
+func (f *Faults) count(err error) {
 	server, ok := errors.AsType[*mysql.MySQLError](err)
 	if !ok {
 		return
@@ -147,7 +145,7 @@ func (f *Faults) Connect(ctx context.Context) (driver.Conn, error) {
 		full, ok := inner.(fullConn)
 		if !ok {
 			_ = inner.Close()
-			return nil, errors.New("repotest: the connection is none of github.com/go-sql-driver/mysql")
+			return nil, errors.New("repotest: the connection is not one of github.com/go-sql-driver/mysql")
 		}
 		return &conn{fullConn: full, faults: f}, nil
 	}, func(c driver.Conn) { _ = c.Close() })
@@ -156,8 +154,8 @@ func (f *Faults) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements [driver.Connector].
 func (f *Faults) Driver() driver.Driver { return f.connector.Driver() }
 
-// begin notes an operation and returns the fault that it meets.
-func (f *Faults) begin(operation string) Fault {
+// next records an operation and takes its fault from the queue.
+func (f *Faults) next(operation string) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen = append(f.seen, operation)
@@ -169,17 +167,17 @@ func (f *Faults) begin(operation string) Fault {
 	return faults[0]
 }
 
-// meet runs an operation on a connection, with the fault that it meets. An answer that does not reach
-// the program is handed to drop.
+// meet runs an operation on a connection, with its fault. An answer that the program does not get is
+// passed to drop.
 func meet[Answer any](f *Faults, operation string, on *conn, run func() (Answer, error), drop func(Answer)) (answer Answer, err error) {
 	var none Answer
-	fault := f.begin(operation)
+	fault := f.next(operation)
 	if fault.Before != nil {
 		fault.Before()
 	}
 	if !fault.Skip {
 		answer, err = run()
-		f.note(err)
+		f.count(err)
 	}
 	if fault.After != nil {
 		fault.After()
@@ -196,7 +194,7 @@ func meet[Answer any](f *Faults, operation string, on *conn, run func() (Answer,
 	return none, fault.Err
 }
 
-// fullConn is what the driver's connections can do.
+// fullConn is the interface of the driver's connections.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -212,7 +210,7 @@ type fullConn interface {
 type conn struct {
 	fullConn
 	faults *Faults
-	lost   bool // database/sql lets one goroutine at a time use a connection
+	lost   bool // one goroutine at a time uses a connection
 }
 
 func (c *conn) lose() {

@@ -36,9 +36,9 @@ func runBatched(ctx context.Context, _ []string) error {
 	}
 	defer t.close()
 	b := &batched{taker: t, calls: newCaller(batchedCalls)}
-	b.saving = batch.New(batchedTransactions, batchedRows, func(events []minted) ([]update, error) { return b.save(ctx, events) })
-	b.announcing = batch.New(batchedAnnouncements, largestBatch, func(updates []update) ([]struct{}, error) { return b.announce(ctx, updates) })
-	b.clearing = batch.New(1, batchedRows, func(ids []string) ([]struct{}, error) { return b.clear(ctx, ids) })
+	b.saving = batch.New(batchedTransactions, batchedRows, func(_ context.Context, events []minted) ([]update, error) { return b.save(ctx, events) })
+	b.announcing = batch.New(batchedAnnouncements, largestBatch, func(_ context.Context, updates []update) ([]struct{}, error) { return b.announce(ctx, updates) })
+	b.clearing = batch.New(1, batchedRows, func(_ context.Context, ids []string) ([]struct{}, error) { return b.clear(ctx, ids) })
 	places := make(chan struct{}, batchedCalls)
 	reading, err := t.cons.Consume(func(msg jetstream.Msg) {
 		places <- struct{}{}

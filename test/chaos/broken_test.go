@@ -27,7 +27,7 @@ var brokenBuilds = []struct {
 	{
 		name: "an event is acknowledged when it is taken",
 		replacements: []replacement{{
-			"consumer/tokens.go", "	t.step(step, StepReceived)\n", "	t.step(step, StepReceived)\n	_ = msg.Ack()\n",
+			"consumer/event.go", "	w.step(StepReceived, step)\n", "	w.step(StepReceived, step)\n	_ = msg.Ack()\n",
 		}},
 		broken:   []string{"nothing lost", "the system settles by itself"},
 		duration: 60 * time.Second,
@@ -35,31 +35,29 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event is passed over",
 		replacements: []replacement{{
-			"consumer/tokens.go", "t.settle(ctx, msg, step, t.badEvent(event.AppID, position, err))", "t.acknowledge(msg, step)",
+			"consumer/event.go", "w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "w.acknowledged(step, msg.Ack())",
 		}},
 		broken: []string{"nothing lost"},
 	},
 	{
 		name: "nothing compares events",
 		replacements: []replacement{
-			{"consumer/tokens.go", "case !position.After(known.Token.Position):", "case false:"},
-			{"consumer/views.go", "return ok && (first.After(position) || position.After(first) && token.position.After(position))", "return ok && first.Sequence == 0"},
-			{"consumer/views.go", "return made != nil && token.Position.After(made.Position) && ", "return made != nil && "},
-			{"repo/replace.go", "	AND c.token_sequence < :sequence AND c.token_time <= :time;", ";"},
-			{"repo/plan.go", "case order < 0, order == 0 && c.servedAlready(o), c.overtook(o):", "case order == 0 && c.servedAlready(o):"},
+			{"consumer/event.go", "case !token.Position.After(known.Token.Position):", "case false:"},
+			{"internal/view/tokens.go", "return ok && (first.After(position) || position.After(first) && token.Position.After(position))", "return ok && first.Sequence == 0"},
+			{"repo/plan.go", "case order < 0, order == 0 && c.isServed(o), c.isStale(o):", "case order == 0 && c.isServed(o):"},
 		},
 		broken: []string{"newest token wins"},
 	},
 	{
 		name: "a code is announced before it is committed",
 		replacements: []replacement{{
-			"consumer/tokens.go", "	t.settle(ctx, msg, step, outcome)\n", `	if outcome.Code != nil {
-		_ = t.relay.publishUpdate(ctx, preauth.Update{
+			"consumer/commit.go", "	result, err := c.outcomes.Do(ctx, outcome)\n", `	if outcome.Code != nil {
+		_ = c.publisher.publishUpdate(ctx, preauth.Update{
 			AppID: outcome.AppID, PreAuthCode: outcome.Code.PreAuthCode, IssuedAt: outcome.Code.IssuedAt,
-			ExpiresAt: outcome.Code.ExpiresAt, Revision: max(known.Revision, current.Revision) + 1, Cause: outcome.Cause,
+			ExpiresAt: outcome.Code.ExpiresAt, Revision: c.codes.LastStored(outcome.AppID).Revision + 1, Cause: outcome.Cause,
 		})
 	}
-	t.settle(ctx, msg, step, outcome)
+	result, err := c.outcomes.Do(ctx, outcome)
 `,
 		}},
 		broken:   []string{"announced if and only if committed"},
@@ -68,20 +66,19 @@ var brokenBuilds = []struct {
 	{
 		name: "some announcements are forgotten",
 		replacements: []replacement{
-			{"consumer/relay.go", "		err = r.publishUpdate(ctx, *first.Update)\n", "		if first.Update.Revision%4 != 0 {\n			err = r.publishUpdate(ctx, *first.Update)\n		}\n"},
-			{"consumer/relay.go", "		err = r.publishBatch(ctx, offers)\n", "		err = r.publishBatch(ctx, offers[1:])\n"},
+			{"consumer/publish.go", "		err = p.publishUpdate(ctx, *n.Update)\n", "		if n.Update.Revision%4 != 0 {\n			err = p.publishUpdate(ctx, *n.Update)\n		}\n"},
 		},
 		broken: []string{"announced if and only if committed", "the system settles by itself"},
 	},
 	{
 		name:         "expired codes are given out",
-		replacements: []replacement{{"consumer/responder.go", "return left > 0 && left >= request.MinTTL &&", "return left > -time.Hour &&"}},
+		replacements: []replacement{{"consumer/lookup.go", "return left > 0 && left >= request.MinTTL &&", "return left > -time.Hour &&"}},
 		broken:       []string{"no expired code"},
 		duration:     75 * time.Second,
 	},
 	{
 		name:         "min_ttl is passed over",
-		replacements: []replacement{{"consumer/responder.go", "return left > 0 && left >= request.MinTTL &&", "return left > 0 &&"}},
+		replacements: []replacement{{"consumer/lookup.go", "return left > 0 && left >= request.MinTTL &&", "return left > 0 &&"}},
 		broken:       []string{"no expired code"},
 		duration:     60 * time.Second,
 	},
@@ -89,8 +86,8 @@ var brokenBuilds = []struct {
 		// A view that misses something is no fault: min_revision is there for that.
 		name: "min_revision is passed over",
 		replacements: []replacement{
-			{"consumer/responder.go", " && code.Revision >= request.MinRevision\n", "\n"},
-			{"consumer/views.go", "if code.Revision > known || code.Revision == known && code.Token != nil {", "if code.Revision > known+1 {"},
+			{"consumer/lookup.go", " && code.Revision >= request.MinRevision\n", "\n"},
+			{"internal/view/codes.go", "if code.Revision > v.codes[code.AppID].Revision {", "if code.Revision > v.codes[code.AppID].Revision+1 {"},
 		},
 		broken:   []string{"revisions only grow"},
 		duration: 60 * time.Second,
@@ -98,25 +95,25 @@ var brokenBuilds = []struct {
 	{
 		name: "a life counts from WeChat's answer",
 		replacements: []replacement{{
-			"consumer/minter.go", "asked.Add(code.ExpiresIn)", "now.Add(code.ExpiresIn)",
+			"consumer/issue.go", "asked.Add(code.ExpiresIn)", "i.now().Add(code.ExpiresIn)",
 		}},
 		broken: []string{"no expired code"},
 	},
 	{
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
-			{"repo/giver.go", `") AND cause = ?"`, `") AND cause = ? AND RAND() < 0.5"`},
-			{"repo/giver.go", "case err == nil && given == int64(len(left)):", "case err == nil && given <= int64(len(left)):"},
+			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
+			{"repo/claim.go", "case rows == 1:", "case err == nil:"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
 	{
 		name: "a claim without a spare gets the current code",
 		replacements: []replacement{{
-			"consumer/responder.go", "	minted, err := r.keeper.mintAside(", `	if c := component.Current; c != nil {
-		return repo.Claim{AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, Code: c.Code, ClaimedAt: r.cfg.Now()}, nil
+			"consumer/claims.go", "	issued, err := c.spares.issueUnannounced(", `	if current := component.Current; current != nil {
+		return repo.Claim{AppID: request.AppID, ClaimID: request.ClaimID, Reference: request.Reference, Code: current.Code, ClaimedAt: c.now()}, nil
 	}
-	minted, err := r.keeper.mintAside(`,
+	issued, err := c.spares.issueUnannounced(`,
 		}},
 		broken:   []string{"one code, one visitor"},
 		duration: time.Minute,
@@ -130,7 +127,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "a reference is not compared",
-		replacements: []replacement{{"repo/claim.go", "case string(held.Reference) != r.Reference:", "case false:"}},
+		replacements: []replacement{{"repo/claim.go", "case string(live.Reference) != r.Reference:", "case false:"}},
 		broken:       []string{"claims last"},
 		duration:     40 * time.Second,
 	},
@@ -142,54 +139,54 @@ var brokenBuilds = []struct {
 	{
 		name: "a token announced again costs a call",
 		replacements: []replacement{{
-			"consumer/tokens.go", "case known.Current != nil && known.Current.Fingerprint == token.Fingerprint && known.Current.ExpiresAt.After(now):", "case false:",
+			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case false:",
 		}, {
-			"repo/plan.go", "order < 0, order == 0 && c.servedAlready(o)", "order < 0",
+			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
 		broken:   []string{"frugal"},
 		duration: time.Minute,
 	},
 	{
 		name:         "codes are renewed too early",
-		replacements: []replacement{{"consumer/minter.go", "lead := life/4 +", "lead := life*3/4 +"}},
+		replacements: []replacement{{"consumer/issue.go", "lead := life/4 +", "lead := life*3/4 +"}},
 		broken:       []string{"frugal"},
 		duration:     45 * time.Second,
 	},
 	{
 		name:         "spares are made without end",
-		replacements: []replacement{{"consumer/keeper.go", "for range k.cfg.Spares - have[appid] {", "for range 100 - have[appid] {"}},
+		replacements: []replacement{{"consumer/spares.go", "for range s.perComponent - have[appid] {", "for range 100 - have[appid] {"}},
 		broken:       []string{"frugal"},
 	},
 	{
 		name: "a token is logged",
 		replacements: []replacement{{
-			"consumer/minter.go", "	asked = m.cfg.Now()\n", "	asked = m.cfg.Now()\n	m.log.Debug(\"asking\", \"token\", j.secret.Reveal())\n",
+			"consumer/issue.go", "	asked = i.now()\n", "	asked = i.now()\n	i.log.Debug(\"asking\", \"token\", o.secret.Reveal())\n",
 		}},
 		broken: []string{"silent about secrets"},
 	},
 	{
 		name: "a code is logged",
 		replacements: []replacement{{
-			"consumer/minter.go", "	m.metrics.called(err, time.Since(started))\n", "	m.metrics.called(err, time.Since(started))\n	m.log.Debug(\"answered\", \"code\", code.PreAuthCode.Reveal())\n",
+			"consumer/issue.go", "	i.metrics.called(err, time.Since(started))\n", "	i.metrics.called(err, time.Since(started))\n	i.log.Debug(\"answered\", \"code\", code.PreAuthCode.Reveal())\n",
 		}},
 		broken: []string{"silent about secrets"},
 	},
 	{
 		name: "a token is stored",
 		replacements: []replacement{{
-			"consumer/minter.go", "	return fail(j.outcome, failed,", "		failed.ErrMsg += j.secret.Reveal()\n		return fail(j.outcome, failed,",
+			"consumer/issue.go", "	return fail(o.outcome, failed,", "		failed.ErrMsg += o.secret.Reveal()\n		return fail(o.outcome, failed,",
 		}},
 		broken: []string{"silent about secrets"},
 	},
 	{
 		name:         "nothing is tried again",
-		replacements: []replacement{{"consumer/service.go", "	taking.Go(func() { s.keeper.run(ctx) })\n", ""}},
+		replacements: []replacement{{"consumer/service.go", "	taking.Go(func() { s.renewer.run(ctx, workCtx) })\n", ""}},
 		broken:       []string{"the system settles by itself", "always valid"},
 	},
 	{
 		name: "a bad event ends the process",
 		replacements: []replacement{{
-			"consumer/tokens.go", "t.settle(ctx, msg, step, t.badEvent(event.AppID, position, err))", "panic(err)",
+			"consumer/event.go", "w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "panic(err)",
 		}},
 		broken: []string{"the processes do as they should"},
 	},

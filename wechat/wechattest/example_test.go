@@ -11,8 +11,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// A component gets a code, then meets an error, then loses the answer to a call that WeChat carried
-// out.
+// The first call gets a code. The second gets an error. The answer to the third is lost, although
+// WeChat issued a code.
 func Example() {
 	server, err := wechattest.Start(wechattest.Options{})
 	if err != nil {

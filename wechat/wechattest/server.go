@@ -1,14 +1,15 @@
-// Package wechattest is a stand-in for WeChat's api_create_preauthcode: a real HTTP server on a real
-// socket that issues codes, checks tokens, counts quotas and words its errors as WeChat does, and
-// that goes wrong on demand in the ways in which WeChat and the network before it go wrong.
+// Package wechattest provides a stand-in for WeChat's api_create_preauthcode. It is an HTTP server
+// that issues codes, checks tokens and counts quotas as WeChat does, answers with WeChat's errors,
+// and fails on demand in the ways in which WeChat and the network in front of it fail.
 //
-// It serves the tests of preauth, its development mode, and anybody who tests against preauth. A
-// test starts a [Server], points a client at [Server.URL], says with [Server.SetToken] which tokens
-// are good, scripts faults with [Server.Next] and [Server.Every], and reads from [Server.Calls] what
-// arrived. Nothing needs a sleep: [Server.Wait] waits for the n-th call, a [Hold] stops one at a
-// chosen point until the test lets it go, and [Options].Now moves the clock.
+// The tests of preauth and its sandbox use it, and you can use it for tests of programs that work
+// with preauth. Start a [Server], point a client at [Server.URL], tell the server with
+// [Server.SetToken] which tokens are valid, script faults with [Server.Next] and [Server.Every],
+// and see with [Server.Calls] what arrived. No test needs to sleep: [Server.Wait] waits for the
+// n-th call, a [Hold] stops a call at a chosen point until the test releases it, and [Options].Now
+// is the clock.
 //
-// What WeChat does not document, such as the numbers behind its quotas, is an option.
+// What WeChat does not document, such as the size of its quotas, is an option.
 package wechattest
 
 import (
@@ -23,44 +24,46 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"preauth"
 )
 
-// Options say which WeChat to stand in for. The zero Options are WeChat's own values, on a free port
-// of the loopback interface.
+// Options configure a [Server]. The zero Options have WeChat's values and a free port of the
+// loopback interface.
 type Options struct {
 	// Listen is the TCP address to listen on. Default: 127.0.0.1:0.
 	Listen string
-	// Path is the one path served. Default: /cgi-bin/component/api_create_preauthcode.
+	// Path is the only path that the server serves. Default:
+	// /cgi-bin/component/api_create_preauthcode.
 	Path string
-	// AnyToken accepts every well-formed token that SetToken was not told about, for any component.
+	// AnyToken accepts tokens that were never passed to SetToken, for any component, if a
+	// [preauth.TokenEvent] may have them.
 	AnyToken bool
-	// TokenLife is the life of a token from SetToken on. Default: 7,200 s.
+	// TokenLife is the life of a token after SetToken. Default: 7,200 s.
 	TokenLife time.Duration
-	// Overlap is how long a token stays good after SetToken was given the next one. Default: 5
-	// minutes; negative: not at all.
+	// Overlap is how long a token stays valid after SetToken was called with the next one. A
+	// negative Overlap ends it at once. Default: 5 minutes.
 	Overlap time.Duration
-	// CodeLife is the expires_in of a code, in whole seconds. Default: 1,800 s.
+	// CodeLife is the life of a code, cut to whole seconds. Default: 1,800 s.
 	CodeLife time.Duration
-	// CodeLength is the length of a code in characters, 78 or 100, as seen at WeChat. Default: 100.
+	// CodeLength is the length of a code in characters: 78 or 100, as WeChat's codes have. Default:
+	// 100.
 	CodeLength int
-	// DailyQuota is the number of codes a component can get between two midnights in China, before
-	// errcode 45009. Default: no limit.
+	// DailyQuota is the number of codes that a component gets in a day that begins at midnight
+	// UTC+8. Further calls get errcode 45009. Default: no limit.
 	DailyQuota int
-	// MinuteLimit is the number of codes a component can get in one minute of the clock, before
-	// errcode 45011. Default: no limit.
+	// MinuteLimit is the number of codes that a component gets in a minute of the clock. Further
+	// calls get errcode 45011. Default: no limit.
 	MinuteLimit int
-	// KeepCalls is how many of the last calls are sure to be remembered. Default: 65,536.
+	// KeepCalls is how many calls [Server.Calls] remembers at least. Default: 65,536.
 	KeepCalls int
-	// Now is the clock for everything but delays. Default: time.Now.
+	// Now is the clock for everything except delays. Default: time.Now.
 	Now func() time.Time
 }
 
-// Server is a running stand-in. Its methods are safe for concurrent use.
+// Server is a running stand-in for WeChat. It is safe for concurrent use.
 type Server struct {
 	options Options
 	url     string
@@ -77,18 +80,18 @@ type Server struct {
 	allowed    []netip.Prefix
 	calls      []Call
 	count      map[string]int
-	changed    chan struct{} // closed at the next call; nil while nobody waits
+	changed    chan struct{} // closed at the next call; nil if nobody waits
 }
 
-// token is what WeChat knows of a token that it issued.
+// token is what WeChat knows about a token that it issued.
 type token struct {
 	appid   string
 	expires time.Time
-	// superseded is when the next token ends this one; zero for the newest.
+	// superseded is when the next token ends this one. It is zero for the newest token.
 	superseded time.Time
 }
 
-// component is what WeChat knows of a component.
+// component is what WeChat knows about a component.
 type component struct {
 	arrived         int
 	newest          *token
@@ -96,7 +99,7 @@ type component struct {
 	ofDay, ofMinute int
 }
 
-// Start starts a server, which [Server.Close] stops.
+// Start starts a server. Call [Server.Close] to stop it.
 func Start(options Options) (*Server, error) {
 	setDefault(&options.Listen, "127.0.0.1:0")
 	setDefault(&options.Path, "/cgi-bin/component/api_create_preauthcode")
@@ -127,7 +130,7 @@ func Start(options Options) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		ReadHeaderTimeout: time.Minute,
-		ErrorLog:          log.New(io.Discard, "", 0), // clients that hang up are part of the tests
+		ErrorLog:          log.New(io.Discard, "", 0), // tests have clients that hang up
 	}
 	s.running.Go(func() { _ = s.http.Serve(listener) })
 	return s, nil
@@ -140,7 +143,8 @@ func setDefault[T comparable](option *T, value T) {
 	}
 }
 
-// Close ends all calls, held ones too, closes the connections and waits until nothing runs any more.
+// Close aborts all calls, including held ones, closes all connections and waits for the server's
+// goroutines to end.
 func (s *Server) Close() {
 	s.mu.Lock()
 	if !s.closed {
@@ -152,11 +156,11 @@ func (s *Server) Close() {
 	s.running.Wait()
 }
 
-// URL returns the base URL, without a path: what stands for https://api.weixin.qq.com.
+// URL returns the base URL without a path. It takes the place of https://api.weixin.qq.com.
 func (s *Server) URL() string { return s.url }
 
-// SetToken tells the server that a component was issued a new token. The component's token before it
-// is good for Options.Overlap more.
+// SetToken issues a token to a component. The component's previous token stays valid for
+// [Options].Overlap. Repeating the newest token renews its life.
 func (s *Server) SetToken(appid string, text preauth.Secret) {
 	now := s.options.Now()
 	s.mu.Lock()
@@ -173,60 +177,61 @@ func (s *Server) SetToken(appid string, text preauth.Secret) {
 	s.tokens[text.Reveal()] = c.newest
 }
 
-// AllowAddresses limits the calls to callers from the given networks; others get errcode 61004 with
-// their address. Without arguments it allows everybody again, as at the start.
+// AllowAddresses sets the allow-list: callers from other networks get errcode 61004 with their
+// address. Without arguments it allows all callers, as at the start.
 func (s *Server) AllowAddresses(networks ...netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.allowed = networks
 }
 
-// Next scripts the next calls of a component, or of any component if appid is empty: the first gets
-// the first fault, and so on. Faults given earlier come first, and those of the component before
-// those for any. The zero [Fault] lets a call through unharmed.
+// Next queues faults for the next calls of a component, or of any component if appid is empty. Each
+// call takes one fault: the oldest in the component's queue, or else the oldest in the queue for
+// any component. The zero [Fault] leaves a call alone.
 func (s *Server) Next(appid string, faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queues[appid] = append(s.queues[appid], faults...)
 }
 
-// Every lets decide choose the fault of each call that Next says nothing about. The [Call] has what
-// is known when a call arrives: N, Time, AppID, Token, Parameter and Remote. decide runs for many
-// calls at once, and must not call the server's methods. A nil decide ends it.
+// Every makes decide choose the fault of each call for which Next has queued none. The [Call] has
+// the fields that are known when a call arrives: N, Time, AppID, Token, Parameter, Remote and
+// UserAgent. decide is called concurrently and must not call the server's methods. Every(nil) ends
+// this.
 func (s *Server) Every(decide func(Call) Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.every = decide
 }
 
-// Call is one call as the server saw it.
+// Call is a call that the server received.
 type Call struct {
-	// N counts the calls of the component in the order in which they arrived, from 1.
+	// N numbers the component's calls in the order of arrival, from 1.
 	N int
-	// Time is when it arrived.
+	// Time is when the call arrived.
 	Time time.Time
 	// AppID is the component_appid in the body, "" if the body has none.
 	AppID string
-	// Token is the token as it arrived.
+	// Token is the token in the query.
 	Token preauth.Secret
-	// Parameter is the name of the query parameter with the token: component_access_token,
-	// access_token, or "" if there is none.
+	// Parameter is the query parameter that had the token: component_access_token or access_token,
+	// "" if neither did.
 	Parameter string
 	// Remote is the caller's address.
 	Remote netip.Addr
 	// UserAgent is the caller's User-Agent header.
 	UserAgent string
-	// Status is the HTTP status of the answer, 0 where a reset takes its place.
+	// Status is the HTTP status of the answer, 0 if the connection was reset instead.
 	Status int
-	// ErrCode is the errcode that was decided, 0 if it is none.
+	// ErrCode is the errcode of the answer, 0 for a success.
 	ErrCode int
-	// Code is the code that was issued, whether or not the answer could be read; zero if none was.
+	// Code is the code that was issued, even if the answer got lost. It is zero if none was issued.
 	Code preauth.Secret
 }
 
-// Calls returns the calls of a component, or all calls if appid is empty, in the order in which they
-// were decided. A call is decided right before its answer begins, so that whoever has the answer
-// finds the call here, and one that is held on arrival is not here yet.
+// Calls returns the decided calls of a component, or of all components if appid is empty, in the
+// order in which they were decided. The server decides a call right before it answers. So a client
+// that has an answer finds its call here, and a call that is held on arrival is not here yet.
 func (s *Server) Calls(appid string) []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,16 +247,15 @@ func (s *Server) Calls(appid string) []Call {
 	return calls
 }
 
-// Count returns how many calls of a component, or of all if appid is empty, were decided since the
-// start, those that Calls no longer remembers included.
+// Count returns the number of decided calls of a component, or of all components if appid is empty.
+// It includes calls that Calls no longer remembers.
 func (s *Server) Count(appid string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.count[appid]
 }
 
-// Issued returns the codes that were issued to a component, or to all if appid is empty, in order,
-// as far as Calls remembers.
+// Issued returns the codes in [Server.Calls], in order.
 func (s *Server) Issued(appid string) []preauth.Secret {
 	var codes []preauth.Secret
 	for _, call := range s.Calls(appid) {
@@ -262,8 +266,8 @@ func (s *Server) Issued(appid string) []preauth.Secret {
 	return codes
 }
 
-// Wait returns once the component, or all together if appid is empty, had n calls that were decided.
-// The error says how many there were when ctx ended.
+// Wait waits until n calls of a component, or of all components if appid is empty, are decided. If
+// ctx ends or the server is closed first, the error says how many there were.
 func (s *Server) Wait(ctx context.Context, appid string, n int) error {
 	for {
 		s.mu.Lock()
@@ -287,7 +291,7 @@ func (s *Server) Wait(ctx context.Context, appid string, n int) error {
 	}
 }
 
-// record makes a call known as decided.
+// record adds a decided call.
 func (s *Server) record(call Call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,7 +309,7 @@ func (s *Server) record(call Call) {
 	}
 }
 
-// component returns the component, new if it was never seen. The caller holds mu.
+// component returns a component, which it creates if needed. The caller holds mu.
 func (s *Server) component(appid string) *component {
 	c := s.components[appid]
 	if c == nil {
@@ -315,7 +319,7 @@ func (s *Server) component(appid string) *component {
 	return c
 }
 
-// enter returns false when the server is closing, and otherwise counts a call as running.
+// enter registers a running call. It returns false if the server is closed.
 func (s *Server) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,7 +330,7 @@ func (s *Server) enter() bool {
 	return true
 }
 
-// serve is one call from its arrival to the last byte of its answer.
+// serve handles a call from its arrival to the last byte of its answer.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if !s.enter() {
 		panic(http.ErrAbortHandler)
@@ -361,7 +365,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.send(w, fault, call.Status, answer)
 }
 
-// arrive takes down what a call says and chooses its fault.
+// arrive returns what is known about a call on arrival, and its fault.
 func (s *Server) arrive(r *http.Request, body []byte) (Call, Fault) {
 	call := Call{Time: s.options.Now(), UserAgent: r.UserAgent()}
 	query := r.URL.Query()
@@ -403,7 +407,7 @@ func readAppID(body []byte) (string, error) {
 	return request.AppID, err
 }
 
-// decide completes the call with its outcome and returns the body of the answer.
+// decide sets the outcome of the call and returns the body of the answer.
 func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []byte {
 	if fault.ErrCode == 0 && (fault.Status != 0 || fault.Body != "") {
 		call.Status = fault.Status
@@ -448,7 +452,7 @@ func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []b
 	return encode(members)
 }
 
-// check returns the errcode of a call that WeChat refuses, and 0 for one that it gives a code.
+// check returns the errcode with which WeChat refuses a call, and 0 if the call gets a code.
 func (s *Server) check(call Call, method string, body []byte) int {
 	now := s.options.Now()
 	s.mu.Lock()
@@ -461,7 +465,7 @@ func (s *Server) check(call Call, method string, body []byte) int {
 	}
 	known := s.tokens[call.Token.Reveal()]
 	switch {
-	case known == nil && !(s.options.AnyToken && wellFormed(call.Token.Reveal())):
+	case known == nil && !(s.options.AnyToken && wellFormed(call.Token)):
 		return 40001
 	case known != nil && !now.Before(known.expires):
 		return 42001
@@ -488,7 +492,7 @@ func (s *Server) check(call Call, method string, body []byte) int {
 // china is where WeChat's day begins.
 var china = time.FixedZone("UTC+8", 8*60*60)
 
-// use counts one code against the quotas, and returns the errcode of the one that is used up.
+// use counts one code against the quotas. If one is used up, it returns the errcode of that quota.
 func (c *component) use(now time.Time, options Options) int {
 	now = now.In(china)
 	year, month, day := now.Date()
@@ -509,9 +513,9 @@ func (c *component) use(now time.Time, options Options) int {
 	return 0
 }
 
-// wellFormed is whether a text can be a token of WeChat's.
-func wellFormed(token string) bool {
-	return len(token) <= 2048 && !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+// wellFormed reports whether the contract of preauth allows a token.
+func wellFormed(token preauth.Secret) bool {
+	return preauth.TokenEvent{AppID: "wx", Token: token}.Check() == nil
 }
 
 // send writes the answer.
@@ -536,7 +540,7 @@ func (s *Server) send(w http.ResponseWriter, fault Fault, status int, body []byt
 	_, _ = w.Write(body)
 }
 
-// pause waits for a fault's delay, and aborts the call if the server is closed meanwhile.
+// pause waits for a fault's delay. It aborts the call if the server is closed.
 func (s *Server) pause(delay time.Duration) {
 	if delay <= 0 {
 		return
@@ -550,7 +554,7 @@ func (s *Server) pause(delay time.Duration) {
 	}
 }
 
-// park waits at a fault's hold, and aborts the call if the server is closed meanwhile.
+// park waits at a fault's hold. It aborts the call if the server is closed.
 func (s *Server) park(hold *Hold) {
 	if hold == nil {
 		return

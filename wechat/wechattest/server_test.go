@@ -39,7 +39,7 @@ func start(t *testing.T, options wechattest.Options) *wechattest.Server {
 	return server
 }
 
-// answer is what a caller gets: a reply of WeChat, or the error of the connection.
+// answer is what a caller gets: a reply of WeChat or an error of the connection.
 type answer struct {
 	Code      string `json:"pre_auth_code"`
 	ExpiresIn any    `json:"expires_in"`
@@ -51,7 +51,7 @@ type answer struct {
 	err       error
 }
 
-// send makes a request with a connection of its own.
+// send makes a request on a new connection.
 func send(ctx context.Context, method, address, body string) (got answer) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
@@ -178,6 +178,7 @@ func TestAnyToken(t *testing.T) {
 	server := start(t, wechattest.Options{AnyToken: true})
 	for text, errCode := range map[string]int{
 		token: 0, "t": 0, strings.Repeat("t", 2048): 0, strings.Repeat("t", 2049): 40001, "a token": 40001, "": 41001,
+		"令牌": 0, strings.Repeat("令", 682): 0, strings.Repeat("令", 683): 40001, "令\u3000牌": 40001, "token\x00": 40001, "token\xff": 40001,
 	} {
 		if got := call(t, server, another, text); got.ErrCode != errCode {
 			t.Errorf("token of %d characters: %s, want errcode %d", len(text), got.text, errCode)
@@ -252,7 +253,7 @@ func TestWhichCallsAFaultIsFor(t *testing.T) {
 	}{
 		{appid, 1}, {another, 5}, {appid, 0}, {appid, 3}, {appid, 6}, {appid, 0}, {appid, 9}, {another, 0}, {another, 0}, {appid, 0}, {appid, 9},
 	} {
-		// The component's calls 1 to 5 take from the queues, the second half is left to Every.
+		// The component's first five calls take faults from the queues. Every decides the others.
 		if got := call(t, server, step.appid, token); got.err != nil || got.ErrCode != step.errCode {
 			t.Errorf("step %d: %+v, want errcode %d", i+1, got, step.errCode)
 		}

@@ -13,19 +13,19 @@ import (
 // codePrefix begins every code.
 const codePrefix = "preauthcode@@@"
 
-// newCode returns a unique code of 78 or 100 characters.
+// newCode returns a random code of 78 or 100 characters.
 func newCode(length int) string {
 	random := make([]byte, (length-len(codePrefix))*6/8) // 6 bits in each character
 	_, _ = rand.Read(random)                             // never fails
 	return codePrefix + base64.RawURLEncoding.EncodeToString(random)
 }
 
-// newRID returns a rid in WeChat's form: the time and two more words, in hexadecimal.
+// newRID returns a request id in WeChat's form: the time and two random words, in hexadecimal.
 func newRID(now time.Time) string {
 	return fmt.Sprintf("%08x-%08x-%08x", uint32(now.Unix()), mathrand.Uint32(), mathrand.Uint32())
 }
 
-// messages are WeChat's words for error codes, as its documentation and captured replies have them.
+// messages are WeChat's texts for error codes, from its documentation and captured replies.
 var messages = map[int]string{
 	-1:    "system error",
 	40001: "invalid credential, access_token is invalid or not latest, could get access_token by getStableAccessToken, more details at https://mmbizurl.cn/s/JtxxFh33r",
@@ -51,7 +51,7 @@ var messages = map[int]string{
 	61011: "invalid component",
 }
 
-// message returns WeChat's words for an error code; some of them name the caller's address.
+// message returns WeChat's text for an error code. Some texts contain the caller's address.
 func message(errCode int, remote netip.Addr) string {
 	switch errCode {
 	case 61004:

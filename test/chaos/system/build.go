@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,16 +13,12 @@ import (
 // Programs are the files of the programs under test.
 type Programs struct{ Preauth, NATS string }
 
-// Build builds the service, as in production but for its clock and for when it publishes batches, and nats-server
-// in the version that the project's go.mod names, into dir. overlay replaces source files of the project, named by
+// Build builds the service, as in production but for its clock, and nats-server in the version that the
+// project's go.mod names, into dir. overlay replaces source files of the project, named by
 // their path within it, by other texts; nil replaces none.
 func Build(ctx context.Context, dir string, overlay map[string]string) (Programs, error) {
 	programs := Programs{Preauth: filepath.Join(dir, "preauth"), NATS: filepath.Join(dir, "nats-server")}
 	root, err := Root(ctx)
-	if err != nil {
-		return programs, err
-	}
-	overlay, err = withBatches(root, overlay)
 	if err != nil {
 		return programs, err
 	}
@@ -35,35 +30,6 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 		return programs, err
 	}
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
-}
-
-// withBatches returns the overlay and in it a relay that publishes one message at a time, and as a batch what waits
-// meanwhile: as many announcements as it takes otherwise never wait in a campaign.
-func withBatches(root string, overlay map[string]string) (map[string]string, error) {
-	const relay = "consumer/relay.go"
-	text, ok := overlay[relay]
-	if !ok {
-		content, err := os.ReadFile(filepath.Join(root, relay))
-		if err != nil {
-			return nil, fmt.Errorf("overlay: %w", err)
-		}
-		text = string(content)
-	}
-	for _, limit := range []struct{ is, becomes string }{
-		{"publishingBatches = 16", "publishingBatches = 1"},
-		{"smallestBatch, largestBatch = 50, 250", "smallestBatch, largestBatch = 2, 250"},
-	} {
-		if !strings.Contains(text, limit.is) {
-			return nil, fmt.Errorf("overlay: %s does not say %q any more", relay, limit.is)
-		}
-		text = strings.Replace(text, limit.is, limit.becomes, 1)
-	}
-	with := maps.Clone(overlay)
-	if with == nil {
-		with = map[string]string{}
-	}
-	with[relay] = text
-	return with, nil
 }
 
 // Root returns the directory of the project, of which the harness is a part. The working directory has to

@@ -1,0 +1,142 @@
+package consumer
+
+import (
+	"context"
+	"log/slog"
+	"math/bits"
+	"time"
+
+	"preauth"
+	"preauth/internal/batch"
+	"preauth/internal/view"
+	"preauth/repo"
+	"preauth/wechat"
+)
+
+// transactions bounds the saving transactions under way. With several of them the database commits
+// one while others are put together; with many, each would hold few outcomes.
+const transactions = 4
+
+// committer saves outcomes, and then tells of them. Outcomes that wait while transactions are under
+// way go into the next one, so a lone outcome waits for nobody and a crowd costs few transactions.
+type committer struct {
+	db        *repo.Repo
+	codes     *view.Codes
+	publisher *publisher
+	health    *health
+	metrics   *metrics
+	log       *slog.Logger
+	trace     tracer
+	now       func() time.Time
+	retry     time.Duration // after a code that MySQL refuses
+	// saved is told each component that got a new current code.
+	saved func(appid string)
+
+	outcomes *batch.Batcher[repo.Outcome, repo.Result]
+}
+
+func newCommitter(
+	cfg Config, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger, saved func(appid string),
+) *committer {
+	c := &committer{
+		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.Trace, now: cfg.Now,
+		retry: cfg.Delays.TransientMax, saved: saved,
+	}
+	c.outcomes = batch.New(transactions, repo.MaxBatch, c.save)
+	return c
+}
+
+// commit saves an outcome and tells of it: first the view, then the publisher, since somebody waits
+// for it, and at last metrics, log and hook. It waits for as long as MySQL is away. The error is that
+// of ctx, or about an outcome that MySQL refuses. The outcome returned is the committed one: a code
+// that cannot be kept, because it was given before, becomes a failure. before is what is known of the
+// component, the zero Component for a token that was not worked on before.
+func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
+	outcome = announceNews(outcome, before)
+	result, err := c.outcomes.Do(ctx, outcome)
+	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
+		now := c.now()
+		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
+		outcome = announceNews(fail(outcome, bad, before.Attempts+1, now, now.Add(jittered(c.retry))), before)
+		result, err = c.outcomes.Do(ctx, outcome)
+	}
+	if err == nil {
+		err = result.Err
+	}
+	if err == nil {
+		c.tell(outcome, result)
+	}
+	return outcome, result, err
+}
+
+// save commits a batch of outcomes.
+func (c *committer) save(ctx context.Context, outcomes []repo.Outcome) (results []repo.Result, err error) {
+	started := time.Now()
+	err = untilAvailable(ctx, c.health, "saving", func(ctx context.Context) (err error) {
+		results, err = c.db.Save(ctx, outcomes)
+		return err
+	})
+	c.metrics.saved(len(outcomes), time.Since(started), err)
+	return results, err
+}
+
+func (c *committer) tell(outcome repo.Outcome, result repo.Result) {
+	step := outcomeStep(StepRepeated, outcome)
+	switch {
+	case result.Status == repo.Superseded:
+		step.Name = StepSuperseded
+	case outcome.Failure != nil:
+		step.Name = StepFailed
+	case outcome.Code != nil:
+		step.Name, step.Revision = StepCommitted, result.Revision
+	}
+	c.trace(step)
+	if a := result.Announcement; a != nil {
+		var eventAt time.Time
+		if a.Update != nil {
+			c.codes.Add(*a.Update)
+			if outcome.Cause == preauth.CauseToken {
+				eventAt = outcome.Token.Position.Time
+			}
+		}
+		c.publisher.enqueue(*a, eventAt)
+	}
+	switch step.Name {
+	case StepFailed:
+		c.tellFailure(step, outcome.Failure)
+	case StepCommitted:
+		c.log.Info("code saved", "component", step.AppID, "sequence", step.Sequence,
+			"cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
+		c.saved(step.AppID)
+	case StepRepeated:
+		c.log.Debug("token announced again", "component", step.AppID, "sequence", step.Sequence)
+	default: // superseded: nothing has changed
+	}
+}
+
+func (c *committer) tellFailure(step Step, f *preauth.Failure) {
+	c.metrics.failed(f.Class)
+	retry := slog.StringValue("given up")
+	if !f.RetryAt.IsZero() {
+		retry = slog.TimeValue(f.RetryAt)
+	}
+	c.log.Warn("no code", "component", step.AppID, "sequence", step.Sequence, "class", string(f.Class),
+		"errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID, "request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
+}
+
+// announceNews returns the outcome, without the message id of a failure that says nothing new. While
+// a failure lasts, each attempt is recorded in the component's row, but announced again only when the
+// attempt count doubles. So an outage does not flood the stream of failures.
+func announceNews(outcome repo.Outcome, before repo.Component) repo.Outcome {
+	if outcome.Failure != nil && before.Failure != nil && !isNews(outcome.Failure, before.Failure) {
+		outcome.FailureID = ""
+	}
+	return outcome
+}
+
+func isNews(f, last *preauth.Failure) bool {
+	doubled := f.Attempt > last.Attempt && bits.OnesCount(uint(f.Attempt)) == 1
+	return doubled || f.Class != last.Class || f.ErrCode != last.ErrCode || f.RequestIP != last.RequestIP ||
+		f.RetryAt.IsZero() != last.RetryAt.IsZero() ||
+		f.Stream != last.Stream || f.StreamSequence != last.StreamSequence
+}

@@ -1,0 +1,212 @@
+package consumer
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"preauth"
+)
+
+// ErrConfig is wrapped by every error about an impossible [Config].
+var ErrConfig = errors.New("impossible setting")
+
+// Config are the settings of a [Service]. The zero value of a field means its default.
+type Config struct {
+	// Subjects are the subjects of the contract.
+	Subjects preauth.Subjects
+	// TokenStream, UpdateStream and FailureStream are the names of the streams that are created
+	// where they are missing. If another stream covers the token subject already, that one is used
+	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
+	TokenStream, UpdateStream, FailureStream string
+	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
+	// ends it. Default: preauth.
+	Durable string
+	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
+	StreamReplicas int
+	// Source is the CloudEvents source of what is announced, a URI reference. Default: /preauth.
+	Source string
+	// Version is what the NATS micro service calls itself, a semantic version. Default: 0.0.0.
+	Version string
+
+	// Calls is how many calls of WeChat may be under way at once. Default: 64.
+	Calls int
+	// CallsPerSecond bounds the calls of WeChat over all components, and CallsPerDay those for one
+	// component, of which a tenth can be used at once. Spares are made while half of that is left, and
+	// the last tenth is for token events and renewals. Both are per replica. Defaults: 200 and 10000.
+	CallsPerSecond, CallsPerDay int
+	// Spares is how many codes are made ahead of claims for each component; negative for none, so that
+	// every claim waits for WeChat. Default: 1.
+	Spares int
+	// Retention is how long codes and claims are kept after they expired. Default: 7 days.
+	Retention time.Duration
+	// InFlight is how many token events may be worked on at once. Default: 512.
+	InFlight int
+	// Requests is how many look-ups that need more than memory may be under way at once; one more is
+	// answered with 429. Default: 256.
+	Requests int
+	// RequestTimeout bounds the time in which such a look-up is answered. Default: 4s.
+	RequestTimeout time.Duration
+	// AckWait is how long the token stream waits for a sign of life of the replica that has an event
+	// in flight. Default: 5s.
+	AckWait time.Duration
+	// Shutdown bounds the time for finishing what is in flight. Default: 15s.
+	Shutdown time.Duration
+	// Stall is how long events may wait without one being finished before the service counts as not
+	// ready. Default: 1m.
+	Stall time.Duration
+	// Delays are the waits between attempts.
+	Delays Delays
+
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	// Trace, if set, is told each [Step] of each event as it happens, from many goroutines at once.
+	Trace func(Step)
+
+	intervals intervals // tests shorten them
+}
+
+// lease is for how long a due component is left to the replica that leased it.
+const lease = 20 * time.Second
+
+// intervals are how often the service looks for work of its own.
+type intervals struct {
+	due    time.Duration // for due components
+	extend time.Duration // to extend the lease of a component that is worked on
+	purge  time.Duration // for expired codes to delete
+}
+
+// Delays are the waits between attempts after a failure, by the kind of failure. Each but Once is
+// jittered by up to a quarter. The zero value of a field means its default.
+type Delays struct {
+	// Transient is the first wait after a failure that passes by itself; it doubles up to
+	// TransientMax. Defaults: 200ms and 10s.
+	Transient, TransientMax time.Duration
+	// Throttled is the wait for WeChat's next minute. Default: 1m.
+	Throttled time.Duration
+	// Quota is the wait between probes while the quota of the day is used up. Default: 30m.
+	Quota time.Duration
+	// Operator is the wait while somebody has to change something: the allow-list, the account.
+	// Default: 1m.
+	Operator time.Duration
+	// Once is the wait before the single quick retry after an unknown error, and after the rejection
+	// of a token younger than 30 s. Default: 2s.
+	Once time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	subjects := preauth.DefaultSubjects()
+	c.Subjects.TokenUpdated = cmp.Or(c.Subjects.TokenUpdated, subjects.TokenUpdated)
+	c.Subjects.Updated = cmp.Or(c.Subjects.Updated, subjects.Updated)
+	c.Subjects.Failed = cmp.Or(c.Subjects.Failed, subjects.Failed)
+	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
+	c.Subjects.Claim = cmp.Or(c.Subjects.Claim, subjects.Claim)
+	c.Subjects.Resolve = cmp.Or(c.Subjects.Resolve, subjects.Resolve)
+	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
+	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
+	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
+	c.Durable = cmp.Or(c.Durable, "preauth")
+	c.StreamReplicas = cmp.Or(c.StreamReplicas, 1)
+	c.Source = cmp.Or(c.Source, "/preauth")
+	c.Version = cmp.Or(c.Version, "0.0.0")
+	c.Calls = cmp.Or(c.Calls, 64)
+	c.CallsPerSecond = cmp.Or(c.CallsPerSecond, 200)
+	c.CallsPerDay = cmp.Or(c.CallsPerDay, 10_000)
+	c.Spares = cmp.Or(c.Spares, 1)
+	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
+	c.InFlight = cmp.Or(c.InFlight, 512)
+	c.Requests = cmp.Or(c.Requests, 256)
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, 4*time.Second)
+	c.AckWait = cmp.Or(c.AckWait, 5*time.Second)
+	c.Shutdown = cmp.Or(c.Shutdown, 15*time.Second)
+	c.Stall = cmp.Or(c.Stall, time.Minute)
+	c.Delays.Transient = cmp.Or(c.Delays.Transient, 200*time.Millisecond)
+	c.Delays.TransientMax = cmp.Or(c.Delays.TransientMax, 10*time.Second)
+	c.Delays.Throttled = cmp.Or(c.Delays.Throttled, time.Minute)
+	c.Delays.Quota = cmp.Or(c.Delays.Quota, 30*time.Minute)
+	c.Delays.Operator = cmp.Or(c.Delays.Operator, time.Minute)
+	c.Delays.Once = cmp.Or(c.Delays.Once, 2*time.Second)
+	c.intervals.due = cmp.Or(c.intervals.due, time.Second)
+	c.intervals.extend = cmp.Or(c.intervals.extend, lease/4)
+	c.intervals.purge = cmp.Or(c.intervals.purge, 10*time.Minute)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Trace == nil {
+		c.Trace = func(Step) {}
+	}
+	return c
+}
+
+var (
+	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+)
+
+// Check returns an error that wraps [ErrConfig] and says what to change if a value is impossible.
+func (c Config) Check() error {
+	c = c.withDefaults()
+	var errs []error
+	refuse := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
+	}
+	subjects := map[string]string{
+		"token": c.Subjects.TokenUpdated, "updated": c.Subjects.Updated,
+		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
+	}
+	for name, s := range subjects {
+		if !subject.MatchString(s) {
+			refuse("the %s subject %q must be words of letters, digits, '_' and '-' joined by dots", name, s)
+		}
+		for other, o := range subjects {
+			if name != other && (s == o || strings.HasPrefix(o, s+".")) {
+				refuse("the %s subject %q covers the %s subject %q: choose subjects of which none begins with another", name, s, other, o)
+			}
+		}
+	}
+	names := map[string]string{
+		"token stream": c.TokenStream, "update stream": c.UpdateStream,
+		"failure stream": c.FailureStream, "durable": c.Durable,
+	}
+	for what, name := range names {
+		if !streamName.MatchString(name) {
+			refuse("the %s name %q must be 1 to 64 letters, digits, '_' or '-'", what, name)
+		}
+	}
+	if c.TokenStream == c.UpdateStream || c.TokenStream == c.FailureStream || c.UpdateStream == c.FailureStream {
+		refuse("the three streams need three names")
+	}
+	if c.StreamReplicas != 1 && c.StreamReplicas != 3 && c.StreamReplicas != 5 {
+		refuse("stream replicas must be 1, 3 or 5, not %d", c.StreamReplicas)
+	}
+	for what, n := range map[string]int{"calls": c.Calls, "events in flight": c.InFlight, "requests": c.Requests} {
+		if n < 1 || n > 100_000 {
+			refuse("the number of %s at once must be 1 to 100000, not %d", what, n)
+		}
+	}
+	if c.Spares > 1000 {
+		refuse("the number of spares per component must be at most 1000, not %d", c.Spares)
+	}
+	if c.CallsPerSecond < 1 || c.CallsPerDay < 100 {
+		refuse("the limits of calls must be at least 1 per second and 100 per day, not %d and %d", c.CallsPerSecond, c.CallsPerDay)
+	}
+	if c.AckWait < time.Second {
+		refuse("the ack wait must be at least 1s, not %v: events would be handed out twice", c.AckWait)
+	}
+	durations := map[string]time.Duration{
+		"request time-out": c.RequestTimeout, "shutdown time": c.Shutdown, "stall time": c.Stall, "retention": c.Retention,
+		"transient delay": c.Delays.Transient, "largest transient delay": c.Delays.TransientMax, "throttled delay": c.Delays.Throttled,
+		"quota delay": c.Delays.Quota, "operator delay": c.Delays.Operator, "single delay": c.Delays.Once,
+	}
+	for what, d := range durations {
+		if d < 0 {
+			refuse("the %s must be more than 0, not %v", what, d)
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}

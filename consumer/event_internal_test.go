@@ -1,0 +1,60 @@
+package consumer
+
+import (
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/repo"
+)
+
+func TestDecide(t *testing.T) {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	created := now.Add(-24 * time.Hour)
+	at := func(sequence uint64, ago time.Duration) repo.Position {
+		return repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: created, Sequence: sequence, Time: now.Add(-ago)}
+	}
+	a, b := repo.FingerprintOf(preauth.NewSecret("a")), repo.FingerprintOf(preauth.NewSecret("b"))
+	event := repo.Token{Position: at(10, time.Second), Fingerprint: a, ExpiresAt: now.Add(time.Hour)}
+	dead := event
+	dead.ExpiresAt = now
+	recreated := event
+	recreated.Position = repo.Position{Stream: "COMPONENT_TOKENS", StreamCreated: now.Add(-time.Minute), Sequence: 1, Time: now.Add(-time.Second)}
+	taken := func(p repo.Position) repo.Component { return repo.Component{Token: repo.Token{Position: p}} }
+	with := func(made repo.Fingerprint, expiresAt time.Time) repo.Component {
+		c := taken(at(5, time.Minute))
+		c.Current = &repo.CurrentCode{Code: repo.Code{ExpiresAt: expiresAt}, Fingerprint: made}
+		return c
+	}
+	once := arrival{deliveries: 1}
+	for name, test := range map[string]struct {
+		known repo.Component
+		token repo.Token
+		how   arrival
+		want  decision
+	}{
+		"a component never seen":                  {repo.Component{}, event, once, decisionIssue},
+		"a newer event":                           {taken(at(9, time.Minute)), event, once, decisionIssue},
+		"the same event again":                    {taken(at(10, time.Second)), event, once, decisionSuperseded},
+		"an older event":                          {taken(at(11, 0)), event, once, decisionSuperseded},
+		"of a stream created anew":                {taken(at(99, time.Minute)), recreated, once, decisionIssue},
+		"the code has another token":              {with(b, now.Add(time.Hour)), event, once, decisionIssue},
+		"the code has this token":                 {with(a, now.Add(time.Second)), event, once, decisionKeep},
+		"the code with this token has expired":    {with(a, now), event, once, decisionIssue},
+		"the token is dead":                       {taken(at(9, time.Minute)), dead, once, decisionExpired},
+		"dead, and its code lives":                {with(a, now.Add(time.Second)), dead, once, decisionKeep},
+		"dead and older":                          {taken(at(11, 0)), dead, once, decisionSuperseded},
+		"the first event is worked on":            {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), 1}, decisionLeave},
+		"the first event is done":                 {taken(at(8, 2*time.Second)), event, arrival{at(8, 2*time.Second), 1}, decisionIssue},
+		"the first event was lost":                {taken(at(5, time.Minute)), event, arrival{at(8, firstFor), 1}, decisionIssue},
+		"left often enough":                       {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), firstDeliveries + 1}, decisionIssue},
+		"left for the last time":                  {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), firstDeliveries}, decisionLeave},
+		"a component never seen, first worked on": {repo.Component{}, event, arrival{at(8, 2*time.Second), 1}, decisionLeave},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := decide(test.known, test.token, test.how, now); got != test.want {
+				t.Errorf("decision %d, want %d", got, test.want)
+			}
+		})
+	}
+}

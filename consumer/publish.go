@@ -1,0 +1,317 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+	"preauth/internal/view"
+	"preauth/repo"
+)
+
+const (
+	// sweepEvery is how often the outbox is searched for rows that nobody is publishing.
+	sweepEvery = time.Second
+	// sweepAge is how old such a row is: younger ones are on their way through the replica that wrote
+	// them.
+	sweepAge = 2 * time.Second
+	// sweepBatch bounds the rows of each kind that one search finds.
+	sweepBatch = 500
+	// queueLimit bounds the announcements for a stream that wait in memory. One that finds no room stays
+	// in the outbox.
+	queueLimit = 4096
+	// roomPoll is how often somebody who waits for room looks for it.
+	roomPoll = 10 * time.Millisecond
+	// publishing bounds the announcements that wait for a stream's answer.
+	publishing = 256
+	// publishTimeout bounds the wait for the stream's answer.
+	publishTimeout = 5 * time.Second
+	// conflictTries bounds the tries of one announcement against a stream whose last message for the
+	// component keeps changing.
+	conflictTries = 3
+)
+
+// errChanging: see conflictTries.
+var errChanging = errors.New("the component's last announcement keeps changing")
+
+// publisher publishes what was committed. The outbox is the queue that lasts; what comes from memory
+// is a shortcut. A row is deleted once the stream has stored its announcement. A row that stays,
+// because of a crash or a failed publish, is found by the next sweep of any replica.
+//
+// Several replicas may publish the same announcement. The message id lets the stream drop the
+// repetition for two minutes. After that, the expected last sequence of the component's subject
+// keeps an older revision from following a newer one.
+type publisher struct {
+	cfg     Config
+	js      jetstream.JetStream
+	db      *repo.Repo
+	codes   *view.Codes
+	health  *health
+	metrics *metrics
+	log     *slog.Logger
+
+	wake chan struct{} // holds an item when there may be something to dispatch
+
+	mu sync.Mutex
+	// Each stream has a queue of its own: one that does not answer holds up nothing else.
+	updates, failures *queue
+	published         []repo.Announcement // whose rows are to be deleted
+	deleting          bool
+}
+
+func newPublisher(
+	cfg Config, js jetstream.JetStream, db *repo.Repo, codes *view.Codes, h *health, m *metrics, log *slog.Logger,
+) *publisher {
+	return &publisher{
+		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log,
+		wake: make(chan struct{}, 1), updates: newQueue(), failures: newQueue(),
+	}
+}
+
+// run publishes what is enqueued and what sweeps of the outbox find, until ctx ends. It then returns
+// when everything that was enqueued before is published, or workCtx has ended.
+func (p *publisher) run(ctx, workCtx context.Context) {
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
+			p.sweep(workCtx)
+		}
+	}()
+	for stopping := false; ; {
+		if idle := p.dispatch(workCtx); idle && stopping {
+			return
+		}
+		select {
+		case <-p.wake:
+		case <-swept:
+			swept, stopping = nil, true
+		}
+	}
+}
+
+// enqueue takes an announcement that was committed just now. It never waits: an announcement that
+// finds no room stays in the outbox, and enqueue reports false. eventAt is the stream's time stamp of
+// the token event that brought the code, the zero time if none did.
+func (p *publisher) enqueue(a repo.Announcement, eventAt time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.queueOf(a)
+	if q.full() {
+		return false
+	}
+	p.add(q, pending{a, eventAt})
+	return true
+}
+
+// enqueueWithoutRow takes an announcement that may have no row in the outbox, once there is room.
+func (p *publisher) enqueueWithoutRow(ctx context.Context, a repo.Announcement) {
+	for !p.enqueue(a, time.Time{}) {
+		if !pause(ctx, roomPoll) {
+			return
+		}
+	}
+}
+
+// sweep enqueues the rows of the outbox that nobody seems to be publishing.
+func (p *publisher) sweep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	rows, err := p.db.Outbox(ctx, p.cfg.Now().Add(-sweepAge), sweepBatch)
+	p.health.setUse("outbox", err)
+	if err != nil && ctx.Err() == nil {
+		p.log.Warn("outbox not swept", "error", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range rows {
+		if q := p.queueOf(a); !q.underWay[keyOf(a)] {
+			p.add(q, pending{Announcement: a})
+		}
+	}
+}
+
+// add puts an announcement into its queue. The caller holds mu.
+func (p *publisher) add(q *queue, n pending) {
+	if n.Update == nil && n.Failure == nil { // a newer code took the place of the announced one
+		p.published = append(p.published, n.Announcement)
+	} else if displaced, ok := q.add(n); ok {
+		p.published = append(p.published, displaced)
+	}
+	p.signal()
+}
+
+func (p *publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *publisher) queueOf(a repo.Announcement) *queue {
+	if a.Failure != nil {
+		return p.failures
+	}
+	return p.updates
+}
+
+// dispatch begins to publish what waits and to delete the rows of what is published, within the
+// bounds. It reports whether nothing is under way.
+func (p *publisher) dispatch(ctx context.Context) (idle bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range []*queue{p.updates, p.failures} {
+		for len(q.underWay) < publishing {
+			n, ok := q.next()
+			if !ok {
+				break
+			}
+			go func() { p.finish(q, n, p.publish(ctx, n)) }()
+		}
+	}
+	if len(p.published) > 0 && !p.deleting {
+		p.deleting = true
+		rows := p.published
+		p.published = nil
+		go func() {
+			p.deleteRows(ctx, rows)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.deleting = false
+			p.signal()
+		}()
+	}
+	return len(p.updates.underWay)+len(p.failures.underWay) == 0 && !p.deleting
+}
+
+// finish takes in how an attempt to publish ended.
+func (p *publisher) finish(q *queue, n pending, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q.finish(keyOf(n.Announcement))
+	if err == nil {
+		p.published = append(p.published, n.Announcement)
+	}
+	p.signal()
+}
+
+// deleteRows deletes rows of the outbox. A row that it fails to delete is published again, with the
+// same message id.
+func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcement) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	ids := make([]string, len(published))
+	for i, a := range published {
+		ids[i] = a.MessageID
+	}
+	if err := p.db.DeleteAnnounced(ctx, ids); err != nil {
+		p.log.Warn("outbox rows not deleted: they will be published again", "rows", len(ids), "error", err)
+		return
+	}
+	for _, a := range published {
+		p.cfg.Trace(announcementStep(StepCleared, a))
+	}
+}
+
+// publish returns nil when the stream has stored the announcement, or a newer one of the component.
+func (p *publisher) publish(ctx context.Context, n pending) error {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	started := time.Now()
+	var err error
+	if n.Update != nil {
+		err = p.publishUpdate(ctx, *n.Update)
+	} else {
+		err = p.publishFailure(ctx, n.MessageID, *n.Failure)
+	}
+	p.metrics.published(err, time.Since(started))
+	if err != nil {
+		p.log.Warn("not announced: the outbox keeps it", "component", n.AppID, "message_id", n.MessageID, "error", err)
+		return err
+	}
+	if !n.eventAt.IsZero() {
+		p.metrics.endToEnd.Observe(max(0, p.cfg.Now().Sub(n.eventAt).Seconds()))
+	}
+	p.cfg.Trace(announcementStep(StepAnnounced, n.Announcement))
+	return nil
+}
+
+func (p *publisher) publishFailure(ctx context.Context, id string, f preauth.Failure) error {
+	_, err := p.js.PublishMsg(ctx, &nats.Msg{
+		Subject: f.Subject(p.cfg.Subjects.Failed),
+		Header:  preauth.FailureHeader(id, p.cfg.Source, f.AppID, f.OccurredAt),
+		Data:    f.Encode(),
+	})
+	if err != nil {
+		return fmt.Errorf("publishing: %w", err)
+	}
+	return nil
+}
+
+func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) error {
+	msg := &nats.Msg{
+		Subject: preauth.SubjectFor(p.cfg.Subjects.Updated, update.AppID),
+		Header:  update.Header(p.cfg.Source), Data: update.Encode(),
+	}
+	for range conflictTries {
+		last := p.codes.LastStored(update.AppID)
+		if last.Revision >= update.Revision {
+			return nil
+		}
+		ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.Sequence),
+			jetstream.WithExpectStream(p.cfg.UpdateStream))
+		switch {
+		case err == nil && !ack.Duplicate:
+			p.codes.SetStored(update.AppID, view.Stored{Revision: update.Revision, Sequence: ack.Sequence})
+			return nil
+		case err == nil:
+			// The stream stored this message id before. If a purge removed the message since, the stream
+			// refuses the id for two minutes. Without the id, the expected sequence alone keeps the
+			// message from being stored twice.
+			msg.Header.Del(nats.MsgIdHdr)
+		case !isConflict(err):
+			return fmt.Errorf("publishing: %w", err)
+		}
+		if err := p.learnLast(ctx, update.AppID); err != nil {
+			return err
+		}
+	}
+	return errChanging
+}
+
+// learnLast asks the stream for its last message for a component, which is not the one that this
+// replica knew.
+func (p *publisher) learnLast(ctx context.Context, appid string) error {
+	p.codes.ForgetStored(appid)
+	stream, err := p.js.Stream(ctx, p.cfg.UpdateStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", p.cfg.UpdateStream, err)
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, preauth.SubjectFor(p.cfg.Subjects.Updated, appid))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("last announcement: %w", err)
+	}
+	update, err := preauth.ParseUpdate(msg.Data)
+	if err != nil {
+		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
+	}
+	p.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: msg.Sequence})
+	return nil
+}
+
+// isConflict reports that the last message of the subject was not the expected one.
+func isConflict(err error) bool {
+	apiErr, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (apiErr.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		apiErr.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}

@@ -1,0 +1,84 @@
+package consumer
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"preauth"
+	"preauth/repo"
+)
+
+func update(appid string, revision uint64) pending {
+	return pending{Announcement: repo.Announcement{
+		MessageID: fmt.Sprintf("%s.%d", appid, revision), AppID: appid, Update: &preauth.Update{AppID: appid, Revision: revision},
+	}}
+}
+
+func failure(appid, id string) pending {
+	return pending{Announcement: repo.Announcement{MessageID: id, AppID: appid, Failure: &preauth.Failure{AppID: appid}}}
+}
+
+// drain takes everything out of a queue, and returns the message ids in order.
+func drain(q *queue) (ids []string) {
+	for n, ok := q.next(); ok; n, ok = q.next() {
+		ids = append(ids, n.MessageID)
+		q.finish(keyOf(n.Announcement))
+	}
+	return ids
+}
+
+// Of several announcements of a component that wait, the newest is published, whatever their order.
+func TestTheNewestRevisionThatWaitsIsPublished(t *testing.T) {
+	for name, test := range map[string]struct {
+		add       []pending
+		displaced []string
+		next      []string
+	}{
+		"in order":            {[]pending{update("wx1", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2"}},
+		"out of order":        {[]pending{update("wx1", 2), update("wx1", 1)}, []string{"wx1.1"}, []string{"wx1.2"}},
+		"the same twice":      {[]pending{update("wx1", 1), update("wx1", 1)}, nil, []string{"wx1.1"}},
+		"of two components":   {[]pending{update("wx1", 1), update("wx2", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2", "wx2.1"}},
+		"failures of one":     {[]pending{failure("wx1", "a"), failure("wx1", "b")}, nil, []string{"a", "b"}},
+		"a failure of nobody": {[]pending{failure("", "a"), failure("", "b")}, nil, []string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQueue()
+			var displaced []string
+			for _, n := range test.add {
+				if a, ok := q.add(n); ok {
+					displaced = append(displaced, a.MessageID)
+				}
+			}
+			if next := drain(q); !slices.Equal(displaced, test.displaced) || !slices.Equal(next, test.next) {
+				t.Errorf("displaced %v and published %v, want %v and %v", displaced, next, test.displaced, test.next)
+			}
+		})
+	}
+}
+
+// While an announcement of a component is under way, the next one waits, and no other component does.
+func TestOneAnnouncementOfAComponentIsUnderWay(t *testing.T) {
+	q := newQueue()
+	q.add(update("wx1", 1))
+	if n, ok := q.next(); !ok || n.MessageID != "wx1.1" {
+		t.Fatalf("got %v, %v", n, ok)
+	}
+	q.add(update("wx1", 2))
+	q.add(update("wx2", 1))
+	if n, ok := q.next(); !ok || n.MessageID != "wx2.1" {
+		t.Errorf("got %v, %v, want the other component's", n, ok)
+	}
+	if n, ok := q.next(); ok {
+		t.Errorf("%s is under way beside an older one", n.MessageID)
+	}
+	q.finish("wx1")
+	if n, ok := q.next(); !ok || n.MessageID != "wx1.2" {
+		t.Errorf("got %v, %v, want the one that waited", n, ok)
+	}
+	q.finish("wx1")
+	q.finish("wx2")
+	if len(q.waiting)+len(q.order)+len(q.underWay) != 0 {
+		t.Errorf("left in the queue: %+v", q)
+	}
+}

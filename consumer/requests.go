@@ -1,0 +1,250 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"preauth"
+	"preauth/internal/inflight"
+	"preauth/internal/quota"
+	"preauth/repo"
+)
+
+// responder answers requests as a NATS micro service. What memory can answer is answered at once, by
+// NATS's own goroutine of the endpoint. The rest is handed to a bounded number of goroutines, since a
+// handler that waits holds up all requests behind it.
+type responder struct {
+	cfg  Config
+	nc   *nats.Conn
+	log  *slog.Logger
+	busy inflight.Slots
+
+	service micro.Service
+
+	mu       sync.Mutex
+	stopping bool
+	working  sync.WaitGroup
+}
+
+func newResponder(cfg Config, nc *nats.Conn, log *slog.Logger) *responder {
+	return &responder{cfg: cfg, nc: nc, log: log, busy: inflight.NewSlots(cfg.Requests)}
+}
+
+// endpoint is a subject that requests come on.
+type endpoint struct {
+	name    string
+	subject string
+	counter answers
+	// handler returns what handles the requests of one subscription, one after the other.
+	handler func() handler
+}
+
+// handler answers a request. If memory is enough, body is the answer to it, which is used before the
+// next request. Otherwise it returns the work that finds the answer.
+type handler func(subject string, data []byte) (body []byte, w work, err error)
+
+// work finds the answer to a request that needs more than memory: its code, 200 or 201, and its body.
+// ctx ends with the time in which the request is to be answered, workCtx when the service gives up.
+type work func(ctx, workCtx context.Context) (code int, body []byte, err error)
+
+// start begins to answer. It works without a connection: NATS learns of the service when there is
+// one. Work goes on under workCtx.
+func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error {
+	service, err := micro.AddService(r.nc, micro.Config{
+		Name:        "preauth",
+		Version:     r.cfg.Version,
+		Description: "pre_auth_codes of WeChat third-party platforms",
+	})
+	if err != nil {
+		return fmt.Errorf("consumer: micro service: %w", err)
+	}
+	for _, e := range endpoints {
+		if err := service.AddEndpoint(e.name, r.serve(workCtx, e), micro.WithEndpointSubject(e.subject)); err != nil {
+			return fmt.Errorf("consumer: micro service: endpoint %s: %w", e.name, errors.Join(err, service.Stop()))
+		}
+	}
+	r.service = service
+	return nil
+}
+
+// stop takes no more requests and waits for those that need more than memory. NATS may hold some more
+// for the endpoints, which are answered or sent away until its connection is drained.
+func (r *responder) stop() {
+	if err := r.service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		r.log.Warn("micro service not stopped", "error", err)
+	}
+	r.mu.Lock()
+	r.stopping = true
+	r.mu.Unlock()
+	r.working.Wait()
+}
+
+// serve returns the handler of an endpoint.
+func (r *responder) serve(workCtx context.Context, e endpoint) micro.HandlerFunc {
+	handle := e.handler()
+	return func(req micro.Request) {
+		// The micro.Request must not be used once its handler has returned, and the reply subject may.
+		reply := req.Reply()
+		if !r.answerable(reply) {
+			return
+		}
+		body, w, err := handle(req.Subject(), req.Data())
+		switch {
+		case err != nil:
+			r.refuse(reply, e, err)
+		case w == nil:
+			r.answer(reply, e, 200, body)
+		default:
+			if err := r.begin(workCtx, reply, e, w); err != nil {
+				r.refuse(reply, e, err)
+			}
+		}
+	}
+}
+
+// begin has a goroutine answer a request, or says why it cannot.
+func (r *responder) begin(workCtx context.Context, reply string, e endpoint, w work) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		return errStopping
+	}
+	if !r.busy.TryAcquire() {
+		return errTooMany
+	}
+	r.working.Go(func() {
+		ctx, cancel := context.WithTimeout(workCtx, r.cfg.RequestTimeout)
+		defer cancel()
+		code, body, err := w(ctx, workCtx)
+		r.busy.Release(1) // before the answer: the requester may ask again at once
+		if err != nil {
+			r.refuse(reply, e, err)
+			return
+		}
+		r.answer(reply, e, code, body)
+	})
+	return nil
+}
+
+func (r *responder) answer(reply string, e endpoint, code int, body []byte) {
+	e.counter.count(code)
+	r.send(&nats.Msg{Subject: reply, Data: body})
+}
+
+func (r *responder) refuse(reply string, e endpoint, err error) {
+	wire := wireError(err)
+	if wire.Code == preauth.StatusInternal {
+		r.log.Warn("request not answered", "endpoint", e.name, "error", err)
+	}
+	e.counter.count(wire.Code)
+	r.send(&nats.Msg{
+		Subject: reply,
+		Header:  nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(wire.Code)}, micro.ErrorHeader: {wire.Message}},
+		Data:    wire.Encode(),
+	})
+}
+
+func (r *responder) send(msg *nats.Msg) {
+	if err := r.nc.PublishMsg(msg); err != nil {
+		r.log.Debug("request not answered", "error", err)
+	}
+}
+
+// answerable reports whether an answer may go to a reply subject. The requester chooses it, and the
+// service publishes with rights that the requester may not have: an answer on preauth.updated.wx1
+// would be stored as an announcement, and one on $JS.API.STREAM.PURGE.PREAUTH be taken for a request.
+// A request without an answer is not worked on either: its claim would spend a code that nobody gets.
+func (r *responder) answerable(reply string) bool {
+	if reply == "" { // published, not requested
+		return false
+	}
+	s := r.cfg.Subjects
+	own := func(subject string) bool {
+		rest, ok := strings.CutPrefix(reply, subject)
+		return ok && (rest == "" || rest[0] == '.')
+	}
+	if reply[0] == '$' || own(s.TokenUpdated) || own(s.Updated) || own(s.Failed) || own(s.Lookup) || own(s.Claim) || own(s.Resolve) {
+		r.log.Debug("request not answered: its reply subject is not one for answers", "subject", reply)
+		return false
+	}
+	return true
+}
+
+var (
+	errStopping   = errors.New("this replica is stopping: try again")
+	errTooMany    = errors.New("too many requests at once: try again in a moment")
+	errRenewing   = errors.New("a new code is being made: try again in a moment")
+	errFirstCode  = errors.New("the component's first code is being made: try again in a moment")
+	errRevision   = errors.New("the revision asked for is not committed yet")
+	errNeverNamed = errors.New("no token event ever named this component")
+)
+
+// unavailable is the failure because of which a component has no valid code.
+type unavailable struct{ preauth.Failure }
+
+// Error says the same of each failure: its members follow in the answer.
+func (unavailable) Error() string { return "there is no valid code now" }
+
+// beyondLife refuses a min_ttl that a new code cannot have.
+type beyondLife struct{ most, life int64 } // seconds
+
+func (e beyondLife) Error() string {
+	return fmt.Sprintf("min_ttl must be at most %d s: a new code lives for %d s, and it takes time to get one", e.most, e.life)
+}
+
+// wireError returns an error as requesters see it. Nothing else knows the codes on the wire.
+func wireError(err error) *preauth.Error {
+	if failed, ok := errors.AsType[unavailable](err); ok {
+		return failureError(failed, failed.Failure)
+	}
+	if failed, ok := errors.AsType[*issueError](err); ok {
+		return failureError(unavailable{failed.Failure}, failed.Failure)
+	}
+	if e, ok := errors.AsType[beyondLife](err); ok {
+		return &preauth.Error{Code: preauth.StatusBadRequest, Message: e.Error()}
+	}
+	for _, known := range []struct {
+		err  error
+		wire preauth.Error
+	}{
+		{preauth.ErrInvalid, preauth.Error{Code: preauth.StatusBadRequest, Message: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": ")}},
+		{errNeverNamed, preauth.Error{Code: preauth.StatusNotFound}},
+		{repo.ErrNotClaimed, preauth.Error{Code: preauth.StatusNotFound, Message: "no claim was given this code, or that is too long ago"}},
+		{repo.ErrReference, preauth.Error{
+			Code: preauth.StatusConflict, Message: "this claim_id was used with another reference: choose another claim_id",
+		}},
+		{errTooMany, preauth.Error{Code: preauth.StatusTooMany}},
+		{errStopping, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errRenewing, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errFirstCode, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errRevision, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errUnread, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errNoToken, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassTokenExpired}},
+		{quota.ErrExceeded, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassThrottled}},
+		{errWeChatSlow, preauth.Error{Code: preauth.StatusUnavailable}},
+	} {
+		if errors.Is(err, known.err) {
+			wire := known.wire
+			if wire.Message == "" {
+				wire.Message = known.err.Error()
+			}
+			return &wire
+		}
+	}
+	return &preauth.Error{Code: preauth.StatusInternal, Message: "the database does not answer: try again"}
+}
+
+func failureError(err error, f preauth.Failure) *preauth.Error {
+	return &preauth.Error{
+		Code: preauth.StatusUnavailable, Message: err.Error(),
+		Class: f.Class, ErrCode: f.ErrCode, ErrMsg: f.ErrMsg, RID: f.RID, RequestIP: f.RequestIP, RetryAt: f.RetryAt,
+	}
+}
