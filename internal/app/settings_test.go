@@ -70,7 +70,7 @@ var samples = map[string]sample{
 	"mysql-key":           {"", []string{"/no/such/file"}, "go together: give both or none"},
 	"mysql-connections":   {"7", []string{"1", "-1", "10001"}, "must be 2 to 10000"},
 	"schema-apply":        aSwitch,
-	"wechat-url":          {"http://127.0.0.1:1", []string{" ", "example.com", "ftp://example.com", "https://u:" + secret + "@example.com", "https://example.com?token=" + secret, "https://a,,https://b"}, "must be an https or http address"},
+	"wechat-url":          {"http://127.0.0.1:1", []string{" ", "example.com", "ftp://example.com", "https://u:" + secret + "@example.com", "https://example.com?token=" + secret, "https://a,,https://b"}, "must be an https or http URL"},
 	"wechat-path":         {"/other", []string{" ", "other", "//example.com", "/a?b=" + secret}, "Path must begin with one /"},
 	"wechat-timeout":      {"1s", []string{"0s", "99ms", "61s"}, "must be 100ms to 1m"},
 	"calls-per-second":    {"7", []string{"0", "-1", "100001"}, "must be 1 to 100000"},
