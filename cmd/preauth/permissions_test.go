@@ -75,7 +75,8 @@ func newKeys(t *testing.T) (rules string) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for the compiler, on a busy machine
 	defer cancel()
-	command := exec.CommandContext(ctx, "go", "run", "preauth/deploy/nats/keys", "-rules", filepath.Join(rules, "accounts.conf"), filepath.Join(rules, "keys.d"))
+	command := exec.CommandContext(ctx, "go", "run", ".", "-rules", filepath.Join(rules, "accounts.conf"), filepath.Join(rules, "keys.d"))
+	command.Dir = "../../deploy/nats/keys"
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

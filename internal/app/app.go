@@ -58,17 +58,11 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 	if err != nil {
 		return p.fail(stderr, err)
 	}
-	unsetEmptyVariables(parser.Model)
-	command, err := parser.Parse(args)
+	command, err := parseArguments(parser, args)
 	if exited >= 0 { // help or the version was printed
 		return exited
 	}
 	if err != nil {
-		status := p.fail(stderr, UsageErrorf("%s", parseErrorText(err, args)))
-		fmt.Fprintf(stderr, "Try \"%s --help\".\n", p.Name)
-		return status
-	}
-	if err := checkValues(command.Flags()); err != nil {
 		return p.fail(stderr, err)
 	}
 	command.BindTo(ctx, (*context.Context)(nil))

@@ -86,15 +86,11 @@ func settle(t *testing.T, args []string) error {
 	var c cli
 	exited := false
 	parser := newParser(t, &c, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { exited = true }))
-	unsetEmptyVariables(parser.Model)
-	command, err := parser.Parse(args)
+	command, err := parseArguments(parser, args)
 	if exited {
 		return nil
 	}
 	if err != nil {
-		return UsageErrorf("%s", parseErrorText(err, args))
-	}
-	if err := checkValues(command.Flags()); err != nil {
 		return err
 	}
 	if command.Command() != "serve" {

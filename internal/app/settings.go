@@ -203,26 +203,47 @@ var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFun
 		return nil
 	}))
 
-// unsetEmptyVariables unsets the settings' variables that are empty. Compose files and manifests
-// pass on what nobody set as empty variables.
-func unsetEmptyVariables(node *kong.Application) {
-	_ = kong.Visit(node, func(node kong.Visitable, next kong.Next) error {
-		if flag, ok := node.(*kong.Flag); ok {
-			for _, name := range flag.Envs {
-				if os.Getenv(name) == "" {
-					_ = os.Unsetenv(name)
-				}
-			}
-		}
-		return next(nil)
-	})
+// parseArguments parses the command line and checks the values of all flags and variables.
+func parseArguments(parser *kong.Kong, args []string) (*kong.Context, error) {
+	known := variables(parser.Model)
+	unsetEmpty(known)
+	command, err := parser.Parse(joinNumbers(args))
+	if err != nil {
+		return nil, UsageErrorf("%s; try \"%s --help\"", parseErrorText(err, args), parser.Model.Name)
+	}
+	return command, errors.Join(checkVariables(known, os.Environ()), checkValues(command.Flags()))
 }
 
-// parseErrorText returns what is wrong with the command line. It does not repeat an unexpected
-// argument, which may be a password after a stray space, unless the argument stands where a command
-// belongs.
+var (
+	longFlag = regexp.MustCompile(`^--[a-z-]+$`)
+	negative = regexp.MustCompile(`^-\.?[0-9]`)
+)
+
+// joinNumbers joins flags with the negative numbers behind them, which kong would take for flags.
+func joinNumbers(args []string) []string {
+	var joined []string
+	for _, arg := range args {
+		if last := len(joined) - 1; last >= 0 && negative.MatchString(arg) && longFlag.MatchString(joined[last]) {
+			joined[last] += "=" + arg
+			continue
+		}
+		joined = append(joined, arg)
+	}
+	return joined
+}
+
+// noValue matches kong's error about a flag without a value. Its end repeats the argument behind
+// the flag.
+var noValue = regexp.MustCompile(`(?s)^(--[a-z-]+): expected \S+ value but got .*`)
+
+// parseErrorText returns what is wrong with the command line. It does not repeat an argument that
+// may be a password, such as the one behind a stray space, unless the argument stands where a
+// command belongs.
 func parseErrorText(err error, args []string) string {
 	text := err.Error()
+	if found := noValue.FindStringSubmatch(text); found != nil {
+		return fmt.Sprintf("%s must have a value; if the value begins with '-', write %[1]s=VALUE", found[1])
+	}
 	switch {
 	case !strings.HasPrefix(text, "unexpected argument ") || strings.Contains(text, ", did you mean "):
 		return text

@@ -182,9 +182,7 @@ func TestServeRefusesImpossibleValues(t *testing.T) {
 // parseServe returns the values of the settings of "preauth serve".
 func parseServe(t *testing.T, args ...string) map[string]any {
 	t.Helper()
-	parser := newParser(t, new(cli))
-	unsetEmptyVariables(parser.Model)
-	ctx, err := parser.Parse(append([]string{"serve"}, args...))
+	ctx, err := parseArguments(newParser(t, new(cli)), append([]string{"serve"}, args...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,5 +247,55 @@ func TestAdminEndpointIsForThisMachineUnlessSaidOtherwise(t *testing.T) {
 	host, _, err := net.SplitHostPort(parseServe(t)["admin-listen"].(string))
 	if err != nil || !net.ParseIP(host).IsLoopback() {
 		t.Errorf("it listens on %q, %v; want a loopback address", host, err)
+	}
+}
+
+func TestVariablesThatNoSettingReadsAreRefused(t *testing.T) {
+	serve := []string{"serve", "--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth", "--admin-listen=127.0.0.1:0", "--nats-url=nats://127.0.0.1:1"}
+	for name, says := range map[string]string{
+		"PREAUTH_SPARE":         "PREAUTH_SPARE: did you mean PREAUTH_SPARES?",
+		"PREAUTH_WECHAT_URLS":   "PREAUTH_WECHAT_URLS: did you mean PREAUTH_WECHAT_URL?",
+		"PREAUTH_MYSQL_DSN":     "PREAUTH_MYSQL_DSN: did you mean MYSQL_DSN?",
+		"PREAUTH_NATS_URL":      "PREAUTH_NATS_URL: did you mean NATS_URL?",
+		"PREAUTH_IN_HAND":       "PREAUTH_IN_HAND: did you mean PREAUTH_IN_FLIGHT?",
+		"PREAUTH_SUBJECT_TOKEN": "PREAUTH_SUBJECT_TOKEN: use PREAUTH_SUBJECT_PREFIX, which puts a prefix before all subjects",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, secret)
+			refused(t, []string{"preauth: no setting reads the variable " + says + "\n"}, serve...)
+		})
+	}
+	known := []string{"PREAUTH_SPARES"}
+	for _, variable := range []string{
+		"PREAUTH_SPARES=1", "PREAUTH_SPARE=", "PATH=/bin", "PREAUTH_TEST_DSN=x", "PREAUTHOR=x",
+		// Kubernetes sets these for services called preauth and preauth-admin.
+		"PREAUTH_SERVICE_HOST=10.0.0.1", "PREAUTH_SERVICE_PORT=8180", "PREAUTH_SERVICE_PORT_ADMIN=8180", "PREAUTH_PORT=tcp://10.0.0.1:8180",
+		"PREAUTH_PORT_8180_TCP=tcp://10.0.0.1:8180", "PREAUTH_PORT_8180_TCP_PROTO=tcp", "PREAUTH_PORT_8180_TCP_PORT=8180", "PREAUTH_PORT_8180_TCP_ADDR=10.0.0.1",
+		"PREAUTH_ADMIN_SERVICE_HOST=10.0.0.1", "PREAUTH_ADMIN_PORT=tcp://10.0.0.1:80", "PREAUTH_ADMIN_PORT_80_TCP=tcp://10.0.0.1:80",
+	} {
+		if err := checkVariables(known, []string{variable}); err != nil {
+			t.Errorf("%s: %v", variable, err)
+		}
+	}
+	if err := checkVariables(nil, []string{"PREAUTH_SPARE=1"}); err != nil {
+		t.Errorf("a program without variables: %v", err)
+	}
+}
+
+func TestAValueThatLooksLikeAFlagIsAValue(t *testing.T) {
+	serve := []string{"serve", "--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth", "--admin-listen=127.0.0.1:0", "--nats-url=nats://127.0.0.1:1"}
+	for _, test := range []struct{ args, says string }{
+		{"--spares -1", "--spares ($PREAUTH_SPARES) must be 0 to 1000, not -1\n"},
+		{"--stall -5s --spares=1", "--stall ($PREAUTH_STALL) must be 1s to 24h, not -5s\n"},
+		{"--stream-replicas -3", "--stream-replicas ($PREAUTH_STREAM_REPLICAS) must be one of 1, 3, 5, not -3\n"},
+		{"--schema-apply -1", "--schema-apply: bool value must be true, 1, yes, false, 0 or no but got \"-1\""},
+		{"--log-level -debug", "--log-level must have a value; if the value begins with '-', write --log-level=VALUE"},
+		{"--nats-user --nats-password=" + secret, "--nats-user must have a value; if the value begins with '-', write --nats-user=VALUE"},
+		{"--spares", "--spares must have a value"},
+	} {
+		refused(t, []string{"preauth: " + test.says}, append(serve, strings.Fields(test.args)...)...)
+	}
+	if got := parseServe(t, "--nats-user=me", "--nats-password", "-1"+secret)["nats-password"]; got != "-1"+secret {
+		t.Errorf("the password is %q", got)
 	}
 }

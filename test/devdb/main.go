@@ -2,7 +2,7 @@
 // TiDB with its built-in single-process store, in Go alone, without cgo.
 //
 // It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own
-// because TiDB brings hundreds of modules and a binary of 190 MB, which builds of the service must
+// because TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must
 // not carry. "go -C test/devdb install" builds it, and package preauth/internal/mysqlserver starts
 // it as a child process; nothing else needs it. It is no server for production: there is one copy
 // of the data, and one user, root, without a password.

@@ -1,8 +1,9 @@
 // Command keys makes the keys and credentials with which the roles of accounts.conf log in to NATS:
 //
-//	go run ./deploy/nats/keys [-rules deploy/nats/accounts.conf] DIR
+//	go -C deploy/nats/keys run . [-rules ../accounts.conf] [DIR]
 //
-// DIR must not exist yet. The command writes these files for each role:
+// DIR must not exist yet; without it, the command creates deploy/nats/keys.d. It writes these files for
+// each role:
 //
 //	ROLE.nk      the seed of its nkey, for a server with nkeys.conf
 //	ROLE.creds   a JWT with its rights and a seed, for a server with operator.conf
@@ -12,9 +13,11 @@
 //	nkeys.env      the public keys, which nkeys.conf reads from the environment
 //	accounts.conf  the JWTs of the operator and the accounts, which operator.conf includes
 //
-// It also writes the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk for each account. You
-// need them to add users or to change rights. Anybody who has one can make credentials: keep them
-// away from servers and clients. Only their owner can read the files.
+// It also writes the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk for each account. You need
+// them to add users or to change rights. Anybody who has one can make credentials: keep them away from
+// servers and clients. Only their owner can read the files.
+//
+// It is a module of its own, because the service needs neither JWTs nor the parser of nats-server.
 package main
 
 import (
@@ -37,18 +40,18 @@ import (
 )
 
 func main() {
-	rules := flag.String("rules", "deploy/nats/accounts.conf", "accounts and permissions, as nats-server reads them")
+	rules := flag.String("rules", "../accounts.conf", "accounts and permissions, as nats-server reads them")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: go run ./deploy/nats/keys [-rules FILE] DIR\n\nCreates DIR with the keys of all roles.")
+		fmt.Fprintln(os.Stderr, "Usage: go -C deploy/nats/keys run . [-rules FILE] [DIR]\n\nCreates DIR, or else deploy/nats/keys.d, with the keys of all roles.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "keys: name the directory to create")
+	if flag.NArg() > 1 {
+		fmt.Fprintln(os.Stderr, "keys: name one directory to create")
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := write(*rules, flag.Arg(0)); err != nil {
+	if err := write(*rules, cmp.Or(flag.Arg(0), "../keys.d")); err != nil {
 		fmt.Fprintln(os.Stderr, "keys:", err)
 		os.Exit(1)
 	}
