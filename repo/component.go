@@ -155,10 +155,7 @@ func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
-		var rows []componentRow
-		err := do(ctx, "components", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
-		})
+		rows, err := query[componentRow](ctx, r, "components", "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
 		if err != nil {
 			return nil, err
 		}

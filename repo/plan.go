@@ -302,12 +302,3 @@ VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expir
 	return insert(ctx, tx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
 VALUES (:message_id, :appid, :revision, :failure, :created_at) ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
 }
-
-// insert inserts rows, if there are any.
-func insert[Row any](ctx context.Context, tx *sqlx.Tx, statement string, rows []Row) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	_, err := tx.NamedExecContext(ctx, statement, rows)
-	return err
-}
