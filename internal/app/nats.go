@@ -29,6 +29,17 @@ type NATS struct {
 	InboxPrefix string `name:"nats-inbox-prefix" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the subjects on which the connection receives replies, instead of _INBOX. Tokens arrive there too: choose a prefix that no other user may subscribe to."`
 }
 
+// where returns the servers' URLs without user and password.
+func (s NATS) where() string {
+	var urls []string
+	for server := range strings.SplitSeq(s.URL, ",") {
+		if u, err := parseServer(server); err == nil {
+			urls = append(urls, u.Scheme+"://"+u.Host)
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
 // logins returns the flags in use that log in.
 func (s NATS) logins() []string {
 	var ways []string

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -77,16 +78,47 @@ func isURIReference(text string) bool {
 
 func isServers(text string) bool {
 	for server := range strings.SplitSeq(text, ",") {
-		server = strings.TrimSpace(server)
-		if !strings.Contains(server, "://") {
-			server = "nats://" + server
-		}
-		u, err := url.Parse(server)
+		u, err := parseServer(server)
 		if err != nil || u.Hostname() == "" || !isPort(u.Port()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 			return false
 		}
 	}
 	return true
+}
+
+// parseServer parses the address of a NATS server, which may lack the scheme.
+func parseServer(text string) (*url.URL, error) {
+	text = strings.TrimSpace(text)
+	if !strings.Contains(text, "://") {
+		text = "nats://" + text
+	}
+	return url.Parse(text)
+}
+
+// changed returns the settings that differ from their defaults, for the log. It shows a text only
+// if the text has a form that no secret has, and otherwise that the setting is set.
+func changed(flags []*kong.Flag) []slog.Attr {
+	var attrs []slog.Attr
+	for _, flag := range flags {
+		value, differs := flag.Target.Interface(), false
+		switch v := value.(type) {
+		case bool:
+			differs = v
+		case int, time.Duration:
+			differs = flag.Target.Int() != parse(flag.Default)
+		case string:
+			differs = v != flag.Default
+			if form := flag.Tag.Get("form"); (form == "" || form == "servers") && flag.Tag.Get("values") == "" {
+				value = "set"
+			}
+		case []string:
+			differs, value = strings.Join(v, ",") != flag.Default, "set"
+		}
+		if differs && len(flag.Envs) > 0 {
+			attrs = append(attrs, slog.Any(flag.Name, value))
+		}
+	}
+	return attrs
 }
 
 // checkValues returns an error for each flag whose value its tags do not allow.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -298,4 +299,66 @@ func TestAValueThatLooksLikeAFlagIsAValue(t *testing.T) {
 	if got := parseServe(t, "--nats-user=me", "--nats-password", "-1"+secret)["nats-password"]; got != "-1"+secret {
 		t.Errorf("the password is %q", got)
 	}
+}
+
+func TestTheLogShowsChangedSettingsWithoutSecrets(t *testing.T) {
+	attrs := func(args ...string) map[string]string {
+		t.Helper()
+		ctx, err := parseArguments(newParser(t, new(cli)), append([]string{"serve"}, args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[string]string{}
+		for _, attr := range changed(ctx.Flags()) {
+			shown[attr.Key] = attr.Value.String()
+		}
+		return shown
+	}
+	if shown := attrs(); len(shown) > 0 {
+		t.Errorf("without arguments, %v differ from their defaults", shown)
+	}
+	var args, defaults []string
+	for _, flag := range settings(t) {
+		args = append(args, "--"+flag.Name+"="+cmp.Or(samples[flag.Name].possible, secret))
+		if flag.Default != "" {
+			defaults = append(defaults, "--"+flag.Name+"="+flag.Default)
+		}
+	}
+	if shown := attrs(defaults...); len(shown) > 0 {
+		t.Errorf("with their defaults given, %v differ from them", shown)
+	}
+	shown := attrs(args...)
+	for _, flag := range settings(t) {
+		want := samples[flag.Name].possible
+		if mayHoldSecret(flag.Name) && flag.Name != "nats-inbox-prefix" || flag.Name == "mysql-ca" || flag.Name == "mysql-cert" || flag.Name == "mysql-key" {
+			want = "set"
+		}
+		if d, err := time.ParseDuration(want); err == nil {
+			want = d.String() // 7h0m0s for 7h
+		}
+		if shown[flag.Name] != want {
+			t.Errorf("--%s is shown as %q, want %q", flag.Name, shown[flag.Name], want)
+		}
+	}
+}
+
+func TestTheLogSaysWhereThePartsAreWithoutSecrets(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://me:"+secret+"@proxy.example.com:3128")
+	file := writeFile(t, "dsn", "me:"+secret+"@tcp(db.example.com:3306)/other?timeout=1s\n")
+	s := Service{
+		NATS:   NATS{URL: "nats://me:" + secret + "@a.example.com:4222, tls://" + secret + "@b.example.com,c.example.com"},
+		MySQL:  MySQL{DSNFile: file},
+		WeChat: WeChat{URLs: []string{"https://api.weixin.qq.com", "https://api2.weixin.qq.com"}},
+	}
+	out := new(strings.Builder)
+	Log{Level: "info", Format: "text"}.logger(out).LogAttrs(t.Context(), slog.LevelInfo, "starting", s.parts()...)
+	for _, want := range []string{
+		" nats=nats://a.example.com:4222,tls://b.example.com,nats://c.example.com ", " mysql=db.example.com:3306/other ",
+		" wechat=https://api.weixin.qq.com,https://api2.weixin.qq.com ", " https_proxy=proxy.example.com:3128\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the line is %q, want %q in it", out, want)
+		}
+	}
+	apptest.HasNoSecret(t, out.String())
 }
