@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"preauth/repo"
 )
 
@@ -64,6 +66,26 @@ func (h *health) notReady() []error {
 		reasons = append(reasons, fmt.Errorf("%s: %w", part, h.reasons[part]))
 	}
 	return reasons
+}
+
+// untilAvailable repeats a call of package repo for as long as MySQL is away. It returns the call's
+// other errors, and the error of ctx once that has ended. The health learns how the part fares.
+func untilAvailable(ctx context.Context, health *health, part string, call func(context.Context) error) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, time.Second
+	for {
+		err := call(ctx)
+		if ctx.Err() != nil && err != nil {
+			return ctx.Err()
+		}
+		health.setUse(part, err)
+		if !errors.Is(err, repo.ErrUnavailable) {
+			return err
+		}
+		if !pause(ctx, retry.NextBackOff()) {
+			return ctx.Err()
+		}
+	}
 }
 
 // watchEvery is how often a watch looks.

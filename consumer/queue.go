@@ -6,6 +6,10 @@ import (
 	"preauth/repo"
 )
 
+// queueLimit bounds the announcements for a stream that wait in memory. One that finds no room stays
+// in the outbox.
+const queueLimit = 4096
+
 // pending is an announcement to be published.
 type pending struct {
 	repo.Announcement

@@ -185,6 +185,7 @@ var (
 	errFirstCode  = errors.New("the component's first code is being made: try again in a moment")
 	errRevision   = errors.New("the revision asked for is not committed yet")
 	errNeverNamed = errors.New("no token event ever named this component")
+	errWeChatSlow = errors.New("WeChat did not answer in time: try again")
 )
 
 // unavailable is the failure because of which a component has no valid code.

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +17,8 @@ import (
 	"preauth"
 )
 
-const (
-	// streamCheck is how often a stream is looked at: whether it is still there and still the same.
-	streamCheck = 2 * time.Second
-	// apiTimeout bounds a request to the JetStream API.
-	apiTimeout = 5 * time.Second
-)
+// streamCheck is how often a stream is looked at: whether it is still there and still the same.
+const streamCheck = 2 * time.Second
 
 // role is what a stream is for.
 type role string
@@ -258,6 +255,9 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		Replicas:   s.cfg.StreamReplicas,
 		Duplicates: 2 * time.Minute,
 	}
+	if s.cfg.StreamMaxBytes > 0 {
+		c.MaxBytes = s.cfg.StreamMaxBytes
+	}
 	switch r {
 	case tokenStream:
 		c.Name, c.Subjects = s.cfg.TokenStream, s.tokenSubjects()
@@ -277,7 +277,7 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
 		c.Description = "why components got no new pre_auth_code"
 		c.MaxAge = 7 * 24 * time.Hour
-		c.MaxBytes = 64 << 20
+		c.MaxBytes = cmp.Or(c.MaxBytes, 64<<20)
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Failed + ".*", Destination: s.cfg.Subjects.Failed}
 	}
 	return c
