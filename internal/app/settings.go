@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -19,13 +20,13 @@ import (
 
 // A setting is a field with tags for kong. Three more tags say which values it may have:
 //
-//	range:"1s..10m"       a number or a duration, with its smallest and its largest value
+//	range:"1s..10m"       a number or a duration, with its smallest and, if there is one, its largest value
 //	values:"auto,text"    one of a few texts or numbers
 //	form:"address"        a text that has one of the forms below
 
 // groups are the sections of the settings in --help and in docs/configuration.md.
 var groups = []kong.Group{
-	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST and NATS_INBOX_PREFIX, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
+	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST, NATS_INBOX_PREFIX and NATS_JS_DOMAIN, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
 	{Key: "streams", Title: "Streams and subjects", Description: "These must be the same for all replicas."},
@@ -104,7 +105,7 @@ func changed(flags []*kong.Flag) []slog.Attr {
 		switch v := value.(type) {
 		case bool:
 			differs = v
-		case int, time.Duration:
+		case int, int64, time.Duration:
 			differs = flag.Target.Int() != parse(flag.Default)
 		case string:
 			differs = v != flag.Default
@@ -160,8 +161,11 @@ func label(flag *kong.Flag) string {
 // bounds returns the smallest and the largest value of a flag that has a range.
 func bounds(flag *kong.Flag) (low, high int64, ok bool) {
 	from, to, ok := strings.Cut(flag.Tag.Get("range"), "..")
-	if !ok {
+	switch {
+	case !ok:
 		return 0, 0, false
+	case to == "":
+		return parse(from), math.MaxInt64, true
 	}
 	return parse(from), parse(to), true
 }
@@ -182,6 +186,9 @@ func parse(text string) int64 {
 // enough.
 func valuesOf(flag *kong.Flag) string {
 	if from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); ok {
+		if to == "" {
+			return "at least " + from
+		}
 		return from + " to " + to
 	}
 	if values := flag.Tag.Get("values"); values != "" {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +85,8 @@ var samples = map[string]sample{
 	"stream-updates":      aName,
 	"stream-failures":     aName,
 	"stream-replicas":     {"3", []string{"0", "2", "-1"}, "must be one of 1, 3, 5, not "},
+	"stream-max-bytes":    {"1000000000", []string{"-1", "-9223372036854775808"}, "must be at least 0, not -"},
+	"nats-js-domain":      aName,
 	"durable":             aName,
 	"source":              {"https://example.com/preauth", []string{" ", "a b", "%zz"}, "must be a URI reference, such as /preauth"},
 	"in-flight":           {"7", []string{"0", "-1", "100001"}, "must be 1 to 100000"},
@@ -172,7 +175,7 @@ func TestServeRefusesImpossibleValues(t *testing.T) {
 			})
 		}
 		switch flag.Target.Interface().(type) {
-		case int:
+		case int, int64:
 			refused(t, []string{"--" + flag.Name + ": expected a valid 64 bit int"}, append(args, "--"+flag.Name+"=many")...)
 		case time.Duration:
 			refused(t, []string{"--" + flag.Name + ": must be a duration with its unit, such as 300ms, 5s, 10m or 1h30m"}, append(args, "--"+flag.Name+"=5")...)
@@ -330,7 +333,8 @@ func TestTheLogShowsChangedSettingsWithoutSecrets(t *testing.T) {
 	shown := attrs(args...)
 	for _, flag := range settings(t) {
 		want := samples[flag.Name].possible
-		if mayHoldSecret(flag.Name) && flag.Name != "nats-inbox-prefix" || flag.Name == "mysql-ca" || flag.Name == "mysql-cert" || flag.Name == "mysql-key" {
+		form := flag.Tag.Get("form")
+		if mayHoldSecret(flag.Name) && form != "name" && form != "subject" || flag.Name == "mysql-ca" || flag.Name == "mysql-cert" || flag.Name == "mysql-key" {
 			want = "set"
 		}
 		if d, err := time.ParseDuration(want); err == nil {
@@ -361,4 +365,36 @@ func TestTheLogSaysWhereThePartsAreWithoutSecrets(t *testing.T) {
 		}
 	}
 	apptest.HasNoSecret(t, out.String())
+}
+
+func TestEverySettingOfTheServiceReachesIt(t *testing.T) {
+	config := func(args ...string) reflect.Value {
+		t.Helper()
+		var c cli
+		if _, err := parseArguments(newParser(t, &c), append([]string{"serve"}, args...)); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := c.Serve.config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reflect.ValueOf(cfg)
+	}
+	var args []string
+	for _, flag := range settings(t) {
+		value := samples[flag.Name].possible
+		if strings.HasPrefix(flag.Name, "stream-") && flag.Tag.Get("form") == "name" {
+			value = flag.Name // all of them differ
+		}
+		args = append(args, "--"+flag.Name+"="+value)
+	}
+	byDefault, changed := config(), config(args...)
+	for _, field := range reflect.VisibleFields(byDefault.Type()) {
+		if !field.IsExported() || slices.Contains([]string{"Version", "Now", "Trace"}, field.Name) {
+			continue
+		}
+		if reflect.DeepEqual(byDefault.FieldByIndex(field.Index).Interface(), changed.FieldByIndex(field.Index).Interface()) {
+			t.Errorf("no setting changes %s", field.Name)
+		}
+	}
 }
