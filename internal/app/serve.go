@@ -76,6 +76,9 @@ func (s Service) Serve(
 		return err
 	}
 	defer listener.Close()
+	log.LogAttrs(ctx, slog.LevelInfo, "starting", append([]slog.Attr{
+		slog.String("version", cfg.Version), slog.String("admin", listener.Addr().String()),
+	}, s.parts()...)...)
 	closed := make(chan struct{})
 	nc, err := s.NATS.connect(log, func(err error) {
 		giveUp(fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(err, nats.ErrConnectionClosed)))
@@ -96,9 +99,6 @@ func (s Service) Serve(
 	if err != nil {
 		return err
 	}
-	log.LogAttrs(ctx, slog.LevelInfo, "starting", append([]slog.Attr{
-		slog.String("version", cfg.Version), slog.String("admin", listener.Addr().String()),
-	}, s.parts()...)...)
 	defer serveAdmin(listener, log, service, registry)()
 	if s.SchemaApply {
 		defer applySchema(ctx, log, db)()
@@ -112,7 +112,9 @@ func (s Service) Serve(
 	}
 	// Draining answers the requests that wait in the endpoints and sends what was published last.
 	if err := nc.Drain(); err != nil {
-		log.Warn("NATS did not take the last messages", "error", err)
+		if !errors.Is(err, nats.ErrConnectionReconnecting) { // that NATS is away was logged before
+			log.Warn("NATS did not take the last messages", "error", err)
+		}
 		return nil
 	}
 	select {
