@@ -198,7 +198,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
 	}
-	service.Err.Await(t, `"not connected to NATS: trying again"`)
+	service.Err.Await(t, `"NATS away"`)
 	service.Err.Await(t, `"schema not applied: trying again"`)
 
 	if err := server.Restart(); err != nil {
