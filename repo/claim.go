@@ -280,10 +280,12 @@ func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
 			IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
 		}
 	}
-	for piece := range slices.Chunk(rows, MaxBatch) {
-		err := r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
-			return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
+	for batch := range slices.Chunk(rows, MaxBatch) {
+		err := split(batch, func(piece []codeRow) error {
+			return r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
+				return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
 VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
+			})
 		})
 		if err != nil {
 			return err
