@@ -60,8 +60,7 @@ type Result struct {
 	Announcement *Announcement
 	// Revision is that of the outcome's code, or else of the component's newest code, 0 if it has none.
 	Revision uint64
-	// Err is what is wrong with a Refused outcome, such as a code that another component already has. It
-	// holds no code.
+	// Err is what is wrong with a Refused outcome, such as [ErrKnownCode]. It holds no code.
 	Err error
 }
 

@@ -391,9 +391,9 @@ func TestSaveRefuses(t *testing.T) {
 		outcome repo.Outcome
 		says    string
 	}{
-		"a code of another component":  {succeeded("wx2", at(3), "second"), "given before"},
-		"a retired code of another":    {succeeded("wx2", at(3), "first"), "given before"},
-		"a retired code of its own":    {succeeded("wx1", at(3), "first"), "given before"},
+		"a code of another component":  {succeeded("wx2", at(3), "second"), "gave before"},
+		"a retired code of another":    {succeeded("wx2", at(3), "first"), "gave before"},
+		"a retired code of its own":    {succeeded("wx1", at(3), "first"), "gave before"},
 		"no time":                      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.At = time.Time{} }), "At "},
 		"an impossible due time":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }), "DueAt"},
 		"an impossible appid":          {succeeded("wx 2", at(3), "x"), "AppID"},
