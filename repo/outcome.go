@@ -32,7 +32,7 @@ type Outcome struct {
 	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so that
 	// revisions keep growing after the database was restored from a backup.
 	MinRevision uint64
-	// FailureID is the message id of the failure, 1 to 400 characters without white space. It must be the
+	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must be the
 	// same when the same outcome is saved again. A failure with an empty one is recorded in the
 	// component's row and not announced; a bad event must have one.
 	FailureID string
@@ -82,7 +82,7 @@ const (
 	maxStream    = 255
 	maxCode      = 512
 	maxCause     = 16
-	maxMessageID = 400
+	maxMessageID = 350 // the service's have at most 317: the stream's name has up to 255
 )
 
 // check returns why o cannot be saved.
