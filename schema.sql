@@ -83,3 +83,16 @@ CREATE TABLE IF NOT EXISTS outbox (
   KEY created (created_at, revision),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: announcements not yet known to be published';
+
+-- The streams that the database belongs to: one row. Two services with streams of their own would record
+-- what the other cannot know, so a service whose streams are others does not use the database.
+CREATE TABLE IF NOT EXISTS stream_set (
+  id             TINYINT UNSIGNED NOT NULL COMMENT 'always 1',
+  token_stream   VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  update_stream  VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  failure_stream VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  account        VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'the NATS account they are in; empty where it could not be told',
+  since          DATETIME(6)  NOT NULL COMMENT 'when the database was taken over',
+  PRIMARY KEY (id),
+  CONSTRAINT stream_set_is_one CHECK (id = 1)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the streams that the database belongs to';

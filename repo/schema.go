@@ -38,6 +38,7 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 // uniqueKeys are the keys that keep the promises of this package, whatever a program does.
 var uniqueKeys = []string{
 	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code", "pre_auth_code.live_claim",
+	"stream_set.PRIMARY",
 }
 
 // Check returns nil if the server can be reached, reads and writes, and the schema is complete. The error
