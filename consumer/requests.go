@@ -228,6 +228,9 @@ func wireError(err error) *preauth.Error {
 		{repo.ErrReference, preauth.Error{
 			Code: preauth.StatusConflict, Message: "this claim_id was used with another reference: choose another claim_id",
 		}},
+		{repo.ErrKnownCode, preauth.Error{
+			Code: preauth.StatusUnavailable, Message: "WeChat gave a code that it gave before: try again", Class: preauth.ClassBadReply,
+		}},
 		{errTooMany, preauth.Error{Code: preauth.StatusTooMany}},
 		{errNotAllowed, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errStopping, preauth.Error{Code: preauth.StatusUnavailable}},

@@ -127,7 +127,7 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 
 // watch sets up what looks at MySQL, at the progress of events and at the readiness, and the gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
-	database := &mysqlWatch{db: s.db, health: s.health, now: s.cfg.Now, every: s.cfg.intervals.census}
+	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
 	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
 	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
 	s.watches = []func(context.Context){s.owner.look, database.look, events.look, readiness.look}
@@ -145,19 +145,23 @@ func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, c
 		return 1
 	})
 	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
-		rows, _, _ := database.figures()
+		rows, _, _, _ := database.figures()
 		return float64(rows)
 	})
 	show("outbox_oldest_age_seconds", "Age of the oldest of them.", func() float64 {
-		_, oldest, _ := database.figures()
+		_, oldest, _, _ := database.figures()
 		if oldest.IsZero() {
 			return 0
 		}
 		return max(0, s.cfg.Now().Sub(oldest).Seconds())
 	})
+	show("durability_warnings", "Settings with which MySQL can lose a commit that it acknowledged.", func() float64 {
+		_, _, _, warnings := database.figures()
+		return float64(warnings)
+	})
 	counted := func(read func(repo.Census) float64) func() float64 {
 		return func() float64 {
-			_, _, census := database.figures()
+			_, _, census, _ := database.figures()
 			return read(census)
 		}
 	}
