@@ -29,6 +29,8 @@ type metrics struct {
 	resolves    answers
 	spares      prometheus.Counter
 	purged      prometheus.Counter
+
+	foreignUpdates prometheus.Counter
 }
 
 // answers counts the answers to requests of one kind by their code. Most are 200.
@@ -75,6 +77,10 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		purged: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: "preauth", Name: "codes_purged_total", Help: "Expired codes deleted after their retention.",
 		}),
+		foreignUpdates: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "preauth", Name: "foreign_updates_total",
+			Help: "Updates in the stream of announcements that MySQL does not have.",
+		}),
 		callSeconds: durations("wechat_call_duration_seconds",
 			"Time of a call of WeChat, over all hosts tried.", "class"),
 		txSeconds: durations("transaction_duration_seconds", "Time of the saving transaction, retries included.", "result"),
@@ -89,7 +95,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		}),
 	}
 	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups.byCode, m.callSeconds, m.txSeconds, m.publishes,
-		m.endToEnd, m.txOutcomes, m.claims.byCode, m.resolves.byCode, m.spares, m.purged)
+		m.endToEnd, m.txOutcomes, m.claims.byCode, m.resolves.byCode, m.spares, m.purged, m.foreignUpdates)
 	return m
 }
 

@@ -289,12 +289,27 @@ func (p *publisher) learnLast(ctx context.Context, appid string) error {
 	if err != nil {
 		return fmt.Errorf("last announcement: %w", err)
 	}
-	update, err := preauth.ParseUpdate(msg.Data)
+	update, err := parseStored(msg.Data)
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
 	p.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: msg.Sequence})
 	return nil
+}
+
+// maxCredible is the highest revision that the service believes. It leaves room below
+// [preauth.MaxRevision] for the revisions that follow.
+const maxCredible = preauth.MaxRevision - 1<<32
+
+var errIncredible = errors.New("no component had so many codes")
+
+// parseStored returns an update that the stream holds, if its revision is credible.
+func parseStored(body []byte) (preauth.Update, error) {
+	update, err := preauth.ParseUpdate(body)
+	if err == nil && update.Revision > maxCredible {
+		return preauth.Update{}, errIncredible
+	}
+	return update, err
 }
 
 // isConflict reports that the last message of the subject was not the expected one.

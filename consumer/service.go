@@ -94,7 +94,7 @@ func New(
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log),
 		tokens: tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
 	}
-	updates := codeFollower{cfg: cfg, streams: streams, db: db, codes: codes, publisher: publisher, health: h, log: log}
+	updates := newCodeFollower(cfg, streams, db, codes, publisher, h, m, log)
 	s.followers = []follower{
 		{role: failureStream, follow: existenceFollower{failureStream, h}.follow},
 		{role: updateStream, follow: updates.follow, subjects: codes.StoredLen},

@@ -30,7 +30,8 @@ type Outcome struct {
 	// At is when the outcome was produced, by the service's clock.
 	At time.Time
 	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so that
-	// revisions keep growing after the database was restored from a backup.
+	// revisions keep growing after the database was restored from a backup. If Code is the current code
+	// already, it gets a higher revision too, and is announced again.
 	MinRevision uint64
 	// FailureID is the message id of the failure, 1 to 400 characters without white space. It must be the
 	// same when the same outcome is saved again. A failure with an empty one is recorded in the
