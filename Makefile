@@ -1,37 +1,37 @@
-# The set-up that a fresh machine with Go needs, and the commands that people and CI use. Without make,
-# `go run ./cmd/preauth dev` and `go test ./...` work as well: they find or build a database server by
-# themselves.
+# The commands that people and CI use, and the set-up that they need on a fresh machine with Go. On
+# a machine that has a database server, `go run ./cmd/preauth-dev` and `go test ./...` do the same
+# without make.
 #
 # Variables:
-#   ARGS                 more arguments for `preauth dev`, `go test`, the fault harness; rows and flags for `make bench`
+#   ARGS                 more arguments for `preauth-dev`, `go test`, the fault harness; rows and flags for `make bench`
 #   NO_INSTALL=1         never install a package
 #   FUZZTIME             how many inputs `make fuzz` gives to each target, such as 30000x
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
 #   PREAUTH_TEST_DSN     a database server to test with instead of a private one
 
 GO ?= go
-# A number of inputs: with a time, go test may report the end of the time as a failure.
+# This is a number of inputs because `go test` may report the end of a time as a failure.
 FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race fuzz chaos bench lint vuln build database prepare
+.PHONY: help dev test race fuzz chaos bench lint vuln build database
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: database ## Run the service with NATS, a database and a stand-in for WeChat, until Ctrl-C
-	$(GO) build -o bin/preauth ./cmd/preauth
-	@# Not "go run", which reports the end by Ctrl-C as a failure.
-	@exec bin/preauth dev $(ARGS)
+	$(GO) build -o bin/ ./cmd/preauth-dev
+	@# "go run" would report Ctrl-C as a failure.
+	@exec bin/preauth-dev $(ARGS)
 
-test: prepare ## Run the tests
+test: database ## Run the tests
 	$(GO) test -timeout 30m $(ARGS) ./...
 
-race: prepare ## Run the tests with the race detector
+race: database ## Run the tests with the race detector
 	$(GO) test -race -timeout 30m $(ARGS) ./...
 
-fuzz: prepare ## Give each fuzz target FUZZTIME inputs
+fuzz: database ## Give each fuzz target FUZZTIME inputs
 	@packages=$$($(GO) list ./...) && for package in $$packages; do \
 		targets=$$($(GO) test -list '^Fuzz' $$package) || { echo "$$targets"; exit 1; }; \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
@@ -55,27 +55,37 @@ vuln: ## Look for known vulnerabilities in what the service uses
 build: ## Build the service into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/preauth
 
-# The time limit of `go test` does not allow for a first build of TiDB.
-prepare: database
-	@$(GO) run ./internal/mysqlserver/prepare
-
-# The package is the server program alone: no service is started and no user is created. Where it
-# cannot be had, TiDB is built instead.
+# Debian's package is the server program alone. Installing it starts no service and creates no user.
 PACKAGE = mariadb-server-core
 SERVER_DIRS = /usr/sbin:/usr/libexec:/usr/local/sbin:/usr/local/bin:/usr/local/libexec:/usr/local/mysql/bin:/opt/homebrew/bin
+# apt-get waits for dpkg's lock by itself, but not for the lock of `apt-get update`.
+APT_UPDATE = tries=24; \
+	until said=$$(LC_ALL=C apt-get -qq update 2>&1); do \
+		case "$$said" in *"Could not get lock"*) tries=$$((tries - 1)) ;; *) tries=0 ;; esac; \
+		[ $$tries -gt 0 ] || { echo "$$said"; break; }; \
+		sleep 5; \
+	done
+APT_INSTALL = apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install $(PACKAGE) >/dev/null
 
+# The tests and the sandbox use MariaDB or MySQL if there is one. Otherwise this installs MariaDB,
+# and where that is impossible, TiDB. TiDB is built here, because `go test` has a time limit.
 database:
-	@PATH="$$PATH:$(SERVER_DIRS)"; \
-	if command -v mariadbd >/dev/null || command -v mysqld >/dev/null; then exit 0; fi; \
-	if [ -n "$$PREAUTH_TEST_DSN" ] || [ "$$PREAUTH_TEST_ENGINE" = tidb ]; then exit 0; fi; \
-	if [ -n "$(NO_INSTALL)" ]; then \
-		echo "no mariadbd or mysqld here, and NO_INSTALL forbids to install one: TiDB is used, built at its first use"; \
-	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "no mariadbd or mysqld here: TiDB is used, built at its first use (Debian's package $(PACKAGE) makes it unnecessary)"; \
-	else \
-		echo "no mariadbd or mysqld here: installing Debian's package $(PACKAGE) (NO_INSTALL=1 forbids it)"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get -qq update && \
-		  apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 install $(PACKAGE) >/dev/null; } || \
-		echo "$(PACKAGE) could not be installed: TiDB is used, built at its first use"; \
-	fi
+	@[ -z "$$PREAUTH_TEST_DSN" ] || exit 0; \
+	PATH="$$PATH:$(SERVER_DIRS)"; \
+	if [ "$$PREAUTH_TEST_ENGINE" != tidb ]; then \
+		if command -v mariadbd >/dev/null || command -v mysqld >/dev/null; then exit 0; fi; \
+		if [ -n "$(NO_INSTALL)" ]; then \
+			echo "There is no MariaDB or MySQL server here, and NO_INSTALL forbids installing one."; \
+		elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "There is no MariaDB or MySQL server here. (Debian and Ubuntu have the package $(PACKAGE).)"; \
+		else \
+			echo "There is no MariaDB or MySQL server here. Installing the package $(PACKAGE); NO_INSTALL=1 forbids it."; \
+			echo "This waits up to 2 minutes if another apt-get is running."; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			$(APT_UPDATE); \
+			if $(APT_INSTALL); then exit 0; fi; \
+			echo "$(PACKAGE) could not be installed."; \
+		fi; \
+	fi; \
+	echo "Building TiDB. The first build takes about 5 minutes on two cores; later ones take seconds."; \
+	$(GO) -C test/devdb install .

@@ -28,8 +28,8 @@ type ClaimRequest struct {
 	Reference string
 	// MinTTL is the life that the code must have left, at most [MaxTokenLife] and on the wire
 	// rounded up to whole seconds. If the code of a repeated ClaimID has less left, the claim gets
-	// a new code. With 0, a code that is given for the first time has a minute left, or a tenth of
-	// its life if that is less.
+	// a new code. With 0, a code that is given for the first time has at least a minute left, or a
+	// tenth of its life if that is less.
 	MinTTL time.Duration
 	// LinkOptions ask for links to WeChat's authorization pages in the answer.
 	LinkOptions

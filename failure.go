@@ -60,8 +60,8 @@ func (f Failure) Encode() []byte {
 		end()
 }
 
-// FailureHeader returns the headers of an announcement, like [Update.Header]. id must be the same
-// each time the same failure is published. An empty appid becomes [NoAppID].
+// FailureHeader returns the headers of an announced failure, like [Update.Header]. id must be the
+// same each time the same failure is published. An empty appid becomes [NoAppID].
 func FailureHeader(id, source, appid string, occurredAt time.Time) nats.Header {
 	return cloudEventHeader(id, "preauth.failed", source, cmp.Or(appid, NoAppID), occurredAt)
 }

@@ -18,8 +18,8 @@ const (
 // (promoter), 5 视频号 (Channels), 6 all, 8 带货助手 (sales assistant).
 var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 
-// LinkOptions ask for the ways to WeChat's authorization pages. If all are zero, the answer has
-// none.
+// LinkOptions ask for links to WeChat's authorization pages. If all options are zero, the answer
+// has no links.
 type LinkOptions struct {
 	// RedirectURI is where WeChat sends the account's owner after the authorization: an absolute
 	// http or https URL of at most [MaxRedirectURI] characters, with spaces and unprintable
@@ -37,7 +37,7 @@ type LinkOptions struct {
 	CategoryIDList string
 }
 
-// Links are the ways to WeChat's authorization pages. All of them contain the code.
+// Links lead to WeChat's authorization pages. Each of them contains the code.
 //
 // WeChat looks at the referring page: send visitors to a link from a page on the platform's
 // registered domain, which is that of RedirectURI. A bare redirect from elsewhere, or a link that

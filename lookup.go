@@ -54,19 +54,19 @@ type Lookup struct {
 }
 
 // Encode returns the body.
-func (l Lookup) Encode() []byte { return l.Append(make([]byte, 0, 320)) }
+func (l Lookup) Encode() []byte {
+	return object(l.fixed(make([]byte, 0, 320))).remaining("expires_in", l.ExpiresIn).end()
+}
 
-// Append appends the body to b and returns the extended slice.
-func (l Lookup) Append(b []byte) []byte {
+// fixed appends the body without its end, and without the member expires_in, which stands last.
+func (l Lookup) fixed(b []byte) []byte {
 	return object(append(b, '{')).
 		text("component_appid", l.AppID).
 		text("pre_auth_code", l.PreAuthCode.Reveal()).
 		time("issued_at", l.IssuedAt).
 		time("expires_at", l.ExpiresAt).
-		remaining("expires_in", l.ExpiresIn).
 		uint("revision", l.Revision).
-		object("links", l.Links.encode()).
-		end()
+		object("links", l.Links.encode())
 }
 
 // ParseLookup parses the answer to a [LookupRequest]. An error wraps [ErrInvalid].

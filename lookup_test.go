@@ -149,19 +149,20 @@ func TestLookupOnTheWire(t *testing.T) {
 	bare.Links, pc.Links.Mobile, mobile.Links.PC = preauth.Links{}, preauth.Secret{}, preauth.Secret{}
 	plugin.Links = preauth.Links{Plugin: aPlugin()}
 	body := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","issued_at":"2026-03-14T09:26:53.589793Z",` +
-		`"expires_at":"2026-03-14T09:56:53.589793Z","expires_in":1740,"revision":42`
+		`"expires_at":"2026-03-14T09:56:53.589793Z","revision":42`
+	const end = `,"expires_in":1740}`
 	tests := map[string]struct {
 		lookup preauth.Lookup
 		wire   string
 	}{
-		"without links":        {bare, body + `}`},
-		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}}`},
-		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}}`},
+		"without links":        {bare, body + end},
+		"with the PC link":     {pc, body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `"}` + end},
+		"with the mobile link": {mobile, body + `,"links":{"mobile":"https://open.example/#` + code + `"}` + end},
 		"with the plug-in": {
-			plugin, body + `,"links":{"plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}}`,
+			plugin, body + `,"links":{"plugin":{"platformAppID":"` + appID + `","preAuthCode":"` + code + `","authType":3,"bizAppid":"wx1"}}` + end,
 		},
 		"with links": {
-			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}}`,
+			aLookup(), body + `,"links":{"pc":"https://mp.example/?a=1&code=` + code + `","mobile":"https://open.example/#` + code + `"}` + end,
 		},
 	}
 	for name, test := range tests {

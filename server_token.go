@@ -7,10 +7,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ParseTokenEvent parses a token event: plain JSON, or a CloudEvent 1.0 in binary or structured
-// mode
+// ParseTokenEvent parses a token event: plain JSON, or a CloudEvent 1.0 in binary or structured mode
 // (https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/nats-protocol-binding.md). A
-// body with a member specversion is a structured CloudEvent even if no header says so.
+// body with a member specversion is a structured CloudEvent even if no header says so. Attributes of
+// a CloudEvent, such as its subject, name no component.
 //
 // appid is the component in the message's subject, "" if the subject names none. received is the
 // time at which the stream stored the message. The token's life is determined as follows:

@@ -20,8 +20,8 @@ const (
 	CauseDemand Cause = "demand"
 )
 
-// MaxRevision is the highest possible revision: 2^53 - 1, the largest number that a reader in
-// JavaScript, or any other that keeps numbers as float64, cannot take for its neighbour.
+// MaxRevision is the highest possible revision: 2^53 - 1, the largest integer that JavaScript, and
+// every other reader that keeps numbers as float64, can tell from its neighbours.
 const MaxRevision = 1<<53 - 1
 
 // Update announces the current code of a component. The service publishes it on
@@ -71,8 +71,8 @@ func (u Update) Header(source string) nats.Header {
 func cloudEventHeader(id, eventType, source, subject string, at time.Time) nats.Header {
 	return nats.Header{
 		nats.MsgIdHdr: {id},
-		// The NATS binding of CloudEvents has the content type in an attribute; some readers look for
-		// content-type, as in its HTTP binding.
+		// The NATS binding of CloudEvents has the content type in an attribute; some readers look
+		// for content-type, as in its HTTP binding.
 		"ce-datacontenttype": {"application/json"},
 		"content-type":       {"application/json"},
 		"ce-specversion":     {"1.0"},

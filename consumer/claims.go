@@ -9,6 +9,7 @@ import (
 	"preauth"
 	"preauth/internal/quota"
 	"preauth/repo"
+	"preauth/wechat"
 )
 
 // claims answers with a code of the requester's own, and with the claim that a code was given to.
@@ -52,7 +53,7 @@ func (c *claims) claim(ctx context.Context, request preauth.ClaimRequest) (code 
 	return code, preauth.Claim{
 		AppID: claimed.AppID, PreAuthCode: claimed.PreAuthCode, IssuedAt: claimed.IssuedAt, ExpiresAt: claimed.ExpiresAt,
 		ExpiresIn: claimed.ExpiresAt.Sub(c.now()), ClaimID: claimed.ClaimID, Reference: claimed.Reference,
-		ClaimedAt: claimed.ClaimedAt, Links: links(claimed.AppID, claimed.PreAuthCode, request.LinkOptions),
+		ClaimedAt: claimed.ClaimedAt, Links: wechat.AuthorizationLinks(claimed.AppID, claimed.PreAuthCode, request.LinkOptions),
 	}.Encode(), nil
 }
 

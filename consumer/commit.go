@@ -50,7 +50,8 @@ func newCommitter(
 // for it, and at last metrics, log and hook. It waits for as long as MySQL is away. The error is that
 // of ctx, or about an outcome that MySQL refuses. The outcome returned is the committed one: a code
 // that cannot be kept, because it was given before, becomes a failure. before is what is known of the
-// component, the zero Component for a token that was not worked on before.
+// component, the zero Component for a token that was not worked on before. Publishing goes on under
+// ctx, so it has to be the one of all work.
 func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
 	outcome = announceNews(outcome, before)
 	result, err := c.outcomes.Do(ctx, outcome)
@@ -64,7 +65,7 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 		err = result.Err
 	}
 	if err == nil {
-		c.tell(outcome, result)
+		c.tell(ctx, outcome, result)
 	}
 	return outcome, result, err
 }
@@ -80,7 +81,7 @@ func (c *committer) save(ctx context.Context, outcomes []repo.Outcome) (results 
 	return results, err
 }
 
-func (c *committer) tell(outcome repo.Outcome, result repo.Result) {
+func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.Result) {
 	step := outcomeStep(StepRepeated, outcome)
 	switch {
 	case result.Status == repo.Superseded:
@@ -99,7 +100,7 @@ func (c *committer) tell(outcome repo.Outcome, result repo.Result) {
 				eventAt = outcome.Token.Position.Time
 			}
 		}
-		c.publisher.enqueue(*a, eventAt)
+		c.publisher.enqueue(ctx, *a, eventAt)
 	}
 	switch step.Name {
 	case StepFailed:

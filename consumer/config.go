@@ -28,6 +28,12 @@ type Config struct {
 	Durable string
 	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
 	StreamReplicas int
+	// StreamMaxBytes bounds the size of each stream that is created, in bytes, for accounts that
+	// require such a bound. Default: none for tokens and updates, 64 MiB for failures.
+	StreamMaxBytes int64
+	// JetStreamDomain is the domain of the JetStream to use, for a server whose own is another one, such
+	// as a leaf node's. Default: that of the server.
+	JetStreamDomain string
 	// Source is the CloudEvents source of what is announced, a URI reference. Default: /preauth.
 	Source string
 	// Version is what the NATS micro service calls itself, a semantic version. Default: 0.0.0.
@@ -143,6 +149,7 @@ func (c Config) withDefaults() Config {
 }
 
 var (
+	domain     = regexp.MustCompile(`^[A-Za-z0-9_-]{0,64}$`)
 	streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
@@ -179,6 +186,12 @@ func (c Config) Check() error {
 	}
 	if c.TokenStream == c.UpdateStream || c.TokenStream == c.FailureStream || c.UpdateStream == c.FailureStream {
 		refuse("the three streams need three names")
+	}
+	if !domain.MatchString(c.JetStreamDomain) {
+		refuse("the JetStream domain %q must be at most 64 letters, digits, '_' or '-'", c.JetStreamDomain)
+	}
+	if c.StreamMaxBytes < 0 {
+		refuse("the streams' bound in bytes must not be negative, and is %d", c.StreamMaxBytes)
 	}
 	if c.StreamReplicas != 1 && c.StreamReplicas != 3 && c.StreamReplicas != 5 {
 		refuse("stream replicas must be 1, 3 or 5, not %d", c.StreamReplicas)

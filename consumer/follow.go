@@ -158,10 +158,10 @@ func (f *codeFollower) reconcileOnce(ctx context.Context) (lacking int, err erro
 			return lacking, err
 		}
 		for _, code := range page {
-			f.codes.Add(code.Update)
+			f.codes.Add(code)
 			if f.codes.LastStored(code.AppID).Revision < code.Revision {
 				lacking++
-				f.publisher.enqueueWithoutRow(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code.Update})
+				f.publisher.enqueueWithoutRow(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code})
 			}
 		}
 		after = page[len(page)-1].AppID

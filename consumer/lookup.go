@@ -30,10 +30,15 @@ func (l *lookups) handler() handler {
 		if err != nil {
 			return nil, nil, err
 		}
-		if code, ok := l.codes.Current(request.AppID); ok {
-			if now := l.now(); serves(code, request, now) {
-				body = lookupOf(code, request, now).Append(body[:0])
+		if code := l.codes.Current(request.AppID); code != nil {
+			left := code.ExpiresAt.Sub(l.now())
+			switch {
+			case !serves(code.Update, request, left):
+			case request.LinkOptions == (preauth.LinkOptions{}):
+				body = code.Answer.Append(body[:0], left)
 				return body, nil, nil
+			default:
+				return lookupOf(code.Update, request, left).Encode(), nil, nil
 			}
 		}
 		return nil, func(ctx, workCtx context.Context) (int, []byte, error) {
@@ -41,30 +46,22 @@ func (l *lookups) handler() handler {
 			if err != nil {
 				return 0, nil, err
 			}
-			return 200, lookupOf(code, request, l.now()).Encode(), nil
+			return 200, lookupOf(code, request, code.ExpiresAt.Sub(l.now())).Encode(), nil
 		}, nil
 	}
 }
 
-// serves reports whether a code is what the request asks for.
-func serves(code preauth.Update, request preauth.LookupRequest, now time.Time) bool {
-	left := code.ExpiresAt.Sub(now)
-	return left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
-}
-
-func lookupOf(code preauth.Update, request preauth.LookupRequest, now time.Time) preauth.Lookup {
+func lookupOf(code preauth.Update, request preauth.LookupRequest, left time.Duration) preauth.Lookup {
 	return preauth.Lookup{
 		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
-		ExpiresIn: code.ExpiresAt.Sub(now), Revision: code.Revision,
-		Links: links(code.AppID, code.PreAuthCode, request.LinkOptions),
+		ExpiresIn: left, Revision: code.Revision,
+		Links: wechat.AuthorizationLinks(code.AppID, code.PreAuthCode, request.LinkOptions),
 	}
 }
 
-func links(appid string, code preauth.Secret, options preauth.LinkOptions) preauth.Links {
-	if options.RedirectURI == "" {
-		return preauth.Links{}
-	}
-	return wechat.AuthorizationLinks(appid, code, options)
+// serves reports whether a code with so much life left is what the request asks for.
+func serves(code preauth.Update, request preauth.LookupRequest, left time.Duration) bool {
+	return left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
 }
 
 // current returns a code that serves the request: the one in MySQL, or a new one, which is made once
@@ -79,7 +76,7 @@ func (l *lookups) current(ctx, workCtx context.Context, request preauth.LookupRe
 		if current := component.Current; current != nil {
 			code := updateOf(component.AppID, *current)
 			l.codes.Add(code)
-			if serves(code, request, now) {
+			if serves(code, request, code.ExpiresAt.Sub(now)) {
 				return code, nil
 			}
 			if err := checkMinTTL(request.MinTTL, current); err != nil {

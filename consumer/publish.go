@@ -54,50 +54,42 @@ type publisher struct {
 	metrics *metrics
 	log     *slog.Logger
 
-	wake chan struct{} // holds an item when there may be something to dispatch
-
 	mu sync.Mutex
 	// Each stream has a queue of its own: one that does not answer holds up nothing else.
 	updates, failures *queue
 	published         []repo.Announcement // whose rows are to be deleted
 	deleting          bool
+	idle              *sync.Cond // signalled when nothing is under way any more
 }
 
 func newPublisher(
 	cfg Config, js jetstream.JetStream, db *repo.Repo, codes *view.Codes, h *health, m *metrics, log *slog.Logger,
 ) *publisher {
-	return &publisher{
-		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log,
-		wake: make(chan struct{}, 1), updates: newQueue(), failures: newQueue(),
+	p := &publisher{
+		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, updates: newQueue(), failures: newQueue(),
 	}
+	p.idle = sync.NewCond(&p.mu)
+	return p
 }
 
-// run publishes what is enqueued and what sweeps of the outbox find, until ctx ends. It then returns
-// when everything that was enqueued before is published, or workCtx has ended.
+// run publishes what sweeps of the outbox find, until ctx ends. It then returns when everything that
+// was enqueued is published, or workCtx has ended.
 func (p *publisher) run(ctx, workCtx context.Context) {
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
-			p.sweep(workCtx)
-		}
-	}()
-	for stopping := false; ; {
-		if idle := p.dispatch(workCtx); idle && stopping {
-			return
-		}
-		select {
-		case <-p.wake:
-		case <-swept:
-			swept, stopping = nil, true
-		}
+	for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
+		p.sweep(workCtx)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.isIdle() {
+		p.idle.Wait()
 	}
 }
 
-// enqueue takes an announcement that was committed just now. It never waits: an announcement that
-// finds no room stays in the outbox, and enqueue reports false. eventAt is the stream's time stamp of
-// the token event that brought the code, the zero time if none did.
-func (p *publisher) enqueue(a repo.Announcement, eventAt time.Time) bool {
+// enqueue takes an announcement that was committed just now, and begins to publish it if that can be
+// now. It never waits: an announcement that finds no room stays in the outbox, and enqueue reports
+// false. Publishing goes on under ctx. eventAt is the stream's time stamp of the token event that
+// brought the code, the zero time if none did.
+func (p *publisher) enqueue(ctx context.Context, a repo.Announcement, eventAt time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := p.queueOf(a)
@@ -105,12 +97,13 @@ func (p *publisher) enqueue(a repo.Announcement, eventAt time.Time) bool {
 		return false
 	}
 	p.add(q, pending{a, eventAt})
+	p.dispatch(ctx)
 	return true
 }
 
 // enqueueWithoutRow takes an announcement that may have no row in the outbox, once there is room.
 func (p *publisher) enqueueWithoutRow(ctx context.Context, a repo.Announcement) {
-	for !p.enqueue(a, time.Time{}) {
+	for !p.enqueue(ctx, a, time.Time{}) {
 		if !pause(ctx, roomPoll) {
 			return
 		}
@@ -119,11 +112,11 @@ func (p *publisher) enqueueWithoutRow(ctx context.Context, a repo.Announcement) 
 
 // sweep enqueues the rows of the outbox that nobody seems to be publishing.
 func (p *publisher) sweep(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	sweepCtx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	rows, err := p.db.Outbox(ctx, p.cfg.Now().Add(-sweepAge), sweepBatch)
+	rows, err := p.db.Outbox(sweepCtx, p.cfg.Now().Add(-sweepAge), sweepBatch)
 	p.health.setUse("outbox", err)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && sweepCtx.Err() == nil {
 		p.log.Warn("outbox not swept", "error", err)
 	}
 	p.mu.Lock()
@@ -133,6 +126,7 @@ func (p *publisher) sweep(ctx context.Context) {
 			p.add(q, pending{Announcement: a})
 		}
 	}
+	p.dispatch(ctx)
 }
 
 // add puts an announcement into its queue. The caller holds mu.
@@ -141,14 +135,6 @@ func (p *publisher) add(q *queue, n pending) {
 		p.published = append(p.published, n.Announcement)
 	} else if displaced, ok := q.add(n); ok {
 		p.published = append(p.published, displaced)
-	}
-	p.signal()
-}
-
-func (p *publisher) signal() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -160,17 +146,15 @@ func (p *publisher) queueOf(a repo.Announcement) *queue {
 }
 
 // dispatch begins to publish what waits and to delete the rows of what is published, within the
-// bounds. It reports whether nothing is under way.
-func (p *publisher) dispatch(ctx context.Context) (idle bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// bounds. The caller holds mu.
+func (p *publisher) dispatch(ctx context.Context) {
 	for _, q := range []*queue{p.updates, p.failures} {
 		for len(q.underWay) < publishing {
 			n, ok := q.next()
 			if !ok {
 				break
 			}
-			go func() { p.finish(q, n, p.publish(ctx, n)) }()
+			go func() { p.finish(ctx, q, n, p.publish(ctx, n)) }()
 		}
 	}
 	if len(p.published) > 0 && !p.deleting {
@@ -182,21 +166,28 @@ func (p *publisher) dispatch(ctx context.Context) (idle bool) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.deleting = false
-			p.signal()
+			p.dispatch(ctx)
 		}()
 	}
+	if p.isIdle() {
+		p.idle.Broadcast()
+	}
+}
+
+// isIdle reports whether nothing is under way. The caller holds mu.
+func (p *publisher) isIdle() bool {
 	return len(p.updates.underWay)+len(p.failures.underWay) == 0 && !p.deleting
 }
 
 // finish takes in how an attempt to publish ended.
-func (p *publisher) finish(q *queue, n pending, err error) {
+func (p *publisher) finish(ctx context.Context, q *queue, n pending, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q.finish(keyOf(n.Announcement))
 	if err == nil {
 		p.published = append(p.published, n.Announcement)
 	}
-	p.signal()
+	p.dispatch(ctx)
 }
 
 // deleteRows deletes rows of the outbox. A row that it fails to delete is published again, with the

@@ -71,7 +71,7 @@ func New(
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	js, err := jetstream.New(nc)
+	js, err := newJetStream(nc, cfg.JetStreamDomain)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)
 	}
@@ -114,6 +114,13 @@ func New(
 	}
 	s.watch(registerer, tokens, codes)
 	return s, nil
+}
+
+func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
+	if domain == "" {
+		return jetstream.New(nc)
+	}
+	return jetstream.NewWithDomain(nc, domain)
 }
 
 // watch sets up what looks at MySQL and at the progress of events, and the gauges that show it.

@@ -170,8 +170,8 @@ func (s *spares) work(ctx context.Context, appid string) {
 // makeLacking makes spares until the component has as many as it is to have. Only those count that
 // live until the current code is renewed for certain, which is when spares are topped up again.
 func (s *spares) makeLacking(ctx context.Context, appid string) error {
-	current, ok := s.codes.Current(appid)
-	if !ok {
+	current := s.codes.Current(appid)
+	if current == nil {
 		return nil
 	}
 	now := s.now()
@@ -231,8 +231,8 @@ const visit = time.Minute
 // minTTL is the life that a spare must have left for a claim that does not say: a minute, and less
 // where codes live for less than ten.
 func (s *spares) minTTL(appid string) time.Duration {
-	current, ok := s.codes.Current(appid)
-	if !ok {
+	current := s.codes.Current(appid)
+	if current == nil {
 		return 0
 	}
 	return min(visit, current.ExpiresAt.Sub(current.IssuedAt)/10)
@@ -296,14 +296,14 @@ func (s *spares) coolDown(appid string, c cooldown) {
 
 // coolingDown returns the failure because of which a component gets no unannounced code for now.
 func (s *spares) coolingDown(appid string, token repo.Fingerprint) (preauth.Failure, bool) {
-	current, _ := s.codes.Current(appid)
+	current := s.codes.Current(appid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.cooldowns[appid]
 	if !ok {
 		return preauth.Failure{}, false
 	}
-	renewed := current.IssuedAt.After(c.OccurredAt) // here or elsewhere: WeChat gives codes again
+	renewed := current != nil && current.IssuedAt.After(c.OccurredAt) // here or elsewhere: WeChat gives codes again
 	due := !c.RetryAt.IsZero() && !c.RetryAt.After(s.now())
 	if c.fingerprint != token || renewed || due {
 		delete(s.cooldowns, appid)

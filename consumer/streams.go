@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -254,6 +255,9 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		Replicas:   s.cfg.StreamReplicas,
 		Duplicates: 2 * time.Minute,
 	}
+	if s.cfg.StreamMaxBytes > 0 {
+		c.MaxBytes = s.cfg.StreamMaxBytes
+	}
 	switch r {
 	case tokenStream:
 		c.Name, c.Subjects = s.cfg.TokenStream, s.tokenSubjects()
@@ -273,7 +277,7 @@ func (s *streams) config(r role) jetstream.StreamConfig {
 		c.Name, c.Subjects = s.cfg.FailureStream, []string{s.cfg.Subjects.Failed + ".*"}
 		c.Description = "why components got no new pre_auth_code"
 		c.MaxAge = 7 * 24 * time.Hour
-		c.MaxBytes = 64 << 20
+		c.MaxBytes = cmp.Or(c.MaxBytes, 64<<20)
 		c.RePublish = &jetstream.RePublish{Source: s.cfg.Subjects.Failed + ".*", Destination: s.cfg.Subjects.Failed}
 	}
 	return c

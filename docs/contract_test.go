@@ -1,11 +1,14 @@
 package docs_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,12 +19,119 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/wechat"
 	"preauth/wechat/wechattest"
 )
 
-// shape is a JSON value with what differs from one time to the next left out: the members of objects with
-// their shapes, and of all other values nothing. The error of a failed request has its code, message and class,
-// a failure its class and errcode.
+const contract = "docs/contract.md"
+
+// messages returns the messages that the contract shows below a heading, compact. A block has one
+// message over several lines, or one in each line.
+func messages(t *testing.T, heading string) [][]byte {
+	t.Helper()
+	var all [][]byte
+	for _, text := range shown(t, contract, "json", heading) {
+		for decoder := json.NewDecoder(strings.NewReader(text)); decoder.More(); {
+			var body json.RawMessage
+			if err := decoder.Decode(&body); err != nil {
+				t.Fatalf("%s: %v", heading, err)
+			}
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, body); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, compact.Bytes())
+		}
+	}
+	return all
+}
+
+// The code writes the messages that the contract shows, member for member and in the same order, and
+// reads those that other programs write.
+func TestMessagesOfTheContract(t *testing.T) {
+	type encoder interface{ Encode() []byte }
+	parsed := func(e encoder, err error) ([]byte, error) { return e.Encode(), err }
+	var (
+		lookup preauth.LookupRequest
+		claim  preauth.ClaimRequest
+	)
+	written := map[string][]func(body []byte) ([]byte, error){
+		"Token event": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
+			received := time.Date(2026, time.March, 14, 9, 0, 1, 0, time.UTC)
+			_, err := preauth.ParseTokenEvent(appID, nil, body, received)
+			return body, err // publishers need not write it as the client does
+		}}, 2),
+		"Update": {func(body []byte) ([]byte, error) { return parsed(preauth.ParseUpdate(body)) }},
+		"Failure": slices.Repeat([]func([]byte) ([]byte, error){
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseFailure(body)) },
+		}, 3),
+		"Claim": {
+			func(body []byte) (_ []byte, err error) {
+				claim, err = preauth.ParseClaimRequest("", body)
+				return claim.Encode(), err
+			},
+			func(body []byte) ([]byte, error) {
+				c, err := preauth.ParseClaim(body)
+				c.Links = wechat.AuthorizationLinks(c.AppID, c.PreAuthCode, claim.LinkOptions)
+				return c.Encode(), err
+			},
+		},
+		"Resolve": {
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolveRequest(body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },
+		},
+		"Look-up": {
+			func(body []byte) (_ []byte, err error) {
+				lookup, err = preauth.ParseLookupRequest("", body)
+				return lookup.Encode(), err
+			},
+			func(body []byte) ([]byte, error) {
+				l, err := preauth.ParseLookup(body)
+				l.Links = wechat.AuthorizationLinks(l.AppID, l.PreAuthCode, lookup.LinkOptions)
+				return l.Encode(), err
+			},
+		},
+		"Errors": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
+			var reply struct{ Error struct{ Code int } }
+			if err := json.Unmarshal(body, &reply); err != nil {
+				return nil, err
+			}
+			return preauth.ParseError(func(string) string { return strconv.Itoa(reply.Error.Code) }, body).Encode(), nil
+		}}, 13),
+	}
+	for heading, writers := range written {
+		bodies := messages(t, heading)
+		if len(bodies) != len(writers) {
+			t.Errorf("%s: the contract shows %d messages, want %d", heading, len(bodies), len(writers))
+			continue
+		}
+		for i, body := range bodies {
+			if again, err := writers[i](body); err != nil {
+				t.Errorf("%s: %v", heading, err)
+			} else if !bytes.Equal(again, body) {
+				t.Errorf("%s: the contract shows\n%s\nthe code writes\n%s", heading, body, again)
+			}
+		}
+	}
+	for _, block := range blocks(t, contract, "json") {
+		if written[block.heading] == nil {
+			t.Errorf("this test knows no message below the heading %q", block.heading)
+		}
+	}
+}
+
+// The Go code of the contract is that of the examples, which compile.
+func TestGoOfTheContract(t *testing.T) {
+	examples := strings.ReplaceAll(read(t, "example_test.go"), "\n\t", "\n")
+	for _, block := range blocks(t, contract, "go") {
+		if !strings.Contains(examples, block.text) {
+			t.Errorf("not in example_test.go:\n%s", block.text)
+		}
+	}
+}
+
+// shape describes a JSON object without the values that differ from one run to the next: the names of
+// its members, and the values of those that are named in shapeOf.
 func shape(t *testing.T, body []byte) string {
 	t.Helper()
 	var value map[string]any
@@ -60,7 +170,7 @@ func (s *service) ask(t *testing.T, subject, body string) *nats.Msg {
 	return reply
 }
 
-// askPatiently asks again where MySQL took all the time for a request.
+// askPatiently asks again as long as MySQL takes all the time that a request has.
 func (s *service) askPatiently(t *testing.T, subject, body string) (reply *nats.Msg) {
 	t.Helper()
 	eventually(t, "answered", func() bool {
@@ -89,11 +199,11 @@ func (s *service) announce(t *testing.T, appid, token string, life time.Duration
 	})
 }
 
-// What README shows as answers is what the service answers to what README shows as requests, and the
-// commands for the nats CLI are answered.
-func TestRequestsOfREADME(t *testing.T) {
+// The service gives the answers that the contract shows to the requests that it shows, and serves the
+// commands for the nats CLI.
+func TestRequestsOfTheContract(t *testing.T) {
 	s := start(t)
-	// The revision before the one that README shows.
+	// The revision before the one that the contract shows.
 	_, err := s.database.ExecContext(t.Context(),
 		"INSERT INTO component (appid, revision, created_at, updated_at) VALUES (?, 41, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))", appID)
 	if err != nil {
@@ -103,10 +213,10 @@ func TestRequestsOfREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect := func(heading, request, reply string, shown []byte) string {
-		answer := s.ask(t, request, reply)
-		if got, want := shape(t, answer.Data), shape(t, shown); got != want {
-			t.Errorf("%s: the service answers\n%s\nREADME shows\n%s", heading, got, want)
+	expect := func(heading, subject, request string, want []byte) string {
+		answer := s.ask(t, subject, request)
+		if got, want := shape(t, answer.Data), shape(t, want); got != want {
+			t.Errorf("%s: the service answers\n%s\nthe contract shows\n%s", heading, got, want)
 		}
 		return string(answer.Data)
 	}
@@ -117,7 +227,7 @@ func TestRequestsOfREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := shape(t, update.Data), shape(t, messages(t, "Update")[0]); got != want {
-		t.Errorf("the service announces\n%s\nREADME shows\n%s", got, want)
+		t.Errorf("the service announces\n%s\nthe contract shows\n%s", got, want)
 	}
 	lookup := messages(t, "Look-up")
 	expect("Look-up", "preauth.lookup", string(lookup[0]), lookup[1])
@@ -131,40 +241,60 @@ func TestRequestsOfREADME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claimedIn := func(text string) string {
+	withClaimed := func(text string) string {
 		return strings.ReplaceAll(text, request.PreAuthCode.Reveal(), claimed.PreAuthCode.Reveal())
 	}
-	expect("Resolve", "preauth.resolve", claimedIn(string(resolve[0])), resolve[1])
+	expect("Resolve", "preauth.resolve", withClaimed(string(resolve[0])), resolve[1])
 
+	// The commands, with what they publish.
+	asAdmin := s.connect(t, "admin")
+	flat, err := asAdmin.SubscribeSync("component.token.updated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := asAdmin.SubscribeSync("component.token.updated.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := asAdmin.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	linkNATS(t, bin)
 	seen := map[string]int{}
-	for _, c := range commands(t) {
-		switch c.name {
-		case "pub":
-			appid := preauth.AppIDFromSubject("component.token.updated", c.subject)
-			event, err := preauth.ParseTokenEvent(appid, c.header, []byte(c.body), time.Now())
-			if err != nil || event.AppID != appID {
-				t.Errorf("%s %s: component %q, %v", c.subject, c.body, event.AppID, err)
+	command := regexp.MustCompile(`(?m)^nats (pub|req) (?:--jetstream )?(component\.token\.updated\S*|preauth\.[a-z]+).*$`)
+	for _, block := range blocks(t, contract, "sh") {
+		for _, found := range command.FindAllStringSubmatch(block.text, -1) {
+			seen[strings.TrimSuffix(found[2], "."+appID)]++
+			output := runShell(t, bin, "NATS_URL="+s.nats.ClientURL(), `PATH="$PWD:$PATH"; `+withClaimed(found[0]))
+			if strings.Contains(output, `{"error":`) {
+				t.Errorf("%s\n%s", found[0], output)
 			}
-			if err := s.connect(t, "tokens").PublishMsg(&nats.Msg{Subject: c.subject, Header: c.header, Data: []byte(c.body)}); err != nil {
-				t.Error(err)
+			if found[1] != "pub" {
+				continue
 			}
-			seen["token"]++
-		case "req":
-			answer := s.ask(t, c.subject, claimedIn(c.body))
-			if e := preauth.ParseError(answer.Header.Get, answer.Data); e != nil {
-				t.Errorf("%s %s: %v", c.subject, c.body, e)
+			published := flat
+			if strings.HasSuffix(found[2], appID) {
+				published = below
 			}
-			seen[strings.Join(strings.Split(c.subject, ".")[:2], ".")]++
+			msg, err := published.NextMsg(patience)
+			if err != nil {
+				t.Fatalf("%s: %v", found[0], err)
+			}
+			appid := preauth.AppIDFromSubject("component.token.updated", msg.Subject)
+			if event, err := preauth.ParseTokenEvent(appid, msg.Header, msg.Data, time.Now()); err != nil || event.AppID != appID {
+				t.Errorf("%s: component %q, %v", found[0], event.AppID, err)
+			}
 		}
 	}
-	want := map[string]int{"token": 4, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1}
+	want := map[string]int{"component.token.updated": 4, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1}
 	if !maps.Equal(seen, want) {
-		t.Errorf("README shows %v, want %v", seen, want)
+		t.Errorf("the contract shows %v, want %v", seen, want)
 	}
 }
 
-// What README shows as failures is what the service announces.
-func TestFailuresOfREADME(t *testing.T) {
+// The service announces the failures that the contract shows.
+func TestFailuresOfTheContract(t *testing.T) {
 	s := start(t)
 	failures, err := s.connect(t, "admin").SubscribeSync("preauth.failed")
 	if err != nil {
@@ -185,14 +315,14 @@ func TestFailuresOfREADME(t *testing.T) {
 			}
 		},
 	}
-	for _, shown := range messages(t, "Failure") {
-		f, err := preauth.ParseFailure(shown)
+	for _, message := range messages(t, "Failure") {
+		f, err := preauth.ParseFailure(message)
 		if err != nil {
 			t.Fatal(err)
 		}
 		provoke := fail[string(f.Class)]
 		if provoke == nil {
-			t.Errorf("README shows a failure of class %s, which this test does not provoke", f.Class)
+			t.Errorf("the contract shows a failure of class %s, which this test does not provoke", f.Class)
 			continue
 		}
 		provoke()
@@ -200,26 +330,26 @@ func TestFailuresOfREADME(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", f.Class, err)
 		}
-		if got, want := shape(t, announced.Data), shape(t, shown); got != want {
-			t.Errorf("the service announces\n%s\nREADME shows\n%s", got, want)
+		if got, want := shape(t, announced.Data), shape(t, message); got != want {
+			t.Errorf("the service announces\n%s\nthe contract shows\n%s", got, want)
 		}
 	}
 }
 
-// What README shows as errors is what the service answers.
-func TestErrorsOfREADME(t *testing.T) {
+// The service answers with the errors that the contract shows.
+func TestErrorsOfTheContract(t *testing.T) {
 	t.Run("at once", func(t *testing.T) { checkErrors(t, patience/2, false) })
 	t.Run("when the time is over", func(t *testing.T) { checkErrors(t, time.Second, true) })
 }
 
-// checkErrors provokes the errors that are answered at once, or those that are answered when the time for a request
-// is over.
+// checkErrors provokes the errors that are answered at once, or else (late) those that are answered when
+// the request's time is over.
 func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 	t.Helper()
 	var now clock
 	s := start(t, func(c *consumer.Config) {
 		c.Now, c.Spares, c.Requests, c.RequestTimeout = now.Now, -1, 1, timeout
-		c.CallsPerDay = 100                  // of which ten at once, and nine for claims
+		c.CallsPerDay = 100                  // ten at once, nine of them for claims
 		c.Delays.Operator = 10 * time.Minute // no request waits for the next try
 	})
 	hold := func(appid string) *wechattest.Hold {
@@ -234,7 +364,7 @@ func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 	s.wechat.Next("wx5", wechattest.Error(61004, ""))
 	s.announce(t, "wx5", "token-wx5", time.Hour)
 
-	// In the order of README; what changes the state of the service is about a component of its own.
+	// In the contract's order. What changes the service's state uses a component of its own.
 	provoke := []func() *nats.Msg{
 		func() *nats.Msg { return s.ask(t, "preauth.lookup.wx5", "") },
 		func() *nats.Msg { return s.ask(t, "preauth.lookup."+appID, `{"min_ttl":"5m"}`) },
@@ -281,15 +411,15 @@ func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 		},
 	}
 	firstLate := len(provoke) - 2
-	shown := messages(t, "Errors")
-	if len(shown) != len(provoke) {
-		t.Fatalf("README shows %d errors, this test provokes %d", len(shown), len(provoke))
+	answers := messages(t, "Errors")
+	if len(answers) != len(provoke) {
+		t.Fatalf("the contract shows %d errors, this test provokes %d", len(answers), len(provoke))
 	}
 	check := func(i int, reply *nats.Msg) {
 		t.Helper()
 		e := preauth.ParseError(reply.Header.Get, reply.Data)
-		if got, want := shape(t, reply.Data), shape(t, shown[i]); e == nil || got != want {
-			t.Errorf("the service answers\n%s\nREADME shows\n%s", got, want)
+		if got, want := shape(t, reply.Data), shape(t, answers[i]); e == nil || got != want {
+			t.Errorf("the service answers\n%s\nthe contract shows\n%s", got, want)
 		}
 	}
 	last := -1

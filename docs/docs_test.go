@@ -1,30 +1,21 @@
-// Package docs holds the project's pages. Its tests keep them true: what they show is read by the code
-// that it is meant for, and what they name exists.
+// Package docs holds the project's pages. Its tests keep them true: the messages and commands that a
+// page shows are sent to the service, and the tests, settings and files that it names exist.
 package docs_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
-
-	"github.com/nats-io/nats.go"
-
-	"preauth"
-	"preauth/wechat"
 )
 
 const (
 	root  = ".."
-	appID = "wx0123456789abcdef" // in all examples
+	appID = "wx0123456789abcdef" // of the examples on all pages
 )
 
 // read returns a file of the project.
@@ -37,7 +28,7 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// find returns the names of the project's files that match.
+// find returns the names, relative to the root, of the project's files that match.
 func find(t *testing.T, match func(name string) bool) []string {
 	t.Helper()
 	var found []string
@@ -72,12 +63,12 @@ func pages(t *testing.T) []string {
 	return found
 }
 
-// block is a fenced block of a page.
+// block is a fenced block of a page, below its nearest heading.
 type block struct {
 	heading, lang, text string
 }
 
-// split parts a page into its fenced blocks and what is outside of them.
+// split returns the fenced blocks of a page and the text outside of them.
 func split(page string) (blocks []block, prose string) {
 	var heading string
 	var inside *block
@@ -102,7 +93,7 @@ func split(page string) (blocks []block, prose string) {
 	return blocks, outside.String()
 }
 
-// blocks returns the blocks of a language.
+// blocks returns the blocks of a page in one language. There has to be one.
 func blocks(t *testing.T, page, lang string) []block {
 	t.Helper()
 	all, _ := split(read(t, page))
@@ -113,7 +104,19 @@ func blocks(t *testing.T, page, lang string) []block {
 	return found
 }
 
-// anchor is what a heading is linked by.
+// shown returns the texts of those blocks that stand below a heading.
+func shown(t *testing.T, page, lang, heading string) []string {
+	t.Helper()
+	var texts []string
+	for _, b := range blocks(t, page, lang) {
+		if b.heading == heading {
+			texts = append(texts, b.text)
+		}
+	}
+	return texts
+}
+
+// anchor returns the fragment that links to a heading.
 func anchor(heading string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -151,7 +154,7 @@ func TestLinksResolve(t *testing.T) {
 				target = filepath.Join(filepath.Dir(page), file)
 			}
 			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
-				t.Errorf("%s links to %s, which is not there", page, found[1])
+				t.Errorf("%s links to %s, which does not exist", page, found[1])
 				continue
 			}
 			if fragment != "" && !slices.Contains(anchors(read(t, target)), fragment) {
@@ -161,156 +164,7 @@ func TestLinksResolve(t *testing.T) {
 	}
 }
 
-// messages returns the messages that README shows below a heading, compact. A block has one over several
-// lines, or one in each line.
-func messages(t *testing.T, heading string) [][]byte {
-	t.Helper()
-	var all [][]byte
-	for _, shown := range blocks(t, "README.md", "json") {
-		if shown.heading != heading {
-			continue
-		}
-		for decoder := json.NewDecoder(strings.NewReader(shown.text)); decoder.More(); {
-			var body json.RawMessage
-			if err := decoder.Decode(&body); err != nil {
-				t.Fatalf("%s: %v", heading, err)
-			}
-			var compact bytes.Buffer
-			if err := json.Compact(&compact, body); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, compact.Bytes())
-		}
-	}
-	return all
-}
-
-// What README shows of a message is what the code writes, member for member and in its order; what
-// others write is what the code takes.
-func TestMessagesOfREADME(t *testing.T) {
-	type encoder interface{ Encode() []byte }
-	parsed := func(e encoder, err error) ([]byte, error) { return e.Encode(), err }
-	var (
-		lookup preauth.LookupRequest
-		claim  preauth.ClaimRequest
-	)
-	written := map[string][]func(body []byte) ([]byte, error){
-		"Token event": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
-			received := time.Date(2026, time.March, 14, 9, 0, 1, 0, time.UTC)
-			_, err := preauth.ParseTokenEvent(appID, nil, body, received)
-			return body, err // a publisher may write it in another way than the client does
-		}}, 2),
-		"Update": {func(body []byte) ([]byte, error) { return parsed(preauth.ParseUpdate(body)) }},
-		"Failure": slices.Repeat([]func([]byte) ([]byte, error){
-			func(body []byte) ([]byte, error) { return parsed(preauth.ParseFailure(body)) },
-		}, 3),
-		"Claim": {
-			func(body []byte) (_ []byte, err error) {
-				claim, err = preauth.ParseClaimRequest("", body)
-				return claim.Encode(), err
-			},
-			func(body []byte) ([]byte, error) {
-				c, err := preauth.ParseClaim(body)
-				c.Links = wechat.AuthorizationLinks(c.AppID, c.PreAuthCode, claim.LinkOptions)
-				return c.Encode(), err
-			},
-		},
-		"Resolve": {
-			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolveRequest(body)) },
-			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },
-		},
-		"Look-up": {
-			func(body []byte) (_ []byte, err error) {
-				lookup, err = preauth.ParseLookupRequest("", body)
-				return lookup.Encode(), err
-			},
-			func(body []byte) ([]byte, error) {
-				l, err := preauth.ParseLookup(body)
-				l.Links = wechat.AuthorizationLinks(l.AppID, l.PreAuthCode, lookup.LinkOptions)
-				return l.Encode(), err
-			},
-		},
-		"Errors": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
-			shown := struct {
-				Error struct{ Code int }
-			}{}
-			if err := json.Unmarshal(body, &shown); err != nil {
-				return nil, err
-			}
-			return preauth.ParseError(func(string) string { return strconv.Itoa(shown.Error.Code) }, body).Encode(), nil
-		}}, 13),
-	}
-	shown := 0
-	for heading, writers := range written {
-		bodies := messages(t, heading)
-		shown += len(bodies)
-		if len(bodies) != len(writers) {
-			t.Errorf("%s: README shows %d messages, want %d", heading, len(bodies), len(writers))
-			continue
-		}
-		for i, body := range bodies {
-			if again, err := writers[i](body); err != nil {
-				t.Errorf("%s: %v", heading, err)
-			} else if !bytes.Equal(again, body) {
-				t.Errorf("%s: README shows\n%s\nthe code writes\n%s", heading, body, again)
-			}
-		}
-	}
-	for _, block := range blocks(t, "README.md", "json") {
-		if written[block.heading] == nil {
-			t.Errorf("no message is known below the heading %q", block.heading)
-		}
-	}
-}
-
-// command is one of the nats CLI that sends a message.
-type command struct {
-	name, subject, body string
-	header              nats.Header
-}
-
-// commands returns those that README shows.
-func commands(t *testing.T) []command {
-	t.Helper()
-	word := regexp.MustCompile(`'[^']*'|\S+`)
-	var all []command
-	for _, shown := range blocks(t, "README.md", "sh") {
-		for line := range strings.Lines(shown.text) {
-			words := word.FindAllString(line, -1)
-			if len(words) < 3 || words[0] != "nats" || words[1] != "pub" && words[1] != "req" {
-				continue
-			}
-			c := command{name: words[1], header: nats.Header{}}
-			for i := 2; i < len(words); i++ {
-				switch {
-				case words[i] == "-H":
-					i++
-					name, value, _ := strings.Cut(words[i], ":")
-					c.header.Add(name, value)
-				case strings.HasPrefix(words[i], "-"):
-				case c.subject == "":
-					c.subject = words[i]
-				default:
-					c.body = strings.Trim(words[i], "'")
-				}
-			}
-			all = append(all, c)
-		}
-	}
-	return all
-}
-
-// The Go code in README is that of the examples, which compile.
-func TestGoOfREADME(t *testing.T) {
-	examples := strings.ReplaceAll(read(t, "example_test.go"), "\n\t", "\n")
-	for _, shown := range blocks(t, "README.md", "go") {
-		if !strings.Contains(examples, shown.text) {
-			t.Errorf("not in example_test.go:\n%s", shown.text)
-		}
-	}
-}
-
-// sources returns the text of the files that match.
+// sources returns the text of the project's files that match.
 func sources(t *testing.T, match func(name string) bool) string {
 	t.Helper()
 	var all strings.Builder
@@ -322,27 +176,39 @@ func sources(t *testing.T, match func(name string) bool) string {
 
 func TestTestsThatAreNamedExist(t *testing.T) {
 	tests := sources(t, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
-	named := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(read(t, "docs/architecture.md")+read(t, "docs/operation.md")+read(t, "SECURITY.md"), -1)
-	if len(named) == 0 {
-		t.Fatal("none is named")
-	}
-	for _, name := range named {
-		if !strings.Contains(tests, "\nfunc "+name+"(t *testing.T)") {
-			t.Errorf("a page names %s, which does not exist", name)
+	name := regexp.MustCompile(`\bTest[A-Z]\w+\b[^…]`) // "TestAllocations…" stands for several
+	named := 0
+	for _, page := range pages(t) {
+		for _, found := range name.FindAllString(read(t, page), -1) {
+			named++
+			found = found[:len(found)-1]
+			if !strings.Contains(tests, "\nfunc "+found+"(t *testing.T)") {
+				t.Errorf("%s names %s, which does not exist", page, found)
+			}
 		}
+	}
+	if named == 0 {
+		t.Error("no page names a test")
 	}
 }
 
 func TestSettingsThatAreNamedExist(t *testing.T) {
 	command := sources(t, func(name string) bool {
-		return strings.HasPrefix(name, filepath.Join("cmd", "preauth")) && strings.HasSuffix(name, ".go")
+		ours := strings.HasPrefix(name, "cmd"+string(filepath.Separator)) || strings.HasPrefix(name, filepath.Join("internal", "app"))
+		return ours && strings.HasSuffix(name, ".go")
 	})
-	elsewhere := read(t, "Makefile") + read(t, "internal/mysqlserver/mysqlserver.go") + read(t, "consumer/service.go")
+	makefile := read(t, "Makefile")
+	elsewhere := makefile + sources(t, func(name string) bool { // names of streams among them
+		return strings.HasSuffix(name, ".go") && (strings.HasPrefix(name, "consumer") || strings.HasPrefix(name, filepath.Join("internal", "mysqlserver")))
+	})
 	variable := regexp.MustCompile(`\b(?:PREAUTH|NATS|MYSQL)_[A-Z_]+\b`)
 	flag := regexp.MustCompile(`--([a-z][a-z-]+)`)
-	ours := regexp.MustCompile(`preauth (?:serve|dev|schema|check|lookup)|make dev`)
-	target := regexp.MustCompile(`\bmake (dev|test|[a-z]+$)`)
+	ours := regexp.MustCompile(`preauth (?:serve|schema|check|lookup)|preauth-dev|make dev`)
+	target := regexp.MustCompile("(?:`|^ *)make ([a-z]+)(?: ARGS|`|$)")
 	for _, page := range pages(t) {
+		if page == "CHANGELOG.md" { // names settings that are gone
+			continue
+		}
 		text := read(t, page)
 		for _, name := range variable.FindAllString(text, -1) {
 			if !strings.Contains(command, `"`+name+`"`) && !strings.Contains(elsewhere, name) {
@@ -357,8 +223,8 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 					}
 				}
 			}
-			for _, name := range target.FindAllStringSubmatch(strings.TrimSpace(line), -1) {
-				if !strings.Contains(elsewhere, "\n"+name[1]+":") {
+			for _, name := range target.FindAllStringSubmatch(strings.TrimRight(line, "\n"), -1) {
+				if !strings.Contains(makefile, "\n"+name[1]+":") {
 					t.Errorf("%s names the target %s, which the Makefile lacks", page, name[1])
 				}
 			}
@@ -366,18 +232,62 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 	}
 }
 
-// README and operation.md have a row for each class of failure.
+// The contract and the operation page have a row for each class of failure.
 func TestClassesAreDocumented(t *testing.T) {
 	classes := regexp.MustCompile(`Class = "(\w+)"`).FindAllStringSubmatch(read(t, "class.go"), -1)
 	if len(classes) == 0 {
 		t.Fatal("class.go has none")
 	}
-	for _, page := range []string{"README.md", "docs/operation.md"} {
+	for _, page := range []string{"docs/contract.md", "docs/operation.md"} {
 		text := read(t, page)
 		for _, class := range classes {
 			if !regexp.MustCompile("(?m)^\\| [^|]*`" + class[1] + "`").MatchString(text) {
 				t.Errorf("%s has no row for the class %s", page, class[1])
 			}
 		}
+	}
+}
+
+// reliability.md has a row for each broken build that the fault harness has to find.
+func TestBrokenBuildsAreDocumented(t *testing.T) {
+	_, table, _ := strings.Cut(read(t, "docs/reliability.md"), "\n| build | found as |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := map[string]bool{}
+	for line := range strings.Lines(table) {
+		build, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		documented[strings.ReplaceAll(build, "`", "")] = true
+	}
+	for _, build := range regexp.MustCompile(`(?m)^\t\tname:\s+"(.*)",$`).FindAllStringSubmatch(read(t, "test/chaos/broken_test.go"), -1) {
+		if !documented[build[1]] {
+			t.Errorf("reliability.md has no row for %q", build[1])
+		}
+		delete(documented, build[1])
+	}
+	for build := range documented {
+		t.Errorf("reliability.md has a row for %q, which is no broken build", build)
+	}
+}
+
+// The words of the log and of /readyz that operation.md quotes are in the code.
+func TestWordsThatAreQuotedExist(t *testing.T) {
+	code := sources(t, func(name string) bool {
+		return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "test")
+	})
+	others := []string{"permissions violation", "context deadline exceeded", "consumer deleted", "Access denied", "Error decrypting our stream metafile"}
+	quote := regexp.MustCompile("`(?:\\w[\\w ]*: )?([A-Za-z]+(?: [A-Za-z-]+)+)`")
+	command := regexp.MustCompile(`^(?:nats|preauth|make|docker|go|SHOW|CREATE) `)
+	quotes := 0
+	for _, quoted := range quote.FindAllStringSubmatch(read(t, "docs/operation.md"), -1) {
+		words := quoted[1]
+		if command.MatchString(words) || slices.Contains(others, words) {
+			continue
+		}
+		quotes++
+		if !strings.Contains(code, words) {
+			t.Errorf("operation.md quotes %q, which the service does not say", words)
+		}
+	}
+	if quotes < 15 {
+		t.Errorf("operation.md quotes the service only %d times", quotes)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -37,6 +36,13 @@ import (
 var mysql *mysqlserver.Server
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "nats" { // see linkNATS
+		if err := natsCLI(os.Args[1:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	status := 1
 	var err error
 	if mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions()); err == nil {
@@ -53,14 +59,14 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// patience is how long a test waits for what has to happen: so long that no machine is too slow.
+// patience is how long a test waits for something that has to happen. No machine is that slow.
 const patience = 2 * time.Minute
 
-// service is what operation.md is about: the service on NATS and a database, with the rights of deploy/nats in the one,
-// and in the other those that the page says are enough.
+// service is the service as operation.md sets it up: on a NATS server with the permissions of
+// deploy/nats, and on a database with the grants of the page.
 type service struct {
 	nats     *server.Server
-	keys     map[string]nats.Option // what each role of deploy/nats logs in with
+	keys     map[string]nats.Option // how each role of deploy/nats logs in
 	database *sql.DB                // as root
 	repo     *repo.Repo             // as the service
 	wechat   *wechattest.Server
@@ -135,7 +141,7 @@ func (s *service) startNATS(t *testing.T) {
 	options.Host, options.Port = "127.0.0.1", server.RANDOM_PORT
 	options.JetStream, options.StoreDir = true, t.TempDir()
 	options.NoLog, options.NoSigs = true, true
-	options.NoAuthUser = admin // for programs that know of no keys
+	options.NoAuthUser = admin // for programs without keys
 	if s.nats, err = server.NewServer(options); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +155,7 @@ func (s *service) startNATS(t *testing.T) {
 	}
 }
 
-// connect returns a connection of one of the roles. The test fails if the server refuses something.
+// connect returns a connection of one of the roles. The test fails if the server refuses anything.
 func (s *service) connect(t *testing.T, role string) *nats.Conn {
 	t.Helper()
 	closed := make(chan struct{})
@@ -166,10 +172,10 @@ func (s *service) connect(t *testing.T, role string) *nats.Conn {
 	return nc
 }
 
-// openDatabase makes a database and returns it as opened by the user that operation.md creates.
+// openDatabase makes a database and opens it as the user that operation.md creates.
 func (s *service) openDatabase(t *testing.T) *repo.Repo {
 	t.Helper()
-	// Not the names that the page has: a server that a DSN names may have those.
+	// Other names than the page's, which may exist on a server that a DSN names.
 	name := fmt.Sprintf("docs_%d", os.Getpid())
 	own := strings.NewReplacer(" preauth.", " "+name+".", "'preauth'@", "'"+name+"'@")
 	if err := mysql.CreateDatabase(t.Context(), name); err != nil {
@@ -194,7 +200,7 @@ func (s *service) openDatabase(t *testing.T) *repo.Repo {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.database.Close() })
-	for statement := range statements(t, "MySQL") {
+	for _, statement := range statements(t, "MySQL") {
 		if _, err := s.database.ExecContext(t.Context(), own.Replace(statement)); err != nil {
 			t.Fatalf("%s: %v", statement, err)
 		}
@@ -212,20 +218,21 @@ func (s *service) openDatabase(t *testing.T) *repo.Repo {
 	return db
 }
 
-// statements returns the SQL statements that operation.md shows below a heading, all if it is "".
-func statements(t *testing.T, heading string) func(yield func(string) bool) {
+// statements returns the SQL statements that operation.md shows below a heading; below all but
+// "MySQL", which has the grants, if it is "".
+func statements(t *testing.T, heading string) []string {
 	t.Helper()
 	var all []string
-	for _, shown := range blocks(t, "docs/operation.md", "sql") {
-		if heading == "" && shown.heading != "MySQL" || heading == shown.heading {
-			for statement := range strings.SplitSeq(shown.text, ";\n") {
+	for _, block := range blocks(t, "docs/operation.md", "sql") {
+		if heading == "" && block.heading != "MySQL" || heading == block.heading {
+			for statement := range strings.SplitSeq(block.text, ";\n") {
 				if strings.TrimSpace(statement) != "" {
 					all = append(all, statement)
 				}
 			}
 		}
 	}
-	return slices.Values(all)
+	return all
 }
 
 func eventually(t *testing.T, what string, condition func() bool) {
@@ -242,7 +249,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// lockedBuffer is a log that many write to.
+// lockedBuffer is a log that several goroutines write to.
 type lockedBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -260,8 +267,8 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// With the permissions in deploy/nats and the grants in MySQL that operation.md shows, the service does all its
-// work, and those around it theirs. None is refused anything: see connect.
+// The permissions of deploy/nats and the grants of operation.md are enough: the service and the
+// programs around it do all their work, and nobody is refused anything (see connect).
 func TestPermissionsAreEnough(t *testing.T) {
 	var now clock
 	s := start(t, func(c *consumer.Config) { c.Now = now.Now })
@@ -301,7 +308,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 		t.Errorf("looked up %+v, %v", found, err)
 	}
 
-	// A look-up that makes a code, a claim of a spare and one that makes a code, and what they resolve to.
+	// A look-up that makes a code; a claim of a spare and claims that make a code, with their resolves.
 	now.advance(time.Minute)
 	found, err = client.Lookup(ctx, preauth.LookupRequest{AppID: appID, MinTTL: first.ExpiresAt.Sub(first.IssuedAt) - 50*time.Second})
 	if err != nil || found.Revision != 2 {
@@ -322,7 +329,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 		return err == nil && spares[appID] == 1
 	})
 
-	// An event that takes so long that the service tells the stream twice that it works on it.
+	// An event that takes so long that the service sends two heartbeats.
 	asAdmin := s.connect(t, "admin")
 	signs := make(chan string, 100)
 	if _, err := asAdmin.Subscribe("$JS.ACK.>", func(msg *nats.Msg) { signs <- string(msg.Data) }); err != nil {
@@ -340,10 +347,10 @@ func TestPermissionsAreEnough(t *testing.T) {
 				seen++
 			}
 		case <-ctx.Done():
-			t.Fatal("no sign that the event is worked on")
+			t.Fatal("the service sends no heartbeats")
 		}
 	}
-	// Meanwhile another's message, which is no update, makes the relay ask the stream for the last one.
+	// Meanwhile a message that is no update makes the publisher ask the stream for the last one.
 	admin, err := jetstream.New(asAdmin, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
@@ -367,12 +374,12 @@ func TestPermissionsAreEnough(t *testing.T) {
 		return s.database.QueryRowContext(ctx, "SELECT COUNT(*) FROM outbox").Scan(&rows) == nil && rows == 0
 	})
 
-	// What the service does every ten minutes.
+	// The purge, which the service does every ten minutes.
 	if purged, err := s.repo.Purge(ctx, time.Now().Add(24*time.Hour), 100); err != nil || purged == 0 {
 		t.Errorf("%d codes purged, %v", purged, err)
 	}
 
-	// What is deleted is created again.
+	// Deleted streams are created again.
 	if err := admin.DeleteStream(ctx, "PREAUTH"); err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +396,7 @@ func TestPermissionsAreEnough(t *testing.T) {
 	})
 }
 
-// announced returns the revision of the last update in the stream, 0 if there is none.
+// announced returns the revision of the component's last update in the stream, 0 if there is none.
 func (s *service) announced(ctx context.Context, js jetstream.JetStream) uint64 {
 	stream, err := js.Stream(ctx, "PREAUTH")
 	if err != nil {
@@ -406,7 +413,7 @@ func (s *service) announced(ctx context.Context, js jetstream.JetStream) uint64 
 	return update.Revision
 }
 
-// The statements that operation.md shows work on the tables as they are.
+// The statements of operation.md work on the tables.
 func TestStatementsOfOperation(t *testing.T) {
 	s := start(t)
 	client, err := preauth.NewClient(s.connect(t, "tokens"))
@@ -422,9 +429,8 @@ func TestStatementsOfOperation(t *testing.T) {
 		err := s.database.QueryRowContext(t.Context(), "SELECT failure FROM component WHERE appid = ?", appID).Scan(&class)
 		return err == nil && strings.Contains(class, "configuration")
 	})
-	n := 0
-	for statement := range statements(t, "") {
-		n++
+	all := statements(t, "")
+	for _, statement := range all {
 		rows, err := s.database.QueryContext(t.Context(), statement)
 		if err != nil {
 			t.Errorf("%s: %v", statement, err)
@@ -437,12 +443,64 @@ func TestStatementsOfOperation(t *testing.T) {
 		}
 		rows.Close()
 	}
-	if n < 11 {
-		t.Errorf("operation.md shows %d statements", n)
+	if len(all) != 13 {
+		t.Errorf("operation.md shows %d statements, want 13", len(all))
 	}
 }
 
-// Each metric has a row in operation.md, and no row is of another.
+// The statement of operation.md gives each component the state that the contract defines.
+func TestComponentStates(t *testing.T) {
+	s := &service{}
+	s.openDatabase(t)
+	const alive, dead = "UTC_TIMESTAMP(6) + INTERVAL 1 HOUR", "UTC_TIMESTAMP(6) - INTERVAL 1 SECOND"
+	code := func(left int) string { // of a code that lives for 1,000 s
+		return fmt.Sprintf("UTC_TIMESTAMP(6) + INTERVAL %d SECOND", left)
+	}
+	for name, c := range map[string]struct{ token, failure, code, state string }{
+		"a token and a new code":                  {alive, "NULL", code(999), "valid"},
+		"a little more than the renewal lead":     {alive, "NULL", code(260), "valid"},
+		"a little less than the renewal lead":     {alive, "NULL", code(240), "expiring"},
+		"the code has expired":                    {alive, "NULL", code(-1), "expiring"},
+		"no code and no failure yet":              {alive, "NULL", "", "expiring"},
+		"a failure and a new code":                {alive, "'{}'", code(999), "failing"},
+		"a failure and no code":                   {alive, "'{}'", "", "failing"},
+		"the token has expired, the code has not": {dead, "NULL", code(999), "no token"},
+		"the token has expired, and a failure":    {dead, "'{}'", code(-1), "no token"},
+		"no token was ever taken":                 {"NULL", "NULL", "", "no token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, statement := range []string{
+				"DELETE FROM pre_auth_code", "DELETE FROM component",
+				"INSERT INTO component (appid, token_expires_at, failure, created_at, updated_at) VALUES ('wx1', " + c.token + ", " + c.failure +
+					", UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))",
+			} {
+				if _, err := s.database.ExecContext(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.code != "" {
+				_, err := s.database.ExecContext(t.Context(), "INSERT INTO pre_auth_code (appid, revision, code, cause, token_fingerprint, issued_at, expires_at) "+
+					"VALUES ('wx1', 1, 'code', 'token', '', "+c.code+" - INTERVAL 1000 SECOND, "+c.code+")")
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			var state string
+			var components int
+			if err := s.database.QueryRowContext(t.Context(), statements(t, "Looking into the tables")[0]).Scan(&state, &components); err != nil {
+				t.Fatal(err)
+			}
+			if state != c.state || components != 1 {
+				t.Errorf("%d components are %q, want one that is %q", components, state, c.state)
+			}
+			if !strings.Contains(read(t, contract), "\n| "+c.state+" | ") {
+				t.Errorf("the contract has no row for the state %q", c.state)
+			}
+		})
+	}
+}
+
+// operation.md has a row for each metric, and no others.
 func TestMetricsAreDocumented(t *testing.T) {
 	s := start(t)
 	descriptions := make(chan *prometheus.Desc, 1000)
@@ -470,31 +528,5 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	if len(registered) == 0 {
 		t.Errorf("registered are %v", slices.Sorted(maps.Keys(registered)))
-	}
-}
-
-// The program for Node.js does what it says. It needs what "npm ci" installs.
-func TestNodeExample(t *testing.T) {
-	node, err := exec.LookPath("node")
-	if err != nil {
-		t.Skip("node is not installed")
-	}
-	if _, err := os.Stat("examples/node_modules"); err != nil {
-		t.Skip("run npm ci in docs/examples to have this tested")
-	}
-	s := start(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	command := exec.CommandContext(ctx, node, "preauth.mjs")
-	command.Dir = "examples"
-	command.Env = append(os.Environ(), "NATS_URL="+s.nats.ClientURL())
-	output, err := command.CombinedOutput()
-	for _, line := range []string{"announced: revision 1 because of a token", "redirect the browser to https://", "resolved: this visitor, order 7", "looked up: revision 1"} {
-		if !strings.Contains(string(output), line) {
-			t.Errorf("it does not print %q", line)
-		}
-	}
-	if err != nil || t.Failed() {
-		t.Errorf("%v\n%s", err, output)
 	}
 }

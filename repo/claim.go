@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"preauth"
 )
 
@@ -147,15 +149,12 @@ const oldestSpares = 64
 
 // claimable returns the live code of the claim id, and a spare for it. Each may be nil.
 func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (live, spare *claimRow, err error) {
-	var rows []claimRow
-	err = do(ctx, "claim", func() error {
-		return selectIn(ctx, r.db, &rows, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
-			"UNION ALL ("+selectClaims+`JOIN (SELECT id AS picked FROM (
+	rows, err := query[claimRow](ctx, r, "claim", "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
+		"UNION ALL ("+selectClaims+`JOIN (SELECT id AS picked FROM (
 	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
 ) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked)`,
-			request.AppID, []byte(request.ClaimID),
-			request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares)
-	})
+		request.AppID, []byte(request.ClaimID),
+		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares)
 	for i, row := range rows {
 		if row.Cause == causeSpare {
 			spare = &rows[i]
@@ -250,12 +249,9 @@ var errGivenBefore = errors.New("the code was given before, as a current code or
 // conflicts returns what keeps a new code from being inserted: the live code of the claim id, and the
 // row that already has the new code. Each may be nil.
 func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *claimRow, err error) {
-	var rows []claimRow
-	err = do(ctx, "insert claim", func() error {
-		return selectIn(ctx, r.db, &rows, "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
-			"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
-			request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
-	})
+	rows, err := query[claimRow](ctx, r, "insert claim", "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
+		"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
+		request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -285,10 +281,9 @@ func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
 		}
 	}
 	for piece := range slices.Chunk(rows, MaxBatch) {
-		err := do(ctx, "add spares", func() error {
-			_, err := r.db.NamedExecContext(ctx, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
+		err := r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
+			return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
 VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
-			return err
 		})
 		if err != nil {
 			return err
@@ -302,14 +297,12 @@ VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON D
 func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
 	spares := make(map[string]int, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
-		var rows []struct {
+		type row struct {
 			AppID  string `db:"appid"`
 			Spares int    `db:"spares"`
 		}
-		err := do(ctx, "count spares", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
-				"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
-		})
+		rows, err := query[row](ctx, r, "count spares", "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
+			"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
 		if err != nil {
 			return nil, err
 		}
@@ -323,10 +316,7 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 // Resolve returns the claim that a code was given to. It does so after the code expired or was replaced
 // too, until it is purged. The error may be [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) {
-	var rows []claimRow
-	err := do(ctx, "resolve", func() error {
-		return selectIn(ctx, r.db, &rows, "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
-	})
+	rows, err := query[claimRow](ctx, r, "resolve", "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
 	switch {
 	case err != nil:
 		return Claim{}, err

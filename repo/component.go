@@ -151,23 +151,11 @@ func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	return &f
 }
 
-// update returns the announcement of the current code. There must be one.
-func (c Component) update() *preauth.Update {
-	return &preauth.Update{
-		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode,
-		IssuedAt: c.Current.IssuedAt, ExpiresAt: c.Current.ExpiresAt,
-		Revision: c.Current.Revision, Cause: c.Current.Cause,
-	}
-}
-
 // Components returns the named components. One that no valid token event ever named is not in the map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
-		var rows []componentRow
-		err := do(ctx, "components", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
-		})
+		rows, err := query[componentRow](ctx, r, "components", "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
 		if err != nil {
 			return nil, err
 		}

@@ -32,13 +32,6 @@ const (
 	maxElapsed = 10 * time.Second
 )
 
-// do runs one operation, which must be safe to repeat, until it succeeds or fails for good. Its error
-// names the operation, wraps [ErrUnavailable] where that applies, and quotes no data.
-func do(ctx context.Context, operation string, f func() error) error {
-	err := retry(ctx, f)
-	return describe(ctx, operation, err, redact(err))
-}
-
 // retry runs f until it succeeds or fails with an error that a repetition cannot help.
 func retry(ctx context.Context, f func() error) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
@@ -81,6 +74,7 @@ const (
 	tableExists    = 1050
 	unknownColumn  = 1054
 	duplicateEntry = 1062
+	packetTooLarge = 1153
 	noSuchTable    = 1146
 	noSuchKey      = 1176
 )

@@ -174,7 +174,7 @@ func works() map[string]work {
 				known, err4 := d.Components(ctx, []string{"wx1", "wx2", "wx3"})
 				var codes []any
 				for _, code := range current {
-					codes = append(codes, code.Update, *code.Token)
+					codes = append(codes, code)
 				}
 				return fmt.Sprint(len(waiting), rows, oldest, codes, len(known)), errors.Join(err1, err2, err3, err4)
 			},

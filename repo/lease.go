@@ -21,11 +21,8 @@ func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([
 	}
 	lease := newLease()
 	for {
-		var due []string
-		err := do(ctx, "lease due", func() error {
-			return selectIn(ctx, r.db, &due,
-				"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
-		})
+		due, err := query[string](ctx, r, "lease due",
+			"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
 		if err != nil || len(due) == 0 {
 			return nil, err
 		}
@@ -58,11 +55,8 @@ func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, u
 		if err != nil {
 			return nil, err
 		}
-		var rows []componentRow
-		err = do(ctx, "lease due", func() error {
-			return selectIn(ctx, r.db, &rows, "/* repo.leased */ "+selectComponents+
-				"WHERE c.appid IN (?) AND c.lease = ? AND c.due_at = ?", piece, lease, until)
-		})
+		rows, err := query[componentRow](ctx, r, "lease due", "/* repo.leased */ "+selectComponents+
+			"WHERE c.appid IN (?) AND c.lease = ? AND c.due_at = ?", piece, lease, until)
 		if err != nil {
 			return nil, err
 		}
@@ -101,10 +95,7 @@ func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, un
 	if err != nil {
 		return Component{}, false, err
 	}
-	var rows []componentRow
-	err = do(ctx, "lease", func() error {
-		return selectIn(ctx, r.db, &rows, "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
-	})
+	rows, err := query[componentRow](ctx, r, "lease", "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
 	if err != nil || len(rows) == 0 {
 		return Component{}, false, err
 	}

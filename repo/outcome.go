@@ -39,32 +39,18 @@ type Outcome struct {
 }
 
 // Status is what Save did with an [Outcome].
-type Status int
+type Status string
 
 const (
 	// Saved means that the outcome is committed, by this call or an earlier one.
-	Saved Status = iota + 1
+	Saved Status = "saved"
 	// Superseded means that nothing was written, because the component is up to date with this event or
 	// a newer one.
-	Superseded
+	Superseded Status = "superseded"
 	// Refused means that nothing was written and never can be: see [Result.Err]. The other outcomes of
 	// the call are not affected.
-	Refused
+	Refused Status = "refused"
 )
-
-// String returns the status in lower case.
-func (s Status) String() string {
-	switch s {
-	case Saved:
-		return "saved"
-	case Superseded:
-		return "superseded"
-	case Refused:
-		return "refused"
-	default:
-		return fmt.Sprintf("status %d", int(s))
-	}
-}
 
 // Result is the answer to an [Outcome].
 type Result struct {

@@ -237,7 +237,10 @@ var errKnownCode = errors.New("repo: the code was given before, to this componen
 
 // announcement announces the current code.
 func (c *component) announcement(at time.Time) *Announcement {
-	u := c.update()
+	u := &preauth.Update{
+		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode, IssuedAt: c.Current.IssuedAt, ExpiresAt: c.Current.ExpiresAt,
+		Revision: c.Current.Revision, Cause: c.Current.Cause,
+	}
 	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: u, CreatedAt: at}
 }
 
@@ -298,13 +301,4 @@ VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expir
 	}
 	return insert(ctx, tx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
 VALUES (:message_id, :appid, :revision, :failure, :created_at) ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
-}
-
-// insert inserts rows, if there are any.
-func insert[Row any](ctx context.Context, tx *sqlx.Tx, statement string, rows []Row) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	_, err := tx.NamedExecContext(ctx, statement, rows)
-	return err
 }

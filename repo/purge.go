@@ -11,11 +11,8 @@ import (
 // left or another replica deletes the same. The rows stay locked until all are deleted, so keep limit
 // at some hundred.
 func (r *Repo) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
-	var ids []uint64
-	err := do(ctx, "purge", func() error {
-		return selectIn(ctx, r.db, &ids, "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
-			"WHERE expires_at < ? AND (slot IS NULL OR slot > 0) ORDER BY expires_at LIMIT ?", stored(before), max(limit, 0))
-	})
+	ids, err := query[uint64](ctx, r, "purge", "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
+		"WHERE expires_at < ? AND (slot IS NULL OR slot > 0) ORDER BY expires_at LIMIT ?", stored(before), max(limit, 0))
 	if err != nil {
 		return 0, err
 	}

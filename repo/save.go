@@ -2,8 +2,9 @@ package repo
 
 import (
 	"context"
-	"database/sql/driver"
 	"slices"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // MaxBatch bounds the outcomes of one transaction. 100 failures of [preauth.MaxBody] bytes fit into the
@@ -29,8 +30,8 @@ func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 
 func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Result, err error) {
 	again := false
-	err = do(ctx, "save", func() error {
-		results, err = r.saveOnce(ctx, outcomes, again)
+	err = r.do(ctx, "save", func(conn *sqlx.Conn) error {
+		results, err = saveOnce(ctx, conn, outcomes, again)
 		again = true
 		return err
 	})
@@ -40,7 +41,7 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Res
 // saveOnce makes one attempt at the transaction: lock, decide, write. The first attempt trusts that the
 // codes are new. A further one looks them up: the attempt before may have been committed, or have found
 // a code in the unique key.
-func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([]Result, error) {
+func saveOnce(ctx context.Context, conn *sqlx.Conn, outcomes []Outcome, lookUp bool) ([]Result, error) {
 	results := make([]Result, len(outcomes))
 	p := plan{components: map[string]*component{}, owners: map[string]string{}}
 	for i, o := range outcomes {
@@ -62,39 +63,19 @@ func (r *Repo) saveOnce(ctx context.Context, outcomes []Outcome, lookUp bool) ([
 		return results, nil // all are refused
 	}
 
-	conn, err := r.db.Connx(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	tx, err := conn.BeginTxx(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	committed := false
-	defer func() {
-		if err := tx.Rollback(); err != nil && !committed {
-			// The next BEGIN on this connection would commit what was not rolled back: close it.
-			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	err := transaction(ctx, conn, func(tx *sqlx.Tx) error {
+		if err := p.lock(ctx, tx); err != nil {
+			return err
 		}
-	}()
-	if err := p.lock(ctx, tx); err != nil {
-		return nil, err
-	}
-	if err := p.findOwners(ctx, tx); err != nil {
-		return nil, err
-	}
-	for i, o := range outcomes {
-		if results[i].Status != Refused {
-			p.apply(o.stored(), &results[i])
+		if err := p.findOwners(ctx, tx); err != nil {
+			return err
 		}
-	}
-	if err := p.write(ctx, tx); err != nil {
-		return nil, err
-	}
-	if err := tx.Commit(); err != nil {
-		return nil, err
-	}
-	committed = true
-	return results, nil
+		for i, o := range outcomes {
+			if results[i].Status != Refused {
+				p.apply(o.stored(), &results[i])
+			}
+		}
+		return p.write(ctx, tx)
+	})
+	return results, err
 }

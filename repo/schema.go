@@ -37,11 +37,8 @@ var uniqueKeys = []string{
 
 // Check returns nil if the server is reachable and the schema complete. The error says what to do.
 func (r *Repo) Check(ctx context.Context) error {
-	var found []string
-	err := do(ctx, "check", func() error {
-		return selectIn(ctx, r.db, &found, `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
+	found, err := query[string](ctx, r, "check", `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
 FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
-	})
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package tools pins the programs that work on this project (see go.mod) and checks the files that no
-// compiler reads.
+// Package tools pins the programs that work on this project (see go.mod) and checks the files that
+// no compiler reads.
 package tools
 
 import (
@@ -74,7 +74,7 @@ func TestComposeServicesComeBackAndTellTheirHealth(t *testing.T) {
 }
 
 func TestComposeServicesHaveNoPrivileges(t *testing.T) {
-	// MySQL writes beside its volume too, so it is another user instead, as the image of the service is.
+	// MySQL also writes outside of its volume. It must not run as root instead, like the service.
 	readOnly := map[string]bool{"nats": true, "preauth": true, "mysql": false}
 	for name, service := range compose(t).Services {
 		if !slices.Equal(service.SecurityOpt, []string{"no-new-privileges:true"}) {
@@ -97,10 +97,10 @@ func TestComposeServicesHaveNoPrivileges(t *testing.T) {
 	}
 }
 
-// numbered is a user and a group that are not root's.
+// numbered matches a numeric user and group other than root's.
 var numbered = regexp.MustCompile(`^[1-9]\d*:[1-9]\d*$`)
 
-// Images have exact versions, and that of NATS is the server that the tests run with.
+// Images have exact versions. The tests run the same nats-server as the image.
 func TestImagesArePinned(t *testing.T) {
 	images := map[string]string{}
 	for _, service := range compose(t).Services {
@@ -134,10 +134,10 @@ func TestComposeTakesThePasswordFromTheEnvironment(t *testing.T) {
 	}
 }
 
-// Each variable that docker-compose.yml sets for the service is one that the service reads.
+// docker-compose.yml sets only variables that the service reads.
 func TestComposeSettingsAreTheServices(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "preauth")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags", "nodev", "-o", binary, "./cmd/preauth")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/preauth")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -232,7 +232,7 @@ func TestImageHoldsTheServiceAloneAndRunsAsNobody(t *testing.T) {
 	}
 }
 
-// The build has no version control's files beside it, so the version is an argument.
+// The build has no files of version control, so the version is an argument.
 func TestImageKnowsItsVersion(t *testing.T) {
 	var build string
 	for line := range strings.Lines(string(bytes.ReplaceAll(dockerfile(t), []byte("\\\n"), nil))) {

@@ -3,6 +3,7 @@ package wechat_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -133,8 +135,8 @@ func TestRequest(t *testing.T) {
 		},
 		{
 			"elsewhere",
-			wechat.Config{BaseURLs: []string{server.URL + "/gateway/"}, Path: "/api/create", UserAgent: "platform/2.1"},
-			"/gateway/api/create", "platform/2.1",
+			wechat.Config{BaseURLs: []string{server.URL + "/gateway/"}, Path: "/api/create", UserAgent: "platform/2.1 (~ops)"},
+			"/gateway/api/create", "platform/2.1 (~ops)",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -317,6 +319,7 @@ func TestReplies(t *testing.T) {
 		{"with a content type of its own", wechattest.Fault{Header: http.Header{"Content-Type": {"text/plain"}}}, "", 0, ""},
 		{"expires_in in a string", wechattest.ExpiresIn(`"1800"`), "", 0, ""},
 		{"201", status(201, success), "", 0, ""},
+		{"299", status(299, success), "", 0, ""},
 
 		{"no expires_in", wechattest.WithoutExpiresIn(), preauth.ClassBadReply, 0, "no expires_in"},
 		{"expires_in null", wechattest.ExpiresIn(`null`), preauth.ClassBadReply, 0, "no expires_in"},
@@ -338,6 +341,7 @@ func TestReplies(t *testing.T) {
 		{"redirect", wechattest.Redirect("/?component_access_token=" + url.QueryEscape(token)), preauth.ClassBadReply, 0, "redirect"},
 		{"redirect with a code", status(302, success), preauth.ClassBadReply, 0, "redirect"},
 		{"300", wechattest.HTTPStatus(300), preauth.ClassBadReply, 0, "redirect"},
+		{"399", wechattest.HTTPStatus(399), preauth.ClassBadReply, 0, "redirect"},
 
 		{"400 with a code", status(400, success), preauth.ClassBadReply, 0, "HTTP 400"},
 		{"403", wechattest.HTTPStatus(403), preauth.ClassBadReply, 0, "HTTP 403"},
@@ -379,6 +383,9 @@ func TestReplies(t *testing.T) {
 			e := failure(t, code, err)
 			if e.Class != test.class || e.ErrCode != test.errCode || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v\nclass %s, errcode %d; want %s, %d and %q", err, e.Class, e.ErrCode, test.class, test.errCode, test.says)
+			}
+			if strings.Contains(err.Error(), "redirect") != (e.Status/100 == 3) {
+				t.Errorf("status %d: %v", e.Status, err)
 			}
 		})
 	}
@@ -790,6 +797,27 @@ func TestCloseClosesIdleConnections(t *testing.T) {
 	}
 }
 
+// With HTTP/2, calls would share a connection, and one that died would fail them all.
+func TestNoHTTP2(t *testing.T) {
+	offered := make(chan []string, 1)
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.EnableHTTP2 = true
+	server.TLS = &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		offered <- hello.SupportedProtos
+		return nil, nil //nolint:nilnil // means the server's own configuration
+	}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	code, err := call(newClient(t, wechat.Config{BaseURLs: []string{server.URL}, Timeout: time.Minute}), t.Context())
+	if e := failure(t, code, err); e.Class != preauth.ClassTransient { // the certificate is nobody's
+		t.Errorf("class %s", e.Class)
+	}
+	if protos := <-offered; slices.Contains(protos, "h2") {
+		t.Errorf("the client offers %q", protos)
+	}
+}
+
 func TestDefaultNumberOfConnections(t *testing.T) {
 	const calls = wechat.DefaultMaxConnections + 50
 	var opened, arrived atomic.Int64
@@ -904,6 +932,7 @@ func TestNewRefusesTheImpossible(t *testing.T) {
 		{"path that cannot be escaped", wechat.Config{Path: "/%zz"}, "Path"},
 		{"negative time-out", wechat.Config{Timeout: -1}, "Timeout"},
 		{"negative connections", wechat.Config{MaxConnections: -1}, "MaxConnections"},
+		{"user agent with a DEL", wechat.Config{UserAgent: "a\x7f"}, "UserAgent"},
 		{"user agent of two lines", wechat.Config{UserAgent: "a\r\nb: c"}, "UserAgent"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

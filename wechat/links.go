@@ -19,10 +19,10 @@ const (
 // auth_type; for the plug-in, and formerly for the pages, WeChat documents this default.
 const bothKinds = 3
 
-// AuthorizationLinks returns the ways to WeChat's pages on which the owner of an account authorizes
-// the component appid. There are none if options is zero, and only the parameters of the
-// mini-program plug-in without a RedirectURI. Otherwise WeChat sends the owner back to the
-// RedirectURI, with auth_code and expires_in added to its query.
+// AuthorizationLinks returns the links to WeChat's pages on which the owner of an account
+// authorizes the component appid. If options is zero, there are none. Without a RedirectURI there
+// are only the parameters of the mini-program plug-in. From the other pages WeChat sends the owner
+// back to the RedirectURI, with auth_code and expires_in added to its query.
 //
 // AuthorizationLinks checks nothing; package preauth checks the options when it parses a request.
 //

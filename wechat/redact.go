@@ -64,7 +64,6 @@ func (r redactor) cut(text string) string {
 	secret := make([]bool, len(text))          // which bytes belong to a secret
 	pieces := make(map[string]bool, len(text)) // the text's pieces, and whether the current secret has them
 	for _, known := range r.known {
-		clear(pieces)
 		n := min(minPiece, len(known))
 		for i := range len(text) - n + 1 {
 			pieces[text[i:i+n]] = false

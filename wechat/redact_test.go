@@ -1,13 +1,16 @@
 package wechat_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"preauth"
 	"preauth/wechat"
 )
 
@@ -51,5 +54,33 @@ func TestRedactedTextIsUTF8(t *testing.T) {
 	got := wechat.RedactText("éabcdefghijklmno", "预 ©abcdefghijklmno 授")
 	if got != "预 [redacted] 授" || !utf8.ValidString(got) {
 		t.Errorf("%q", got)
+	}
+}
+
+// An errmsg of up to 512 bytes is kept as WeChat sent it, and a longer one loses its end.
+func TestErrMsgLength(t *testing.T) {
+	words := strings.Repeat("api unauthorized! ", 40)
+	for _, test := range []struct{ sent, kept string }{
+		{"", ""},
+		{"a <b> & \"c\" 预授权码", "a <b> & \"c\" 预授权码"},
+		{words[:512], words[:512]},
+		{words[:513], words[:509] + "…"},
+		{"x" + strings.Repeat(" 授", 300), "x" + strings.Repeat(" 授", 127) + "…"}, // 509 bytes, the next character would not fit
+	} {
+		body, err := json.Marshal(map[string]any{"errcode": 48001, "errmsg": test.sent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, err := wechat.ParseReply(200, body, preauth.NewSecret(token))
+		if e := failure(t, code, err); e.ErrMsg != test.kept || len(e.ErrMsg) > 512 {
+			t.Errorf("%d bytes became %d: %q, want %q", len(test.sent), len(e.ErrMsg), e.ErrMsg, test.kept)
+		}
+	}
+}
+
+// Only the beginning of a very long text is searched, since no more of it is kept.
+func TestRedactedTextIsBounded(t *testing.T) {
+	if got := wechat.RedactText(token, strings.Repeat("words ", 1<<16)); len(got) != 2048 {
+		t.Errorf("%d bytes", len(got))
 	}
 }

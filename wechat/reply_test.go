@@ -82,6 +82,23 @@ func TestForm(t *testing.T) {
 	}
 }
 
+func TestReplySize(t *testing.T) {
+	reply := `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`
+	for size, taken := range map[int]bool{64 << 10: true, 64<<10 + 1: false} {
+		body := []byte(reply + strings.Repeat(" ", size-len(reply)))
+		code, err := wechat.ParseReply(200, body, preauth.NewSecret(token))
+		if taken {
+			if err != nil || code.PreAuthCode.IsZero() {
+				t.Errorf("%d bytes: %v", size, err)
+			}
+			continue
+		}
+		if e := failure(t, code, err); !strings.Contains(e.Error(), "longer than 65536 bytes") {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
 // These errmsgs were captured in public. WeChat added the hint first and the rid later.
 func TestSupportHandleAndAddress(t *testing.T) {
 	for _, test := range []struct{ errMsg, ip, rid string }{

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -11,21 +10,15 @@ import (
 	"testing"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 )
 
-func TestAdminEndpointIsForThisMachineUnlessSaidOtherwise(t *testing.T) {
-	host, _, err := net.SplitHostPort(parseServe(t)["admin-listen"].(string))
-	if err != nil || !net.ParseIP(host).IsLoopback() {
-		t.Errorf("it listens on %q, %v; want a loopback address", host, err)
-	}
-}
-
-// Given a service that has a token, codes and claims in memory, when everything that its admin endpoint serves is
-// asked for, then none of them is said, and nothing else is served.
+// The service has a token, codes and claims in memory. No path of the admin endpoint may show them,
+// and no other path may exist.
 func TestAdminEndpointShowsNoSecret(t *testing.T) {
 	t.Parallel()
 	server, stand := newNATS(t), newWeChat(t, "")
-	_, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn="+newDatabase(t), "--wechat-url="+stand.URL(), "--schema-apply")
+	_, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn="+apptest.NewDatabase(t), "--wechat-url="+stand.URL(), "--schema-apply")
 	awaitReady(t, admin)
 	nc := connect(t, server.URL())
 	sub := subscribe(t, nc, "preauth.updated")
@@ -40,16 +33,16 @@ func TestAdminEndpointShowsNoSecret(t *testing.T) {
 	if _, err := client.Claim(t.Context(), preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor-of-" + secret, Reference: secret}); err != nil {
 		t.Fatal(err)
 	}
-	// What a bad event says is in no metric either.
+	// The content of a bad event must not reach a metric either.
 	if err := nc.Publish("component.token.updated", []byte(secret)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the bad event is counted", func() bool {
+	apptest.Eventually(t, "the bad event is counted", func() bool {
 		_, metrics := get(t, admin, "/metrics")
 		return strings.Contains(metrics, `preauth_failures_total{class="bad_event"} 1`)
 	})
 
-	source, err := os.ReadFile("admin.go")
+	source, err := os.ReadFile("../../internal/app/admin.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +76,7 @@ func TestAdminEndpointShowsNoSecret(t *testing.T) {
 			if status != http.StatusOK {
 				t.Errorf("%s: status %d", path[1], status)
 			}
-			hasNoSecret(t, answer)
+			apptest.HasNoSecret(t, answer)
 			for _, code := range stand.Issued("wx1") {
 				if strings.Contains(answer, code.Reveal()) {
 					t.Errorf("%s has a code", path[1])

@@ -14,7 +14,7 @@ import (
 	"preauth/internal/mysqlserver"
 )
 
-// A server that takes connections with TLS only, and of one user only with a certificate.
+// The server accepts TLS only, and one of its users must have a certificate.
 func TestMySQLOverTLS(t *testing.T) {
 	t.Parallel()
 	files := newCertificates(t)
@@ -41,7 +41,7 @@ func TestMySQLOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { root.Close() })
-	root.SetMaxOpenConns(1) // one that stays is not asked for TLS
+	root.SetMaxOpenConns(1) // an open connection is not affected by require_secure_transport
 	exec := func(statements ...string) {
 		t.Helper()
 		for _, statement := range statements {
@@ -68,7 +68,7 @@ func TestMySQLOverTLS(t *testing.T) {
 	tests := []struct {
 		name string
 		args []string
-		says string // "" where the schema is applied
+		says string // "": the schema is applied
 	}{
 		{"with its authority", []string{ca, dsn("plain", "127.0.0.1")}, ""},
 		{"with its authority, and TLS in the DSN too", []string{ca, dsn("plain", "127.0.0.1") + "?tls=true"}, ""},

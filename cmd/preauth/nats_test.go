@@ -21,17 +21,19 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 )
 
 // newNATSWith starts a nats-server with JetStream from a configuration file, and returns its URL.
 func newNATSWith(t *testing.T, config string) string {
 	t.Helper()
-	address, _ := startNATS(t, "127.0.0.1:-1", t.TempDir(), config) // it chooses the port itself
+	address, _ := startNATS(t, "127.0.0.1:-1", t.TempDir(), config) // nats-server chooses the port
 	return "nats://" + address
 }
 
-// startNATS starts a nats-server on an address, until stop is called or the test ends, and returns where it listens.
+// startNATS starts a nats-server, which runs until stop is called or the test ends. It returns the
+// address on which the server listens.
 func startNATS(t *testing.T, listen, store, config string, change ...func(*server.Options)) (address string, stop func()) {
 	t.Helper()
 	options, err := server.ProcessConfigFile(write(t, "nats.conf", fmt.Sprintf("listen: %q\njetstream {store_dir: %q}\n%s\n", listen, store, config)))
@@ -127,7 +129,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			args:   []string{"--nats-ca=" + files.ca, "--nats-cert=" + files.clientCert, "--nats-key=" + files.clientKey},
 			wrong:  []string{"--nats-ca=" + files.ca},
 			client: []nats.Option{nats.RootCAs(files.ca), nats.ClientCert(files.clientCert, files.clientKey)},
-			// With TLS 1.3 the client may meet the closed connection before it reads why.
+			// With TLS 1.3 the client may see the closed connection before it reads the alert.
 			says: "tls: certificate required|connection reset by peer|broken pipe|EOF",
 		},
 		{
@@ -136,10 +138,10 @@ func TestServeLogsInToNATS(t *testing.T) {
 			args:   []string{"--nats-ca=" + files.ca, "--nats-tls-first"},
 			wrong:  []string{"--nats-ca=" + files.ca},
 			client: []nats.Option{nats.RootCAs(files.ca), nats.TLSHandshakeFirst()},
-			says:   "", // both sides wait for the other to begin
+			says:   "", // each side waits for the other to begin
 		},
 	}
-	dsn, stand := newDatabase(t), newWeChat(t, "")
+	dsn, stand := apptest.NewDatabase(t), newWeChat(t, "")
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -157,7 +159,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 
 			refused, admin := serve(t, append(rest, test.wrong...)...)
 			if test.says != "" {
-				refused.err.await(t, test.says)
+				refused.Err.Await(t, test.says)
 			}
 			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
@@ -174,7 +176,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 	}{
 		{"expired", []func(*x509.Certificate){expired}, nil, "certificate has expired or is not yet valid"},
 		{"another host's", []func(*x509.Certificate){forAnotherHost}, nil, "x509: cannot validate certificate for 127.0.0.1"},
-		// Which of these is said depends on what comes first, the alert or the closed connection.
+		// The error depends on what arrives first, the alert or the closed connection.
 		{"the client's expired", nil, []func(*x509.Certificate){expired}, "tls: expired certificate|connection reset by peer|broken pipe|EOF"},
 	}
 	for _, test := range tests {
@@ -184,15 +186,15 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 			cert, key := files.issue(t, "its", x509.ExtKeyUsageServerAuth, test.server...)
 			clientCert, clientKey := files.issue(t, "own", x509.ExtKeyUsageClientAuth, test.client...)
 			url := newNATSWith(t, fmt.Sprintf("tls {cert_file: %q, key_file: %q, ca_file: %q, verify: true}", cert, key, files.ca))
-			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+newDatabase(t), "--schema-apply",
+			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply",
 				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
-			service.err.await(t, `"not connected to NATS: trying again".*(`+test.says+")")
+			service.Err.Await(t, `"not connected to NATS: trying again".*(`+test.says+")")
 			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
 }
 
-// refusing refuses every client, as a server does whose configuration does not know the user yet.
+// refusing rejects every client, like a server whose configuration does not have the user yet.
 type refusing struct{ clients atomic.Int64 }
 
 func (r *refusing) Check(server.ClientAuthentication) bool {
@@ -208,10 +210,10 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 	}
 	store, refuse := t.TempDir(), new(refusing)
 	_, stop := startNATS(t, address, store, "", func(o *server.Options) { o.CustomClientAuthentication = refuse })
-	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+newDatabase(t), "--schema-apply")
-	// More often than a client of NATS does by itself.
-	eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
-	service.err.await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
+	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply")
+	// By default, nats.go gives up after two.
+	apptest.Eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
+	service.Err.Await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
 	stop()
 	startNATS(t, address, store, `authorization {user: me, password: "`+secret+`"}`)
 	awaitReady(t, admin)
@@ -219,11 +221,11 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 
 func TestServeReceivesBelowItsInboxPrefix(t *testing.T) {
 	t.Parallel()
-	// The one user may subscribe to what the service needs, and to no _INBOX.
+	// The user may subscribe to what the service needs, but not below _INBOX.
 	url := newNATSWith(t, `authorization {users: [
 		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "$SRV.>"]}}
 	]}`)
-	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + newDatabase(t), "--schema-apply"}
+	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + apptest.NewDatabase(t), "--schema-apply"}
 	_, admin := serve(t, append(login, "--nats-inbox-prefix=inbox-of-preauth")...)
 	awaitReady(t, admin)
 }
@@ -236,6 +238,17 @@ func newNKey(t *testing.T) (user, file string) {
 		t.Fatal(err)
 	}
 	return publicKey(t, pair), write(t, "user.nk", string(seedOf(t, pair)))
+}
+
+// nkey logs in with the seed in a file.
+func nkey(file string) nats.Option {
+	return func(o *nats.Options) error {
+		option, err := nats.NkeyOptionFromSeed(file)
+		if err == nil {
+			err = option(o)
+		}
+		return err
+	}
 }
 
 func publicKey(t *testing.T, pair nkeys.KeyPair) string {
@@ -256,8 +269,8 @@ func seedOf(t *testing.T, pair nkeys.KeyPair) []byte {
 	return seed
 }
 
-// newOperator returns the configuration of a server that trusts an operator, and the credentials file of
-// a user of one of its accounts.
+// newOperator returns the configuration of a server that trusts an operator, and the credentials
+// file of a user of one of its accounts.
 func newOperator(t *testing.T) (config, creds string) {
 	t.Helper()
 	must := func(text string, err error) string {
@@ -288,7 +301,7 @@ func newOperator(t *testing.T) (config, creds string) {
 	return config, write(t, "user.creds", must(string(content), err))
 }
 
-// certificates are the files of a certificate authority and what it has signed.
+// certificates are the files of a certificate authority and of the certificates that it signed.
 type certificates struct {
 	ca, serverCert, serverKey, clientCert, clientKey string
 
@@ -314,8 +327,8 @@ func newCertificates(t *testing.T) certificates {
 	return c
 }
 
-// issue returns the files of a certificate for 127.0.0.1 and its key, which take the place of earlier ones of
-// the name.
+// issue writes a certificate for 127.0.0.1 and its key, and returns the files. It overwrites
+// earlier files with the name.
 func (c certificates) issue(t *testing.T, name string, usage x509.ExtKeyUsage, change ...func(*x509.Certificate)) (cert, keyFile string) {
 	t.Helper()
 	leaf := &x509.Certificate{
@@ -348,7 +361,7 @@ func (c certificates) save(t *testing.T, name, kind string, content []byte, err 
 	return file
 }
 
-// What certificates may be wrong in.
+// Defects of certificates.
 func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
 
 func forAnotherHost(c *x509.Certificate) {

@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 )
 
@@ -49,16 +50,16 @@ type deployment struct {
 	keys    string // the directory that deploy/nats/keys made
 	ca      string
 	login   func(role string) nats.Option
-	service *running
+	service *apptest.Command
 	asAdmin *nats.Conn
-	heard   chan *nats.Msg // by the admin, in the account of the streams
+	heard   chan *nats.Msg // what the admin receives in the account of the streams
 }
 
-// newKeys makes the keys and credentials of the roles, as a person would, beside a copy of the rules.
+// newKeys copies the rules and runs the command that makes the keys and credentials of the roles.
 func newKeys(t *testing.T) (rules string) {
 	t.Helper()
 	rules = t.TempDir()
-	// The files of the servers alone: keys that somebody made beside them are nothing to this.
+	// Only the servers' files. Somebody may have made keys beside them.
 	configs, err := filepath.Glob("../../deploy/nats/*.conf")
 	if err != nil || len(configs) == 0 {
 		t.Fatalf("%d files, %v", len(configs), err)
@@ -74,7 +75,8 @@ func newKeys(t *testing.T) (rules string) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for the compiler, on a busy machine
 	defer cancel()
-	command := exec.CommandContext(ctx, "go", "run", "preauth/deploy/nats/keys", "-rules", filepath.Join(rules, "accounts.conf"), filepath.Join(rules, "keys.d"))
+	command := exec.CommandContext(ctx, "go", "run", ".", "-rules", filepath.Join(rules, "accounts.conf"), filepath.Join(rules, "keys.d"))
+	command.Dir = "../../deploy/nats/keys"
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -90,7 +92,7 @@ func newKeys(t *testing.T) (rules string) {
 	return rules
 }
 
-// setVariables sets those that the files in deploy/nats take from a server's environment.
+// setVariables sets the variables that the files in deploy/nats read from a server's environment.
 func setVariables(t *testing.T, rules, cert, key, ca string) {
 	t.Helper()
 	env, err := os.ReadFile(filepath.Join(rules, "keys.d", "nkeys.env"))
@@ -107,7 +109,8 @@ func setVariables(t *testing.T, rules, cert, key, ca string) {
 	t.Setenv("JETSTREAM_KEY", rand.Text())
 }
 
-// startDeployed starts a server with a file of deploy/nats, of which it changes where the server is on this machine.
+// startDeployed starts a server with a file of deploy/nats. It changes only addresses and
+// directories.
 func startDeployed(t *testing.T, file, store string, change ...func(*server.Options)) (broker *server.Server, url string) {
 	t.Helper()
 	options, err := server.ProcessConfigFile(file)
@@ -147,7 +150,7 @@ func newAddress(t *testing.T) (host string, port int) {
 	return address.Addr().String(), int(address.Port())
 }
 
-// deploy starts a server with one of the files, and the service with what its role logs in with.
+// deploy starts a server with one of the files, and the service with its role's credentials.
 func deploy(t *testing.T, rules, config string) *deployment {
 	t.Helper()
 	files := newCertificates(t)
@@ -174,29 +177,29 @@ func deploy(t *testing.T, rules, config string) *deployment {
 	return d
 }
 
-// serve starts the service. The server must refuse it nothing.
+// serve starts the service. The server must not reject anything that the service does.
 func (d *deployment) serve(t *testing.T, args ...string) {
 	t.Helper()
 	var admin string
 	d.service, admin = serve(t, append(args, "--nats-url="+d.url, "--nats-ca="+d.ca, "--nats-inbox-prefix=_INBOX.preauth",
-		"--mysql-dsn="+newDatabase(t), "--schema-apply", "--wechat-url="+newWeChat(t, "").URL())...)
+		"--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply", "--wechat-url="+newWeChat(t, "").URL())...)
 	awaitReady(t, admin)
 	t.Cleanup(func() {
-		if log := d.service.err.String(); strings.Contains(log, "ermissions violation") {
+		if log := d.service.Err.String(); strings.Contains(log, "ermissions violation") {
 			t.Errorf("the service is refused something:\n%s", log)
 		}
 	})
 }
 
-// connect returns a connection of a role, with the inbox that is the role's.
+// connect returns a connection of a role, with the role's inbox.
 func (d *deployment) connect(t *testing.T, role string) *nats.Conn {
 	t.Helper()
 	return connect(t, d.url, nats.RootCAs(d.ca), d.login(role), nats.CustomInboxPrefix("_INBOX."+role),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 }
 
-// fill lets a token, a code and a failure come into being, each role doing its part, and returns the name of the
-// consumer that the service takes tokens with.
+// fill makes a token, a code and a failure, with each role in its part. It returns the name of the
+// service's durable consumer.
 func (d *deployment) fill(t *testing.T) (durable string) {
 	t.Helper()
 	updates := subscribe(t, d.connect(t, asSubscriber), "preauth.updated.*")
@@ -228,7 +231,7 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	return fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro())
 }
 
-// outcome is what came of an attempt.
+// outcome is the result of an attempt.
 type outcome string
 
 const (
@@ -236,14 +239,15 @@ const (
 	forbidden outcome = "refused by the server"
 )
 
-// attempt is something that a role may or may not do.
+// attempt is an action, and the roles that may do it.
 type attempt struct {
 	name string
-	by   []string // who may
+	by   []string // the roles that may do it
 	do   func(t *testing.T, d *deployment, nc *nats.Conn) outcome
 }
 
-// verdict returns whether the server refuses what send sends. It says so before it answers a ping.
+// verdict returns whether the server rejects what send sends. A rejection arrives before the reply
+// to a ping.
 func verdict(t *testing.T, nc *nats.Conn, send func() error) outcome {
 	t.Helper()
 	before := nc.LastError()
@@ -294,8 +298,8 @@ func (d *deployment) awaits(match func(*nats.Msg) bool) bool {
 	}
 }
 
-// subscribing is done when a message arrives that an admin publishes on another subject; with none, as soon as
-// the server takes the subscription.
+// subscribing is done when the subscription receives a message that the admin publishes on another
+// subject. Without such a subject, it is done when the server accepts the subscription.
 func subscribing(subject, on string) func(*testing.T, *deployment, *nats.Conn) outcome {
 	return func(t *testing.T, d *deployment, nc *nats.Conn) outcome {
 		t.Helper()
@@ -304,7 +308,7 @@ func subscribing(subject, on string) func(*testing.T, *deployment, *nats.Conn) o
 			sub, err = nc.SubscribeSync(subject)
 			return err
 		})
-		defer func() { _ = sub.Unsubscribe() }() // one that was refused is none any more
+		defer func() { _ = sub.Unsubscribe() }() // fails if the server rejected it
 		if result != done || on == "" {
 			return result
 		}
@@ -324,10 +328,10 @@ func subscribing(subject, on string) func(*testing.T, *deployment, *nats.Conn) o
 	}
 }
 
-// nobody stands for the answer where nobody is there to answer.
+// nobody stands for the reply if there are no responders.
 const nobody = "nobody is there"
 
-// requesting is done when an answer comes that matches.
+// requesting is done when a matching reply arrives.
 func requesting(subject, body, answer string) func(*testing.T, *deployment, *nats.Conn) outcome {
 	return func(t *testing.T, _ *deployment, nc *nats.Conn) outcome {
 		t.Helper()
@@ -340,7 +344,7 @@ func requesting(subject, body, answer string) func(*testing.T, *deployment, *nat
 		msg, err := inbox.NextMsg(patience)
 		text := nobody
 		switch {
-		case errors.Is(err, nats.ErrNoResponders): // allowed, and in vain
+		case errors.Is(err, nats.ErrNoResponders): // allowed, but there are no responders
 		case err != nil:
 			return outcome(err.Error())
 		default:
@@ -353,7 +357,7 @@ func requesting(subject, body, answer string) func(*testing.T, *deployment, *nat
 	}
 }
 
-// rollingUp is done when the stream takes a message that replaces all before it.
+// rollingUp is done when the stream accepts a message that replaces all earlier ones.
 func rollingUp(subject, body string) func(*testing.T, *deployment, *nats.Conn) outcome {
 	return func(t *testing.T, _ *deployment, nc *nats.Conn) outcome {
 		t.Helper()
@@ -377,14 +381,14 @@ func rollingUp(subject, body string) func(*testing.T, *deployment, *nats.Conn) o
 	}
 }
 
-// attempts is the whole of who may do what. What is not said to be allowed has to be refused.
+// attempts lists who may do what. The server must reject everything else.
 func attempts(durable string) []attempt {
 	const (
 		appid   = "wx1"
 		aCode   = `"pre_auth_code":"preauthcode`
-		another = `not valid JSON|do(es)? not match|"code":400|"code":404|"code":500` // the request is allowed, and makes no sense
+		another = `not valid JSON|do(es)? not match|"code":400|"code":404|"code":500` // the request is allowed, but makes no sense
 	)
-	token := string(tokenEvent(appid, "first")) // known: costs no call
+	token := string(tokenEvent(appid, "first")) // a repeated token costs no call
 	const stored = `"stream":"COMPONENT_TOKENS"`
 	all := []attempt{
 		{"announce a token", []string{asTokens, asAdmin}, requesting("component.token.updated", token, stored)},
@@ -438,7 +442,7 @@ func attempts(durable string) []attempt {
 		{"pause the durable", []string{asAdmin}, requesting("$JS.API.CONSUMER.PAUSE.COMPONENT_TOKENS.none", "{}", another)},
 
 		{"create any stream", []string{asAdmin}, requesting("$JS.API.STREAM.CREATE.OTHER", `{"name":"ANOTHER"}`, another)},
-		// The admin's account has no part in the system's: nobody is there to answer, and nothing to hear.
+		// The admin is not in the system account: there are no responders and no events.
 		{"ask the system", []string{asAdmin}, requesting("$SYS.REQ.SERVER.PING", "", nobody)},
 		{"hear the system", []string{asAdmin}, subscribing("$SYS.>", "")},
 	}
@@ -495,8 +499,8 @@ func attempts(durable string) []attempt {
 	return all
 }
 
-// Each role of deploy/nats may do what it has to and nothing else, with the very files, over TLS, beside the service that
-// is connected as its own role.
+// Each role of deploy/nats may do what it needs and nothing else. The test uses the files
+// themselves, over TLS, beside the service in its own role.
 func TestPermissionsOfTheDeployment(t *testing.T) {
 	rules := newKeys(t)
 	for _, config := range []string{"nkeys.conf", "operator.conf"} {
@@ -518,8 +522,8 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 			d.redirectAnswers(t)
 			d.keepOut(t)
 			d.seal(t)
-			// Whoever asks learns at once that no replica is left, across accounts as well.
-			d.service.stop()
+			// Across accounts too, a client learns at once that no replica is left.
+			d.service.Stop()
 			if got := requesting("preauth.lookup.wx1", "", nobody)(t, d, d.connect(t, asClient)); got != done {
 				t.Errorf("a look-up without the service: %s", got)
 			}
@@ -527,7 +531,8 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 	}
 }
 
-// redirectAnswers asks, as each role may, for answers on subjects where that role may not publish.
+// redirectAnswers sends the requests that each role may send, with reply subjects on which the role
+// may not publish.
 func (d *deployment) redirectAnswers(t *testing.T) {
 	t.Helper()
 	token := string(tokenEvent("wx1", "first"))
@@ -564,7 +569,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		for len(d.heard) > 0 {
 			<-d.heard
 		}
-		// Others of the same account and of the service's.
+		// Subjects of the same account and of the service's account.
 		asOther := d.connect(t, asSubscriber)
 		others := subscribe(t, asOther, "preauth.updated.*")
 		nc := d.connect(t, ask.role)
@@ -572,7 +577,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 			if err := nc.PublishRequest(ask.subject, reply, []byte(ask.body)); err != nil {
 				t.Fatal(err)
 			}
-			// The server itself reports on such a message where the header says.
+			// The server itself publishes a trace of such a message on the subject in the header.
 			traced := &nats.Msg{Subject: ask.subject, Data: []byte(ask.body), Header: nats.Header{"Nats-Trace-Dest": {reply}}}
 			if result := verdict(t, nc, func() error { return nc.PublishMsg(traced) }); result != forbidden {
 				t.Errorf("%s: to have %s reported on %s: %s, want %s", ask.role, ask.subject, reply, result, forbidden)
@@ -581,7 +586,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		if result := requesting(ask.subject, ask.body, ".")(t, d, nc); result != done {
 			t.Fatalf("%s: %s: %s", ask.role, ask.subject, result)
 		}
-		if ask.role == asTokens { // each is a message in the stream, and worked on
+		if ask.role == asTokens { // each is a message in the stream, which the service acknowledges
 			for range len(elsewhere) + 1 {
 				d.awaits(func(msg *nats.Msg) bool { return strings.HasPrefix(msg.Subject, "$JS.ACK.") })
 			}
@@ -594,7 +599,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		if err := asOther.Flush(); err != nil {
 			t.Error(err)
 		}
-		// Among subscribers of one account that cannot be helped, as accounts.conf says.
+		// accounts.conf explains why subscribers of one account are the exception.
 		if n, _, err := others.Pending(); n > 0 != (ask.role == asSubscriber) || err != nil {
 			t.Errorf("%s: %d answers to %s are heard by a subscriber, %v", ask.role, n, ask.subject, err)
 		}
@@ -604,7 +609,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 	}
 }
 
-// keepOut tries to get in without what the roles have.
+// keepOut tries to connect without the credentials of a role.
 func (d *deployment) keepOut(t *testing.T) {
 	t.Helper()
 	_, stranger := newNKey(t)
@@ -639,7 +644,7 @@ func (d *deployment) keepOut(t *testing.T) {
 	}
 }
 
-// seal looks for the token in the streams' files.
+// seal searches the streams' files for the token.
 func (d *deployment) seal(t *testing.T) {
 	t.Helper()
 	files := 0
@@ -648,7 +653,7 @@ func (d *deployment) seal(t *testing.T) {
 			return err
 		}
 		content, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) { // the server works on
+		if errors.Is(err, fs.ErrNotExist) { // the server is still working
 			return nil
 		}
 		if bytes.Contains(content, []byte(secret)) {
@@ -664,7 +669,8 @@ func (d *deployment) seal(t *testing.T) {
 	}
 }
 
-// Three servers take each other and nobody else, and the roles meet through whichever they are connected to.
+// Three servers form a cluster that accepts nobody else. It does not matter to which of them a role
+// connects.
 func TestClusterOfTheDeployment(t *testing.T) {
 	rules, files := newKeys(t), newCertificates(t)
 	forBoth := func(c *x509.Certificate) { c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageClientAuth) }
@@ -687,7 +693,7 @@ func TestClusterOfTheDeployment(t *testing.T) {
 		brokers, urls = append(brokers, broker), append(urls, url)
 	}
 	for _, broker := range brokers {
-		eventually(t, broker.Name()+" knows the others", func() bool { return broker.NumRoutes() >= servers-1 && broker.JetStreamIsCurrent() })
+		apptest.Eventually(t, broker.Name()+" knows the others", func() bool { return broker.NumRoutes() >= servers-1 && broker.JetStreamIsCurrent() })
 	}
 	d := &deployment{keys: filepath.Join(rules, "keys.d"), ca: files.ca, url: urls[0]}
 	d.login = func(role string) nats.Option { return nkey(filepath.Join(d.keys, role+".nk")) }
@@ -723,7 +729,7 @@ func TestClusterOfTheDeployment(t *testing.T) {
 	}
 }
 
-// join begins as a server does that wants to be one of the cluster, and returns why it is not greeted.
+// join connects to a cluster port as a server does, and returns why the cluster rejects it.
 func join(t *testing.T, address string, config *tls.Config) error {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -738,6 +744,6 @@ func join(t *testing.T, address string, config *tls.Config) error {
 	if err := secured.Handshake(); err != nil {
 		return err
 	}
-	_, err = secured.Read(make([]byte, 1)) // with TLS 1.3 the server refuses a certificate after the handshake
+	_, err = secured.Read(make([]byte, 1)) // with TLS 1.3 the server rejects a certificate after the handshake
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 	"preauth/repo"
 )
 
@@ -17,7 +18,7 @@ func TestSchemaIsPrinted(t *testing.T) {
 
 func TestSchemaIsAppliedAsOftenAsOneLikes(t *testing.T) {
 	t.Parallel()
-	dsn := newDatabase(t)
+	dsn := apptest.NewDatabase(t)
 	db, err := repo.Open(dsn, 2)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 	"preauth/internal/loopback"
 	"preauth/internal/mysqlserver"
 	"preauth/internal/natsserver"
@@ -35,22 +36,22 @@ func newNATS(t *testing.T) *natsserver.Server {
 	return server
 }
 
-// serve starts the service with what differs from test to test, and returns its admin address.
-func serve(t *testing.T, args ...string) (r *running, admin string) {
+// serve starts the service with arguments of the test, and returns its admin address.
+func serve(t *testing.T, args ...string) (r *apptest.Command, admin string) {
 	t.Helper()
 	r = start(t, append([]string{
 		"serve", "--admin-listen=127.0.0.1:0", "--log-level=debug",
-		// Limits that no machine is too slow for.
+		// No machine is too slow for these limits.
 		"--request-timeout=1m", "--wechat-timeout=1m", "--shutdown=1m", "--stall=1h",
 	}, args...)...)
-	return r, r.err.await(t, `"admin":"([^"]+)"`)[1]
+	return r, r.Err.Await(t, `"admin":"([^"]+)"`)[1]
 }
 
 func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	t.Parallel()
 	server, stand := newNATS(t), newWeChat(t, "")
-	// A DSN may come from a file, with a line break at its end.
-	dsn := write(t, "dsn", newDatabase(t)+"\n")
+	// The file with a DSN may end in a line break.
+	dsn := write(t, "dsn", apptest.NewDatabase(t)+"\n")
 	service, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn-file="+dsn, "--wechat-url="+stand.URL(), "--schema-apply", "--spares=0")
 	awaitReady(t, admin)
 	if status, body := get(t, admin, "/healthz"); status != http.StatusOK || body != "ok\n" {
@@ -84,14 +85,14 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	lookUpByHand(t, server.URL(), update)
 	checkMetrics(t, admin)
 
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
-	service.err.await(t, `"msg":"stopped"`)
+	service.Err.Await(t, `"msg":"stopped"`)
 	if status, _, stderr := do(t, "check", "--timeout=1m", "--admin-listen="+admin); status != 1 || !strings.Contains(stderr, "connection refused") {
 		t.Errorf("check of a stopped service: status %d, %q", status, stderr)
 	}
-	if text := service.out.String() + service.err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
+	if text := service.Out.String() + service.Err.String(); strings.Contains(text, update.PreAuthCode.Reveal()) {
 		t.Error("a code is printed")
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
@@ -111,7 +112,7 @@ func TestServeMakesACodeOfATokenAndAnswersLookups(t *testing.T) {
 	}
 }
 
-// lookUpByHand tries the command for people against a service that has announced a code.
+// lookUpByHand tries the command lookup on a service that has announced a code.
 func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	t.Helper()
 	code := current.PreAuthCode.Reveal()
@@ -125,12 +126,12 @@ func lookUpByHand(t *testing.T, url string, current preauth.Update) {
 	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "wxunknown"); status != 1 || out != "" || !strings.HasPrefix(stderr, "preauth: look-up: 404: ") {
 		t.Errorf("lookup of an unknown component: status %d, %q %q", status, out, stderr)
 	}
-	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--subject-lookup=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
+	if status, out, stderr := do(t, "lookup", "--timeout=1m", "--nats-url="+url, "--subject-prefix=elsewhere", "wx1"); status != 1 || out != "" || !strings.Contains(stderr, "nobody answers on elsewhere") {
 		t.Errorf("lookup where no service is: status %d, %q %q", status, out, stderr)
 	}
 }
 
-// checkMetrics requires every figure after one event and its look-ups.
+// checkMetrics requires all metrics after one event and its look-ups.
 func checkMetrics(t *testing.T, admin string) {
 	t.Helper()
 	for what, sample := range map[string]string{
@@ -153,8 +154,8 @@ func checkMetrics(t *testing.T, admin string) {
 		"the process's own":          `process_resident_memory_bytes `,
 		"the build's":                `go_build_info{`,
 	} {
-		// The gauges of the stream and the database are asked for every other second.
-		eventually(t, what+": "+sample, func() bool {
+		// The service refreshes the gauges of the stream and the database every two seconds.
+		apptest.Eventually(t, what+": "+sample, func() bool {
 			_, metrics := get(t, admin, "/metrics")
 			return strings.Contains(metrics, "\n"+sample)
 		})
@@ -164,7 +165,7 @@ func checkMetrics(t *testing.T, admin string) {
 func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	t.Parallel()
 	options := mysqlserver.TestOptions()
-	options.DSN = "" // it has to be killed
+	options.DSN = "" // the test kills the server
 	database, err := mysqlserver.Start(t.Context(), options)
 	if errors.Is(err, mysqlserver.ErrNotFound) {
 		t.Skip("no database server of its own:", err)
@@ -197,15 +198,15 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
 	}
-	service.err.await(t, `"not connected to NATS: trying again"`)
-	service.err.await(t, `"schema not applied: trying again"`)
+	service.Err.Await(t, `"not connected to NATS: trying again"`)
+	service.Err.Await(t, `"schema not applied: trying again"`)
 
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	nc := connect(t, server.URL())
 	sub := subscribe(t, nc, "preauth.updated")
-	service.err.await(t, `"taking token events"`)
+	service.Err.Await(t, `"taking token events"`)
 	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitReady(t, admin) // WeChat away is no reason: another replica could do nothing about it either
+	awaitReady(t, admin) // without WeChat, which another replica could not reach either
 	stand := newWeChat(t, wechatAddress)
 	if update := nextUpdate(t, sub, "wx1"); update.Revision != 1 || stand.Count("wx1") != 1 {
 		t.Errorf("revision %d after %d calls, want 1 after 1", update.Revision, stand.Count("wx1"))
@@ -227,7 +228,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if _, err := nc.Request("preauth.lookup.wx1", nil, patience); err != nil {
 		t.Errorf("look-up from memory without MySQL: %v", err)
 	}
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
 }
@@ -241,17 +242,17 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 	defer silent.Close()
 	service, admin := serve(t, "--nats-url="+newNATS(t).URL(),
 		"--mysql-dsn=root@tcp("+silent.Addr().String()+")/away?timeout=1h&readTimeout=1h", "--schema-apply")
-	service.err.await(t, `"taking token events"`)
-	if strings.Contains(service.err.String(), "schema not applied") {
+	service.Err.Await(t, `"taking token events"`)
+	if strings.Contains(service.Err.String(), "schema not applied") {
 		t.Error("the service waited for the database to fail")
 	}
 	expectReasons(t, admin, "MySQL: ")
-	if status := service.stop(); status != 0 {
+	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
 }
 
-// expectReasons waits until /readyz names exactly the given reasons, by their beginnings.
+// expectReasons waits until /readyz has exactly the given reasons. It compares their beginnings.
 func expectReasons(t *testing.T, admin string, beginnings ...string) {
 	t.Helper()
 	said := ""
@@ -260,7 +261,7 @@ func expectReasons(t *testing.T, admin string, beginnings ...string) {
 			t.Logf("/readyz said at last: %s", said)
 		}
 	}()
-	eventually(t, "/readyz says "+strings.Join(beginnings, ", "), func() bool {
+	apptest.Eventually(t, "/readyz says "+strings.Join(beginnings, ", "), func() bool {
 		var status int
 		status, said = get(t, admin, "/readyz")
 		lines := strings.Split(strings.TrimSpace(said), "\n")
@@ -278,7 +279,7 @@ func expectReasons(t *testing.T, admin string, beginnings ...string) {
 
 func TestServeSaysThatItsAdminAddressIsTaken(t *testing.T) {
 	t.Parallel()
-	server, stand, dsn := newNATS(t), newWeChat(t, ""), newDatabase(t)
+	server, stand, dsn := newNATS(t), newWeChat(t, ""), apptest.NewDatabase(t)
 	taken := strings.TrimPrefix(stand.URL(), "http://")
 	status, _, stderr := do(t, "serve", "--nats-url="+server.URL(), "--mysql-dsn="+dsn, "--admin-listen="+taken)
 	if want := "--admin-listen: another process listens on " + taken; status != 1 || !strings.Contains(stderr, want) {
@@ -288,14 +289,15 @@ func TestServeSaysThatItsAdminAddressIsTaken(t *testing.T) {
 
 func TestServeEndsWhenNATSClosesTheConnectionForGood(t *testing.T) {
 	t.Parallel()
-	// A line as long as a subscription below this inbox prefix is answered with an error after which a
-	// client must not come back.
+	// The subscription below this inbox prefix is longer than the server allows. After the server's
+	// error a client must not reconnect.
 	url := newNATSWith(t, "max_control_line: 1024")
-	service, _ := serve(t, "--nats-url="+url, "--nats-inbox-prefix="+strings.Repeat("x", 1100), "--mysql-dsn="+newDatabase(t))
-	if status := service.wait(); status != 1 {
+	service, _ := serve(t, "--nats-url="+url, "--nats-inbox-prefix="+strings.Repeat("x", 1100), "--mysql-dsn="+apptest.NewDatabase(t))
+	if status := service.Wait(); status != 1 {
 		t.Errorf("status %d, want 1", status)
 	}
-	service.err.await(t, `(?m)^preauth: the connection to NATS was closed for good: .*maximum control line`)
+	// The connection may be reset before the client has read the server's error.
+	service.Err.Await(t, `(?m)^preauth: the connection to NATS was closed for good: .*(maximum control line|connection closed)`)
 }
 
 func TestLookupSaysThatNATSIsAway(t *testing.T) {

@@ -1,10 +1,10 @@
-// What a program in JavaScript needs of preauth: to announce a token, to receive codes, to claim one for a visitor,
-// to look the current one up.
+// All that programs do with preauth, in JavaScript: announce a token, receive codes, claim a code for a
+// visitor, resolve it, look up the current code. It needs Node.js 22 or later:
 //
 //	npm ci
 //	node preauth.mjs [component_appid]
 //
-// The NATS server is the one that NATS_URL names.
+// NATS_URL names the NATS server; the default is nats://127.0.0.1:4222.
 
 import { jetstream } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
@@ -12,10 +12,10 @@ import { connect } from "@nats-io/transport-node";
 const appid = process.argv[2] ?? "wx0123456789abcdef";
 const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222" });
 
-// A subscriber gets every code as it is announced. Here it waits for the first of one component.
+// A subscriber receives every code when it is announced. This one waits for the next code of one component.
 const updates = nc.subscribe(`preauth.updated.${appid}`, { max: 1 });
 
-// The token service announces a token; publish returns when the stream has stored it.
+// The token service announces a token. publish returns when the stream has stored it.
 const token = { component_access_token: `61_${Date.now()}`, expires_in: 7200 };
 await jetstream(nc).publish(`component.token.updated.${appid}`, JSON.stringify(token));
 
@@ -26,7 +26,8 @@ for await (const msg of updates) {
   console.log(`announced: revision ${update.revision} because of a ${update.cause}, until ${update.expires_at}`);
 }
 
-// ask sends a request and returns the answer. An error has the reason in its body.
+// ask sends a request and returns the answer. An answer that is an error has this header, and the
+// details in its body.
 async function ask(subject, request) {
   const reply = await nc.request(subject, JSON.stringify(request), { timeout: 5000 });
   const answer = reply.json();
@@ -37,19 +38,19 @@ async function ask(subject, request) {
   return answer;
 }
 
-// Who sends an account's owner to WeChat claims a code for this visitor, under an id of its own, so that
-// the request can be repeated.
+// Before you send a visitor to WeChat, claim a code for this visitor. The id makes the request safe to
+// repeat.
 const claim_id = `visitor-${Date.now()}`;
 const links = { redirect_uri: "https://example.com/authorized", auth_type: 3 };
 const claim = await ask(`preauth.claim.${appid}`, { claim_id, reference: "order 7", min_ttl: 60, ...links });
 console.log(`claimed: ${claim.expires_in} s left`);
-console.log(`redirect the browser to ${claim.links.pc.split("?")[0]}?…`); // the rest is a secret
+console.log(`redirect the browser to ${claim.links.pc.split("?")[0]}?…`); // the rest holds the code, a secret
 
-// WeChat's "authorized" push names the code, which leads back to the visitor.
+// WeChat's "authorized" push carries the code, which leads back to the visitor.
 const resolved = await ask("preauth.resolve", { pre_auth_code: claim.pre_auth_code });
 console.log(`resolved: ${resolved.claim_id === claim_id ? "this visitor" : "another"}, ${resolved.reference}`);
 
-// Where one code is enough, the current one is looked up.
+// If any code will do, look up the current one. min_revision makes sure it is not older than the one seen.
 const current = await ask(`preauth.lookup.${appid}`, { min_ttl: 60, min_revision: seen });
 console.log(`looked up: revision ${current.revision}, ${current.expires_in} s left`);
 

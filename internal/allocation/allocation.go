@@ -1,4 +1,4 @@
-// Package allocation measures, for tests, what a call takes of memory.
+// Package allocation measures for tests how much memory a call allocates.
 package allocation
 
 import (
@@ -6,8 +6,9 @@ import (
 	"runtime"
 )
 
-// Bytes calls a function a few times and returns how many bytes it allocates. All that the process allocates meanwhile
-// is counted too, such as what the fuzzing engine does: the least of the calls is returned, as the nearest.
+// Bytes calls a function three times and returns the least number of bytes that a call allocated.
+// The number includes what other goroutines allocate meanwhile, such as the fuzzing engine, hence
+// the least.
 func Bytes(call func()) uint64 {
 	least := uint64(math.MaxUint64)
 	for range 3 {

@@ -1,5 +1,5 @@
-// Package leak finds goroutines that the tests of a package have left behind. It gives those that are about to end
-// more time than package goleak does by itself, which on a loaded machine is not enough.
+// Package leak finds goroutines that the tests of a package leave behind. It waits longer than
+// package goleak for goroutines that are about to end, because a loaded machine needs the time.
 package leak
 
 import (
@@ -13,7 +13,7 @@ import (
 // patience is how long goroutines may take to end.
 var patience = 30 * time.Second
 
-// Find returns an error that names the goroutines which have not ended half a minute after the call.
+// Find returns an error that names the goroutines that are still there after half a minute.
 func Find(options ...goleak.Option) error {
 	err := goleak.Find(options...)
 	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
@@ -22,7 +22,8 @@ func Find(options ...goleak.Option) error {
 	return err
 }
 
-// VerifyTestMain runs the tests and exits, with a status other than 0 if they fail or leave goroutines behind.
+// VerifyTestMain runs the tests and exits. The status is not 0 if they fail or leave goroutines
+// behind.
 func VerifyTestMain(m goleak.TestingM) {
 	status := m.Run()
 	if status == 0 {

@@ -1,5 +1,6 @@
-// Package loopback chooses addresses for servers that `preauth dev` and tests start. They ask for no
-// password, and some have to keep their port while they are down.
+// Package loopback chooses addresses for the servers that preauth-dev and tests start. These
+// servers require no password, so they listen on loopback addresses only, and some must keep their
+// port while they are down.
 package loopback
 
 import (
@@ -12,23 +13,23 @@ import (
 	"syscall"
 )
 
-// The range of free ports lies below the ports which the kernel gives to outgoing connections (from
-// 32768 on Linux, 49152 elsewhere): one of those could take the port while its server is down.
+// The range of free ports lies below the ports that the kernel gives to outgoing connections (from
+// 32768 on Linux, 49152 elsewhere). One of those could take the port of a server that is down.
 const lowest, highest = 15000, 32000
 
-// next counts through the range from a random start, so that this process gets no port twice.
+// next counts through the range from a random start, so that this process never chooses a port
+// twice.
 var next = func() *atomic.Uint32 {
 	var counter atomic.Uint32
 	counter.Store(rand.Uint32N(highest - lowest))
 	return &counter
 }()
 
-// Address returns the address to listen on, an IP address with a port. If listen is empty, it is
-// 127.0.0.1 with a free port; if listen is host:0, it is that host with a free port. A host that is
-// not this machine alone is an error.
+// Address returns the IP address and port to listen on. An empty listen means 127.0.0.1 with a free
+// port, host:0 means a free port of that host. A host that other machines can reach is an error.
 //
-// free reports whether the port was chosen here. Another process may take such a port before the
-// caller does, so a caller whose server then fails with "address in use" asks again.
+// The result free reports whether Address chose the port. Another process may take such a port
+// before the caller does; if the server fails with "address in use", call Address again.
 func Address(listen string) (address string, free bool, err error) {
 	if listen == "" {
 		listen = "127.0.0.1:0"
@@ -46,7 +47,7 @@ func Address(listen string) (address string, free bool, err error) {
 	}
 	ip := net.ParseIP(host)
 	if !ip.IsLoopback() {
-		return "", false, fmt.Errorf("listen address %q: the server asks for no password, so it listens on 127.0.0.1 or ::1 only", listen)
+		return "", false, fmt.Errorf("listen address %q: the server requires no password, so it must listen on 127.0.0.1 or ::1", listen)
 	}
 	if port != 0 {
 		return join(ip, int(port)), false, nil
@@ -67,7 +68,7 @@ func freeAddress(ip net.IP) (string, error) {
 		}
 		return address, listener.Close()
 	}
-	return "", fmt.Errorf("find a free port: too many between %d and %d are taken", lowest, highest)
+	return "", fmt.Errorf("find a free port: too many ports between %d and %d are taken", lowest, highest)
 }
 
 func join(ip net.IP, port int) string { return net.JoinHostPort(ip.String(), strconv.Itoa(port)) }

@@ -5,126 +5,109 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/build"
 	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
 // engine is how to find, prepare and start a server program.
 type engine struct {
-	name  Engine
-	title string // for people
-	// locate returns the program's path, or an error that wraps ErrNotFound.
-	locate func(ctx context.Context, opts Options) (string, error)
-	// initialize fills an empty directory with the system tables. Nil: the program does so itself.
+	name           Engine
+	title, program string
+	// initialize fills an empty directory with the system tables. Nil: the program does it itself.
 	initialize func(ctx context.Context, program, data string) error
 	arguments  func(data, address string) []string
 }
 
-// order is the order of choice.
-var order = []Engine{MariaDB, MySQL, TiDB}
-
-var engines = map[Engine]*engine{
-	MariaDB: {
-		name:       MariaDB,
-		title:      "MariaDB",
-		locate:     locateMariaDB,
-		initialize: initializeMariaDB,
-		arguments:  mysqldArguments,
-	},
-	// Written after MySQL's manual: no MySQL was at hand to try it with.
-	MySQL: {
-		name:       MySQL,
-		title:      "MySQL",
-		locate:     locateMySQL,
-		initialize: initializeMySQL,
-		arguments:  func(data, address string) []string { return append(mysqldArguments(data, address), "--mysqlx=OFF") },
-	},
-	TiDB: {
-		name:      TiDB,
-		title:     "TiDB",
-		locate:    buildTiDB,
-		arguments: func(data, address string) []string { return []string{"-data", data, "-listen", address} },
-	},
+// engines are in the order in which Start tries them.
+var engines = []*engine{
+	{MariaDB, "MariaDB", "mariadbd", initializeMariaDB, mysqldArguments},
+	{MySQL, "MySQL", "mysqld", initializeMySQL, func(data, address string) []string {
+		return append(mysqldArguments(data, address), "--mysqlx=OFF")
+	}},
+	{TiDB, "TiDB", "devdb", nil, func(data, address string) []string {
+		return []string{"-data", data, "-listen", address}
+	}},
 }
 
-// choose returns the engines to try, the named one alone if there is a name.
-func choose(name Engine) ([]*engine, error) {
-	if name == "" {
-		var all []*engine
-		for _, name := range order {
-			all = append(all, engines[name])
+// find returns the engine with a name, or nil.
+func find(name Engine) *engine {
+	for _, e := range engines {
+		if e.name == name {
+			return e
 		}
-		return all, nil
 	}
-	if e, ok := engines[name]; ok {
+	return nil
+}
+
+// candidates returns the engines to try: the named one, or the one whose data the directory
+// contains, or all.
+func candidates(name Engine, dir *directory) ([]*engine, error) {
+	if e := find(name); e != nil {
 		return []*engine{e}, nil
 	}
-	return nil, fmt.Errorf("database engine %q: choose one of %q, or none for the first that works", name, order)
+	if name != "" {
+		return nil, fmt.Errorf("database engine %q: choose mariadb, mysql or tidb, or none for the first that works", name)
+	}
+	for _, e := range engines {
+		if _, err := os.Stat(dir.data(e)); err == nil {
+			return []*engine{e}, nil
+		}
+	}
+	return engines, nil
 }
 
-// systemDirs are where systems keep a server that is not on the PATH of every user.
+// locate returns the path of the engine's program, or ErrNotFound.
+func (e *engine) locate(ctx context.Context, opts Options) (string, error) {
+	dirs := opts.searchDirs
+	if dirs == nil {
+		dirs = append(filepath.SplitList(os.Getenv("PATH")), systemDirs...)
+		// The go command installs there.
+		dirs = append(dirs, os.Getenv("GOBIN"))
+		for _, path := range filepath.SplitList(build.Default.GOPATH) {
+			dirs = append(dirs, filepath.Join(path, "bin"))
+		}
+	}
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			continue // LookPath would search the PATH instead
+		}
+		path, err := exec.LookPath(filepath.Join(dir, e.program))
+		if err != nil {
+			continue
+		}
+		if e.name == MySQL { // MariaDB too may have a mysqld
+			version, err := exec.CommandContext(ctx, path, "--no-defaults", "--version").Output()
+			if err != nil || bytes.Contains(version, []byte("MariaDB")) {
+				continue
+			}
+		}
+		return path, nil
+	}
+	return "", ErrNotFound
+}
+
+// systemDirs are where systems keep servers that are not on every user's PATH.
 var systemDirs = []string{
 	"/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin", "/usr/local/libexec",
 	"/usr/local/mysql/bin", "/opt/homebrew/bin", "/opt/homebrew/opt/mariadb/bin", "/opt/homebrew/opt/mysql/bin",
 }
 
-// programs returns the executable files of a name, in the order of the directories.
-func (o Options) programs(name string) []string {
-	dirs := o.searchDirs
-	if dirs == nil {
-		dirs = append(filepath.SplitList(os.Getenv("PATH")), systemDirs...)
-	}
-	var found []string
-	for _, dir := range dirs {
-		if !filepath.IsAbs(dir) {
-			continue // as package exec does, which would look through PATH instead
-		}
-		path, err := exec.LookPath(filepath.Join(dir, name))
-		if err == nil && !slices.Contains(found, path) {
-			found = append(found, path)
-		}
-	}
-	return found
-}
-
-func locateMariaDB(ctx context.Context, opts Options) (string, error) {
-	if found := opts.programs("mariadbd"); len(found) > 0 {
-		return found[0], nil
-	}
-	return locateMysqld(ctx, opts, true)
-}
-
-func locateMySQL(ctx context.Context, opts Options) (string, error) {
-	return locateMysqld(ctx, opts, false)
-}
-
-// locateMysqld finds a program with the name that both use.
-func locateMysqld(ctx context.Context, opts Options, wantMariaDB bool) (string, error) {
-	for _, path := range opts.programs("mysqld") {
-		version, err := exec.CommandContext(ctx, path, "--no-defaults", "--version").Output()
-		if err == nil && bytes.Contains(version, []byte("MariaDB")) == wantMariaDB {
-			return path, nil
-		}
-	}
-	return "", ErrNotFound
-}
-
-// storageArguments have to be the same whenever a data directory is used.
+// storageArguments must be the same whenever a data directory is used.
 func storageArguments(data string) []string {
 	arguments := []string{
 		"--no-defaults",
 		"--datadir=" + data,
-		"--tmpdir=" + filepath.Dir(data), // a server that starts deletes what looks like its leftovers there
+		"--tmpdir=" + filepath.Dir(data), // a starting server deletes leftovers there, and must not find another's
 		"--innodb-buffer-pool-size=64M",
 	}
 	if os.Geteuid() == 0 {
-		arguments = append(arguments, "--user=root") // otherwise both refuse to run as root
+		arguments = append(arguments, "--user=root") // without it, both refuse to run as root
 	}
 	return arguments
 }
@@ -134,7 +117,7 @@ func mysqldArguments(data, address string) []string {
 	return append(storageArguments(data),
 		"--bind-address="+host,
 		"--port="+port,
-		"--socket=", // none: its path would be too long in many a temporary directory
+		"--socket=", // none: in many temporary directories its path would be too long
 		"--pid-file="+filepath.Join(data, "server.pid"),
 		"--character-set-server=utf8mb4",
 		"--innodb-flush-log-at-trx-commit=1",
@@ -143,15 +126,15 @@ func mysqldArguments(data, address string) []string {
 	)
 }
 
-// initializeMariaDB does what the script mariadb-install-db does, which Debian splits over two packages
-// and which changes the owner of system files when root runs it. The help texts and the schema sys are
-// left out.
+// initializeMariaDB does the work of the script mariadb-install-db. Debian splits that script over
+// two packages, and when root runs it, it changes the owner of system files. The help texts and the
+// schema sys are left out.
 func initializeMariaDB(ctx context.Context, program, data string) error {
 	share, err := shareDirectory(ctx, program)
 	if err != nil {
 		return err
 	}
-	// The server reads one statement per line, so each of these is on its own.
+	// The server reads one statement a line.
 	statements := []io.Reader{strings.NewReader("CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n")}
 	for _, part := range []string{"system_tables.sql", "performance_tables.sql", "system_tables_data.sql"} {
 		// Newer versions name the files after MariaDB.
@@ -168,13 +151,13 @@ func initializeMariaDB(ctx context.Context, program, data string) error {
 		"--bootstrap",
 		"--enforce-storage-engine=",
 		"--max-allowed-packet=8M",
-		"--innodb-log-file-size=32M", // kept from then on; the default of 96M is written in full
+		"--innodb-log-file-size=32M", // permanent; the default of 96M would be written in full
 	)...)
 	command.Stdin = io.MultiReader(statements...)
 	return runQuietly(command)
 }
 
-// shareDirectory asks the server where the files that belong to it are.
+// shareDirectory asks the server where its files are.
 func shareDirectory(ctx context.Context, program string) (string, error) {
 	help, err := exec.CommandContext(ctx, program, "--no-defaults", "--verbose", "--help").Output()
 	if err != nil {
@@ -185,14 +168,14 @@ func shareDirectory(ctx context.Context, program string) (string, error) {
 			return filepath.Dir(filepath.Clean(fields[1])), nil
 		}
 	}
-	return "", fmt.Errorf("%s --verbose --help: no character-sets-dir, beside which its system tables are", program)
+	return "", fmt.Errorf("%s --verbose --help: it has no character-sets-dir, beside which the system tables are", program)
 }
 
 func initializeMySQL(ctx context.Context, program, data string) error {
 	return runQuietly(exec.CommandContext(ctx, program, append(storageArguments(data), "--initialize-insecure")...))
 }
 
-// runQuietly runs a command whose output is of interest only when it fails.
+// runQuietly runs a command. Its output is part of the error if it fails.
 func runQuietly(command *exec.Cmd) error {
 	if output, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", command.Path, err, lastLines(string(output)))
@@ -200,7 +183,7 @@ func runQuietly(command *exec.Cmd) error {
 	return nil
 }
 
-// lastLines returns the end of a log, as much as an error can carry.
+// lastLines returns the end of a log, short enough for an error.
 func lastLines(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")

@@ -1,31 +1,16 @@
-// Package mysqlserver gives `preauth dev` and the tests a MySQL-protocol server: one that a DSN names,
-// or a private one that it starts itself.
+// Package mysqlserver gives preauth-dev and the tests a MySQL-protocol server: one that a DSN
+// names, or a private one that it starts.
 //
-// A private server is the first that this machine has or can have of
+// A private server is the first of these that the machine has:
 //
-//   - mariadbd (MariaDB 10.6 or newer) or mysqld (MySQL 8) from PATH or the directories where systems
-//     keep them; both are started with a data directory of their own, never with the system's;
-//   - TiDB with its built-in store, built from the nested module devdb. The first build takes about
-//     five minutes; the binary stays in the user's cache directory.
+//   - mariadbd (MariaDB 10.6 or newer) or mysqld (MySQL 8 or newer), on the PATH or where systems
+//     keep them, with a data directory of its own and never the system's;
+//   - devdb, which is TiDB with its built-in store. Build it once with "go -C test/devdb install".
 //
-// A private server listens on a loopback address, takes the user root without a password, and has
-// durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with the
-// process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if that
-// process is killed before [Server.Close].
-//
-// A package's tests start a server of their own, so that they share nothing:
-//
-//	func TestMain(m *testing.M) {
-//		server, err := mysqlserver.Start(context.Background(), mysqlserver.TestOptions())
-//		if err != nil {
-//			log.Fatal(err)
-//		}
-//		code := m.Run()
-//		if err := server.Close(); err != nil {
-//			log.Fatal(err)
-//		}
-//		os.Exit(code)
-//	}
+// A private server listens on a loopback address, accepts the user root without a password, and has
+// durable settings, so that what it acknowledged is still there after [Server.Kill]. It ends with
+// the process that started it: on Linux in every case, elsewhere MariaDB and MySQL stay behind if
+// that process is killed before [Server.Close].
 package mysqlserver
 
 import (
@@ -36,7 +21,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +33,7 @@ import (
 // Engine names the program behind a server.
 type Engine string
 
-// The engines. The empty Engine in [Options] means the first that works, in this order.
+// The engines, in the order in which [Start] tries them.
 const (
 	MariaDB Engine = "mariadb"
 	MySQL   Engine = "mysql"
@@ -57,36 +41,29 @@ const (
 )
 
 var (
-	// ErrNotFound means that an engine is neither installed nor can be built.
-	ErrNotFound = errors.New("not found on this machine; Debian and Ubuntu have MariaDB in the package mariadb-server-core")
-	// ErrPortTaken means that another process listens on the address asked for.
-	ErrPortTaken = errors.New("address is taken by another process")
+	// ErrNotFound means that the machine has no program for the engine.
+	ErrNotFound = errors.New("no database server found: in the project's directory, run \"go -C test/devdb install\", " +
+		"which builds TiDB in about five minutes; or install MariaDB (on Debian and Ubuntu, the package mariadb-server-core)")
 	// ErrInUse means that another process runs a server on the same Dir.
 	ErrInUse = errors.New("directory is in use by another process")
-	// ErrOtherEngine means that Dir holds data which an engine other than the one asked for has made.
-	ErrOtherEngine = errors.New("directory holds the data of another engine")
-	// ErrExternal means that a server named by a DSN can be used but neither killed nor started.
-	ErrExternal = errors.New("server was not started here")
 )
 
 // Options say which server to use. The zero value starts a temporary private one.
 type Options struct {
 	// DSN names a running server to use instead of a private one, in the form of go-sql-driver/mysql:
-	// user:password@tcp(host:port)/. A database in it is ignored. The other fields but Log are then
-	// without effect.
+	// user:password@tcp(host:port)/. A database in it is ignored, and so are the other fields except
+	// Log.
 	DSN string
-	// Engine is the engine to start. Empty: the one whose data Dir holds, else the first that works.
+	// Engine is the engine to start. Empty: the one whose data Dir contains, else the first that
+	// works.
 	Engine Engine
-	// Dir keeps the data between runs; it is made if missing, and one server at a time may use it.
-	// Each engine's data is in a subdirectory with its name. Empty: a temporary directory that
-	// [Server.Close] removes.
+	// Dir keeps the data between runs, in a subdirectory for each engine. It is created if missing.
+	// Only one server at a time may use it. Empty: a temporary directory, which [Server.Close]
+	// removes.
 	Dir string
-	// Listen is the loopback address host:port to listen on. Empty, or with port 0: a free port.
-	Listen string
-	// Arguments are more of them for the program, such as --ssl-cert=FILE. TiDB takes none.
+	// Arguments are passed to mariadbd or mysqld, such as --ssl-cert=FILE.
 	Arguments []string
-	// Log takes lines for the person who waits: which server was chosen, what is being built and how
-	// long it takes. Nil: they are dropped.
+	// Log receives lines for a person who waits, such as which server was chosen. Nil drops them.
 	Log func(format string, args ...any)
 
 	// searchDirs replaces the directories where programs are looked for.
@@ -99,12 +76,9 @@ const (
 	EnvTestEngine = "PREAUTH_TEST_ENGINE"
 )
 
-// TestOptions returns the options for a package's tests. PREAUTH_TEST_DSN names a server to use;
-// PREAUTH_TEST_ENGINE (mariadb, mysql or tidb) chooses the engine of a private one. Progress goes to
+// TestOptions returns the options for a package's tests. PREAUTH_TEST_DSN names a server to use,
+// and PREAUTH_TEST_ENGINE (mariadb, mysql or tidb) the engine of a private one. Progress goes to
 // standard error.
-//
-// Call it from TestMain, outside the time that `go test -timeout` measures: a first build of TiDB is
-// long. The go command itself ends a test binary one minute after that time.
 func TestOptions() Options {
 	return Options{
 		DSN:    os.Getenv(EnvTestDSN),
@@ -115,45 +89,34 @@ func TestOptions() Options {
 	}
 }
 
-// Server is a MySQL-protocol server. Its methods may be called from several goroutines.
+// Server is a MySQL-protocol server. It is safe for concurrent use.
 type Server struct {
 	config  *mysql.Config // without a database
-	version string        // what SELECT VERSION() answers
-	private *private      // nil for a server named by a DSN
-}
-
-// private is what is known of a server started here.
-type private struct {
+	version string        // the result of SELECT VERSION()
 	engine  *engine
-	program string
-	dir     *directory
-	address string
-	more    []string // arguments
 
-	mu      sync.Mutex
-	process *process
-	closed  bool
+	// Of a private server. A server that a DSN names has no dir.
+	program   string
+	arguments []string
+	dir       *directory
+	mu        sync.Mutex
+	process   *process
+	closed    bool
 }
 
-// Start returns a server that answers queries. It takes about a second, and minutes the first time
-// that TiDB has to be built; ctx ends the wait, and has no effect on the server once Start returned.
+// Start returns a server that answers queries, after about a second. Canceling ctx ends only the
+// wait.
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = func(string, ...any) {}
 	}
+	start := startPrivate
 	if opts.DSN != "" {
-		return connect(ctx, opts)
+		start = connect
 	}
-	if _, _, err := loopback.Address(opts.Listen); err != nil {
-		return nil, fmt.Errorf("database server: %w", err)
-	}
-	dir, err := openDirectory(ctx, opts)
+	server, err := start(ctx, opts)
 	if err != nil {
-		return nil, fmt.Errorf("directory of the database server: %w", err)
-	}
-	server, err := startPrivate(ctx, opts, dir)
-	if err != nil {
-		return nil, errors.Join(err, dir.close())
+		return nil, err
 	}
 	opts.Log("database: %s", server)
 	return server, nil
@@ -164,80 +127,76 @@ func connect(ctx context.Context, opts Options) (*Server, error) {
 	config, err := mysql.ParseDSN(opts.DSN)
 	if err != nil {
 		// The driver's error may repeat the password.
-		return nil, errors.New("DSN of the database server cannot be read; it looks like user:password@tcp(host:3306)/")
+		return nil, errors.New("the DSN of the database server is invalid; it looks like user:password@tcp(host:3306)/")
 	}
 	config.DBName = ""
 	server := &Server{config: config}
 	if server.version, _, err = server.identify(ctx); err != nil {
 		return nil, fmt.Errorf("database server at %s: %w", config.Addr, err)
 	}
-	opts.Log("database: %s", server)
+	switch {
+	case strings.Contains(server.version, "TiDB"):
+		server.engine = find(TiDB)
+	case strings.Contains(server.version, "MariaDB"):
+		server.engine = find(MariaDB)
+	default:
+		server.engine = find(MySQL)
+	}
 	return server, nil
 }
 
-// startPrivate starts the first candidate that works. With several, one that fails is passed over:
-// some systems have a mysqld that may not use a data directory of its own.
-func startPrivate(ctx context.Context, opts Options, dir *directory) (*Server, error) {
-	candidates, err := choose(opts.Engine)
+// startPrivate starts the first engine that works. If several may be used, one that fails is
+// skipped: some systems forbid their mysqld to use other data directories than its own.
+func startPrivate(ctx context.Context, opts Options) (*Server, error) {
+	dir, err := openDirectory(ctx, opts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("directory of the database server: %w", err)
 	}
-	if made := dir.madeBy(); made != nil {
-		if !slices.Contains(candidates, made) {
-			return nil, fmt.Errorf("%w: %s holds data made by %s, and the engine asked for is %s; choose another directory",
-				ErrOtherEngine, dir.path, made.title, candidates[0].title)
-		}
-		candidates = []*engine{made}
+	candidates, err := candidates(opts.Engine, dir)
+	if err != nil {
+		return nil, errors.Join(err, dir.close())
 	}
 	var problems []error
 	for _, e := range candidates {
-		server, err := startEngine(ctx, opts, e, dir)
+		program, err := e.locate(ctx, opts)
+		if err != nil {
+			continue
+		}
+		server, err := startEngine(ctx, opts, e, program, dir)
 		if err == nil {
 			return server, nil
 		}
 		problems = append(problems, fmt.Errorf("start %s: %w", e.title, err))
-		if errors.Is(err, ErrPortTaken) || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			break
 		}
-		if len(candidates) > 1 && !errors.Is(err, ErrNotFound) {
-			opts.Log("%s cannot be used here: %v", e.title, err)
-		}
+		opts.Log("%s does not work here: %v", e.title, err)
 	}
-	return nil, errors.Join(problems...)
+	if len(problems) == 0 {
+		problems = append(problems, ErrNotFound)
+	}
+	return nil, errors.Join(append(problems, dir.close())...)
 }
 
-func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (_ *Server, err error) {
-	program, err := e.locate(ctx, opts)
-	if err != nil {
+func startEngine(ctx context.Context, opts Options, e *engine, program string, dir *directory) (*Server, error) {
+	if err := dir.create(ctx, e, program); err != nil {
 		return nil, err
 	}
-	fresh, err := dir.create(ctx, e, program)
-	if err != nil {
-		return nil, err
-	}
-	if fresh {
-		// Data that never held anything must not bind the next start to this engine.
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, dir.discard(e))
-			}
-		}()
-	}
-	// A port that was free a moment ago may be taken by now.
+	// Another process may take a free port before the server does.
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		address, free, err := loopback.Address(opts.Listen)
+		address, _, err := loopback.Address("")
 		if err != nil {
 			return nil, err
 		}
 		config := mysql.NewConfig()
 		config.User, config.Net, config.Addr = "root", "tcp", address
-		server := &Server{config: config, private: &private{engine: e, program: program, dir: dir, address: address, more: opts.Arguments}}
+		server := &Server{config: config, engine: e, program: program, arguments: opts.Arguments, dir: dir}
 		server.version, err = server.run(ctx)
 		if err == nil {
 			return server, nil
 		}
-		if !free || !errors.Is(err, ErrPortTaken) || attempt == attempts {
+		if !errors.Is(err, errPortTaken) || attempt == attempts {
 			return nil, err
 		}
 	}
@@ -245,8 +204,7 @@ func startEngine(ctx context.Context, opts Options, e *engine, dir *directory) (
 
 // run starts the process and waits until it answers. The caller holds mu or is alone.
 func (s *Server) run(ctx context.Context) (version string, err error) {
-	p := s.private
-	process, err := startProcess(p.program, append(p.engine.arguments(p.dir.data(p.engine), p.address), p.more...), p.dir)
+	process, err := startProcess(s.program, append(s.engine.arguments(s.dir.data(s.engine), s.Addr()), s.arguments...), s.dir)
 	if err != nil {
 		return "", err
 	}
@@ -254,38 +212,30 @@ func (s *Server) run(ctx context.Context) (version string, err error) {
 		process.kill()
 		return "", err
 	}
-	p.process = process
+	s.process = process
 	return version, nil
 }
 
-// awaitReady waits until the server answers, and makes sure that it is this process that does.
+// awaitReady waits until the server answers. Its data directory shows that the answer comes from
+// this process and not from another one on the same port.
 func (s *Server) awaitReady(ctx context.Context, process *process) (version string, err error) {
-	// Recovery of a large data directory after a kill is what may take this long.
+	// The recovery of a large data directory after a kill may take long.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	running, ended := context.WithCancel(ctx)
-	go func() {
-		defer ended()
-		select {
-		case <-process.exited:
-		case <-ctx.Done():
-		}
-	}()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	p := s.private
 	for {
 		select {
 		case <-process.exited:
 			return "", process.failure()
 		case <-ctx.Done():
-			return "", fmt.Errorf("%s did not answer: %w\n%s", p.program, ctx.Err(), process.logTail())
+			return "", fmt.Errorf("%s did not answer: %w\n%s", s.program, ctx.Err(), process.logTail())
 		case <-tick.C:
 		}
-		attempt, cancel := context.WithTimeout(running, 2*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 		version, data, err := s.identify(attempt)
 		cancel()
-		if err == nil && filepath.Clean(data) == p.dir.data(p.engine) {
+		if err == nil && filepath.Clean(data) == s.dir.data(s.engine) {
 			return version, nil
 		}
 	}
@@ -304,7 +254,7 @@ func (s *Server) identify(ctx context.Context) (version, data string, err error)
 
 func (s *Server) open() (*sql.DB, error) {
 	config := s.config.Clone()
-	config.Logger = &mysql.NopLogger{} // it would print each attempt while the server starts
+	config.Logger = &mysql.NopLogger{} // drops the failed attempts while the server starts
 	connector, err := mysql.NewConnector(config)
 	if err != nil {
 		return nil, err
@@ -312,44 +262,29 @@ func (s *Server) open() (*sql.DB, error) {
 	return sql.OpenDB(connector), nil
 }
 
-// Engine says which engine it is; for a server named by a DSN from what it answers.
-func (s *Server) Engine() Engine {
-	switch {
-	case s.private != nil:
-		return s.private.engine.name
-	case strings.Contains(s.version, "TiDB"):
-		return TiDB
-	case strings.Contains(s.version, "MariaDB"):
-		return MariaDB
-	default:
-		return MySQL
-	}
-}
-
-// Version is what the server answers to SELECT VERSION(), such as "10.11.19-MariaDB" or
-// "8.0.11-TiDB-v8.5.1", where 8.0.11 is the MySQL that TiDB speaks like.
-func (s *Server) Version() string { return s.version }
+// Engine returns the server's engine.
+func (s *Server) Engine() Engine { return s.engine.name }
 
 // String describes the server for a person: "MariaDB 10.11.19 on 127.0.0.1:20306".
 func (s *Server) String() string {
-	version := s.version
+	version := s.version // such as 10.11.19-MariaDB, or 8.0.11-TiDB-v8.5.1 for a TiDB that speaks like MySQL 8.0.11
 	if _, tidb, ok := strings.Cut(version, "-TiDB-"); ok {
 		version = tidb
 	}
 	version, _, _ = strings.Cut(version, "-")
-	text := fmt.Sprintf("%s %s on %s", engines[s.Engine()].title, version, s.Addr())
-	if s.private == nil {
+	text := fmt.Sprintf("%s %s on %s", s.engine.title, version, s.Addr())
+	if s.dir == nil {
 		text += ", not started here"
 	}
 	return text
 }
 
-// Addr is the address the server listens on, host:port. It stays the same over [Server.Restart].
+// Addr is the address the server listens on, host:port. [Server.Restart] keeps it.
 func (s *Server) Addr() string { return s.config.Addr }
 
-// DSN returns the data source name of a database for go-sql-driver/mysql. It has no parameters, but
-// for those of [Options].DSN: whoever opens it sets those it needs. The database need not exist; the
-// empty name is none.
+// DSN returns the data source name of a database, in the form of go-sql-driver/mysql. It has no
+// parameters but those of [Options].DSN. The database need not exist; the empty name stands for
+// none.
 func (s *Server) DSN(database string) string {
 	config := s.config.Clone()
 	config.DBName = database
@@ -358,15 +293,15 @@ func (s *Server) DSN(database string) string {
 
 var databaseName = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 
-// CreateDatabase creates a database, with utf8mb4 compared byte for byte, if it does not exist.
+// CreateDatabase creates a database with a binary utf8mb4 collation, unless it exists.
 func (s *Server) CreateDatabase(ctx context.Context, name string) error {
-	// The go command takes a cached result for another engine's unless a test itself asks which it is: what TestMain asks
-	// does not count.
+	// The go command caches test results by the variables that the test itself reads, not those that
+	// TestMain reads. Without this, a result for one engine would be taken for another's.
 	_, _ = os.Getenv(EnvTestDSN), os.Getenv(EnvTestEngine)
 	return s.exec(ctx, "CREATE DATABASE IF NOT EXISTS `%s` CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", name)
 }
 
-// DropDatabase drops a database with all it holds, if it exists.
+// DropDatabase drops a database and everything in it, if it exists.
 func (s *Server) DropDatabase(ctx context.Context, name string) error {
 	return s.exec(ctx, "DROP DATABASE IF EXISTS `%s`", name)
 }
@@ -387,52 +322,46 @@ func (s *Server) exec(ctx context.Context, statement, database string) error {
 	return nil
 }
 
-// Kill ends the server in the middle of whatever it does (SIGKILL) and returns when it is gone.
-// [Server.Restart] starts it again. A server that is down stays down.
+// Kill ends the server with SIGKILL and returns when it is gone. [Server.Restart] starts it again.
+// Killing a server that does not run does nothing.
 func (s *Server) Kill() error {
-	if s.private == nil {
-		return fmt.Errorf("kill %s: %w", s, ErrExternal)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil {
+		return fmt.Errorf("kill %s: only a private server can be killed", s)
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	s.private.process.kill()
+	s.process.kill()
 	return nil
 }
 
-// Restart starts the server again, on the same address and with the same data, and returns when it
-// answers. One that still runs is killed first.
+// Restart kills the server if it runs, starts it on the same address with the same data, and
+// returns when it answers.
 func (s *Server) Restart(ctx context.Context) error {
-	if s.private == nil {
-		return fmt.Errorf("restart %s: %w", s, ErrExternal)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.closed {
+		return fmt.Errorf("restart %s: only a private server that is not closed can be restarted", s)
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	if s.private.closed {
-		return fmt.Errorf("restart %s: it was closed", s)
-	}
-	s.private.process.kill()
+	s.process.kill()
 	if _, err := s.run(ctx); err != nil {
 		return fmt.Errorf("restart %s: %w", s, err)
 	}
 	return nil
 }
 
-// Close stops the server, waits until its process is gone and removes a temporary directory. It does
-// nothing for a server named by a DSN. Do not use the server afterwards; a second Close does nothing.
+// Close stops a private server, waits until its process is gone and removes a temporary directory.
+// A second Close does nothing.
 func (s *Server) Close() error {
-	if s.private == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.closed {
 		return nil
 	}
-	s.private.mu.Lock()
-	defer s.private.mu.Unlock()
-	if s.private.closed {
-		return nil
-	}
-	s.private.closed = true
-	if s.private.dir.temporary {
-		s.private.process.kill()
+	s.closed = true
+	if s.dir.temporary {
+		s.process.kill()
 	} else {
-		s.private.process.stop()
+		s.process.stop()
 	}
-	return s.private.dir.close()
+	return s.dir.close()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,61 +19,45 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"preauth/internal/leak"
-	"preauth/internal/loopback"
 )
 
-// ownerDir makes the test binary a process that starts a server on the directory and waits to be killed.
+// ownerDir makes the test binary a process that starts a server on the directory and waits to be
+// killed.
 const ownerDir = "PREAUTH_MYSQLSERVER_TEST_OWNER_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(ownerDir); dir != "" {
 		ownServer(dir)
 	}
-	_ = mysql.SetLogger(&mysql.NopLogger{}) // it would print each connection that a kill breaks
-	// The build has to happen outside the time that -timeout measures.
-	if underTest() == TiDB {
-		if _, err := buildTiDB(context.Background(), TestOptions()); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
+	_ = mysql.SetLogger(&mysql.NopLogger{}) // it prints each connection that a kill breaks
 	leak.VerifyTestMain(m)
 }
 
 // underTest is the engine that most tests are about: the one that [EnvTestEngine] names, or the one
-// that Start takes by itself.
+// that Start chooses.
 func underTest() Engine {
 	if named := TestOptions().Engine; named != "" {
 		return named
 	}
-	if _, err := locateMariaDB(context.Background(), Options{}); err == nil {
-		return MariaDB
+	for _, e := range engines {
+		if _, err := e.locate(context.Background(), Options{}); err == nil {
+			return e.name
+		}
 	}
 	return TiDB
 }
 
-// needMariaDB skips a test where there is none.
-func needMariaDB(t *testing.T) {
+// need returns the path of an engine's program, and skips the test where there is none.
+func need(t *testing.T, name Engine) string {
 	t.Helper()
-	if _, err := locateMariaDB(t.Context(), Options{}); err != nil {
-		t.Skip(err)
-	}
-}
-
-// needTiDB returns the path of the program, and skips a test where nobody asked to build it.
-func needTiDB(t *testing.T) string {
-	t.Helper()
-	_, program, err := tidbProgram()
+	program, err := find(name).locate(t.Context(), Options{})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(program); err != nil {
-		t.Skip("TiDB is not built yet; " + EnvTestEngine + "=tidb builds it")
+		t.Skip(err)
 	}
 	return program
 }
 
-// within gives a test's waits an end.
+// within returns a context that ends the waits of a test.
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -152,9 +135,9 @@ func numbers(t *testing.T, db *sql.DB) []int {
 
 func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
 
-func pid(s *Server) int { return s.private.process.command.Process.Pid }
+func pid(s *Server) int { return s.process.command.Process.Pid }
 
-// temporaryDirectory makes a directory that is the test's own for temporary files.
+// temporaryDirectory gives the test its own directory for temporary files.
 func temporaryDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -293,26 +276,6 @@ func TestDirIsKeptBetweenServers(t *testing.T) {
 	}
 }
 
-func TestDirOfAnotherEngineIsRefused(t *testing.T) {
-	engine := underTest()
-	dir := t.TempDir()
-	if err := start(t, Options{Engine: engine, Dir: dir}).Close(); err != nil {
-		t.Fatal(err)
-	}
-	before := entries(t, dir)
-	other := TiDB
-	if engine == TiDB {
-		other = MariaDB
-	}
-	_, err := Start(within(t), Options{Engine: other, Dir: dir})
-	if !errors.Is(err, ErrOtherEngine) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("error %v, want ErrOtherEngine with the directory", err)
-	}
-	if after := entries(t, dir); !slices.Equal(before, after) {
-		t.Errorf("the directory held %q and now holds %q", before, after)
-	}
-}
-
 func TestDirInUseIsRefused(t *testing.T) {
 	engine := underTest()
 	t.Parallel()
@@ -401,7 +364,7 @@ func TestAbandonedTemporaryDirectoryIsRemoved(t *testing.T) {
 	}
 	living := start(t, Options{Engine: engine})
 	hourAgo := time.Now().Add(-time.Hour)
-	for _, dir := range []string{abandoned, living.private.dir.path} {
+	for _, dir := range []string{abandoned, living.dir.path} {
 		if err := os.Chtimes(dir, hourAgo, hourAgo); err != nil {
 			t.Fatal(err)
 		}
@@ -409,53 +372,32 @@ func TestAbandonedTemporaryDirectoryIsRemoved(t *testing.T) {
 
 	// when another server starts, then only the first is removed.
 	other := start(t, Options{Engine: engine})
-	want := []string{filepath.Base(living.private.dir.path), filepath.Base(other.private.dir.path)}
+	want := []string{filepath.Base(living.dir.path), filepath.Base(other.dir.path)}
 	slices.Sort(want)
 	if got := entries(t, temporary); !slices.Equal(got, want) {
 		t.Errorf("directories %q, want %q", got, want)
 	}
 }
 
-func TestTakenPortIsAnError(t *testing.T) {
+func TestTakenPortIsRecognized(t *testing.T) {
 	engine := underTest()
 	s := start(t, Options{Engine: engine})
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	dir, err := openDirectory(within(t), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-
-	temporary := temporaryDirectory(t)
-	for name, address := range map[string]string{
-		"by another server, which answers": s.Addr(),
-		"by something that says nothing":   silent.Addr().String(),
-	} {
-		if _, err := Start(within(t), Options{Engine: engine, Listen: address}); !errors.Is(err, ErrPortTaken) {
-			t.Errorf("%s: error %v, want ErrPortTaken", name, err)
+	defer func() {
+		if err := dir.close(); err != nil {
+			t.Error(err)
 		}
-		if left := entries(t, temporary); len(left) > 0 {
-			t.Errorf("%s: files left: %q", name, left)
-		}
-	}
-
-	// A directory in which nothing could be kept yet does not belong to the engine.
-	dir := t.TempDir()
-	if _, err := Start(within(t), Options{Engine: engine, Dir: dir, Listen: s.Addr()}); !errors.Is(err, ErrPortTaken) {
-		t.Errorf("error %v, want ErrPortTaken", err)
-	}
-	if left := entries(t, dir); !slices.Equal(left, []string{lockName, logName}) {
-		t.Errorf("the directory holds %q", left)
-	}
-}
-
-func TestListenOnAGivenPort(t *testing.T) {
-	engine := underTest()
-	address, _, err := loopback.Address("")
-	if err != nil {
+	}()
+	e := find(engine)
+	if err := dir.create(within(t), e, s.program); err != nil {
 		t.Fatal(err)
 	}
-	if s := start(t, Options{Engine: engine, Listen: address}); s.Addr() != address {
-		t.Errorf("listens on %s, want %s", s.Addr(), address)
+	other := &Server{config: s.config, engine: e, program: s.program, dir: dir}
+	if _, err := other.run(within(t)); !errors.Is(err, errPortTaken) {
+		t.Errorf("error %v, want errPortTaken", err)
 	}
 }
 
@@ -465,17 +407,14 @@ func TestServerNamedByDSN(t *testing.T) {
 	db := openTable(t, private)
 	external := start(t, Options{DSN: private.DSN("ignored") + "?timeout=5s"})
 
-	if external.Engine() != engine || external.Version() != private.Version() {
-		t.Errorf("engine %s, version %s; want %s, %s", external.Engine(), external.Version(), engine, private.Version())
+	if external.Engine() != engine || external.String() != private.String()+", not started here" {
+		t.Errorf("engine %s, %s; want %s, %s", external.Engine(), external, engine, private)
 	}
 	if want := private.DSN("kept") + "?timeout=5s"; external.DSN("kept") != want {
 		t.Errorf("DSN %q, want %q", external.DSN("kept"), want)
 	}
-	if err := external.Kill(); !errors.Is(err, ErrExternal) {
-		t.Errorf("kill: %v, want ErrExternal", err)
-	}
-	if err := external.Restart(within(t)); !errors.Is(err, ErrExternal) {
-		t.Errorf("restart: %v, want ErrExternal", err)
+	if external.Kill() == nil || external.Restart(within(t)) == nil {
+		t.Error("a server that was not started here can be killed or restarted")
 	}
 	if err := external.Close(); err != nil {
 		t.Error(err)
@@ -510,7 +449,7 @@ func TestDatabases(t *testing.T) {
 }
 
 func TestMariaDBIsDurable(t *testing.T) {
-	needMariaDB(t)
+	need(t, MariaDB)
 	s := start(t, Options{Engine: MariaDB})
 	var flush, doublewrite int
 	err := openTable(t, s).QueryRowContext(within(t),
@@ -527,8 +466,6 @@ func TestStartRefusesBadOptions(t *testing.T) {
 	}
 	for name, opts := range map[string]Options{
 		"unknown engine":           {Engine: "oracle"},
-		"address of no loopback":   {Listen: "0.0.0.0:3306"},
-		"address without port":     {Listen: "127.0.0.1"},
 		"directory that is a file": {Dir: file},
 		"DSN that is none":         {DSN: "user:hunter2/"},
 		"DSN where nobody is":      {DSN: "user:hunter2@tcp(127.0.0.1:1)/"},
@@ -554,7 +491,7 @@ func TestTestOptionsFollowTheEnvironment(t *testing.T) {
 	}
 }
 
-// program makes an executable that prints a version and fails at everything else.
+// program creates an executable that prints a version and fails otherwise.
 func program(t *testing.T, dir, name, version string) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -576,8 +513,9 @@ const (
 func TestProgramsAreFound(t *testing.T) {
 	root := t.TempDir()
 	maria := program(t, filepath.Join(root, "maria"), "mariadbd", mariaDBVersion)
-	oldMaria := program(t, filepath.Join(root, "old maria"), "mysqld", mariaDBVersion)
+	alias := program(t, filepath.Join(root, "alias"), "mysqld", mariaDBVersion)
 	mySQL := program(t, filepath.Join(root, "mysql"), "mysqld", mySQLVersion)
+	tiDB := program(t, filepath.Join(root, "tidb"), "devdb", "")
 	broken := program(t, filepath.Join(root, "broken"), "mysqld", mySQLVersion)
 	if err := os.WriteFile(broken, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -586,97 +524,71 @@ func TestProgramsAreFound(t *testing.T) {
 	if err := os.Chmod(notExecutable, 0o600); err != nil {
 		t.Fatal(err)
 	}
-
+	t.Chdir(filepath.Dir(maria))
 	for name, test := range map[string]struct {
-		dirs                   []string
-		wantMariaDB, wantMySQL string
+		dirs []string
+		want map[Engine]string
 	}{
 		"nothing":                      {dirs: []string{root}},
-		"MariaDB":                      {dirs: []string{filepath.Dir(maria)}, wantMariaDB: maria},
-		"MariaDB under MySQL's name":   {dirs: []string{filepath.Dir(oldMaria)}, wantMariaDB: oldMaria},
-		"MySQL":                        {dirs: []string{filepath.Dir(mySQL)}, wantMySQL: mySQL},
-		"both under one name":          {dirs: []string{filepath.Dir(mySQL), filepath.Dir(oldMaria)}, wantMariaDB: oldMaria, wantMySQL: mySQL},
-		"MariaDB under both names":     {dirs: []string{filepath.Dir(oldMaria), filepath.Dir(maria)}, wantMariaDB: maria},
-		"one that does not run":        {dirs: []string{filepath.Dir(broken), filepath.Dir(mySQL)}, wantMySQL: mySQL},
+		"MariaDB":                      {dirs: []string{filepath.Dir(maria)}, want: map[Engine]string{MariaDB: maria}},
+		"MariaDB under MySQL's name":   {dirs: []string{filepath.Dir(alias), filepath.Dir(mySQL)}, want: map[Engine]string{MySQL: mySQL}},
+		"TiDB":                         {dirs: []string{filepath.Dir(tiDB)}, want: map[Engine]string{TiDB: tiDB}},
+		"one that does not run":        {dirs: []string{filepath.Dir(broken), filepath.Dir(mySQL)}, want: map[Engine]string{MySQL: mySQL}},
 		"one that is not a program":    {dirs: []string{filepath.Dir(notExecutable)}},
-		"directory that is missing":    {dirs: []string{filepath.Join(root, "missing"), filepath.Dir(maria)}, wantMariaDB: maria},
+		"a directory that is missing":  {dirs: []string{filepath.Join(root, "missing"), filepath.Dir(maria)}, want: map[Engine]string{MariaDB: maria}},
 		"relative directory is unsafe": {dirs: []string{"."}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Chdir(filepath.Dir(maria))
-			for _, kind := range []struct {
-				locate func(context.Context, Options) (string, error)
-				want   string
-			}{{locateMariaDB, test.wantMariaDB}, {locateMySQL, test.wantMySQL}} {
-				got, err := kind.locate(t.Context(), Options{searchDirs: test.dirs})
-				if got != kind.want || (err != nil) != (kind.want == "") || (err != nil && !errors.Is(err, ErrNotFound)) {
-					t.Errorf("found %q, %v; want %q", got, err, kind.want)
-				}
+		for _, e := range engines {
+			got, err := e.locate(t.Context(), Options{searchDirs: test.dirs})
+			if want := test.want[e.name]; got != want || (err != nil) != (want == "") || (err != nil && !errors.Is(err, ErrNotFound)) {
+				t.Errorf("%s: %s at %q, %v; want %q", name, e.title, got, err, want)
 			}
-		})
+		}
 	}
 }
 
-func TestOrderOfChoice(t *testing.T) {
-	all, err := choose("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []Engine
-	for _, e := range all {
-		names = append(names, e.name)
-	}
-	if want := []Engine{MariaDB, MySQL, TiDB}; !slices.Equal(names, want) {
-		t.Errorf("order %v, want %v", names, want)
+// The go command installs devdb there.
+func TestTiDBIsFoundWhereItIsInstalled(t *testing.T) {
+	t.Setenv("PATH", "")
+	t.Setenv("GOBIN", t.TempDir())
+	want := program(t, os.Getenv("GOBIN"), "devdb", "")
+	if got, err := find(TiDB).locate(t.Context(), Options{}); got != want {
+		t.Errorf("found %q, %v; want %q", got, err, want)
 	}
 }
 
 func TestMariaDBIsPreferred(t *testing.T) {
-	needMariaDB(t)
+	need(t, MariaDB)
 	if s := start(t, Options{}); s.Engine() != MariaDB {
 		t.Errorf("chose %s", s)
 	}
 }
 
-func TestTiDBStepsInForWhatIsNotThereOrDoesNotWork(t *testing.T) {
-	needTiDB(t)
-	broken := t.TempDir()
-	program(t, broken, "mariadbd", mariaDBVersion)
-	program(t, broken, "mysqld", mySQLVersion)
-	for name, test := range map[string]struct {
-		dir     string
-		wantLog []string
-	}{
-		"no other server":         {dir: t.TempDir()},
-		"servers that are broken": {dir: broken, wantLog: []string{"MariaDB cannot be used here", "MySQL cannot be used here"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var log strings.Builder
-			dir := t.TempDir()
-			s := start(t, Options{Dir: dir, searchDirs: []string{test.dir}, Log: func(format string, args ...any) {
-				fmt.Fprintf(&log, format+"\n", args...)
-			}})
-			if s.Engine() != TiDB {
-				t.Fatalf("chose %s", s)
-			}
-			for _, want := range append(test.wantLog, "database: TiDB") {
-				if !strings.Contains(log.String(), want) {
-					t.Errorf("log lacks %q:\n%s", want, log.String())
-				}
-			}
-			if left := entries(t, dir); !slices.Equal(left, []string{lockName, logName, "tidb"}) {
-				t.Errorf("the directory holds %q", left)
-			}
-		})
+func TestAnEngineThatDoesNotWorkIsSkipped(t *testing.T) {
+	dirs := []string{t.TempDir()}
+	program(t, dirs[0], "mariadbd", mariaDBVersion)
+	program(t, dirs[0], "mysqld", mySQLVersion)
+	if err := os.Symlink(need(t, TiDB), filepath.Join(dirs[0], "devdb")); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	s := start(t, Options{searchDirs: dirs, Log: func(format string, args ...any) { fmt.Fprintf(&log, format+"\n", args...) }})
+	if s.Engine() != TiDB {
+		t.Fatalf("chose %s", s)
+	}
+	for _, want := range []string{"MariaDB does not work here", "MySQL does not work here", "database: TiDB"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, log.String())
+		}
 	}
 }
 
-func TestNamedEngineThatIsNotThereIsAnError(t *testing.T) {
+func TestAMachineWithoutAServerIsToldWhatHelps(t *testing.T) {
 	temporary := temporaryDirectory(t)
-	for _, engine := range []Engine{MariaDB, MySQL} {
+	for _, engine := range []Engine{"", MariaDB, MySQL, TiDB} {
 		_, err := Start(within(t), Options{Engine: engine, searchDirs: []string{t.TempDir()}})
-		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "mariadb-server-core") {
-			t.Errorf("%s: error %v, want ErrNotFound with the package that helps", engine, err)
+		if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "go -C test/devdb install") || !strings.Contains(err.Error(), "mariadb-server-core") {
+			t.Errorf("%s: error %v, want ErrNotFound with the command and the package that help", engine, err)
 		}
 	}
 	if left := entries(t, temporary); len(left) > 0 {
@@ -685,7 +597,7 @@ func TestNamedEngineThatIsNotThereIsAnError(t *testing.T) {
 }
 
 func TestDevdbEndsInGoodOrder(t *testing.T) {
-	program := needTiDB(t)
+	program := need(t, TiDB)
 	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
 		"when its input closes": func(_ *exec.Cmd, input io.Closer) error { return input.Close() },
 		"when it is terminated": func(devdb *exec.Cmd, _ io.Closer) error { return devdb.Process.Signal(syscall.SIGTERM) },
@@ -709,7 +621,7 @@ func TestDevdbEndsInGoodOrder(t *testing.T) {
 			if _, err := fmt.Fscanf(output, "devdb: ready on %s\n", &address); err != nil {
 				t.Fatal(err)
 			}
-			// A transaction that is open does not hold it up.
+			// An open transaction must not delay it.
 			db, err := sql.Open("mysql", "root@tcp("+address+")/mysql")
 			if err != nil {
 				t.Fatal(err)
@@ -731,73 +643,5 @@ func TestDevdbEndsInGoodOrder(t *testing.T) {
 				t.Errorf("ended with %v, want no error", err)
 			}
 		})
-	}
-}
-
-func TestDevdbIsFoundFromAnyDirectory(t *testing.T) {
-	here, err := findDevdb()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Chdir(t.TempDir())
-	elsewhere, err := findDevdb()
-	if err != nil || elsewhere != here {
-		t.Errorf("found %q, %v; want %q", elsewhere, err, here)
-	}
-}
-
-func TestBuildIsKeyedByItsSource(t *testing.T) {
-	dir := t.TempDir()
-	write := func(name, text string) {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var seen []string
-	hash := func() {
-		t.Helper()
-		got, err := hashSource(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if slices.Contains(seen, got) {
-			t.Errorf("hash %s was that of another source", got)
-		}
-		seen = append(seen, got)
-	}
-	write("go.mod", "module preauth/test/devdb\n")
-	if _, err := hashSource(dir); err == nil {
-		t.Error("hash of a module without go.sum")
-	}
-	write("go.sum", "")
-	hash()
-	write("go.sum", "sum")
-	hash()
-	write("main.go", "package main")
-	hash()
-	write("main.go", "package main // changed")
-	hash()
-	write("go.mod", "module preauth/test/devdb\n\ngo 1.26\n")
-	hash()
-}
-
-func TestLockIsHeldByOne(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	first, err := lockFile(within(t), path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// While it is held, a second one waits until its context ends,
-	ended, cancel := context.WithCancel(t.Context())
-	if _, err := lockFile(ended, path, cancel); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want the context's", err)
-	}
-	// or until the first gives it up.
-	second, err := lockFile(within(t), path, func() { _ = first.Close() })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := second.Close(); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -2,8 +2,8 @@ package mysqlserver
 
 import "syscall"
 
-// childAttributes keep a Ctrl-C at the terminal from the server, which has to outlive the service
-// that stops before it, and kill it when the thread that started it ends.
+// childAttributes put the server into a process group of its own, because it must outlive the
+// service when Ctrl-C is pressed, and let it die with the thread that started it.
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -5,22 +5,17 @@ package mysqlserver
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"syscall"
 )
 
-// tryLock locks the file, made if missing, or returns errLocked.
+// tryLock creates the file if it is missing and locks it, or returns errLocked. The lock lasts
+// until every process that has the file has closed it.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
 		return file, nil
 	}
@@ -30,6 +25,3 @@ func tryLock(path string) (*os.File, error) {
 	}
 	return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 }
-
-// shareLock lets the command hold the lock as long as it runs.
-func shareLock(command *exec.Cmd, lock *os.File) { command.ExtraFiles = []*os.File{lock} }

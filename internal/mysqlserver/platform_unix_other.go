@@ -4,8 +4,6 @@ package mysqlserver
 
 import "syscall"
 
-// childAttributes keep a Ctrl-C at the terminal from the server, which has to outlive the service
-// that stops before it.
-func childAttributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true}
-}
+// childAttributes put the server into a process group of its own: it must outlive the service when
+// Ctrl-C is pressed.
+func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -1,7 +1,7 @@
 package mysqlserver
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,39 +12,36 @@ import (
 	"time"
 )
 
+// errPortTaken means that another process listens on the server's address.
+var errPortTaken = errors.New("address is in use by another process")
+
 // process is a running server program.
 type process struct {
-	command  *exec.Cmd
-	log      string // path of the file that holds its output
-	logStart int64  // where in the file its own output begins
-	exited   chan struct{}
+	command *exec.Cmd
+	log     string // path of the file with its output
+	exited  chan struct{}
 }
 
-// startProcess starts the program with its output in the directory's log. It does not wait until the
-// server answers.
+// startProcess starts the program. Its output goes to the directory's log.
 func startProcess(program string, arguments []string, dir *directory) (*process, error) {
 	log, err := os.OpenFile(filepath.Join(dir.path, logName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	info, err := log.Stat()
-	if err != nil {
-		return nil, err
-	}
 	command := exec.Command(program, arguments...)
 	command.Dir = dir.path
 	command.Stdout, command.Stderr = log, log
 	command.SysProcAttr = childAttributes()
-	shareLock(command, dir.lock)
-	// Nobody writes to it, but devdb ends when it closes, which it does with this process.
+	command.ExtraFiles = []*os.File{dir.lock} // the server holds the lock too
+	// The pipe closes with this process, and devdb ends when its standard input closes.
 	if _, err := command.StdinPipe(); err != nil {
 		return nil, err
 	}
-	p := &process{command: command, log: log.Name(), logStart: info.Size(), exited: make(chan struct{})}
+	p := &process{command: command, log: log.Name(), exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// Linux tells the child of its parent's death when this thread ends.
+		// To Linux, the parent of the child is this thread, not the process.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := command.Start()
@@ -66,7 +63,7 @@ func (p *process) kill() {
 	<-p.exited
 }
 
-// stop asks the process to end in good order, and kills it if it takes too long.
+// stop ends the process with SIGTERM, or kills it if that takes too long.
 func (p *process) stop() {
 	if err := p.command.Process.Signal(syscall.SIGTERM); err == nil {
 		select {
@@ -78,21 +75,21 @@ func (p *process) stop() {
 	p.kill()
 }
 
-// failure says why a process that ended by itself did so.
+// failure returns why the process ended by itself.
 func (p *process) failure() error {
 	tail := p.logTail()
-	// Both MariaDB and Go say it in these words.
+	// MariaDB, MySQL and Go use these words.
 	if strings.Contains(strings.ToLower(tail), "address already in use") {
-		return fmt.Errorf("%s: %w", p.command.Path, ErrPortTaken)
+		return fmt.Errorf("%s: %w", p.command.Path, errPortTaken)
 	}
 	return fmt.Errorf("%s ended: %v\n%s", p.command.Path, p.command.ProcessState, tail)
 }
 
-// logTail returns the last lines of what the process printed.
+// logTail returns the last lines of the log.
 func (p *process) logTail() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
 	}
-	return lastLines(string(bytes.TrimSpace(text[min(int64(len(text)), p.logStart):])))
+	return lastLines(string(text))
 }

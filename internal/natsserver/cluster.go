@@ -15,20 +15,20 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Cluster is several servers in this process that share JetStream, named n1, n2 and so on.
+// Cluster is a JetStream cluster of servers in this process, which are named n1, n2 and so on.
 type Cluster struct {
 	Nodes []*Server
 }
 
-// StartCluster starts a cluster of size servers and returns when it can create streams. Options apply to
-// each server; a StoreDir gets one subdirectory for each, and a Listen address is refused, as they
-// cannot share it.
+// StartCluster starts a cluster of size servers and returns when it can create streams. The options
+// apply to each server: StoreDir gets one subdirectory per server, and Listen must be empty,
+// because the servers cannot share an address.
 func StartCluster(ctx context.Context, size int, opts Options) (_ *Cluster, err error) {
 	if opts.Listen != "" {
-		return nil, fmt.Errorf("NATS listen address %q: the servers of a cluster take free ports; leave it empty", opts.Listen)
+		return nil, fmt.Errorf("NATS listen address %q: the servers of a cluster use free ports; leave it empty", opts.Listen)
 	}
 	if size < 2 {
-		return nil, fmt.Errorf("NATS cluster of %d servers: it needs at least 2, and 3 to survive the loss of one", size)
+		return nil, fmt.Errorf("NATS cluster of %d servers: it needs at least 2 servers, and 3 to survive the loss of one", size)
 	}
 	c := &Cluster{}
 	defer func() {
@@ -68,8 +68,8 @@ func StartCluster(ctx context.Context, size int, opts Options) (_ *Cluster, err 
 	return c, c.AwaitReady(ctx)
 }
 
-// AwaitReady waits until the servers that run have a leader for JetStream's meta data and follow it,
-// which they can as long as they are a majority.
+// AwaitReady waits until the running servers have a meta leader and are current with it. They must
+// be a majority.
 func (c *Cluster) AwaitReady(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -106,7 +106,7 @@ func (c *Cluster) Node(name string) *Server {
 	return nil
 }
 
-// URL is what a client connects to: every server's address, separated by commas.
+// URL is the address for clients: the URLs of all servers, separated by commas.
 func (c *Cluster) URL() string {
 	var urls []string
 	for _, s := range c.Nodes {

@@ -1,9 +1,9 @@
-// Package natsserver runs the real nats-server with JetStream inside this process, for `preauth dev` and
-// for tests: one server, or a cluster of them. Each listens on a loopback address without
-// authentication, and installs no signal handlers.
+// Package natsserver runs the real nats-server with JetStream inside this process, for preauth-dev
+// and for tests: one server or a cluster. Each server listens on a loopback address without
+// authentication and installs no signal handlers.
 //
-// A server can be stopped and started again on the same address with the same data. A stop is orderly:
-// what a kill does to unsynced data cannot be shown within a process.
+// A server can be stopped and started again with the same address and data. A stop is orderly. What
+// a kill does to data that was not synced cannot be tested within one process.
 package natsserver
 
 import (
@@ -27,39 +27,38 @@ import (
 type Options struct {
 	// Listen is the loopback address host:port for clients. Empty, or with port 0: a free port.
 	Listen string
-	// StoreDir keeps the streams between runs; it is made if missing, and no other server may use it
-	// meanwhile: nats-server does not look. Empty: a temporary directory that Close removes.
+	// StoreDir keeps the streams between runs. It is created if missing. nats-server does not check
+	// that no other server uses it. Empty: a temporary directory, which Close removes.
 	StoreDir string
-	// SyncAlways makes the server sync every message to the disk before it acknowledges it
-	// (sync_interval: always). Otherwise it syncs every two minutes, and a power failure loses what
-	// came since.
+	// SyncAlways makes the server sync each message to disk before it acknowledges it (sync_interval:
+	// always). Otherwise it syncs every two minutes, and a power failure loses what came since.
 	SyncAlways bool
-	// Log takes the server's warnings and errors. Nil: they are dropped.
+	// Log receives the server's warnings and errors. Nil drops them.
 	Log func(format string, args ...any)
 }
 
 // startTimeout bounds the wait for a server that neither becomes ready nor fails.
 const startTimeout = 30 * time.Second
 
-// Server is a nats-server in this process. Its methods may be called from several goroutines.
+// Server is a nats-server in this process. It is safe for concurrent use.
 type Server struct {
 	options   server.Options // as given to nats-server at every start
 	log       func(format string, args ...any)
-	temporary string // the directory to remove at the end, or empty
+	temporary string // the directory that Close removes, or empty
 
 	mu     sync.Mutex
 	nats   *server.Server // nil when stopped
 	closed bool
 }
 
-// Start starts a server with JetStream and returns when it takes connections, which is within
-// milliseconds where there is little to recover from the store.
+// Start starts a server with JetStream and returns when it accepts connections. That takes
+// milliseconds, unless there is much to recover from the store.
 func Start(opts Options) (*Server, error) {
 	s, err := newServer(opts)
 	if err != nil {
 		return nil, err
 	}
-	// A free port may be taken by the time that the server wants it; another is as good.
+	// Another process may take a free port before the server does.
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
 		var free bool
@@ -75,7 +74,7 @@ func Start(opts Options) (*Server, error) {
 	}
 }
 
-// newServer returns a server that was not started and has no address yet.
+// newServer returns a server that is not started and has no address yet.
 func newServer(opts Options) (*Server, error) {
 	s := &Server{log: opts.Log}
 	store := opts.StoreDir
@@ -110,17 +109,17 @@ func listenAddress(listen string) (host string, port int, free bool, err error) 
 	return parsed.Addr().String(), int(parsed.Port()), free, err
 }
 
-// URL is what a client connects to. It stays the same over [Server.Restart].
+// URL is the address for clients. [Server.Restart] keeps it.
 func (s *Server) URL() string {
 	address := net.JoinHostPort(s.options.Host, strconv.Itoa(s.options.Port))
 	return (&url.URL{Scheme: "nats", Host: address}).String()
 }
 
-// Name is the server's name, by which stream and consumer information call a leader.
+// Name is the server's name. Stream and consumer information names leaders by it.
 func (s *Server) Name() string { return s.options.ServerName }
 
-// Stop stops the server in good order and returns when all of it has ended. Its streams stay.
-// [Server.Restart] starts it again. A server that is down stays down.
+// Stop stops the server in good order and returns when it has ended. Its streams stay, and
+// [Server.Restart] starts it again. Stopping a server that does not run does nothing.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,16 +134,16 @@ func (s *Server) stop() {
 	}
 }
 
-// Restart starts the server again, on the same address and with the same streams, and returns when it
-// takes connections. One that still runs is stopped first.
+// Restart stops the server if it runs, starts it with the same address and streams, and returns
+// when it accepts connections.
 func (s *Server) Restart() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return fmt.Errorf("start nats-server on %s: it was closed", s.URL())
+		return fmt.Errorf("start nats-server on %s: it is closed", s.URL())
 	}
 	s.stop()
-	nats, err := server.NewServer(s.options.Clone()) // it writes into what it is given
+	nats, err := server.NewServer(s.options.Clone()) // NewServer changes its options
 	if err != nil {
 		return fmt.Errorf("start nats-server on %s: %w", s.URL(), err)
 	}
@@ -162,7 +161,7 @@ func (s *Server) Restart() error {
 		err = errors.New("it took too long")
 	}
 	if err == nil && !nats.ReadyForConnections(startTimeout) {
-		err = errors.Join(errors.New("it does not take connections"), failure.get())
+		err = errors.Join(errors.New("it does not accept connections"), failure.get())
 	}
 	if err != nil {
 		nats.Shutdown()
@@ -180,8 +179,7 @@ func (s *Server) running() *server.Server {
 	return s.nats
 }
 
-// Close stops the server and removes a temporary store. Do not use the server afterwards; a second
-// Close does nothing.
+// Close stops the server for good and removes a temporary store. A second Close does nothing.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,8 +194,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// firstFailure is nats-server's logger. It keeps the first fatal error, which nats-server reports in no
-// other way.
+// firstFailure is nats-server's logger. It keeps the first fatal error, because nats-server reports
+// it in no other way.
 type firstFailure struct {
 	log func(format string, args ...any)
 

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
-// within gives a test's waits an end.
+// within returns a context that ends the waits of a test.
 func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -66,8 +66,8 @@ func createStream(t *testing.T, js jetstream.JetStream, replicas int) jetstream.
 	return stream
 }
 
-// publish publishes until the server acknowledges, as a client does while a leader is elected. The
-// message id keeps a repetition from being stored twice.
+// publish retries until the server acknowledges, as a client does while a leader is elected. The
+// message id keeps repetitions from being stored twice.
 func publish(t *testing.T, js jetstream.JetStream, subject string) {
 	t.Helper()
 	ctx := within(t)

@@ -14,8 +14,15 @@ type Codes struct {
 	onceUp   func()
 
 	mu     sync.RWMutex
-	codes  map[string]preauth.Update
+	codes  map[string]*Code
 	stored map[string]Stored
+}
+
+// Code is a current code. It must not be changed.
+type Code struct {
+	preauth.Update
+	// Answer is the answer to look-ups, encoded once for all of them.
+	Answer preauth.LookupAnswer
 }
 
 // Stored is the last message that the stream of announcements holds for a component. The zero Stored
@@ -24,7 +31,7 @@ type Stored struct{ Revision, Sequence uint64 }
 
 // NewCodes returns an empty view.
 func NewCodes() *Codes {
-	v := &Codes{caughtUp: make(chan struct{}), codes: map[string]preauth.Update{}, stored: map[string]Stored{}}
+	v := &Codes{caughtUp: make(chan struct{}), codes: map[string]*Code{}, stored: map[string]Stored{}}
 	v.onceUp = sync.OnceFunc(func() { close(v.caughtUp) })
 	return v
 }
@@ -33,17 +40,19 @@ func NewCodes() *Codes {
 func (v *Codes) Add(code preauth.Update) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if code.Revision > v.codes[code.AppID].Revision {
-		v.codes[code.AppID] = code
+	if known := v.codes[code.AppID]; known != nil && known.Revision >= code.Revision {
+		return
 	}
+	v.codes[code.AppID] = &Code{code, preauth.Lookup{
+		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt, Revision: code.Revision,
+	}.Answer()}
 }
 
-// Current returns the newest code known of a component. It may have expired.
-func (v *Codes) Current(appid string) (preauth.Update, bool) {
+// Current returns the newest code known of a component, nil if there is none. It may have expired.
+func (v *Codes) Current(appid string) *Code {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	code, ok := v.codes[appid]
-	return code, ok
+	return v.codes[appid]
 }
 
 // SetStored notes that the stream holds an update as the message with the sequence.

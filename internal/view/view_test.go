@@ -169,14 +169,22 @@ func TestTokensCaughtUp(t *testing.T) {
 func TestNewestCodeIsKept(t *testing.T) {
 	v := view.NewCodes()
 	for _, revision := range []uint64{1, 3, 2} {
-		v.Add(preauth.Update{AppID: "wx1", Revision: revision, PreAuthCode: preauth.NewSecret(fmt.Sprint(revision))})
+		v.Add(preauth.Update{
+			AppID: "wx1", Revision: revision, PreAuthCode: preauth.NewSecret(fmt.Sprint(revision)),
+			IssuedAt: now, ExpiresAt: now.Add(time.Hour),
+		})
 	}
 	v.Add(preauth.Update{AppID: "wx1", Revision: 3, PreAuthCode: preauth.NewSecret("another")})
-	if code, ok := v.Current("wx1"); !ok || code.Revision != 3 || code.PreAuthCode.Reveal() != "3" {
-		t.Errorf("revision %d, %v", code.Revision, ok)
+	code := v.Current("wx1")
+	if code == nil || code.Revision != 3 || code.PreAuthCode.Reveal() != "3" {
+		t.Fatalf("got %+v", code)
 	}
-	if _, ok := v.Current("wx2"); ok || v.Len() != 1 {
-		t.Errorf("%d components, one that was never added: %v", v.Len(), ok)
+	answer, err := preauth.ParseLookup(code.Answer.Append(nil, 90*time.Second))
+	if err != nil || answer.Revision != 3 || !answer.PreAuthCode.Equal(code.PreAuthCode) || answer.ExpiresIn != 90*time.Second {
+		t.Errorf("the answer says %+v, %v", answer, err)
+	}
+	if v.Current("wx2") != nil || v.Len() != 1 {
+		t.Errorf("%d components, and one that was never added", v.Len())
 	}
 }
 

@@ -1,11 +1,11 @@
 // Command devdb is a MySQL-protocol server for development and tests on a machine that has none:
 // TiDB with its built-in single-process store, in Go alone, without cgo.
 //
-// It exists so that `preauth dev` and the tests run wherever Go does. It is a module of its own
-// because TiDB brings hundreds of modules and a binary of 135 MB, which must not weigh on those who
-// build the service. Package preauth/internal/mysqlserver builds it once, keeps the binary in the
-// user's cache directory and starts it as a child process; nothing else needs it. It is no server
-// for production: there is one copy of the data, and one user, root, without a password.
+// It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own
+// because TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must
+// not carry. "go -C test/devdb install" builds it, and package preauth/internal/mysqlserver starts
+// it as a child process; nothing else needs it. It is no server for production: there is one copy
+// of the data, and one user, root, without a password.
 //
 // On standard output it prints one line, "devdb: ready on 127.0.0.1:PORT", once it takes
 // connections. It lives as long as its standard input: the parent holds the other end of a pipe, so

@@ -1,20 +1,23 @@
-// Command keys makes what the roles of accounts.conf log in to NATS with:
+// Command keys makes the keys and credentials with which the roles of accounts.conf log in to NATS:
 //
-//	go run ./deploy/nats/keys [-rules deploy/nats/accounts.conf] DIR
+//	go -C deploy/nats/keys run . [-rules ../accounts.conf] [DIR]
 //
-// DIR must not exist yet. It gets, for each role,
+// DIR must not exist yet; without it, the command creates deploy/nats/keys.d. It writes these files for
+// each role:
 //
 //	ROLE.nk      the seed of its nkey, for a server with nkeys.conf
 //	ROLE.creds   a JWT with its rights and a seed, for a server with operator.conf
 //
-// and for the servers
+// and these for the servers:
 //
-//	nkeys.env      the public keys that nkeys.conf takes from the environment
-//	accounts.conf  the operator's and the accounts' JWTs, which operator.conf includes
+//	nkeys.env      the public keys, which nkeys.conf reads from the environment
+//	accounts.conf  the JWTs of the operator and the accounts, which operator.conf includes
 //
-// and, for adding users or changing rights later, the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk
-// for each account. Whoever has one of them can make credentials: keep them away from servers and clients. All
-// files are readable by their owner alone.
+// It also writes the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk for each account. You need
+// them to add users or to change rights. Anybody who has one can make credentials: keep them away from
+// servers and clients. Only their owner can read the files.
+//
+// It is a module of its own, because the service needs neither JWTs nor the parser of nats-server.
 package main
 
 import (
@@ -37,24 +40,25 @@ import (
 )
 
 func main() {
-	rules := flag.String("rules", "deploy/nats/accounts.conf", "accounts and permissions, as nats-server reads them")
+	rules := flag.String("rules", "../accounts.conf", "accounts and permissions, as nats-server reads them")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: go run ./deploy/nats/keys [-rules FILE] DIR\n\nMakes DIR with the keys of all roles.")
+		fmt.Fprintln(os.Stderr, "Usage: go -C deploy/nats/keys run . [-rules FILE] [DIR]\n\nCreates DIR, or else deploy/nats/keys.d, with the keys of all roles.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "keys: name the directory to make")
+	if flag.NArg() > 1 {
+		fmt.Fprintln(os.Stderr, "keys: name one directory to create")
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := write(*rules, flag.Arg(0)); err != nil {
+	if err := write(*rules, cmp.Or(flag.Arg(0), "../keys.d")); err != nil {
 		fmt.Fprintln(os.Stderr, "keys:", err)
 		os.Exit(1)
 	}
 }
 
-// ruleset is what accounts.conf holds. It uses less of the syntax than nats-server knows: lists of subjects.
+// ruleset is the content of accounts.conf, which uses only a part of the syntax that nats-server
+// knows.
 type ruleset struct {
 	Accounts      map[string]account `json:"accounts"`
 	SystemAccount string             `json:"system_account"`
@@ -77,7 +81,7 @@ type permissions struct {
 	Subscribe jwt.StringList `json:"subscribe"`
 }
 
-// export is of a service or of a stream, as is an importation.
+// export is the export of a service or of a stream. An importation is the import of one.
 type export struct {
 	Service      jwt.Subject `json:"service"`
 	Stream       jwt.Subject `json:"stream"`
@@ -95,10 +99,10 @@ type origin struct {
 	Subject jwt.Subject `json:"subject"`
 }
 
-// variable is how accounts.conf names the public key of a role.
+// variable matches the public key of a role in accounts.conf.
 var variable = regexp.MustCompile(`\$NKEY_([A-Z]+)`)
 
-// write makes the directory with all that is in it.
+// write creates the directory and its files.
 func write(rules, dir string) error {
 	text, err := os.ReadFile(rules)
 	if err != nil {
@@ -135,7 +139,7 @@ func write(rules, dir string) error {
 	}
 	switch err := os.Mkdir(dir, 0o700); {
 	case errors.Is(err, fs.ErrExist):
-		return fmt.Errorf("%s is there already: name another directory, or remove it if no server and no client needs its keys", dir)
+		return fmt.Errorf("%s exists: name another directory, or remove it if no server and no client needs its keys", dir)
 	case err != nil:
 		return err
 	}
@@ -147,7 +151,7 @@ func write(rules, dir string) error {
 	return nil
 }
 
-// key is a pair of keys with a name.
+// key is a key pair with a name.
 type key struct {
 	nkeys.KeyPair
 	name, public string
@@ -167,7 +171,7 @@ func newKey(name string, create func() (nkeys.KeyPair, error)) (k key, err error
 	return k, err
 }
 
-// sign adds the files of a server that trusts an operator: JWTs and credentials.
+// sign adds the files for operator.conf: JWTs and credentials.
 func (r ruleset) sign(users map[string]key, files map[string][]byte) error {
 	operator, err := newKey("operator", nkeys.CreateOperator)
 	if err != nil {
@@ -216,7 +220,7 @@ func (r ruleset) sign(users map[string]key, files map[string][]byte) error {
 	return nil
 }
 
-// claims returns what the operator signs of an account.
+// claims returns the claims of an account, which the operator signs.
 func (r ruleset) claims(name string, keys map[string]key) (*jwt.AccountClaims, error) {
 	claims := jwt.NewAccountClaims(keys[name].public)
 	claims.Name = name
@@ -257,7 +261,7 @@ func (r ruleset) claims(name string, keys map[string]key) (*jwt.AccountClaims, e
 	return claims, nil
 }
 
-// encode returns a signed JWT whose claims make sense.
+// encode validates the claims and returns the signed JWT.
 func encode(claims jwt.Claims, by nkeys.KeyPair) (string, error) {
 	var results jwt.ValidationResults
 	claims.Validate(&results)

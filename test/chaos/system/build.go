@@ -26,7 +26,7 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 	if err != nil {
 		return programs, fmt.Errorf("overlay: %w", err)
 	}
-	if err := goIn(ctx, root, "build", "-tags", "faultclock,nodev", "-overlay", name, "-o", programs.Preauth, "./cmd/preauth"); err != nil {
+	if err := goIn(ctx, root, "build", "-tags", "faultclock", "-overlay", name, "-o", programs.Preauth, "./cmd/preauth"); err != nil {
 		return programs, err
 	}
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")

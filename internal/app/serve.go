@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"cmp"
@@ -18,58 +18,61 @@ import (
 	"preauth/repo"
 )
 
-// serveCommand runs the service.
-type serveCommand struct {
-	natsSettings   `group:"nats"`
-	mysqlSettings  `group:"mysql"`
-	wechatSettings `group:"wechat"`
-	streamSettings `group:"streams"`
-	claimSettings  `group:"claims"`
-	workSettings   `group:"work"`
-	delaySettings  `group:"delays"`
-	adminSettings  `group:"admin"`
-	logSettings    `group:"admin"`
+// Service has all settings of the service. As a command, it runs one replica.
+type Service struct {
+	NATS    NATS    `embed:"" group:"nats"`
+	MySQL   MySQL   `embed:"" group:"mysql"`
+	WeChat  WeChat  `embed:"" group:"wechat"`
+	Streams Streams `embed:"" group:"streams"`
+	Claims  Claims  `embed:"" group:"claims"`
+	Work    Work    `embed:"" group:"work"`
+	Delays  Delays  `embed:"" group:"delays"`
+	Admin   Admin   `embed:"" group:"admin"`
+	Log     Log     `embed:"" group:"admin"`
 
-	SchemaApply bool `name:"schema-apply" group:"mysql" env:"PREAUTH_SCHEMA_APPLY" help:"Create what the database lacks of the schema, once it is there. Needs the right to create tables."`
+	SchemaApply bool `name:"schema-apply" group:"mysql" env:"PREAUTH_SCHEMA_APPLY" help:"Create what the database lacks of the schema, as soon as the database answers. Requires the right to create tables."`
+
+	HelpAll helpAll `name:"help-all" help:"Show this help with the settings for tests and experts too."`
 }
 
 // errNATSClosed is why the service ends by itself.
 var errNATSClosed = errors.New("the connection to NATS was closed for good")
 
 // Run serves until ctx ends.
-func (c serveCommand) Run(ctx context.Context, to streams) error {
-	cfg, err := c.config()
+func (s Service) Run(ctx context.Context, to Stdio) error {
+	cfg, err := s.config()
 	if err != nil {
 		return err
 	}
-	return c.serve(ctx, c.logger(to.err), cfg, func(net.Addr, *consumer.Service) {})
+	return s.Serve(ctx, s.Log.logger(to.Err), cfg, func(net.Addr, *consumer.Service) {})
 }
 
-// serve runs one replica until ctx ends. started is told the admin address and the service, which then
-// begins to work.
-func (c serveCommand) serve(
+// Serve runs one replica with the given log and configuration until ctx ends; the settings of the
+// service itself come from cfg, not from s. It calls started with the address of the admin endpoint
+// and the service just before the service begins to work.
+func (s Service) Serve(
 	ctx context.Context, log *slog.Logger, cfg consumer.Config, started func(net.Addr, *consumer.Service),
 ) (err error) {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 
-	db, err := c.open()
+	db, err := s.MySQL.Open()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	api, err := c.client()
+	api, err := s.WeChat.client()
 	if err != nil {
 		return err
 	}
 	defer api.Close()
-	listener, err := listen(ctx, "--admin-listen", c.AdminListen)
+	listener, err := Listen(ctx, "--admin-listen", s.Admin.Listen)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	closed := make(chan struct{})
-	nc, err := c.connect(log, func(err error) {
+	nc, err := s.NATS.connect(log, func(err error) {
 		giveUp(fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(err, nats.ErrConnectionClosed)))
 		close(closed)
 	})
@@ -90,7 +93,7 @@ func (c serveCommand) serve(
 	}
 	log.Info("starting", "version", cfg.Version, "admin", listener.Addr().String())
 	defer serveAdmin(listener, log, service, registry)()
-	if c.SchemaApply {
+	if s.SchemaApply {
 		defer applySchema(ctx, log, db)()
 	}
 	started(listener.Addr(), service)
@@ -100,7 +103,7 @@ func (c serveCommand) serve(
 	if err := context.Cause(ctx); errors.Is(err, errNATSClosed) {
 		return err
 	}
-	// What is left in the endpoints is answered, and what was published last is sent.
+	// Draining answers the requests that wait in the endpoints and sends what was published last.
 	if err := nc.Drain(); err != nil {
 		log.Warn("NATS did not take the last messages", "error", err)
 		return nil
@@ -113,17 +116,17 @@ func (c serveCommand) serve(
 }
 
 const (
-	// drainTime bounds the wait for the last messages to be taken.
+	// drainTime is how long the service waits at most until NATS has taken the last messages.
 	drainTime = 5 * time.Second
-	// schemaPatience is how long the service waits for its schema. Without MySQL it can still answer
-	// from memory, so it begins then, and the schema follows.
+	// schemaPatience is how long the start waits for the schema. Without MySQL the service can still
+	// answer from memory, so after that it starts and the schema follows.
 	schemaPatience = 3 * time.Second
 	// schemaRetry is the wait between two attempts to apply the schema.
 	schemaRetry = 2 * time.Second
 )
 
-// applySchema applies the schema, which goes on in the background while the database is away. The
-// returned function waits for its end, which that of ctx brings about.
+// applySchema applies the schema. While the database is away, it goes on trying in the background
+// until ctx ends. The returned function waits for the end of that.
 func applySchema(ctx context.Context, log *slog.Logger, db *repo.Repo) (wait func()) {
 	tried := make(chan struct{})
 	var trying sync.WaitGroup

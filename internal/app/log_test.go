@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"strings"
@@ -9,8 +9,8 @@ import (
 func TestLogWritesDurationsWithTheirUnit(t *testing.T) {
 	t.Parallel()
 	for format, want := range map[string]string{"text": "limit=15s", "json": `"limit":"15s"`} {
-		out := newOutput()
-		logSettings{Level: "info", Format: format}.logger(out).Info("stopping", "limit", 15*time.Second)
+		out := new(strings.Builder)
+		Log{Level: "info", Format: format}.logger(out).Info("stopping", "limit", 15*time.Second)
 		if line := out.String(); !strings.Contains(line, want) {
 			t.Errorf("%s: the line is %q, want %s in it", format, line, want)
 		}

@@ -1,5 +1,3 @@
-//go:build !nodev
-
 package main
 
 import (
@@ -11,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"preauth/internal/app/apptest"
 )
 
 func TestDevEndsWithItsProcess(t *testing.T) {
@@ -25,14 +25,14 @@ func TestDevEndsWithItsProcess(t *testing.T) {
 			}
 			t.Parallel()
 			temporary := t.TempDir()
-			p := startProcess(t, temporary, nil, "dev", "--components=1")
-			p.out.await(t, `looked up  wxdev0001  revision 1  `)
-			nats := p.out.await(t, `nats://(`+address+`)`)[1]
+			p := apptest.StartProcess(t, temporary, nil, "--components=1")
+			p.Out.Await(t, `looked up  wxdev0001  revision 1  `)
+			nats := p.Out.Await(t, `nats://(`+address+`)`)[1]
 			if !isChild(t, temporary) {
 				t.Error("no process works in the temporary directory: the test looks for the wrong ones")
 			}
-			ended := p.signal(t, s)
-			eventually(t, "no process is left", func() bool { return !isChild(t, temporary) })
+			ended := p.Signal(t, s)
+			apptest.Eventually(t, "no process is left", func() bool { return !isChild(t, temporary) })
 			if conn, err := net.Dial("tcp", nats); err == nil {
 				conn.Close()
 				t.Error("NATS still listens")
@@ -50,8 +50,8 @@ func TestDevEndsWithItsProcess(t *testing.T) {
 	}
 }
 
-// isChild reports whether a process was started with a path below dir. It finds none where there is no
-// /proc.
+// isChild reports whether a process was started with a path below dir. It finds none where there is
+// no /proc.
 func isChild(t *testing.T, dir string) bool {
 	t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -1,16 +1,16 @@
-//go:build !nodev
-
 package main
 
 import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"preauth/internal/app/apptest"
 )
 
 func TestScreenBreaksLinesWhereTheTerminalEnds(t *testing.T) {
 	t.Parallel()
-	out := newOutput()
+	out := apptest.NewOutput()
 	s := newScreen(out)
 	s.width = func() int { return 60 }
 	s.step(lookedUp, "wxdev0001", "revision 1  preauthcode@@@ab…wxyz  valid 9m59s")

@@ -1,10 +1,10 @@
-//go:build !nodev
-
 package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,27 +17,48 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 )
 
-// dev is a running "preauth dev".
+// dev is a running "preauth-dev".
 type dev struct {
-	*running
+	*apptest.Command
+
 	url string
 	nc  *nats.Conn
 }
 
-// startDev waits until tokens are announced, and looks for codes and tokens on the screen at the end.
+// startDev starts the command and waits until it announces tokens.
 func startDev(t *testing.T, args ...string) *dev {
 	t.Helper()
-	d := &dev{running: start(t, append([]string{"dev"}, args...)...)}
-	d.out.await(t, `What follows: `)
-	d.url = d.out.await(t, `NATS +(nats://\S+)`)[1]
-	d.nc = connect(t, d.url, nats.NoReconnect())
+	d := &dev{Command: apptest.Start(t, run, args...)}
+	d.Out.Await(t, `What follows: `)
+	d.url = d.Out.Await(t, `NATS +(nats://\S+)`)[1]
+	var err error
+	if d.nc, err = nats.Connect(d.url, nats.NoReconnect(), nats.Timeout(apptest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.nc.Close)
 	return d
 }
 
-// end does what Ctrl-C does. Before that it looks for what must not be on the screen: the tokens that
-// were announced, and the codes that are current.
+func TestMain(m *testing.M) { apptest.Main(m, main) }
+
+// awaitReady waits until the admin endpoint at an address says that the service is ready.
+func awaitReady(t *testing.T, address string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: apptest.Patience}
+	apptest.Eventually(t, "the service is ready", func() bool {
+		resp, err := client.Get("http://" + address + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	})
+}
+
+// end does what Ctrl-C does. Before that it looks for what must not be on the screen: the tokens
+// that were announced, and the codes that are current.
 func (d *dev) end(t *testing.T) {
 	t.Helper()
 	var secrets []string
@@ -57,10 +78,10 @@ func (d *dev) end(t *testing.T) {
 	if tokens == 0 || len(secrets) == tokens {
 		t.Errorf("%d tokens and %d codes to look for, want some of both", tokens, len(secrets)-tokens)
 	}
-	if status := d.stop(); status != 0 {
+	if status := d.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}
-	screen := d.out.String() + d.err.String()
+	screen := d.Out.String() + d.Err.String()
 	for _, text := range secrets {
 		// The instructions show a made-up one.
 		if text != exampleToken && strings.Contains(screen, text) {
@@ -72,7 +93,7 @@ func (d *dev) end(t *testing.T) {
 // stored returns the bodies of all messages in a stream.
 func stored(t *testing.T, nc *nats.Conn, stream string) [][]byte {
 	t.Helper()
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apptest.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,37 +120,37 @@ func TestDevShowsEachStepAndLeavesNothing(t *testing.T) {
 	t.Setenv("TMPDIR", temporary)
 	d := startDev(t, "--components=2", "--every=200ms")
 	for _, appid := range []string{"wxdev0001", "wxdev0002"} {
-		d.out.await(t, `(?m)^\d\d:\d\d:\d\d\.\d{3}  token      `+appid+`  taken up, number \d+ of its stream$`)
-		d.out.await(t, `(?m)^\S+  saved      `+appid+`  revision 1  for a new token$`)
-		d.out.await(t, `(?m)^\S+  announced  `+appid+`  revision 1  `+hint+`$`)
-		d.out.await(t, `(?m)^\S+  looked up  `+appid+`  revision 1  `+hint+`  valid 9m\d+s$`)
-		d.out.await(t, appid+"  revision 2  ") // every 200 ms
+		d.Out.Await(t, `(?m)^\d\d:\d\d:\d\d\.\d{3}  token      `+appid+`  taken up, number \d+ of its stream$`)
+		d.Out.Await(t, `(?m)^\S+  saved      `+appid+`  revision 1  for a new token$`)
+		d.Out.Await(t, `(?m)^\S+  announced  `+appid+`  revision 1  `+hint+`$`)
+		d.Out.Await(t, `(?m)^\S+  looked up  `+appid+`  revision 1  `+hint+`  valid 9m\d+s$`)
+		d.Out.Await(t, appid+"  revision 2  ") // every 200 ms
 	}
-	screen := d.out.String()
+	screen := d.Out.String()
 	inOrder(t, screen, "token      wxdev0001", "announced  wxdev0001  revision 1", "looked up  wxdev0001  revision 1")
 	inOrder(t, screen, "token      wxdev0001", "saved      wxdev0001  revision 1")
 
-	d.out.await(t, `(?m)^  database   \S+ \S+ on `+address+"$")
-	d.out.await(t, `(?m)^  WeChat     http://`+address+`, a stand-in that takes any token$`)
-	d.out.await(t, `(?m)^  state      in `+temporary+` until the end$`)
-	awaitReady(t, d.out.await(t, `(?m)^  admin      http://(`+address+`)/readyz, /healthz and /metrics$`)[1])
+	d.Out.Await(t, `(?m)^  database   \S+ \S+ on `+address+"$")
+	d.Out.Await(t, `(?m)^  WeChat     http://`+address+`, a stand-in that takes any token$`)
+	d.Out.Await(t, `(?m)^  state      in `+temporary+` until the end$`)
+	awaitReady(t, d.Out.Await(t, `(?m)^  admin      http://(`+address+`)/readyz, /healthz and /metrics$`)[1])
 
 	if err := d.nc.Publish("component.token.updated", []byte(`{`)); err != nil {
 		t.Fatal(err)
 	}
-	d.out.await(t, `(?m)^\S+  no code    bad_event: .*; given up$`)
+	d.Out.Await(t, `(?m)^\S+  no code    bad_event: .*; given up$`)
 	if !isChild(t, temporary) {
 		t.Error("no process works in the temporary directory: the test looks for the wrong ones")
 	}
 	d.end(t)
-	d.out.await(t, `\nStopped\. Nothing is left behind\.\n`)
+	d.Out.Await(t, `\nStopped\. Nothing is left behind\.\n`)
 	if isChild(t, temporary) {
 		t.Error("a process is left")
 	}
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if strings.Contains(d.out.String(), "  log  ") {
+	if strings.Contains(d.Out.String(), "  log  ") {
 		t.Error("the log is shown where nothing is wrong that is not shown otherwise")
 	}
 }
@@ -154,13 +175,21 @@ const exampleToken = "my-token-1"
 
 func TestDevPrintsCommandsThatWork(t *testing.T) {
 	t.Parallel()
-	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+newDatabase(t))
+	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+apptest.NewDatabase(t))
 	commands := natsCommands(t, d)
 	if len(commands) != 7 {
 		t.Fatalf("%d commands are printed: %q", len(commands), commands)
 	}
-	updates, failures := subscribe(t, d.nc, argument(t, commands, "sub", "preauth.updated")), subscribe(t, d.nc, argument(t, commands, "sub", "preauth.failed"))
-	d.out.await(t, `looked up  wxdev0001  revision 1  `)
+	updates, failures := make(chan *nats.Msg, 100), make(chan *nats.Msg, 100)
+	for subject, heard := range map[string]chan *nats.Msg{"preauth.updated": updates, "preauth.failed": failures} {
+		if _, err := d.nc.ChanSubscribe(argument(t, commands, "sub", subject), heard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	d.Out.Await(t, `looked up  wxdev0001  revision 1  `)
 
 	subject, body := argument(t, commands, "pub", "component.token.updated"), commands[2][2]
 	if !json.Valid([]byte(body)) || !strings.Contains(body, exampleToken) {
@@ -170,13 +199,16 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	if err := d.nc.Publish(subject, []byte(body)); err != nil {
 		t.Fatal(err)
 	}
-	update := nextUpdate(t, updates, "wxdev0001")
+	var update preauth.Update
 	for update.Revision < 2 {
-		update = nextUpdate(t, updates, "wxdev0001")
+		var err error
+		if update, err = preauth.ParseUpdate(next(t, updates)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Logf("from the token's publish to the code's arrival: %v", time.Since(published))
 
-	msg, err := d.nc.Request(argument(t, commands, "req", "preauth.lookup.wxdev0001"), []byte(commands[3][2]), patience)
+	msg, err := d.nc.Request(argument(t, commands, "req", "preauth.lookup.wxdev0001"), []byte(commands[3][2]), apptest.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +216,7 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 		t.Errorf("the look-up answers something else than was announced: %v", err)
 	}
 
-	if msg, err = d.nc.Request(argument(t, commands[4:], "req", "preauth.claim.wxdev0001"), []byte(commands[4][2]), patience); err != nil {
+	if msg, err = d.nc.Request(argument(t, commands[4:], "req", "preauth.claim.wxdev0001"), []byte(commands[4][2]), apptest.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if claim, err := preauth.ParseClaim(msg.Data); err != nil || claim.ClaimID != "visitor-1" {
@@ -210,19 +242,29 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	if err := d.nc.Publish(subject, []byte(`[]`)); err != nil {
 		t.Fatal(err)
 	}
-	if msg, err := failures.NextMsg(patience); err != nil {
-		t.Error(err)
-	} else if f, err := preauth.ParseFailure(msg.Data); err != nil || f.Class != preauth.ClassBadEvent {
+	if f, err := preauth.ParseFailure(next(t, failures)); err != nil || f.Class != preauth.ClassBadEvent {
 		t.Errorf("failure %q, %v", f.Class, err)
 	}
 	d.end(t)
-	d.out.await(t, `\nStopped\. What was stored is in the database\.\n`)
+	d.Out.Await(t, `\nStopped\. What was stored is in the database\.\n`)
+}
+
+// next returns the body of the next message.
+func next(t *testing.T, messages <-chan *nats.Msg) []byte {
+	t.Helper()
+	select {
+	case msg := <-messages:
+		return msg.Data
+	case <-time.After(apptest.Patience):
+		t.Fatal("no message")
+		return nil
+	}
 }
 
 // natsCommands returns the words of the printed command lines, behind the server's address.
 func natsCommands(t *testing.T, d *dev) [][]string {
 	t.Helper()
-	screen := strings.ReplaceAll(d.out.String(), " \\\n", " ") // as a shell reads it
+	screen := strings.ReplaceAll(d.Out.String(), " \\\n", " ") // as a shell reads it
 	var commands [][]string
 	for _, line := range regexp.MustCompile(`(?m)^  nats -s (\S+) (.*)$`).FindAllStringSubmatch(screen, -1) {
 		if line[1] != d.url {
@@ -251,7 +293,7 @@ func argument(t *testing.T, commands [][]string, command, want string) string {
 
 func request(t *testing.T, nc *nats.Conn, subject string, into any) {
 	t.Helper()
-	msg, err := nc.Request(subject, nil, patience)
+	msg, err := nc.Request(subject, nil, apptest.Patience)
 	if err == nil {
 		err = json.Unmarshal(msg.Data, into)
 	}
@@ -266,13 +308,13 @@ func TestDevKeepsItsStateBetweenRuns(t *testing.T) {
 	args := []string{"--data=" + data, "--every=0s", "--components=1"}
 	publish := func(d *dev, token string) {
 		t.Helper()
-		if err := d.nc.Publish("component.token.updated", tokenEvent("wxkept", token)); err != nil {
+		if err := d.nc.Publish("component.token.updated", fmt.Appendf(nil, `{"component_appid":"wxkept","component_access_token":%q}`, apptest.Secret+token)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	code := func(d *dev) preauth.Lookup {
 		t.Helper()
-		msg, err := d.nc.Request("preauth.lookup.wxkept", nil, patience)
+		msg, err := d.nc.Request("preauth.lookup.wxkept", nil, apptest.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,31 +326,31 @@ func TestDevKeepsItsStateBetweenRuns(t *testing.T) {
 	}
 
 	d := startDev(t, args...)
-	d.out.await(t, `(?m)^  state      in `+data+`, kept for the next run$`)
+	d.Out.Await(t, `(?m)^  state      in `+data+`, kept for the next run$`)
 	publish(d, "one")
-	d.out.await(t, `looked up  wxkept     revision 1  `)
+	d.Out.Await(t, `looked up  wxkept     revision 1  `)
 	publish(d, "two")
-	d.out.await(t, `looked up  wxkept     revision 2  `)
+	d.Out.Await(t, `looked up  wxkept     revision 2  `)
 	before := code(d)
-	status, _, stderr := do(t, append([]string{"dev"}, args...)...)
+	status, _, stderr := apptest.Do(t, run, args...)
 	if status != 1 || !strings.Contains(stderr, "--data: ") || !strings.Contains(stderr, "stop the other one, or choose another directory") {
 		t.Errorf("a second one on the same directory: status %d, %q", status, stderr)
 	}
 	d.end(t)
-	d.out.await(t, `\nStopped\. The state is in `+data+`\.\n`)
+	d.Out.Await(t, `\nStopped\. The state is in `+data+`\.\n`)
 	if isChild(t, data) {
 		t.Error("a process is left")
 	}
 
 	d = startDev(t, args...)
-	d.out.await(t, `looked up  wxdev0001  revision 2  `) // its own token is a new one
+	d.Out.Await(t, `looked up  wxdev0001  revision 2  `) // its own token is a new one
 	publish(d, "two")
-	d.out.await(t, `token      wxkept     announced again: the code that was made with it still lives`)
+	d.Out.Await(t, `token      wxkept     announced again: the code that was made with it still lives`)
 	if after := code(d); !after.PreAuthCode.Equal(before.PreAuthCode) || after.Revision != 2 {
 		t.Errorf("revision %d after the restart, want the same code as before with revision 2", after.Revision)
 	}
 	publish(d, "three")
-	d.out.await(t, `looked up  wxkept     revision 3  `)
+	d.Out.Await(t, `looked up  wxkept     revision 3  `)
 	d.end(t)
 }
 
@@ -324,11 +366,11 @@ func TestDevListensWhereItIsTold(t *testing.T) {
 		defer listener.Close()
 		listeners, ports = append(listeners, listener), append(ports, listener.Addr().String())
 	}
-	args := []string{"--nats-listen=" + ports[0], "--wechat-listen=" + ports[1], "--admin-listen=" + ports[2], "--mysql-dsn=" + newDatabase(t)}
+	args := []string{"--nats-listen=" + ports[0], "--wechat-listen=" + ports[1], "--admin-listen=" + ports[2], "--mysql-dsn=" + apptest.NewDatabase(t)}
 
-	status, out, stderr := do(t, append([]string{"dev"}, args...)...)
+	status, out, stderr := apptest.Do(t, run, args...)
 	for i, flag := range []string{"--nats-listen", "--wechat-listen", "--admin-listen"} {
-		if want := "preauth: " + flag + ": another process listens on " + ports[i] + ": stop it, or choose another address"; !strings.Contains(stderr, want) {
+		if want := "preauth-dev: " + flag + ": another process listens on " + ports[i] + ": stop it, or choose another address"; !strings.Contains(stderr, want) {
 			t.Errorf("%q does not say %q", stderr, want)
 		}
 	}
@@ -339,7 +381,7 @@ func TestDevListensWhereItIsTold(t *testing.T) {
 	for _, listener := range listeners {
 		listener.Close()
 	}
-	status, out, stderr = do(t, "dev", "--nats-listen="+ports[0], "--admin-listen="+ports[0])
+	status, out, stderr = apptest.Do(t, run, "--nats-listen="+ports[0], "--admin-listen="+ports[0])
 	if want := "--admin-listen: another process listens on " + ports[0]; status != 1 || out != "" || !strings.Contains(stderr, want) {
 		t.Errorf("two parts on one address: status %d, %q, %q; want 1 and %q", status, out, stderr, want)
 	}
@@ -348,9 +390,9 @@ func TestDevListensWhereItIsTold(t *testing.T) {
 	if d.url != "nats://"+ports[0] {
 		t.Errorf("NATS is at %s, want %s", d.url, ports[0])
 	}
-	d.out.await(t, `WeChat +http://`+regexp.QuoteMeta(ports[1])+",")
+	d.Out.Await(t, `WeChat +http://`+regexp.QuoteMeta(ports[1])+",")
 	awaitReady(t, ports[2])
-	d.out.await(t, `looked up  wxdev0001  `)
+	d.Out.Await(t, `looked up  wxdev0001  `)
 	d.end(t)
 }
 
@@ -366,24 +408,24 @@ func TestDevRefusesImpossibleValues(t *testing.T) {
 		{"--wechat-listen=192.0.2.1:0", "--wechat-listen: "},
 		{"--wechat-listen=", "--wechat-listen must be host:port"},
 		{"--admin-listen=here:now", "--admin-listen must be host:port"},
-		{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1)/", "--mysql-dsn: repo: the MySQL DSN: it names no database: "},
+		{"--mysql-dsn=me:" + apptest.Secret + "@tcp(127.0.0.1)/", "--mysql-dsn: repo: the MySQL DSN: it names no database: "},
 		{"--verbose=perhaps", "--verbose: bool value must be true, 1, yes, false, 0 or no"},
 	} {
-		refused(t, []string{test.says}, "dev", test.arg)
+		apptest.Refused(t, run, []string{test.says}, test.arg)
 	}
-	have := settings(t, "dev")
-	if len(have) != 9 {
-		t.Errorf("dev has %d settings: refuse the impossible values of all of them", len(have))
-	}
-	status, _, stderr := do(t, "dev", "--mysql-dsn=me:"+secret+"@tcp(127.0.0.1:1)/preauth")
+	status, _, stderr := apptest.Do(t, run, "--mysql-dsn=me:"+apptest.Secret+"@tcp(127.0.0.1:1)/preauth")
 	if status != 1 || !strings.Contains(stderr, "127.0.0.1:1: ") {
 		t.Errorf("a database that is away: status %d, %q", status, stderr)
 	}
-	status, _, stderr = do(t, "dev", "--mysql-dsn="+mysql.DSN("missing"))
+	status, _, stderr = apptest.Do(t, run, "--mysql-dsn="+apptest.MySQL.DSN("missing"))
 	if status != 1 || !strings.Contains(stderr, "Unknown database 'missing'") {
 		t.Errorf("a server without the database: status %d, %q", status, stderr)
 	}
-	status, _, stderr = do(t, "dev", "--data="+write(t, "file", ""))
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, _, stderr = apptest.Do(t, run, "--data="+file)
 	if status != 1 || !strings.Contains(stderr, "not a directory") {
 		t.Errorf("a file in place of a directory: status %d, %q", status, stderr)
 	}

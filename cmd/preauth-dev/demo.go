@@ -1,5 +1,3 @@
-//go:build !nodev
-
 package main
 
 import (
@@ -14,15 +12,15 @@ import (
 	"preauth/consumer"
 )
 
-// demonstrate does what other programs do around the service, until ctx ends: it announces tokens as a
-// token service would, subscribes to codes and failures, and looks up each code.
-func (c devCommand) demonstrate(ctx context.Context, screen *screen, url string, service *consumer.Service) error {
+// demonstrate does what other programs do around the service, until ctx ends: it announces tokens
+// as a token service would, subscribes to codes and failures, and looks up each code.
+func (c sandbox) demonstrate(ctx context.Context, screen *screen, url string, service *consumer.Service) error {
 	for service.Ready() != nil {
 		if !wait(ctx, 20*time.Millisecond) {
 			return nil
 		}
 	}
-	nc, err := nats.Connect(url, nats.Name("preauth dev"), nats.MaxReconnects(-1))
+	nc, err := nats.Connect(url, nats.Name("preauth-dev"), nats.MaxReconnects(-1))
 	if err != nil {
 		return fmt.Errorf("connecting to NATS: %w", err)
 	}
@@ -71,7 +69,7 @@ func (c devCommand) demonstrate(ctx context.Context, screen *screen, url string,
 }
 
 // pace says how tokens are announced.
-func (c devCommand) pace() string {
+func (c sandbox) pace() string {
 	pace := "once"
 	if c.Every > 0 {
 		pace = fmt.Sprintf("every %v", c.Every)

@@ -1,5 +1,3 @@
-//go:build !nodev
-
 package main
 
 import (
@@ -16,6 +14,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/app"
 )
 
 // screen shows a person what happens.
@@ -30,7 +29,7 @@ type screen struct {
 
 func newScreen(w io.Writer) *screen {
 	s := &screen{w: w, width: func() int { return 0 }}
-	if file, ok := w.(*os.File); ok && isTerminal(w) {
+	if file, ok := w.(*os.File); ok && app.IsTerminal(w) {
 		s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 		s.width = func() int {
 			width, _, _ := term.GetSize(int(file.Fd()))
@@ -89,8 +88,8 @@ func (s *screen) gap() {
 	fmt.Fprintln(s.w)
 }
 
-// print prints the text behind a head of which indent characters are visible, and breaks it between words
-// where the terminal ends. The caller holds mu.
+// print prints the text behind a head of which indent characters are visible, and breaks it between
+// words where the terminal ends. The caller holds mu.
 func (s *screen) print(head string, indent int, text string) {
 	room := s.width() - indent
 	for lines := range strings.Lines(text) {
@@ -108,8 +107,8 @@ func (s *screen) print(head string, indent int, text string) {
 	}
 }
 
-// logger returns a log whose lines are shown among the others: all of them, or else only what goes wrong
-// and is not shown otherwise.
+// logger returns a log whose lines are shown among the others: all of them, or else only what goes
+// wrong and is not shown otherwise.
 func (s *screen) logger(all bool) *slog.Logger {
 	options := &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {

@@ -1,7 +1,8 @@
-package main
+package app
 
 import (
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -9,12 +10,13 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// FuzzSettings gives each setting of "preauth serve" any value, as a flag or as a variable, beside any other
-// argument. Either there is a service to start, or the error names the flag and says what to change.
+// FuzzSettings gives each setting of "preauth serve" any value, as a flag or as a variable, beside
+// any other argument. Either the service could start, or the error names the flag and says what to
+// change.
 //
-//	go test -run '^$' -fuzz '^FuzzSettings$' -fuzztime 5m ./cmd/preauth
+//	go test -run '^$' -fuzz '^FuzzSettings$' -fuzztime 5m ./internal/app
 func FuzzSettings(f *testing.F) {
-	flags := serveFlags(f)
+	flags := settings(f)
 	values := []string{
 		"", " ", "0", "-1", "1", "00", "1e3", "1e400", "NaN", "Inf", "0x10", "1_000", "0.5", "9223372036854775808", "-9223372036854775809",
 		"5s", "-5s", "0s", "1e3s", "NaNs", "9223372036854775807ns", "9223372036854775808ns", "1h1h", "5", "5 s", "∞",
@@ -50,13 +52,13 @@ func FuzzSettings(f *testing.F) {
 		if more != "" {
 			args = append(args, strings.Split(more, "\n")...)
 		}
-		err := settle(args)
+		err := settle(t, args)
 		if err == nil {
 			return
 		}
 		text := err.Error()
-		if _, ok := errors.AsType[settingError](err); !ok {
-			t.Errorf("%q: %v is no settingError", args, err)
+		if _, ok := errors.AsType[usageError](err); !ok {
+			t.Errorf("%q: %v is no usageError", args, err)
 		}
 		if more == "" && !strings.Contains(text, flag.Name) && flag.Group.Key != "streams" {
 			t.Errorf("%q: the refusal %q does not name the flag", args, text)
@@ -64,54 +66,31 @@ func FuzzSettings(f *testing.F) {
 		if len(text) > 1000+8*(len(value)+len(more)) || strings.ContainsRune(text, 0) && !strings.Contains(more, "\x00") {
 			t.Errorf("%q: the refusal is out of bounds: %q", args, text)
 		}
-		// What may be a secret is said nowhere.
+		// The error must not repeat what may be a secret.
 		if strings.Contains(value, secret) && more == "" && mayHoldSecret(flag.Name) && strings.Contains(text, secret) {
 			t.Errorf("%q: the refusal %q repeats the value", args, text)
 		}
 	})
 }
 
-// mayHoldSecret reports whether people put a password, a token or a seed into a setting, by intent or by mistake.
+// mayHoldSecret reports whether people may put a password, a token or a seed into a setting, even
+// by mistake.
 func mayHoldSecret(flag string) bool {
 	return strings.HasPrefix(flag, "mysql-dsn") || strings.HasPrefix(flag, "nats-") && flag != "nats-tls-first" ||
 		flag == "wechat-url" || flag == "wechat-path"
 }
 
-// serveFlags returns the flags of "preauth serve" that are its own.
-func serveFlags(t testing.TB) []*kong.Flag {
+// settle checks the settings as "preauth serve" does before it starts.
+func settle(t *testing.T, args []string) error {
 	t.Helper()
-	for _, child := range model().Node.Children {
-		if child.Name == "serve" {
-			own := make([]*kong.Flag, 0, len(child.Flags))
-			for _, flag := range child.Flags {
-				if len(flag.Envs) > 0 {
-					own = append(own, flag)
-				}
-			}
-			return own
-		}
-	}
-	t.Fatal("there is no command serve")
-	return nil
-}
-
-// settle reads the settings as "preauth serve" does until it begins to work.
-func settle(args []string) error {
 	var c cli
 	exited := false
-	parser, err := newParser(&c, kong.Writers(newOutput(), newOutput()), kong.Exit(func(int) { exited = true }))
-	if err != nil {
-		return err
-	}
-	forgetEmptyVariables(parser.Model)
-	command, err := parser.Parse(args)
+	parser := newParser(t, &c, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { exited = true }))
+	command, err := parseArguments(parser, args)
 	if exited {
 		return nil
 	}
 	if err != nil {
-		return refuse("%s", misread(err, args))
-	}
-	if err := checkValues(command.Flags()); err != nil {
 		return err
 	}
 	if command.Command() != "serve" {
@@ -121,19 +100,19 @@ func settle(args []string) error {
 	if err != nil {
 		return err
 	}
-	db, err := c.Serve.open()
+	db, err := c.Serve.MySQL.Open()
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	api, err := c.Serve.client()
+	api, err := c.Serve.WeChat.client()
 	if err != nil {
 		return err
 	}
 	api.Close()
-	if _, err := c.Serve.options(); err != nil {
+	if _, err := c.Serve.NATS.Options(); err != nil {
 		return err
 	}
-	_ = c.Serve.logger(newOutput())
-	return cfg.Check() // which finds nothing that was not found before
+	_ = c.Serve.Log.logger(io.Discard)
+	return cfg.Check() // must find nothing new
 }

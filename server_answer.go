@@ -1,0 +1,18 @@
+package preauth
+
+import "time"
+
+// LookupAnswer is the answer to a look-up of one code, encoded ahead: it lacks only the life that the
+// code has left when it is sent. It has no links.
+type LookupAnswer struct{ text []byte }
+
+// Answer encodes the answer to look-ups that ask for no links.
+func (l Lookup) Answer() LookupAnswer {
+	l.Links = Links{}
+	return LookupAnswer{l.fixed(make([]byte, 0, 320))}
+}
+
+// Append appends the body to b and returns the extended slice. expiresIn is as in [Lookup].
+func (a LookupAnswer) Append(b []byte, expiresIn time.Duration) []byte {
+	return object(append(b, a.text...)).remaining("expires_in", expiresIn).end()
+}
