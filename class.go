@@ -34,3 +34,11 @@ const (
 	// WeChat gave a code.
 	ClassTokenExpired Class = "token_expired"
 )
+
+// Classes returns all classes.
+func Classes() []Class {
+	return []Class{
+		ClassTransient, ClassThrottled, ClassQuota, ClassTokenRejected, ClassAddressNotAllowed, ClassConfiguration,
+		ClassRequest, ClassUnknown, ClassBadReply, ClassBadEvent, ClassTokenExpired,
+	}
+}

@@ -3,6 +3,9 @@
 -- "preauth schema apply" runs it, and so does "preauth serve" if it is told to. Every statement can be
 -- repeated at any time. All times are UTC and come from the service's clock, never from the server, so
 -- the session's time zone does not matter. Component_access_tokens are never stored, only their SHA-256.
+--
+-- The row format is stated because servers have other defaults, which allow shorter keys only. The keys
+-- fit into pages of 8 KiB, where the limit is 1,536 bytes.
 
 -- One row for each component that a valid token event ever named. A saving transaction locks it first,
 -- so transactions about one component run one after the other.
@@ -18,7 +21,7 @@ CREATE TABLE IF NOT EXISTS component (
   token_time           DATETIME(6)  NULL COMMENT 'when the stream took it',
   token_fingerprint    BINARY(32)   NULL COMMENT 'SHA-256 of its token',
   token_expires_at     DATETIME(6)  NULL COMMENT 'when its token dies',
-  attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'calls to WeChat in vain since the last code',
+  attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'failed calls of WeChat since the last code',
   due_at               DATETIME(6)  NULL COMMENT 'when the component is worked on next, to renew or to try again; NULL: not before a newer token',
   lease                BINARY(16)   NULL COMMENT 'the call of a replica that works on the component until due_at, unless it dies; NULL: none',
   failure              MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'the last failure as announced on preauth.failed, JSON; NULL after a success',
@@ -26,7 +29,7 @@ CREATE TABLE IF NOT EXISTS component (
   updated_at           DATETIME(6)  NOT NULL,
   PRIMARY KEY (appid),
   KEY due (due_at)
-) ENGINE = InnoDB COMMENT = 'preauth: the components and the newest token taken for each';
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the components and the newest token taken for each';
 
 -- Every saved code, until some time after it expired. A code keeps its kind for good:
 --
@@ -66,12 +69,12 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   KEY expires (expires_at),
   CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
-) ENGINE = InnoDB COMMENT = 'preauth: the codes, of which each component has one current';
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the codes; each component has one current code';
 
 -- Announcements that are committed but not known to be published. A row is deleted once the stream has
 -- stored its message. Rows that stay mean that NATS does not take them.
 CREATE TABLE IF NOT EXISTS outbox (
-  message_id VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced',
+  message_id VARCHAR(350) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced',
   appid      VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid; empty for an event that names no valid one',
   revision   BIGINT UNSIGNED NULL COMMENT 'an update: the code is pre_auth_code''s with this revision',
   failure    MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'a failure: the body, JSON',
@@ -79,4 +82,17 @@ CREATE TABLE IF NOT EXISTS outbox (
   PRIMARY KEY (message_id),
   KEY created (created_at, revision),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
-) ENGINE = InnoDB COMMENT = 'preauth: announcements not yet known to be published';
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: announcements not yet known to be published';
+
+-- The streams that the database belongs to: one row. Two services with streams of their own would record
+-- what the other cannot know, so a service whose streams are others does not use the database.
+CREATE TABLE IF NOT EXISTS stream_set (
+  id             TINYINT UNSIGNED NOT NULL COMMENT 'always 1',
+  token_stream   VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  update_stream  VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  failure_stream VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  account        VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'the NATS account they are in; empty where it could not be told',
+  since          DATETIME(6)  NOT NULL COMMENT 'when the database was taken over',
+  PRIMARY KEY (id),
+  CONSTRAINT stream_set_is_one CHECK (id = 1)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the streams that the database belongs to';

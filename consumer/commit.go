@@ -2,12 +2,14 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/bits"
 	"time"
 
 	"preauth"
 	"preauth/internal/batch"
+	"preauth/internal/outage"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -29,6 +31,7 @@ type committer struct {
 	trace     tracer
 	now       func() time.Time
 	retry     time.Duration // after a code that MySQL refuses
+	wechat    *outage.Log
 	// saved is told each component that got a new current code.
 	saved func(appid string)
 
@@ -36,11 +39,12 @@ type committer struct {
 }
 
 func newCommitter(
-	cfg Config, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger, saved func(appid string),
+	cfg Config, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger,
+	wechat *outage.Log, saved func(appid string),
 ) *committer {
 	c := &committer{
 		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.Trace, now: cfg.Now,
-		retry: cfg.Delays.TransientMax, saved: saved,
+		retry: cfg.Delays.TransientMax, wechat: wechat, saved: saved,
 	}
 	c.outcomes = batch.New(transactions, repo.MaxBatch, c.save)
 	return c
@@ -104,8 +108,9 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 	}
 	switch step.Name {
 	case StepFailed:
-		c.tellFailure(step, outcome.Failure)
+		c.tellFailure(ctx, outcome)
 	case StepCommitted:
+		c.wechat.Back()
 		c.log.Info("code saved", "component", step.AppID, "sequence", step.Sequence,
 			"cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
 		c.saved(step.AppID)
@@ -115,14 +120,33 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 	}
 }
 
-func (c *committer) tellFailure(step Step, f *preauth.Failure) {
+// tellFailure logs a failure that is news. That WeChat is away is logged once for all components.
+func (c *committer) tellFailure(ctx context.Context, outcome repo.Outcome) {
+	f := outcome.Failure
 	c.metrics.failed(f.Class)
-	retry := slog.StringValue("given up")
-	if !f.RetryAt.IsZero() {
-		retry = slog.TimeValue(f.RetryAt)
+	level := slog.LevelWarn
+	if away := f.Class == preauth.ClassTransient; away || outcome.FailureID == "" {
+		level = slog.LevelDebug
+		if away {
+			c.wechat.Away(errors.New(f.ErrMsg))
+		}
 	}
-	c.log.Warn("no code", "component", step.AppID, "sequence", step.Sequence, "class", string(f.Class),
-		"errcode", f.ErrCode, "errmsg", f.ErrMsg, "rid", f.RID, "request_ip", f.RequestIP, "attempt", f.Attempt, "retry_at", retry)
+	attrs := []slog.Attr{
+		slog.String("component", f.AppID), slog.Uint64("sequence", f.StreamSequence), slog.String("class", string(f.Class)),
+		slog.Int("attempt", f.Attempt), slog.String("errmsg", f.ErrMsg),
+	}
+	if f.ErrCode != 0 {
+		attrs = append(attrs, slog.Int64("errcode", int64(f.ErrCode)))
+	}
+	for _, text := range []struct{ name, value string }{{"rid", f.RID}, {"request_ip", f.RequestIP}} {
+		if text.value != "" {
+			attrs = append(attrs, slog.String(text.name, text.value))
+		}
+	}
+	if !f.RetryAt.IsZero() {
+		attrs = append(attrs, slog.Time("retry_at", f.RetryAt))
+	}
+	c.log.LogAttrs(ctx, level, "no code", attrs...)
 }
 
 // announceNews returns the outcome, without the message id of a failure that says nothing new. While

@@ -84,6 +84,7 @@ type intervals struct {
 	due    time.Duration // for due components
 	extend time.Duration // to extend the lease of a component that is worked on
 	purge  time.Duration // for expired codes to delete
+	census time.Duration // at all components, to count them
 }
 
 // Delays are the waits between attempts after a failure, by the kind of failure. Each but Once is
@@ -139,6 +140,7 @@ func (c Config) withDefaults() Config {
 	c.intervals.due = cmp.Or(c.intervals.due, time.Second)
 	c.intervals.extend = cmp.Or(c.intervals.extend, lease/4)
 	c.intervals.purge = cmp.Or(c.intervals.purge, 10*time.Minute)
+	c.intervals.census = cmp.Or(c.intervals.census, 30*time.Second)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

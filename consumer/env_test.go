@@ -261,7 +261,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 	s := setup{cfg: consumer.Config{
 		Delays: quick, AckWait: 10 * time.Second, RequestTimeout: patience, Shutdown: patience / 2, Spares: -1,
 	}}
-	consumer.ShortenIntervals(&s.cfg, 50*time.Millisecond, 500*time.Millisecond, time.Second)
+	consumer.ShortenIntervals(&s.cfg, 50*time.Millisecond, 500*time.Millisecond, time.Second, time.Second)
 	for _, c := range change {
 		c(&s)
 	}

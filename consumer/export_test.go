@@ -6,9 +6,10 @@ import (
 	"preauth"
 )
 
-// ShortenIntervals sets how often a service looks for due components, extends leases and purges.
-func ShortenIntervals(cfg *Config, due, extend, purge time.Duration) {
-	cfg.intervals = intervals{due: due, extend: extend, purge: purge}
+// ShortenIntervals sets how often a service looks for due components, extends leases, purges and
+// counts the components.
+func ShortenIntervals(cfg *Config, due, extend, purge, census time.Duration) {
+	cfg.intervals = intervals{due: due, extend: extend, purge: purge, census: census}
 }
 
 // KnowsToken reports whether a component's token is the newest in the service's memory.

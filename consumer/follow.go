@@ -3,6 +3,8 @@ package consumer
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,8 +75,10 @@ func (f *tokenFollower) awaitCodes(ctx context.Context) {
 	_ = f.codes.AwaitCaughtUp(ctx)
 }
 
-// codeFollower reads the stream of announcements into the view, and has published again what the
-// stream turns out to lack.
+// codeFollower reads the stream of announcements into the view, and has it agree with MySQL.
+//
+// MySQL is the truth. What the stream says is held only until MySQL was asked, which is within seconds
+// for an update that this replica did not commit itself: somebody else may have published it.
 type codeFollower struct {
 	cfg       Config
 	streams   *streams
@@ -82,90 +86,240 @@ type codeFollower struct {
 	codes     *view.Codes
 	publisher *publisher
 	health    *health
+	metrics   *metrics
 	log       *slog.Logger
+
+	mu sync.Mutex
+	// suspects are the components to compare with MySQL, each with the highest revision under which the
+	// stream held another code than this replica knows; 0 for none.
+	suspects map[string]uint64
+	wake     chan struct{} // holds an item when there are suspects
+}
+
+func newCodeFollower(
+	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger,
+) *codeFollower {
+	return &codeFollower{
+		cfg: cfg, streams: s, db: db, codes: codes, publisher: p, health: h, metrics: m, log: log,
+		suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
+	}
 }
 
 func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ identity) error {
 	f.codes.Restart()
 	ctx, cancel := context.WithCancel(ctx)
 	caughtUp := make(chan struct{})
-	var reconciling sync.WaitGroup
-	reconciling.Go(func() {
+	var comparing sync.WaitGroup
+	comparing.Go(func() {
 		select {
 		case <-caughtUp:
 			f.codes.MarkCaughtUp()
 			f.health.set(updateStream.part(), nil)
-			f.reconcile(ctx)
+			f.compare(ctx)
 		case <-ctx.Done():
 		}
 	})
-	defer reconciling.Wait()
+	defer comparing.Wait()
 	defer cancel()
 
 	cfg := jetstream.OrderedConsumerConfig{
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		FilterSubjects: []string{f.cfg.Subjects.Updated + ".*"},
 	}
-	return f.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
-		update, err := preauth.ParseUpdate(msg.Data())
-		if err != nil || msg.Subject() != preauth.SubjectFor(f.cfg.Subjects.Updated, update.AppID) {
-			f.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject(),
-				"sequence", meta.Sequence.Stream, "error", err)
-			return
+	return f.streams.read(ctx, stream, cfg, f.take, func() { close(caughtUp) })
+}
+
+// take takes in a message of the stream.
+func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+	appid := preauth.AppIDFromSubject(f.cfg.Subjects.Updated, msg.Subject())
+	update, err := parseStored(msg.Data())
+	if err != nil || update.AppID != appid {
+		f.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject(),
+			"sequence", meta.Sequence.Stream, "error", err)
+		f.metrics.foreignUpdates.Inc()
+		if preauth.CheckAppID(appid) == nil { // it took the place of one
+			f.codes.SetStored(appid, view.Stored{Sequence: meta.Sequence.Stream})
+			f.suspect(appid, 0)
 		}
-		f.codes.Add(update)
-		f.codes.SetStored(update.AppID, view.Stored{Revision: update.Revision, Sequence: meta.Sequence.Stream})
-	}, func() { close(caughtUp) })
+		return
+	}
+	known := f.codes.Current(appid)
+	f.codes.Add(update)
+	f.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: meta.Sequence.Stream})
+	switch {
+	case known == nil || known.Revision != update.Revision:
+		f.suspect(appid, 0)
+	case !known.PreAuthCode.Equal(update.PreAuthCode):
+		f.suspect(appid, update.Revision)
+	}
+}
+
+// suspect has a component compared with MySQL.
+func (f *codeFollower) suspect(appid string, revision uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.suspects[appid] = max(f.suspects[appid], revision)
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
 }
 
 const (
-	// reconcileEvery is how often the stream of announcements is compared with MySQL.
-	reconcileEvery = 5 * time.Minute
-	// reconcileSoon is when it is compared again after it lacked something: what is published from here
-	// has no row in the outbox.
-	reconcileSoon = 2 * time.Second
-	// reconcilePage bounds the codes that are read at once.
-	reconcilePage = 1000
+	// compareEvery is how often all codes of MySQL are compared with the stream.
+	compareEvery = 5 * time.Minute
+	// compareSoon is when they are compared again after the stream lacked something, since what is
+	// published from here has no row in the outbox, or MySQL was away.
+	compareSoon = 2 * time.Second
+	// collectSuspects is for how long suspects are collected before MySQL is asked, in one query.
+	collectSuspects = time.Second
+	// comparePage bounds the codes that are read at once.
+	comparePage = 1000
 )
 
-// reconcile publishes again, from MySQL, each current code of which the stream holds neither its
-// revision nor a newer one, now and from time to time until ctx ends.
-func (f *codeFollower) reconcile(ctx context.Context) {
+// compare compares the view and the stream with MySQL until ctx ends: all codes now and from time to
+// time, and suspects within seconds.
+func (f *codeFollower) compare(ctx context.Context) {
+	all := time.NewTimer(0)
+	defer all.Stop()
 	for {
-		lacking, err := f.reconcileOnce(ctx)
-		switch {
-		case ctx.Err() != nil:
+		select {
+		case <-ctx.Done():
 			return
-		case err != nil:
-			f.log.Warn("stream of announcements not compared with MySQL", "error", err)
-		case lacking > 0:
-			f.log.Info("publishing again what the stream lacked", "components", lacking)
-		}
-		wait := reconcileEvery
-		if err != nil || lacking > 0 {
-			wait = reconcileSoon
-		}
-		if !pause(ctx, jittered(wait)) {
-			return
+		case <-all.C:
+			all.Reset(jittered(f.compareAll(ctx)))
+		case <-f.wake:
+			if !pause(ctx, collectSuspects) || !f.compareSuspects(ctx) {
+				all.Reset(compareSoon)
+			}
 		}
 	}
 }
 
-func (f *codeFollower) reconcileOnce(ctx context.Context) (lacking int, err error) {
+// compareAll publishes again each current code that the stream lacks, and suspects what the view has
+// and MySQL does not. It returns when to do so again.
+func (f *codeFollower) compareAll(ctx context.Context) time.Duration {
+	lacking, found := 0, map[string]bool{}
 	for after := ""; ; {
-		page, err := f.db.ListCurrent(ctx, after, reconcilePage)
-		if err != nil || len(page) == 0 {
-			return lacking, err
+		page, err := f.db.ListCurrent(ctx, after, comparePage)
+		if err != nil {
+			f.log.Log(ctx, levelOf(err), "stream of announcements not compared with MySQL", "error", err)
+			return compareSoon
+		}
+		if len(page) == 0 {
+			break
 		}
 		for _, code := range page {
-			f.codes.Add(code)
-			if f.codes.LastStored(code.AppID).Revision < code.Revision {
+			found[code.AppID] = true
+			switch seen, stored := f.codes.Current(code.AppID), f.codes.LastStored(code.AppID); {
+			case stored.Revision > code.Revision, seen != nil && seen.Revision >= code.Revision && !seen.PreAuthCode.Equal(code.PreAuthCode):
+				f.suspect(code.AppID, 0)
+			case stored.Revision < code.Revision:
+				f.codes.Add(code)
+				f.publishAgain(ctx, code)
 				lacking++
-				f.publisher.enqueueWithoutRow(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code})
+			default:
+				f.codes.Add(code)
 			}
 		}
 		after = page[len(page)-1].AppID
 	}
+	for _, appid := range f.codes.AppIDs() {
+		if !found[appid] {
+			f.suspect(appid, 0)
+		}
+	}
+	if lacking == 0 {
+		return compareEvery
+	}
+	f.log.Info("publishing again what the stream lacked", "components", lacking)
+	return compareSoon
+}
+
+// compareSuspects compares the suspects with MySQL, and reports false if it could not.
+func (f *codeFollower) compareSuspects(ctx context.Context) bool {
+	f.mu.Lock()
+	suspects := f.suspects
+	f.suspects = map[string]uint64{}
+	f.mu.Unlock()
+	appids := slices.Collect(maps.Keys(suspects))
+	seen := make(map[string]*view.Code, len(appids)) // before MySQL is asked
+	for _, appid := range appids {
+		seen[appid] = f.codes.Current(appid)
+	}
+	known, err := f.db.Components(ctx, appids)
+	if err == nil {
+		var raises []repo.Outcome
+		for _, appid := range appids {
+			raises = append(raises, f.judge(ctx, appid, known[appid], seen[appid], suspects[appid])...)
+		}
+		err = f.raise(ctx, raises)
+	}
+	if err == nil {
+		return true
+	}
+	for appid, revision := range suspects {
+		f.suspect(appid, revision)
+	}
+	f.log.Log(ctx, levelOf(err), "updates of the stream not compared with MySQL", "components", len(appids), "error", err)
+	return false
+}
+
+// judge has the view agree with MySQL about a component, and the stream too where it lacks the current
+// code. It returns the outcome that gives the code a higher revision, if the stream holds a revision
+// that MySQL does not have: subscribers that saw it ignore all that are not above it. seen was in the
+// view before MySQL was asked, and foreign a revision under which the
+// stream held another code, 0 for none.
+func (f *codeFollower) judge(
+	ctx context.Context, appid string, component repo.Component, seen *view.Code, foreign uint64,
+) []repo.Outcome {
+	var truth *preauth.Update
+	if component.Current != nil {
+		update := updateOf(appid, *component.Current)
+		truth = &update
+	}
+	if f.codes.Correct(appid, seen, truth) {
+		foreign = max(foreign, seen.Revision)
+	}
+	stored := f.codes.LastStored(appid).Revision
+	if truth != nil && stored > truth.Revision {
+		foreign = max(foreign, stored)
+	}
+	if foreign > 0 {
+		f.metrics.foreignUpdates.Inc()
+		f.log.Warn("an update was announced that MySQL does not have: only the service may publish on this subject, see "+
+			"SECURITY.md, unless the database was restored from a backup", "component", appid, "revision", foreign)
+	}
+	switch {
+	case truth == nil:
+	case foreign >= truth.Revision:
+		return []repo.Outcome{{
+			AppID: appid, Token: component.Token, Cause: truth.Cause, Code: &component.Current.Code,
+			DueAt: component.DueAt, At: f.cfg.Now(), MinRevision: foreign,
+		}}
+	case stored < truth.Revision:
+		f.publishAgain(ctx, *truth)
+	}
+	return nil
+}
+
+// raise gives current codes a revision above one that somebody else announced, and announces them.
+func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error {
+	if len(outcomes) == 0 {
+		return nil
+	}
+	results, err := f.db.Save(ctx, outcomes)
+	for _, result := range results {
+		if a := result.Announcement; a != nil && a.Update != nil {
+			f.codes.Add(*a.Update)
+			f.publisher.enqueue(ctx, *a, time.Time{})
+		}
+	}
+	return err
+}
+
+func (f *codeFollower) publishAgain(ctx context.Context, code preauth.Update) {
+	f.publisher.enqueueWithoutRow(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code})
 }
 
 // existenceFollower follows a stream that only has to exist.

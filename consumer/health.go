@@ -4,25 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
+	"preauth/internal/outage"
 	"preauth/repo"
 )
 
 // health knows why the service is not ready: a reason for each part that does not do its work.
 type health struct {
+	mysql *outage.Log
+
 	mu      sync.Mutex
 	reasons map[string]error
 }
 
 // newHealth returns a health in which each of the parts has yet to begin.
-func newHealth(parts ...string) *health {
-	h := &health{reasons: map[string]error{}}
+func newHealth(mysql *outage.Log, parts ...string) *health {
+	h := &health{mysql: mysql, reasons: map[string]error{}}
 	for _, part := range parts {
 		h.reasons[part] = errNotStarted
 	}
@@ -38,6 +43,13 @@ const mysqlPart = "MySQL"
 func (h *health) set(part string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
+	}
+	if part == mysqlPart {
+		if err != nil {
+			h.mysql.Away(err)
+		} else {
+			h.mysql.Back()
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -57,13 +69,21 @@ func (h *health) setUse(part string, err error) {
 	h.set(part, err)
 }
 
+// levelOf returns the level at which a failure is logged: that MySQL is away is logged once for all.
+func levelOf(err error) slog.Level {
+	if errors.Is(err, repo.ErrUnavailable) || errors.Is(err, context.Canceled) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
 // notReady returns the reasons why the service is not ready, sorted by part.
-func (h *health) notReady() []error {
+func (h *health) notReady() []reason {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var reasons []error
+	var reasons []reason
 	for _, part := range slices.Sorted(maps.Keys(h.reasons)) {
-		reasons = append(reasons, fmt.Errorf("%s: %w", part, h.reasons[part]))
+		reasons = append(reasons, reason{part, h.reasons[part]})
 	}
 	return reasons
 }
@@ -104,14 +124,18 @@ func watch(ctx context.Context, look func(context.Context)) {
 	}
 }
 
-// mysqlWatch looks at MySQL and at the outbox.
+// mysqlWatch looks at MySQL and at the outbox, and from time to time at all components.
 type mysqlWatch struct {
 	db     *repo.Repo
 	health *health
+	now    func() time.Time
+	every  time.Duration // for the census, which reads all components
 
-	mu     sync.Mutex
-	rows   int
-	oldest time.Time
+	mu      sync.Mutex
+	rows    int
+	oldest  time.Time
+	census  repo.Census
+	counted time.Time // when the census was taken
 }
 
 func (w *mysqlWatch) look(ctx context.Context) {
@@ -125,15 +149,26 @@ func (w *mysqlWatch) look(ctx context.Context) {
 		return
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.rows, w.oldest = rows, oldest
-}
-
-// outbox returns how many announcements no stream has stored yet, and the time of the oldest.
-func (w *mysqlWatch) outbox() (rows int, oldest time.Time) {
+	due := time.Since(w.counted) >= w.every
+	w.mu.Unlock()
+	if !due {
+		return
+	}
+	census, err := w.db.Census(ctx, w.now())
+	if err != nil {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.rows, w.oldest
+	w.census, w.counted = census, time.Now()
+}
+
+// figures returns what was seen at the last look.
+func (w *mysqlWatch) figures() (outboxRows int, oldest time.Time, census repo.Census) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rows, w.oldest, w.census
 }
 
 // progress is the state of the consumer that all replicas share.
@@ -190,4 +225,49 @@ func (w *progressWatch) latest() progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.last
+}
+
+// readinessWatch logs that the service is ready, or why it is not, whenever that changes.
+type readinessWatch struct {
+	log   *slog.Logger
+	ready func() []reason
+
+	started time.Time
+	parts   string // those that kept the service from being ready at the last look
+	begun   bool   // a first line was logged
+}
+
+// startPatience is how long the service may take to become ready before it is said why it is not.
+const startPatience = 5 * time.Second
+
+func (w *readinessWatch) look(context.Context) {
+	reasons := w.ready()
+	var parts []string
+	for _, r := range reasons {
+		parts = append(parts, r.part)
+	}
+	now := strings.Join(parts, ", ")
+	switch {
+	case w.begun && now == w.parts, len(reasons) > 0 && !w.begun && time.Since(w.started) < startPatience:
+		return
+	case len(reasons) == 0:
+		w.log.Info("ready")
+	default:
+		w.log.Warn("not ready", "reason", joined(reasons))
+	}
+	w.parts, w.begun = now, true
+}
+
+// reason is why a part does not do its work.
+type reason struct {
+	part string
+	err  error
+}
+
+func joined(reasons []reason) error {
+	errs := make([]error, len(reasons))
+	for i, r := range reasons {
+		errs[i] = fmt.Errorf("%s: %w", r.part, r.err)
+	}
+	return errors.Join(errs...)
 }

@@ -68,6 +68,7 @@ func serves(code preauth.Update, request preauth.LookupRequest, left time.Durati
 // for all requests that wait, here or in another replica. The error says why there is none.
 func (l *lookups) current(ctx, workCtx context.Context, request preauth.LookupRequest) (preauth.Update, error) {
 	for {
+		seen := l.codes.Current(request.AppID)
 		component, err := l.components.get(ctx, request.AppID)
 		if err != nil {
 			return preauth.Update{}, err
@@ -75,7 +76,7 @@ func (l *lookups) current(ctx, workCtx context.Context, request preauth.LookupRe
 		now := l.now()
 		if current := component.Current; current != nil {
 			code := updateOf(component.AppID, *current)
-			l.codes.Add(code)
+			l.codes.Correct(request.AppID, seen, &code)
 			if serves(code, request, code.ExpiresAt.Sub(now)) {
 				return code, nil
 			}
@@ -115,12 +116,4 @@ func (l *lookups) awaitNew(ctx, workCtx context.Context, component repo.Componen
 		return timeUp
 	}
 	return nil
-}
-
-// updateOf returns a component's current code in MySQL as it was announced.
-func updateOf(appid string, current repo.CurrentCode) preauth.Update {
-	return preauth.Update{
-		AppID: appid, PreAuthCode: current.PreAuthCode, IssuedAt: current.IssuedAt, ExpiresAt: current.ExpiresAt,
-		Revision: current.Revision, Cause: current.Cause,
-	}
 }

@@ -14,31 +14,28 @@ import (
 )
 
 // metrics are what Prometheus is told. No label has a value that comes from outside, but for WeChat's
-// classes.
+// classes. Every label value exists from the start, since an alert on an increase does not see a
+// counter that is born at 1.
 type metrics struct {
-	events      *prometheus.CounterVec
-	endToEnd    prometheus.Histogram
-	calls       *prometheus.CounterVec
-	callSeconds *prometheus.HistogramVec
-	failures    *prometheus.CounterVec
-	txSeconds   *prometheus.HistogramVec
-	txOutcomes  prometheus.Histogram
-	publishes   *prometheus.HistogramVec
-	lookups     answers
-	claims      answers
-	resolves    answers
-	spares      prometheus.Counter
-	purged      prometheus.Counter
+	events         *prometheus.CounterVec
+	endToEnd       prometheus.Histogram
+	calls          *prometheus.HistogramVec
+	failures       *prometheus.CounterVec
+	transactions   *prometheus.HistogramVec
+	outcomes       prometheus.Histogram
+	publishes      *prometheus.HistogramVec
+	lookups        answers
+	claims         answers
+	resolves       answers
+	spares         prometheus.Counter
+	purged         prometheus.Counter
+	foreignUpdates prometheus.Counter
 }
 
 // answers counts the answers to requests of one kind by their code. Most are 200.
 type answers struct {
 	byCode *prometheus.CounterVec
 	ok     prometheus.Counter
-}
-
-func newAnswers(byCode *prometheus.CounterVec) answers {
-	return answers{byCode, byCode.WithLabelValues("200")}
 }
 
 func (a answers) count(code int) {
@@ -52,51 +49,78 @@ func (a answers) count(code int) {
 // seconds are the buckets of all durations: from a tenth of a millisecond to half a minute.
 var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
+// The values of the labels, beside WeChat's classes.
+var (
+	eventOutcomes = []string{"saved", "repeated", "superseded", "parked", "given_up"}
+	results       = []string{"ok", "error"}
+	requestCodes  = []string{"200", "400", "404", "429", "500", "503"}
+	claimCodes    = []string{"200", "201", "400", "404", "409", "429", "500", "503"}
+	resolveCodes  = []string{"200", "400", "404", "429", "500", "503"}
+)
+
 func newMetrics(registerer prometheus.Registerer) *metrics {
-	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "preauth", Name: name, Help: help}, labels)
+	count := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "preauth", Name: name, Help: help})
+		registerer.MustRegister(c)
+		return c
 	}
-	durations := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(
-			prometheus.HistogramOpts{Namespace: "preauth", Name: name, Help: help, Buckets: seconds}, labels)
+	countBy := func(label string, values []string, name, help string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "preauth", Name: name, Help: help}, []string{label})
+		for _, value := range values {
+			v.WithLabelValues(value)
+		}
+		registerer.MustRegister(v)
+		return v
 	}
-	m := &metrics{
-		events: counters("events_total",
-			"Token events finished, by outcome: saved, repeated, superseded, parked (to be tried again), given_up.", "outcome"),
-		calls:    counters("wechat_calls_total", "Calls of WeChat, by class of failure; ok if there was none.", "class"),
-		failures: counters("failures_total", "Failures recorded, by class.", "class"),
-		lookups:  newAnswers(counters("lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code.", "code")),
-		claims: newAnswers(counters("claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
-			"201 for a pre_auth_code made while the caller waited.", "code")),
-		resolves: newAnswers(counters("resolves_total", "Requests to resolve a code answered, by code.", "code")),
-		spares: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "preauth", Name: "spares_made_total", Help: "Codes made ahead of claims.",
-		}),
-		purged: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "preauth", Name: "codes_purged_total", Help: "Expired codes deleted after their retention.",
-		}),
-		callSeconds: durations("wechat_call_duration_seconds",
-			"Time of a call of WeChat, over all hosts tried.", "class"),
-		txSeconds: durations("transaction_duration_seconds", "Time of the saving transaction, retries included.", "result"),
-		publishes: durations("publish_duration_seconds", "Time until the stream has stored an announcement.", "result"),
-		endToEnd: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "preauth", Name: "end_to_end_seconds", Buckets: seconds,
-			Help: "Time from the token event, by the stream's clock, to the stored announcement of its code.",
-		}),
-		txOutcomes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "preauth", Name: "transaction_outcomes", Help: "Outcomes saved by one transaction.",
-			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
-		}),
+	durationsBy := func(label string, values []string, name, help string) *prometheus.HistogramVec {
+		opts := prometheus.HistogramOpts{Namespace: "preauth", Name: name, Help: help, Buckets: seconds}
+		v := prometheus.NewHistogramVec(opts, []string{label})
+		for _, value := range values {
+			v.WithLabelValues(value)
+		}
+		registerer.MustRegister(v)
+		return v
 	}
-	registerer.MustRegister(m.events, m.calls, m.failures, m.lookups.byCode, m.callSeconds, m.txSeconds, m.publishes,
-		m.endToEnd, m.txOutcomes, m.claims.byCode, m.resolves.byCode, m.spares, m.purged)
-	return m
+	distribution := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "preauth", Name: name, Help: help, Buckets: buckets})
+		registerer.MustRegister(h)
+		return h
+	}
+	answered := func(values []string, name, help string) answers {
+		v := countBy("code", values, name, help)
+		return answers{v, v.WithLabelValues("200")}
+	}
+	var classes []string
+	for _, class := range preauth.Classes() {
+		classes = append(classes, string(class))
+	}
+	return &metrics{
+		events: countBy("outcome", eventOutcomes, "events_total",
+			"Token events finished, by outcome: saved, repeated, superseded, parked (to be tried again), given_up."),
+		calls: durationsBy("class", append(classes, "ok", "cancelled"), "wechat_call_duration_seconds",
+			"Time of a call of WeChat, over all hosts tried, by class of failure; ok if there was none."),
+		failures: countBy("class", classes, "failures_total", "Failures recorded, by class."),
+		lookups:  answered(requestCodes, "lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code."),
+		claims: answered(claimCodes, "claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
+			"201 for a pre_auth_code made while the caller waited."),
+		resolves: answered(resolveCodes, "resolves_total", "Requests to resolve a code answered, by code."),
+		spares:   count("spares_made_total", "Codes made ahead of claims."),
+		purged:   count("codes_purged_total", "Expired codes deleted after their retention."),
+		foreignUpdates: count("foreign_updates_total",
+			"Messages in the stream of announcements that MySQL contradicts."),
+		transactions: durationsBy("result", results, "transaction_duration_seconds",
+			"Time of the saving transaction, retries included."),
+		publishes: durationsBy("result", results, "publish_duration_seconds", "Time until the stream has stored an announcement."),
+		endToEnd: distribution("end_to_end_duration_seconds",
+			"Time from the token event, by the stream's clock, to the stored announcement of its code.", seconds),
+		outcomes: distribution("transaction_outcomes", "Outcomes saved by one transaction.", prometheus.ExponentialBuckets(1, 2, 10)),
+	}
 }
 
 // gauge registers a figure that is read when Prometheus asks.
-func gauge(registerer prometheus.Registerer, name, help string, read func() float64) {
-	registerer.MustRegister(prometheus.NewGaugeFunc(
-		prometheus.GaugeOpts{Namespace: "preauth", Name: name, Help: help}, read))
+func gauge(registerer prometheus.Registerer, name, help string, labels prometheus.Labels, read func() float64) {
+	opts := prometheus.GaugeOpts{Namespace: "preauth", Name: name, Help: help, ConstLabels: labels}
+	registerer.MustRegister(prometheus.NewGaugeFunc(opts, read))
 }
 
 func (m *metrics) failed(class preauth.Class) { m.failures.WithLabelValues(string(class)).Inc() }
@@ -128,13 +152,12 @@ func (m *metrics) called(err error, took time.Duration) {
 	case ok:
 		class = string(failed.Class)
 	}
-	m.calls.WithLabelValues(class).Inc()
-	m.callSeconds.WithLabelValues(class).Observe(took.Seconds())
+	m.calls.WithLabelValues(class).Observe(took.Seconds())
 }
 
 func (m *metrics) saved(outcomes int, took time.Duration, err error) {
-	m.txSeconds.WithLabelValues(result(err)).Observe(took.Seconds())
-	m.txOutcomes.Observe(float64(outcomes))
+	m.transactions.WithLabelValues(result(err)).Observe(took.Seconds())
+	m.outcomes.Observe(float64(outcomes))
 }
 
 func (m *metrics) published(err error, took time.Duration) {

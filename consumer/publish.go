@@ -35,6 +35,9 @@ const (
 	conflictTries = 3
 )
 
+// The parts of a publisher in a health.
+const updatesPart, failuresPart = "announcing updates", "announcing failures"
+
 // errChanging: see conflictTries.
 var errChanging = errors.New("the component's last announcement keeps changing")
 
@@ -116,14 +119,22 @@ func (p *publisher) sweep(ctx context.Context) {
 	defer cancel()
 	rows, err := p.db.Outbox(sweepCtx, p.cfg.Now().Add(-sweepAge), sweepBatch)
 	p.health.setUse("outbox", err)
-	if err != nil && sweepCtx.Err() == nil {
-		p.log.Warn("outbox not swept", "error", err)
+	if err != nil {
+		p.log.Log(ctx, levelOf(err), "outbox not swept", "error", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	waiting := map[*queue]bool{}
 	for _, a := range rows {
-		if q := p.queueOf(a); !q.underWay[keyOf(a)] {
+		q := p.queueOf(a)
+		waiting[q] = true
+		if !q.underWay[keyOf(a)] {
 			p.add(q, pending{Announcement: a})
+		}
+	}
+	for q, part := range map[*queue]string{p.updates: updatesPart, p.failures: failuresPart} {
+		if err == nil && !waiting[q] { // another replica may have published what this one could not
+			p.health.set(part, nil)
 		}
 	}
 	p.dispatch(ctx)
@@ -200,7 +211,7 @@ func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcemen
 		ids[i] = a.MessageID
 	}
 	if err := p.db.DeleteAnnounced(ctx, ids); err != nil {
-		p.log.Warn("outbox rows not deleted: they will be published again", "rows", len(ids), "error", err)
+		p.log.Log(ctx, levelOf(err), "outbox rows not deleted: they will be published again", "rows", len(ids), "error", err)
 		return
 	}
 	for _, a := range published {
@@ -214,16 +225,20 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	defer cancel()
 	started := time.Now()
 	var err error
+	part := failuresPart
 	if n.Update != nil {
+		part = updatesPart
 		err = p.publishUpdate(ctx, *n.Update)
 	} else {
 		err = p.publishFailure(ctx, n.MessageID, *n.Failure)
 	}
 	p.metrics.published(err, time.Since(started))
 	if err != nil {
-		p.log.Warn("not announced: the outbox keeps it", "component", n.AppID, "message_id", n.MessageID, "error", err)
+		p.health.set(part, fmt.Errorf("not announced, the outbox keeps it: %w", err))
+		p.log.Debug("not announced: the outbox keeps it", "component", n.AppID, "message_id", n.MessageID, "error", err)
 		return err
 	}
+	p.health.set(part, nil)
 	if !n.eventAt.IsZero() {
 		p.metrics.endToEnd.Observe(max(0, p.cfg.Now().Sub(n.eventAt).Seconds()))
 	}
@@ -289,12 +304,27 @@ func (p *publisher) learnLast(ctx context.Context, appid string) error {
 	if err != nil {
 		return fmt.Errorf("last announcement: %w", err)
 	}
-	update, err := preauth.ParseUpdate(msg.Data)
+	update, err := parseStored(msg.Data)
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
 	p.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: msg.Sequence})
 	return nil
+}
+
+// maxCredible is the highest revision that the service believes. It leaves room below
+// [preauth.MaxRevision] for the revisions that follow.
+const maxCredible = preauth.MaxRevision - 1<<32
+
+var errIncredible = errors.New("no component had so many codes")
+
+// parseStored returns an update that the stream holds, if its revision is credible.
+func parseStored(body []byte) (preauth.Update, error) {
+	update, err := preauth.ParseUpdate(body)
+	if err == nil && update.Revision > maxCredible {
+		return preauth.Update{}, errIncredible
+	}
+	return update, err
 }
 
 // isConflict reports that the last message of the subject was not the expected one.

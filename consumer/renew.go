@@ -86,7 +86,7 @@ func (r *renewer) leaseDue(ctx, workCtx context.Context) bool {
 		r.renewing.Go(func() {
 			defer r.slots.Release(1)
 			if err := r.renew(workCtx, component, preauth.CauseRenewal); err != nil {
-				r.log.Warn("due component left for later", "component", component.AppID, "error", err)
+				r.log.Log(workCtx, levelOf(err), "due component left for later", "component", component.AppID, "error", err)
 			}
 		})
 	}
@@ -106,8 +106,8 @@ func (r *renewer) renewNow(workCtx context.Context, appid string, revision uint6
 	done := make(chan struct{})
 	r.demands[appid] = done
 	r.demanding.Go(func() {
-		if err := r.demand(workCtx, appid, revision); err != nil && !errors.Is(err, context.Canceled) {
-			r.log.Warn("no code on demand", "component", appid, "error", err)
+		if err := r.demand(workCtx, appid, revision); err != nil {
+			r.log.Log(workCtx, levelOf(err), "no code on demand", "component", appid, "error", err)
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()

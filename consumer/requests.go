@@ -142,7 +142,7 @@ func (r *responder) answer(reply string, e endpoint, code int, body []byte) {
 func (r *responder) refuse(reply string, e endpoint, err error) {
 	wire := wireError(err)
 	if wire.Code == preauth.StatusInternal {
-		r.log.Warn("request not answered", "endpoint", e.name, "error", err)
+		r.log.Log(context.Background(), levelOf(err), "request not answered", "endpoint", e.name, "error", err)
 	}
 	e.counter.count(wire.Code)
 	r.send(&nats.Msg{

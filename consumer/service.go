@@ -21,7 +21,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -32,6 +31,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth/internal/keylock"
+	"preauth/internal/outage"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -77,14 +77,14 @@ func New(
 	}
 	connected := func() bool { return nc.Status() == nats.CONNECTED }
 
-	h := newHealth(tokenStream.part(), updateStream.part(), failureStream.part(), mysqlPart)
+	h := newHealth(outage.New(log, mysqlPart, cfg.Now), tokenStream.part(), updateStream.part(), failureStream.part(), mysqlPart)
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
 	streams := newStreams(cfg, js, log, h)
 	publisher := newPublisher(cfg, js, db, codes, h, m, log)
 	issuer := newIssuer(cfg, api, codes, m, log)
 	spares := newSpares(cfg, db, tokens, codes, issuer, h, m, log)
-	committer := newCommitter(cfg, db, codes, publisher, h, m, log, spares.topUp)
+	committer := newCommitter(cfg, db, codes, publisher, h, m, log, outage.New(log, "WeChat", cfg.Now), spares.topUp)
 	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
 	intake := newIntake(cfg, js, log, worker.work, streams.isTokenSubject)
@@ -94,7 +94,7 @@ func New(
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log),
 		tokens: tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
 	}
-	updates := codeFollower{cfg: cfg, streams: streams, db: db, codes: codes, publisher: publisher, health: h, log: log}
+	updates := newCodeFollower(cfg, streams, db, codes, publisher, h, m, log)
 	s.followers = []follower{
 		{role: failureStream, follow: existenceFollower{failureStream, h}.follow},
 		{role: updateStream, follow: updates.follow, subjects: codes.StoredLen},
@@ -123,46 +123,77 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 	return jetstream.NewWithDomain(nc, domain)
 }
 
-// watch sets up what looks at MySQL and at the progress of events, and the gauges that show it.
+// watch sets up what looks at MySQL, at the progress of events and at the readiness, and the gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
-	database := &mysqlWatch{db: s.db, health: s.health}
+	database := &mysqlWatch{db: s.db, health: s.health, now: s.cfg.Now, every: s.cfg.intervals.census}
 	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
-	s.watches = []func(context.Context){database.look, events.look}
+	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
+	s.watches = []func(context.Context){database.look, events.look, readiness.look}
 
-	show := func(name, help string, read func() float64) { gauge(registerer, name, help, read) }
+	show := func(name, help string, read func() float64) { gauge(registerer, name, help, nil, read) }
 	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.inFlight()) })
 	show("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(codes.Len()) })
 	show("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(tokens.Len()) })
-	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
-		rows, _ := database.outbox()
-		return float64(rows)
-	})
-	show("outbox_oldest_seconds", "Age of the oldest of them.", func() float64 {
-		_, oldest := database.outbox()
-		if oldest.IsZero() {
-			return 0
-		}
-		return max(0, s.cfg.Now().Sub(oldest).Seconds())
-	})
-	show("consumer_pending", "Token events that no replica has taken.", func() float64 { return float64(events.latest().pending) })
-	show("consumer_ack_pending", "Token events that replicas work on.", func() float64 { return float64(events.latest().inFlight) })
+	show("consumer_pending_events", "Token events that no replica has taken.", func() float64 { return float64(events.latest().pending) })
+	show("consumer_ack_pending_events", "Token events that replicas work on.", func() float64 { return float64(events.latest().inFlight) })
 	show("ready", "1 if the service does all its work.", func() float64 {
 		if s.Ready() != nil {
 			return 0
 		}
 		return 1
 	})
+	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
+		rows, _, _ := database.figures()
+		return float64(rows)
+	})
+	show("outbox_oldest_age_seconds", "Age of the oldest of them.", func() float64 {
+		_, oldest, _ := database.figures()
+		if oldest.IsZero() {
+			return 0
+		}
+		return max(0, s.cfg.Now().Sub(oldest).Seconds())
+	})
+	counted := func(read func(repo.Census) float64) func() float64 {
+		return func() float64 {
+			_, _, census := database.figures()
+			return read(census)
+		}
+	}
+	for state, read := range map[string]func(repo.Census) float64{
+		"valid":    func(c repo.Census) float64 { return float64(c.Valid) },
+		"expiring": func(c repo.Census) float64 { return float64(c.Expiring) },
+		"failing":  func(c repo.Census) float64 { return float64(c.Failing) },
+		"no_token": func(c repo.Census) float64 { return float64(c.NoToken) },
+	} {
+		gauge(registerer, "components", "Components of all replicas, by state.", prometheus.Labels{"state": state}, counted(read))
+	}
+	show("spares", "Codes made ahead of claims that have not expired, of all replicas.",
+		counted(func(c repo.Census) float64 { return float64(c.Spares) }))
+	show("code_expiry_timestamp_seconds", "When the first current code expires, as a Unix time; 0 if there is none.",
+		counted(func(c repo.Census) float64 { return unix(c.CodeExpiresAt) }))
+	show("token_expiry_timestamp_seconds", "When the first living token expires, as a Unix time; 0 if there is none.",
+		counted(func(c repo.Census) float64 { return unix(c.TokenExpiresAt) }))
+}
+
+// unix returns a time as Prometheus has it, 0 for the zero time.
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
 }
 
 // Ready returns nil if the service does all its work, and otherwise why not, part by part. A service
 // that is not ready still does what it can: without MySQL, for example, it answers look-ups from
 // memory.
-func (s *Service) Ready() error {
+func (s *Service) Ready() error { return joined(s.notReady()) }
+
+func (s *Service) notReady() []reason {
 	reasons := s.health.notReady()
 	if status := s.nc.Status(); status != nats.CONNECTED {
-		reasons = append([]error{fmt.Errorf("NATS: the connection is %s", status)}, reasons...)
+		reasons = append([]reason{{"NATS", fmt.Errorf("the connection is %s", status)}}, reasons...)
 	}
-	return errors.Join(reasons...)
+	return reasons
 }
 
 // Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or WeChat
@@ -227,9 +258,7 @@ func (s *Service) purge(ctx context.Context) {
 			var err error
 			deleted, err = s.db.Purge(ctx, s.cfg.Now().Add(-s.cfg.Retention), purgeBatch)
 			if err != nil {
-				if ctx.Err() == nil {
-					s.log.Warn("expired codes not purged", "error", err)
-				}
+				s.log.Log(ctx, levelOf(err), "expired codes not purged", "error", err)
 				break
 			}
 			s.metrics.purged.Add(float64(deleted))

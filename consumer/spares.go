@@ -153,10 +153,14 @@ func (s *spares) stopping() bool {
 // work makes the spares that a component lacks, and looks again if that was asked for meanwhile.
 func (s *spares) work(ctx context.Context, appid string) {
 	if err := s.makeLacking(ctx, appid); err != nil {
-		s.log.Info("spares not made", "component", appid, "error", err)
-		if failed, ok := errors.AsType[*issueError](err); ok && !failed.RetryAt.IsZero() {
-			s.topUpAt(appid, failed.RetryAt)
-		} // otherwise with the next claim or renewal
+		level := levelOf(err)
+		if failed, ok := errors.AsType[*issueError](err); ok {
+			level = slog.LevelDebug // which coolDown has logged
+			if !failed.RetryAt.IsZero() {
+				s.topUpAt(appid, failed.RetryAt)
+			} // otherwise with the next claim or renewal
+		}
+		s.log.Log(ctx, level, "spares not made", "component", appid, "error", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,7 +279,11 @@ func (s *spares) issueUnannounced(ctx context.Context, appid string, p priority)
 	case err != nil:
 		return repo.Outcome{}, fmt.Errorf("issuing: %w", err)
 	case outcome.Failure != nil:
-		s.coolDown(appid, cooldown{*outcome.Failure, token.Fingerprint})
+		f := *outcome.Failure
+		s.coolDown(appid, cooldown{f, token.Fingerprint})
+		if f.Class != preauth.ClassTransient { // WeChat's being away is logged once for all
+			s.log.Info("no code for claims", "component", appid, "class", string(f.Class), "errmsg", f.ErrMsg)
+		}
 		return repo.Outcome{}, &issueError{*outcome.Failure}
 	}
 	return outcome, nil

@@ -94,7 +94,7 @@ func (s *streams) keep(ctx context.Context, f follower) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.log.Warn("stream is not followed", "stream", string(f.role), "error", err)
+		s.log.Debug("stream is not followed", "stream", string(f.role), "error", err)
 		s.health.set(f.role.part(), fmt.Errorf("is not followed: %w", err))
 		if time.Since(started) > retry.MaxInterval {
 			retry.Reset()

@@ -22,6 +22,10 @@ var (
 	ErrReference = errors.New("the claim id was used with another reference")
 	// ErrNotClaimed means that the code was given to no claim, or that the claim was purged.
 	ErrNotClaimed = errors.New("no claim was given this code")
+	// ErrKnownCode means that WeChat's reply has a code that it gave before and that is in use: as a
+	// current or former code, by a claim, or by another component. The reply is no good: ask for
+	// another code.
+	ErrKnownCode = errors.New("WeChat gave a code that it gave before")
 )
 
 // ClaimRequest asks for a code that nobody else ever gets.
@@ -194,8 +198,7 @@ func (r ClaimRequest) claim(code Code) Claim {
 
 // InsertClaim gives a new code to a request for which [Repo.Claim] had none. If the claim id has got
 // another code meanwhile, that one is returned and the new code becomes a spare; it does so too if the
-// error is [ErrReference]. The error is [ErrNoSpare] in the rare case that an earlier call saved the
-// new code as a spare, and others have used it up since: make another.
+// error is [ErrReference]. The error is [ErrKnownCode] if the code was saved before and is not free.
 func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCode) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
@@ -232,9 +235,13 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 			}
 			return live.claim(), nil
 		case saved != nil && (saved.AppID != request.AppID || saved.Cause != causeSpare && saved.Cause != causeClaim):
-			return Claim{}, fmt.Errorf("repo: insert claim: %w", errGivenBefore)
-		case saved != nil:
-			return r.Claim(ctx, request)
+			return Claim{}, fmt.Errorf("repo: insert claim: %w", ErrKnownCode)
+		case saved != nil: // perhaps an earlier call saved it as a spare: that one, or any other, will do
+			claim, err := r.Claim(ctx, request)
+			if errors.Is(err, ErrNoSpare) {
+				err = fmt.Errorf("repo: insert claim: %w", ErrKnownCode)
+			}
+			return claim, err
 		case live != nil:
 			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
 				return Claim{}, err
@@ -243,8 +250,6 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 	}
 	return Claim{}, fmt.Errorf("repo: insert claim: %w: %w", ErrUnavailable, errRaces)
 }
-
-var errGivenBefore = errors.New("the code was given before, as a current code or to another component")
 
 // conflicts returns what keeps a new code from being inserted: the live code of the claim id, and the
 // row that already has the new code. Each may be nil.
@@ -280,10 +285,12 @@ func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
 			IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
 		}
 	}
-	for piece := range slices.Chunk(rows, MaxBatch) {
-		err := r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
-			return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
+	for batch := range slices.Chunk(rows, MaxBatch) {
+		err := split(batch, func(piece []codeRow) error {
+			return r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
+				return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
 VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
+			})
 		})
 		if err != nil {
 			return err

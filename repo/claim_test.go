@@ -291,7 +291,7 @@ func TestClaim(t *testing.T) {
 				{request: request("a", start), want: "s"},
 				{request: request("a", start), fresh: "n", want: "s"},
 				{request: request("b", start), fresh: "n", want: "n"},
-				{request: request("c", start), fresh: "n", err: repo.ErrNoSpare},
+				{request: request("c", start), fresh: "n", err: repo.ErrKnownCode},
 			},
 		},
 		"the answer was lost, and another request has replaced the code since": {
@@ -465,16 +465,16 @@ func TestACodeHasOneUse(t *testing.T) {
 	// then that is refused without a word of the code;
 	for _, code := range []string{"former", "current"} {
 		_, err := d.InsertClaim(within(t), request("b", start), fresh(code, start))
-		if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) || strings.Contains(err.Error(), code+"\"") {
+		if !errors.Is(err, repo.ErrKnownCode) || errors.Is(err, repo.ErrUnavailable) || strings.Contains(err.Error(), code+"\"") {
 			t.Errorf("%s: err = %v", code, err)
 		}
 	}
 	_, err := d.InsertClaim(within(t), request("b", start, func(r *repo.ClaimRequest) { r.AppID = "wx2" }), fresh("spare", start))
-	if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) {
+	if !errors.Is(err, repo.ErrKnownCode) {
 		t.Errorf("another component's: err = %v", err)
 	}
 	for _, code := range []string{"spare", "claimed"} {
-		if r := save(t, d.Repo, succeeded("wx1", at(3), code)); r[0].Status != repo.Refused {
+		if r := save(t, d.Repo, succeeded("wx1", at(3), code)); r[0].Status != repo.Refused || !errors.Is(r[0].Err, repo.ErrKnownCode) {
 			t.Errorf("%s made current: %+v", code, r)
 		}
 	}

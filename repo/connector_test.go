@@ -68,7 +68,7 @@ func TestOpenRefusesParameters(t *testing.T) {
 		"interpolateParams=false", "multiStatements=false", "columnsWithAlias=true", "timeTruncate=1s", "rejectReadOnly=true", "autocommit=0",
 		"tls", "=1", "a-b=1", "tls=true&=", "parseTime=false", "charset=gbk", "charset=utf8mb4,utf8", "loc=Local",
 	} {
-		if _, err := repo.Connector("user:x@tcp(host)/db?"+list); err == nil {
+		if _, err := repo.Connector("user:x@tcp(host)/db?" + list); err == nil {
 			t.Errorf("%s is taken", list)
 		}
 	}
@@ -76,7 +76,7 @@ func TestOpenRefusesParameters(t *testing.T) {
 		"", "tls=skip-verify", "tls=preferred&allowFallbackToPlaintext=true", "timeout=1s&readTimeout=2s&writeTimeout=3s", "compress=true",
 		"connectionAttributes=program:preauth", "allowCleartextPasswords=true&allowNativePasswords=false", "parseTime=true&loc=UTC&charset=utf8mb4",
 	} {
-		if _, err := repo.Connector("user:x@tcp(host)/db?"+list); err != nil {
+		if _, err := repo.Connector("user:x@tcp(host)/db?" + list); err != nil {
 			t.Errorf("%s: %v", list, err)
 		}
 	}

@@ -53,20 +53,54 @@ func retry(ctx context.Context, f func() error) error {
 	return err
 }
 
-// describe returns the error of an operation that failed with err. It shows shown in err's place.
+// describe returns the error of an operation that failed with err. It shows shown in err's place, and
+// says what to change where that is known.
 func describe(ctx context.Context, operation string, err, shown error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	if text := remedy(err); text != "" {
+		shown = fmt.Errorf("%s: %w", text, shown)
+	}
+	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, context.Cause(ctx))
 	case isTransient(err):
 		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, shown)
-	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
-		return fmt.Errorf("repo: %s: the schema is missing or not this program's: run `preauth schema apply`, or compare it with `preauth schema print`: %w", operation, shown)
 	default:
 		return fmt.Errorf("repo: %s: %w", operation, shown)
 	}
+}
+
+// remedy returns what to change after an error, "" if that is not known.
+func remedy(err error) string {
+	switch {
+	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
+		return "the schema is missing or not this program's: run `preauth schema apply`, or compare it with `preauth schema print`"
+	case isServerError(err, readOnly...):
+		return "the server takes no writes: let the DSN name the primary, or end the server's read-only mode"
+	case isPacketTooLarge(err):
+		return "raise the server's max_allowed_packet"
+	case isServerError(err, 1665):
+		return "set the server's binlog_format to ROW or MIXED"
+	case isServerError(err, 1021, 1114):
+		return "make room on the server's disk"
+	case isServerError(err, 1040, 1203, 1226):
+		return "raise the server's max_connections or the user's limits, or let the service use fewer connections"
+	}
+	return ""
+}
+
+// readOnly holds the numbers of the errors of a server, a transaction or a table that takes no writes.
+var readOnly = []uint16{1290, 1792, 1836, 1036}
+
+// isPacketTooLarge reports whether a statement is larger than the server's max_allowed_packet. The driver
+// knows the limit and may say so itself, or send the arguments one by one, for which the server's error
+// has no number of its own.
+func isPacketTooLarge(err error) bool {
+	server, ok := errors.AsType[*mysql.MySQLError](err)
+	return errors.Is(err, mysql.ErrPktTooLarge) ||
+		ok && (server.Number == 1153 || server.Number == 1105 && strings.Contains(server.Message, "mysql_send_long_data"))
 }
 
 // Server errors that the package tells apart.
@@ -74,7 +108,6 @@ const (
 	tableExists    = 1050
 	unknownColumn  = 1054
 	duplicateEntry = 1062
-	packetTooLarge = 1153
 	noSuchTable    = 1146
 	noSuchKey      = 1176
 )
@@ -105,7 +138,7 @@ func isTransient(err error) bool {
 }
 
 // transient holds the numbers of the server errors that pass by themselves.
-var transient = []uint16{
+var transient = slices.Concat(readOnly, []uint16{
 	1021, 1114, // disk full, table full
 	1040, 1203, 1226, // too many connections, of all users or of one; a limit on the user's resources
 	1041,                   // out of memory
@@ -114,7 +147,6 @@ var transient = []uint16{
 	1129, 1152, 1158, 1159, 1160, 1161, 1184, // the network: host blocked, connection aborted, errors, time-outs
 	1180,             // error during COMMIT
 	1205, 1206, 1213, // lock wait time-out, lock table full, deadlock
-	1290, 1792, 1836, // the server, or the transaction, is read-only
 	1317, 1969, 3024, // the statement was interrupted or took too long
 	1637,             // too many transactions at once
 	1927, 3169, 4031, // the session was killed or idle for too long
@@ -126,19 +158,26 @@ var transient = []uint16{
 	8027, 8028, // TiDB: the server's copy of the schema is too old, the schema changed
 	9001, 9002, 9003, 9004, 9005, // TiDB: placement driver time-out, storage time-out, busy, lock, region
 	9006, 9008, 9010, 9011, // TiDB: garbage collector's limit, storage limit, stale command, time stamps
-}
+})
 
-// quotable holds the numbers of the server errors whose texts quote names at most. Any other text may
-// quote a value or a piece of the statement, and so a code.
-var quotable = []uint16{
-	1044, 1045, 1049, 1142, 1143, // a missing privilege or database
+// quotable holds the numbers of the server errors whose texts quote names and settings at most. Any other
+// text may quote a value or a piece of the statement, and so a code.
+var quotable = slices.Concat(readOnly, []uint16{
+	1044, 1045, 1049, 1142, 1143, 1227, // a missing privilege or database
 	noSuchTable, unknownColumn, noSuchKey,
-	1021, 1040, 1047, 1053, 1114, 1203, 1205, 1213, 1226, 1290, 1792, 1836, 1927,
-	3159, // the server takes no connection without TLS
-}
+	1153, 1193, 1231, 1238, 1298, 1665, // a server's setting, or a session's that cannot be set
+	1104, 1175, 1317, 1969, 3024, // a limit on statements
+	1021, 1030, 1037, 1038, 1041, 1114, 1206, 1637, // disk, storage engine, memory, locks
+	1040, 1129, 1130, 1203, 1226, 1927, 3159, 3169, 4031, // connections
+	1047, 1053, 1180, 1205, 1213, 3100, 3101, // transactions, and a server that is not ready
+	9001, 9002, 9003, 9005, // TiDB: placement driver, storage, region
+})
 
 // redact returns err without what the server may have quoted of the data.
 func redact(err error) error {
+	if isPacketTooLarge(err) && !isServerError(err, 1153) { // whose text names what nobody can change
+		return &mysql.MySQLError{Number: 1153, Message: "Got a packet bigger than 'max_allowed_packet' bytes"}
+	}
 	server, ok := errors.AsType[*mysql.MySQLError](err)
 	if !ok {
 		return err

@@ -30,9 +30,10 @@ type Outcome struct {
 	// At is when the outcome was produced, by the service's clock.
 	At time.Time
 	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so that
-	// revisions keep growing after the database was restored from a backup.
+	// revisions keep growing after the database was restored from a backup. If Code is the current code
+	// already, it gets a higher revision too, and is announced again.
 	MinRevision uint64
-	// FailureID is the message id of the failure, 1 to 400 characters without white space. It must be the
+	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must be the
 	// same when the same outcome is saved again. A failure with an empty one is recorded in the
 	// component's row and not announced; a bad event must have one.
 	FailureID string
@@ -60,8 +61,7 @@ type Result struct {
 	Announcement *Announcement
 	// Revision is that of the outcome's code, or else of the component's newest code, 0 if it has none.
 	Revision uint64
-	// Err is what is wrong with a Refused outcome, such as a code that another component already has. It
-	// holds no code.
+	// Err is what is wrong with a Refused outcome, such as [ErrKnownCode]. It holds no code.
 	Err error
 }
 
@@ -83,7 +83,7 @@ const (
 	maxStream    = 255
 	maxCode      = 512
 	maxCause     = 16
-	maxMessageID = 400
+	maxMessageID = 350 // the service's have at most 317: the stream's name has up to 255
 )
 
 // check returns why o cannot be saved.

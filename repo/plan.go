@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -23,8 +24,9 @@ type plan struct {
 	// up. A code that is not in the map counts as new, and the unique key finds out if it is not.
 	owners map[string]string
 
-	retire   []uint64   // ids of the codes that stop being current
-	codes    []*codeRow // to insert
+	raised   []*component // whose code gets a higher revision
+	retire   []uint64     // ids of the codes that stop being current
+	codes    []*codeRow   // to insert
 	failures []outboxRow
 }
 
@@ -159,6 +161,9 @@ func (p *plan) apply(o Outcome, result *Result) {
 		if order > 0 {
 			c.record(o, 0)
 		}
+		if o.MinRevision >= c.Revision && c.planned == nil {
+			p.raise(c, o)
+		}
 		result.Status, result.Revision = Saved, c.Current.Revision
 		result.Announcement = c.announcement(o.At)
 	case order < 0, order == 0 && c.isServed(o), c.isStale(o):
@@ -198,6 +203,13 @@ func (c *component) record(o Outcome, attempts int) {
 	c.Token, c.Attempts, c.Failure, c.DueAt, c.lease, c.changed = o.Token, attempts, o.Failure, o.DueAt, nil, true
 }
 
+// raise gives the current code a revision above all that are known to have been announced.
+func (p *plan) raise(c *component, o Outcome) {
+	c.Revision = o.MinRevision + 1
+	c.Current.Revision, c.changed = c.Revision, true
+	p.raised = append(p.raised, c)
+}
+
 // replaceCode makes the outcome's code current.
 func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	code := o.Code.PreAuthCode.Reveal()
@@ -207,7 +219,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 		result.Status = Superseded
 		return
 	case owner != "":
-		result.Status, result.Err = Refused, errKnownCode
+		result.Status, result.Err = Refused, fmt.Errorf("repo: save: %w", ErrKnownCode)
 		return
 	}
 	p.owners[code] = o.AppID
@@ -232,8 +244,6 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	}, result
 	p.codes = append(p.codes, c.planned)
 }
-
-var errKnownCode = errors.New("repo: the code was given before, to this component for an older token or to another one")
 
 // announcement announces the current code.
 func (c *component) announcement(at time.Time) *Announcement {
@@ -278,6 +288,12 @@ ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token
 	if err != nil {
 		return err
 	}
+	for _, c := range p.raised {
+		_, err := tx.ExecContext(ctx, "/* repo.raise */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET revision = ? WHERE id = ?", c.Revision, c.codeID)
+		if err != nil {
+			return err
+		}
+	}
 	if len(p.retire) > 0 {
 		_, err := execIn(ctx, tx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
 		if err != nil {
@@ -291,6 +307,12 @@ VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expir
 		return err
 	}
 	outbox := p.failures
+	for _, c := range p.raised {
+		a := c.announcement(p.at)
+		outbox = append(outbox, outboxRow{
+			MessageID: a.MessageID, AppID: a.AppID, Revision: sql.Null[uint64]{V: c.Revision, Valid: true}, CreatedAt: a.CreatedAt,
+		})
+	}
 	for _, code := range p.codes {
 		if !code.DeletedAt.Valid { // a code that a later outcome of this call replaced is not announced
 			outbox = append(outbox, outboxRow{

@@ -11,19 +11,24 @@ import (
 // smallest max_allowed_packet that is a server's default.
 const MaxBatch = 100
 
-// Save commits outcomes, at most [MaxBatch] in one transaction, and returns the result of each, in the
-// same order. Outcomes of one component count in their order, as if they were saved one by one.
+// Save commits outcomes, at most [MaxBatch] in one transaction, or fewer where the server's
+// max_allowed_packet is too small for that, and returns the result of each, in the same order. Outcomes of one component count in their order, as if they were saved one by one.
 //
 // After an error any of them may be committed: see [ErrUnavailable]. Save the same outcomes again; those
 // that were committed get the answer that was lost.
 func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	results := make([]Result, 0, len(outcomes))
 	for batch := range slices.Chunk(outcomes, MaxBatch) {
-		saved, err := r.saveBatch(ctx, batch)
+		err := split(batch, func(piece []Outcome) error {
+			saved, err := r.saveBatch(ctx, piece)
+			if err == nil {
+				results = append(results, saved...)
+			}
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		results = append(results, saved...)
 	}
 	return results, nil
 }

@@ -391,9 +391,9 @@ func TestSaveRefuses(t *testing.T) {
 		outcome repo.Outcome
 		says    string
 	}{
-		"a code of another component":  {succeeded("wx2", at(3), "second"), "given before"},
-		"a retired code of another":    {succeeded("wx2", at(3), "first"), "given before"},
-		"a retired code of its own":    {succeeded("wx1", at(3), "first"), "given before"},
+		"a code of another component":  {succeeded("wx2", at(3), "second"), "gave before"},
+		"a retired code of another":    {succeeded("wx2", at(3), "first"), "gave before"},
+		"a retired code of its own":    {succeeded("wx1", at(3), "first"), "gave before"},
 		"no time":                      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.At = time.Time{} }), "At "},
 		"an impossible due time":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }), "DueAt"},
 		"an impossible appid":          {succeeded("wx 2", at(3), "x"), "AppID"},
@@ -410,7 +410,7 @@ func TestSaveRefuses(t *testing.T) {
 		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
 		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = math.MaxInt64 }), "MinRevision"},
 		"a bad event without an id":    {changed(bad("", at(3)), []func(*repo.Outcome){func(o *repo.Outcome) { o.FailureID = "" }}), "FailureID"},
-		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = strings.Repeat("訪", 401) }), "FailureID"},
+		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = strings.Repeat("訪", 351) }), "FailureID"},
 		"an id that is not UTF-8":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\xff" }), "FailureID"},
 		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},
 		"a failure without a class":    {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.Class = "" }), "class"},
@@ -443,7 +443,7 @@ func TestSaveRefuses(t *testing.T) {
 // What is one more than this is in TestSaveRefuses.
 func TestSaveTakesTheLargestValues(t *testing.T) {
 	d := newDatabase(t)
-	id := strings.Repeat("訪", 400)
+	id := strings.Repeat("訪", 350)
 	d.save(t, failed("wx1", at(1), math.MaxInt32, func(o *repo.Outcome) { o.FailureID = id }))
 	if waiting := d.outbox(t); len(waiting) != 1 || waiting[0].MessageID != id {
 		t.Errorf("waiting are %+v", waiting)

@@ -1,11 +1,16 @@
 package repo
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 
 	"preauth"
 )
@@ -33,9 +38,11 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 // uniqueKeys are the keys that keep the promises of this package, whatever a program does.
 var uniqueKeys = []string{
 	"component.PRIMARY", "outbox.PRIMARY", "pre_auth_code.code", "pre_auth_code.current_code", "pre_auth_code.live_claim",
+	"stream_set.PRIMARY",
 }
 
-// Check returns nil if the server is reachable and the schema complete. The error says what to do.
+// Check returns nil if the server can be reached, reads and writes, and the schema is complete. The error
+// says what to do. It costs a few short statements, of which one writes and is rolled back.
 func (r *Repo) Check(ctx context.Context) error {
 	found, err := query[string](ctx, r, "check", `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
 FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
@@ -55,6 +62,27 @@ FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_uniqu
 	if _, err := r.Components(ctx, []string{""}); err != nil {
 		return err
 	}
-	_, err = r.Outbox(ctx, time.Time{}, 1)
+	if _, err := r.Outbox(ctx, time.Time{}, 1); err != nil {
+		return err
+	}
+	return r.probe(ctx)
+}
+
+// probe writes a row and rolls it back: a server that is read-only answers all queries. The row has a key
+// of its own, so that replicas do not wait for one another. It reaches no other replica of the service, no
+// replica of the database and no binary log.
+func (r *Repo) probe(ctx context.Context) error {
+	err := r.do(ctx, "check", func(conn *sqlx.Conn) error {
+		return transaction(ctx, conn, func(tx *sqlx.Tx) error {
+			_, err := execIn(ctx, tx, "/* repo.probe */ INSERT INTO outbox (message_id, appid, failure, created_at) VALUES (?, '', '', '2000-01-01')", "probe."+rand.Text())
+			return cmp.Or(err, errProbed)
+		})
+	})
+	if errors.Is(err, errProbed) {
+		return nil
+	}
 	return err
 }
+
+// errProbed rolls a probe back.
+var errProbed = errors.New("the server takes writes")

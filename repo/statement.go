@@ -122,7 +122,7 @@ func selectIn[Row any](ctx context.Context, db sqlx.QueryerContext, into *[]Row,
 // split calls f with all items, or, if a packet is too large for the server, with ever smaller pieces.
 func split[Item any](items []Item, f func([]Item) error) error {
 	err := f(items)
-	if len(items) < 2 || !isServerError(err, packetTooLarge) && !errors.Is(err, mysql.ErrPktTooLarge) {
+	if len(items) < 2 || !isPacketTooLarge(err) {
 		return err
 	}
 	half := len(items) / 2

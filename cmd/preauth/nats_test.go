@@ -188,7 +188,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 			url := newNATSWith(t, fmt.Sprintf("tls {cert_file: %q, key_file: %q, ca_file: %q, verify: true}", cert, key, files.ca))
 			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply",
 				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
-			service.Err.Await(t, `"not connected to NATS: trying again".*(`+test.says+")")
+			service.Err.Await(t, `"NATS (?:still )?away".*(`+test.says+")")
 			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
@@ -213,7 +213,7 @@ func TestServeKeepsTryingToLogIn(t *testing.T) {
 	service, admin := serve(t, "--nats-url=nats://me:"+secret+"@"+address, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply")
 	// By default, nats.go gives up after two.
 	apptest.Eventually(t, "three refusals", func() bool { return refuse.clients.Load() > 2 })
-	service.Err.Await(t, `"not connected to NATS: trying again","error":"nats: Authorization Violation"`)
+	service.Err.Await(t, `"NATS away","error":"nats: Authorization Violation"`)
 	stop()
 	startNATS(t, address, store, `authorization {user: me, password: "`+secret+`"}`)
 	awaitReady(t, admin)

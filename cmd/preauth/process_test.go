@@ -15,6 +15,15 @@ func TestServeIsConfiguredByItsEnvironmentAndEndsOnSIGTERM(t *testing.T) {
 		"NATS_URL=" + server.URL(), "MYSQL_DSN=" + apptest.NewDatabase(t), "PREAUTH_WECHAT_URL=" + stand.URL(), "PREAUTH_SCHEMA_APPLY=true",
 		"PREAUTH_ADMIN_LISTEN=127.0.0.1:0", "PREAUTH_SUBJECT_PREFIX=acme", "PREAUTH_LOG_LEVEL=", "PREAUTH_LOG_FORMAT=text",
 	}, "serve", "--log-format=json")
+	started := p.Out.Await(t, `"msg":"starting".*\n`)[0]
+	for _, want := range []string{
+		`"nats":"` + server.URL() + `","mysql":"` + apptest.MySQL.Addr() + `/command_`, `"wechat":"` + stand.URL() + `"`,
+		`"settings":{"nats-url":"set","mysql-dsn":"set","wechat-url":"set","subject-prefix":"acme","admin-listen":"127.0.0.1:0","log-format":"json","schema-apply":true}`,
+	} {
+		if !strings.Contains(started, want) {
+			t.Errorf("the first line is %s, want %s in it", started, want)
+		}
+	}
 	awaitReady(t, p.Out.Await(t, `"admin":"([^"]+)"`)[1])
 	nc := connect(t, server.URL())
 	sub := subscribe(t, nc, "acme.preauth.updated")

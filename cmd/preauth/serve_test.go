@@ -136,15 +136,15 @@ func checkMetrics(t *testing.T, admin string) {
 	t.Helper()
 	for what, sample := range map[string]string{
 		"events by outcome":          `preauth_events_total{outcome="saved"} 1`,
-		"calls of WeChat by class":   `preauth_wechat_calls_total{class="ok"} 1`,
+		"calls of WeChat by class":   `preauth_wechat_call_duration_seconds_count{class="ok"} 1`,
 		"latency of calls":           `preauth_wechat_call_duration_seconds_count{class="ok"} 1`,
 		"latency of transactions":    `preauth_transaction_duration_seconds_count{result="ok"} 1`,
 		"latency of publishing":      `preauth_publish_duration_seconds_count{result="ok"} 1`,
-		"latency from end to end":    `preauth_end_to_end_seconds_count 1`,
+		"latency from end to end":    `preauth_end_to_end_duration_seconds_count 1`,
 		"depth of the outbox":        `preauth_outbox_rows 0`,
-		"age in the outbox":          `preauth_outbox_oldest_seconds 0`,
-		"lag of the consumer":        `preauth_consumer_pending 0`,
-		"events in hand, all":        `preauth_consumer_ack_pending 0`,
+		"age in the outbox":          `preauth_outbox_oldest_age_seconds 0`,
+		"lag of the consumer":        `preauth_consumer_pending_events 0`,
+		"events in hand, all":        `preauth_consumer_ack_pending_events 0`,
 		"events in hand, this one":   `preauth_events_in_flight 0`,
 		"size of the view of codes":  `preauth_view_codes 1`,
 		"size of the view of tokens": `preauth_view_tokens 1`,
@@ -198,7 +198,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
 	}
-	service.Err.Await(t, `"not connected to NATS: trying again"`)
+	service.Err.Await(t, `"NATS away"`)
 	service.Err.Await(t, `"schema not applied: trying again"`)
 
 	if err := server.Restart(); err != nil {

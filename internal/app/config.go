@@ -16,6 +16,8 @@ type Streams struct {
 	Updates  string `name:"stream-updates" env:"PREAUTH_STREAM_UPDATES" default:"PREAUTH" form:"name" help:"Stream of the codes, created if missing."`
 	Failures string `name:"stream-failures" env:"PREAUTH_STREAM_FAILURES" default:"PREAUTH_FAILED" form:"name" help:"Stream of the failures, created if missing."`
 	Replicas int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Replicas of each stream that the service creates, on servers of a cluster."`
+	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and no limit for the others."`
+	Domain   string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers, such as that of a hub behind leaf nodes."`
 	Durable  string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream, which all replicas share."`
 	Source   string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" hidden:"" help:"CloudEvents source of the announcements."`
 }
@@ -51,7 +53,7 @@ func (s Service) config() (consumer.Config, error) {
 	cfg := consumer.Config{
 		Subjects:    preauth.DefaultSubjects().WithPrefix(s.Streams.SubjectPrefix),
 		TokenStream: s.Streams.Tokens, UpdateStream: s.Streams.Updates, FailureStream: s.Streams.Failures,
-		StreamReplicas: s.Streams.Replicas, Durable: s.Streams.Durable, Source: s.Streams.Source, Version: Version(),
+		StreamReplicas: s.Streams.Replicas, StreamMaxBytes: s.Streams.MaxBytes, JetStreamDomain: s.Streams.Domain, Durable: s.Streams.Durable, Source: s.Streams.Source, Version: Version(),
 		Calls: s.WeChat.Calls, CallsPerSecond: s.WeChat.CallsPerSecond, CallsPerDay: s.WeChat.CallsPerDay,
 		Spares: s.Claims.Spares, Retention: s.Claims.Retention,
 		InFlight: s.Work.InFlight, Requests: s.Work.Requests, RequestTimeout: s.Work.RequestTimeout,

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/go-sql-driver/mysql"
+
 	"preauth/repo"
 )
 
@@ -20,21 +22,42 @@ type MySQL struct {
 	Connections int    `name:"mysql-connections" env:"MYSQL_CONNECTIONS" default:"16" range:"2..10000" help:"Most connections to the database, per replica."`
 }
 
-// Open returns the database. It does not connect yet.
-func (s MySQL) Open() (*repo.Repo, error) {
-	flag, dsn := "--mysql-dsn ($MYSQL_DSN)", s.DSN
+// dsn returns the DSN and the flag that it comes from.
+func (s MySQL) dsn() (dsn, flag string, err error) {
 	switch {
 	case s.DSN == "" && s.DSNFile == "":
-		return nil, UsageErrorf("no database: name one with --mysql-dsn ($MYSQL_DSN) or --mysql-dsn-file ($MYSQL_DSN_FILE)")
+		return "", "", UsageErrorf("no database: name one with --mysql-dsn ($MYSQL_DSN) or --mysql-dsn-file ($MYSQL_DSN_FILE)")
 	case s.DSN != "" && s.DSNFile != "":
-		return nil, UsageErrorf("--mysql-dsn ($MYSQL_DSN) and --mysql-dsn-file ($MYSQL_DSN_FILE) cannot be used together: keep one of them")
-	case s.DSNFile != "":
-		flag = "--mysql-dsn-file ($MYSQL_DSN_FILE)"
-		content, err := contentOf(s.DSNFile)
-		if err != nil {
-			return nil, UsageErrorf("%s cannot be read: %w; it must name a file that contains a DSN", flag, err)
-		}
-		dsn = strings.TrimSpace(string(content))
+		return "", "", UsageErrorf("--mysql-dsn ($MYSQL_DSN) and --mysql-dsn-file ($MYSQL_DSN_FILE) cannot be used together: keep one of them")
+	case s.DSN != "":
+		return s.DSN, "--mysql-dsn ($MYSQL_DSN)", nil
+	}
+	flag = "--mysql-dsn-file ($MYSQL_DSN_FILE)"
+	content, err := contentOf(s.DSNFile)
+	if err != nil {
+		return "", "", UsageErrorf("%s cannot be read: %w; it must name a file that contains a DSN", flag, err)
+	}
+	return strings.TrimSpace(string(content)), flag, nil
+}
+
+// where returns the address and the name of the database, without user and password.
+func (s MySQL) where() string {
+	dsn, _, err := s.dsn()
+	if err != nil {
+		return ""
+	}
+	config, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return ""
+	}
+	return config.Addr + "/" + config.DBName
+}
+
+// Open returns the database. It does not connect yet.
+func (s MySQL) Open() (*repo.Repo, error) {
+	dsn, flag, err := s.dsn()
+	if err != nil {
+		return nil, err
 	}
 	encryption, err := s.encryption()
 	if err != nil {

@@ -29,6 +29,17 @@ type NATS struct {
 	InboxPrefix string `name:"nats-inbox-prefix" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the subjects on which the connection receives replies, instead of _INBOX. Tokens arrive there too: choose a prefix that no other user may subscribe to."`
 }
 
+// where returns the servers' URLs without user and password.
+func (s NATS) where() string {
+	var urls []string
+	for server := range strings.SplitSeq(s.URL, ",") {
+		if u, err := parseServer(server); err == nil {
+			urls = append(urls, u.Scheme+"://"+u.Host)
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
 // logins returns the flags in use that log in.
 func (s NATS) logins() []string {
 	var ways []string
@@ -123,8 +134,40 @@ func nkey(file string) nats.Option {
 // writeTimeout is how long a write may block before the connection is given up.
 const writeTimeout = 5 * time.Second
 
-// retryLogEvery is the least time between two log lines about failed connection attempts.
-const retryLogEvery = 10 * time.Second
+// outage logs that NATS is away: once, once more if the reason changes, and then after a minute and
+// in growing intervals of at most ten. nats.go calls its callbacks one at a time.
+type outage struct {
+	log         *slog.Logger
+	since, next time.Time // zero while the connection is up
+	pause       time.Duration
+	reason      string // "" once a second one was logged
+}
+
+func (o *outage) away(err error) {
+	now := time.Now()
+	switch {
+	case o.since.IsZero():
+		o.since, o.pause, o.reason = now, time.Minute, err.Error()
+		o.next = now.Add(o.pause)
+		o.log.Warn("NATS away", "error", err)
+	case now.After(o.next):
+		o.pause = min(2*o.pause, 10*time.Minute)
+		o.next = now.Add(o.pause)
+		o.log.Warn("NATS still away", "error", err, "for", now.Sub(o.since).Round(time.Second))
+	case o.reason != "" && o.reason != err.Error():
+		o.reason = ""
+		o.log.Warn("NATS still away", "error", err, "for", now.Sub(o.since).Round(time.Second))
+	}
+}
+
+func (o *outage) back(nc *nats.Conn) {
+	if o.since.IsZero() {
+		o.log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
+		return
+	}
+	o.log.Info("NATS back", "server", nc.ConnectedUrlRedacted(), "after", time.Since(o.since).Round(time.Millisecond))
+	o.since = time.Time{}
+}
 
 // connect returns a connection that may not be established yet: it retries forever in the
 // background. closed is called once the connection is closed for good, either by [nats.Conn.Close]
@@ -141,28 +184,18 @@ func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 	// shutdown.
 	o.FlusherTimeout, o.ReconnectOnFlusherError = writeTimeout, true
 
-	// nats.go calls these one at a time.
-	var logged time.Time
-	connected := func(nc *nats.Conn) {
-		logged = time.Time{}
-		log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
-	}
-	failed := func(_ *nats.Conn, err error) {
-		if time.Since(logged) >= retryLogEvery {
-			logged = time.Now()
-			log.Warn("not connected to NATS: trying again", "error", err)
-		}
-	}
-	o.ConnectedCB, o.ReconnectedCB, o.ReconnectErrCB = connected, connected, failed
+	outage := &outage{log: log}
+	o.ConnectedCB, o.ReconnectedCB = outage.back, outage.back
+	o.ReconnectErrCB = func(_ *nats.Conn, err error) { outage.away(err) }
 	o.DisconnectedErrCB = func(_ *nats.Conn, err error) {
-		if err != nil {
-			log.Warn("connection to NATS lost", "error", err)
+		if err != nil { // not by Close
+			outage.away(err)
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		switch {
 		case !nc.IsConnected():
-			failed(nc, err)
+			outage.away(err)
 		case sub != nil:
 			log.Warn("NATS reports an error", "error", err, "subject", sub.Subject)
 		default:

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -33,17 +35,20 @@ type Service struct {
 	SchemaApply bool `name:"schema-apply" group:"mysql" env:"PREAUTH_SCHEMA_APPLY" help:"Create what the database lacks of the schema, as soon as the database answers. Requires the right to create tables."`
 
 	HelpAll helpAll `name:"help-all" help:"Show this help with the settings for tests and experts too."`
+
+	changed []slog.Attr // the settings that differ from their defaults, for the log
 }
 
 // errNATSClosed is why the service ends by itself.
 var errNATSClosed = errors.New("the connection to NATS was closed for good")
 
 // Run serves until ctx ends.
-func (s Service) Run(ctx context.Context, to Stdio) error {
+func (s Service) Run(ctx context.Context, to Stdio, command *kong.Context) error {
 	cfg, err := s.config()
 	if err != nil {
 		return err
 	}
+	s.changed = changed(command.Flags())
 	return s.Serve(ctx, s.Log.logger(to.Err), cfg, func(net.Addr, *consumer.Service) {})
 }
 
@@ -71,6 +76,9 @@ func (s Service) Serve(
 		return err
 	}
 	defer listener.Close()
+	log.LogAttrs(ctx, slog.LevelInfo, "starting", append([]slog.Attr{
+		slog.String("version", cfg.Version), slog.String("admin", listener.Addr().String()),
+	}, s.parts()...)...)
 	closed := make(chan struct{})
 	nc, err := s.NATS.connect(log, func(err error) {
 		giveUp(fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(err, nats.ErrConnectionClosed)))
@@ -91,7 +99,6 @@ func (s Service) Serve(
 	if err != nil {
 		return err
 	}
-	log.Info("starting", "version", cfg.Version, "admin", listener.Addr().String())
 	defer serveAdmin(listener, log, service, registry)()
 	if s.SchemaApply {
 		defer applySchema(ctx, log, db)()
@@ -105,7 +112,9 @@ func (s Service) Serve(
 	}
 	// Draining answers the requests that wait in the endpoints and sends what was published last.
 	if err := nc.Drain(); err != nil {
-		log.Warn("NATS did not take the last messages", "error", err)
+		if !errors.Is(err, nats.ErrConnectionReconnecting) { // that NATS is away was logged before
+			log.Warn("NATS did not take the last messages", "error", err)
+		}
 		return nil
 	}
 	select {
@@ -113,6 +122,18 @@ func (s Service) Serve(
 	case <-time.After(drainTime):
 	}
 	return nil
+}
+
+// parts returns for the log where the other parts are, and which settings differ from their
+// defaults. It contains no user names, passwords or tokens.
+func (s Service) parts() []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("nats", s.NATS.where()), slog.String("mysql", s.MySQL.where()), slog.String("wechat", strings.Join(s.WeChat.URLs, ",")),
+	}
+	if host, err := proxy(); err == nil && host != "" {
+		attrs = append(attrs, slog.String("https_proxy", host))
+	}
+	return append(attrs, slog.GroupAttrs("settings", s.changed...)) // which is left out if it is empty
 }
 
 const (

@@ -3,6 +3,8 @@ package app
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -18,13 +20,13 @@ import (
 
 // A setting is a field with tags for kong. Three more tags say which values it may have:
 //
-//	range:"1s..10m"       a number or a duration, with its smallest and its largest value
+//	range:"1s..10m"       a number or a duration, with its smallest and, if there is one, its largest value
 //	values:"auto,text"    one of a few texts or numbers
 //	form:"address"        a text that has one of the forms below
 
 // groups are the sections of the settings in --help and in docs/configuration.md.
 var groups = []kong.Group{
-	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST and NATS_INBOX_PREFIX, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
+	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST, NATS_INBOX_PREFIX and NATS_JS_DOMAIN, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
 	{Key: "streams", Title: "Streams and subjects", Description: "These must be the same for all replicas."},
@@ -77,16 +79,47 @@ func isURIReference(text string) bool {
 
 func isServers(text string) bool {
 	for server := range strings.SplitSeq(text, ",") {
-		server = strings.TrimSpace(server)
-		if !strings.Contains(server, "://") {
-			server = "nats://" + server
-		}
-		u, err := url.Parse(server)
+		u, err := parseServer(server)
 		if err != nil || u.Hostname() == "" || !isPort(u.Port()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 			return false
 		}
 	}
 	return true
+}
+
+// parseServer parses the address of a NATS server, which may lack the scheme.
+func parseServer(text string) (*url.URL, error) {
+	text = strings.TrimSpace(text)
+	if !strings.Contains(text, "://") {
+		text = "nats://" + text
+	}
+	return url.Parse(text)
+}
+
+// changed returns the settings that differ from their defaults, for the log. It shows a text only
+// if the text has a form that no secret has, and otherwise that the setting is set.
+func changed(flags []*kong.Flag) []slog.Attr {
+	var attrs []slog.Attr
+	for _, flag := range flags {
+		value, differs := flag.Target.Interface(), false
+		switch v := value.(type) {
+		case bool:
+			differs = v
+		case int, int64, time.Duration:
+			differs = flag.Target.Int() != parse(flag.Default)
+		case string:
+			differs = v != flag.Default
+			if form := flag.Tag.Get("form"); (form == "" || form == "servers") && flag.Tag.Get("values") == "" {
+				value = "set"
+			}
+		case []string:
+			differs, value = strings.Join(v, ",") != flag.Default, "set"
+		}
+		if differs && len(flag.Envs) > 0 {
+			attrs = append(attrs, slog.Any(flag.Name, value))
+		}
+	}
+	return attrs
 }
 
 // checkValues returns an error for each flag whose value its tags do not allow.
@@ -128,8 +161,11 @@ func label(flag *kong.Flag) string {
 // bounds returns the smallest and the largest value of a flag that has a range.
 func bounds(flag *kong.Flag) (low, high int64, ok bool) {
 	from, to, ok := strings.Cut(flag.Tag.Get("range"), "..")
-	if !ok {
+	switch {
+	case !ok:
 		return 0, 0, false
+	case to == "":
+		return parse(from), math.MaxInt64, true
 	}
 	return parse(from), parse(to), true
 }
@@ -150,6 +186,9 @@ func parse(text string) int64 {
 // enough.
 func valuesOf(flag *kong.Flag) string {
 	if from, to, ok := strings.Cut(flag.Tag.Get("range"), ".."); ok {
+		if to == "" {
+			return "at least " + from
+		}
 		return from + " to " + to
 	}
 	if values := flag.Tag.Get("values"); values != "" {

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +85,8 @@ var samples = map[string]sample{
 	"stream-updates":      aName,
 	"stream-failures":     aName,
 	"stream-replicas":     {"3", []string{"0", "2", "-1"}, "must be one of 1, 3, 5, not "},
+	"stream-max-bytes":    {"1000000000", []string{"-1", "-9223372036854775808"}, "must be at least 0, not -"},
+	"nats-js-domain":      aName,
 	"durable":             aName,
 	"source":              {"https://example.com/preauth", []string{" ", "a b", "%zz"}, "must be a URI reference, such as /preauth"},
 	"in-flight":           {"7", []string{"0", "-1", "100001"}, "must be 1 to 100000"},
@@ -171,7 +175,7 @@ func TestServeRefusesImpossibleValues(t *testing.T) {
 			})
 		}
 		switch flag.Target.Interface().(type) {
-		case int:
+		case int, int64:
 			refused(t, []string{"--" + flag.Name + ": expected a valid 64 bit int"}, append(args, "--"+flag.Name+"=many")...)
 		case time.Duration:
 			refused(t, []string{"--" + flag.Name + ": must be a duration with its unit, such as 300ms, 5s, 10m or 1h30m"}, append(args, "--"+flag.Name+"=5")...)
@@ -297,5 +301,100 @@ func TestAValueThatLooksLikeAFlagIsAValue(t *testing.T) {
 	}
 	if got := parseServe(t, "--nats-user=me", "--nats-password", "-1"+secret)["nats-password"]; got != "-1"+secret {
 		t.Errorf("the password is %q", got)
+	}
+}
+
+func TestTheLogShowsChangedSettingsWithoutSecrets(t *testing.T) {
+	attrs := func(args ...string) map[string]string {
+		t.Helper()
+		ctx, err := parseArguments(newParser(t, new(cli)), append([]string{"serve"}, args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[string]string{}
+		for _, attr := range changed(ctx.Flags()) {
+			shown[attr.Key] = attr.Value.String()
+		}
+		return shown
+	}
+	if shown := attrs(); len(shown) > 0 {
+		t.Errorf("without arguments, %v differ from their defaults", shown)
+	}
+	var args, defaults []string
+	for _, flag := range settings(t) {
+		args = append(args, "--"+flag.Name+"="+cmp.Or(samples[flag.Name].possible, secret))
+		if flag.Default != "" {
+			defaults = append(defaults, "--"+flag.Name+"="+flag.Default)
+		}
+	}
+	if shown := attrs(defaults...); len(shown) > 0 {
+		t.Errorf("with their defaults given, %v differ from them", shown)
+	}
+	shown := attrs(args...)
+	for _, flag := range settings(t) {
+		want := samples[flag.Name].possible
+		form := flag.Tag.Get("form")
+		if mayHoldSecret(flag.Name) && form != "name" && form != "subject" || flag.Name == "mysql-ca" || flag.Name == "mysql-cert" || flag.Name == "mysql-key" {
+			want = "set"
+		}
+		if d, err := time.ParseDuration(want); err == nil {
+			want = d.String() // 7h0m0s for 7h
+		}
+		if shown[flag.Name] != want {
+			t.Errorf("--%s is shown as %q, want %q", flag.Name, shown[flag.Name], want)
+		}
+	}
+}
+
+func TestTheLogSaysWhereThePartsAreWithoutSecrets(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://me:"+secret+"@proxy.example.com:3128")
+	file := writeFile(t, "dsn", "me:"+secret+"@tcp(db.example.com:3306)/other?timeout=1s\n")
+	s := Service{
+		NATS:   NATS{URL: "nats://me:" + secret + "@a.example.com:4222, tls://" + secret + "@b.example.com,c.example.com"},
+		MySQL:  MySQL{DSNFile: file},
+		WeChat: WeChat{URLs: []string{"https://api.weixin.qq.com", "https://api2.weixin.qq.com"}},
+	}
+	out := new(strings.Builder)
+	Log{Level: "info", Format: "text"}.logger(out).LogAttrs(t.Context(), slog.LevelInfo, "starting", s.parts()...)
+	for _, want := range []string{
+		" nats=nats://a.example.com:4222,tls://b.example.com,nats://c.example.com ", " mysql=db.example.com:3306/other ",
+		" wechat=https://api.weixin.qq.com,https://api2.weixin.qq.com ", " https_proxy=proxy.example.com:3128\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the line is %q, want %q in it", out, want)
+		}
+	}
+	apptest.HasNoSecret(t, out.String())
+}
+
+func TestEverySettingOfTheServiceReachesIt(t *testing.T) {
+	config := func(args ...string) reflect.Value {
+		t.Helper()
+		var c cli
+		if _, err := parseArguments(newParser(t, &c), append([]string{"serve"}, args...)); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := c.Serve.config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reflect.ValueOf(cfg)
+	}
+	var args []string
+	for _, flag := range settings(t) {
+		value := samples[flag.Name].possible
+		if strings.HasPrefix(flag.Name, "stream-") && flag.Tag.Get("form") == "name" {
+			value = flag.Name // all of them differ
+		}
+		args = append(args, "--"+flag.Name+"="+value)
+	}
+	byDefault, changed := config(), config(args...)
+	for _, field := range reflect.VisibleFields(byDefault.Type()) {
+		if !field.IsExported() || slices.Contains([]string{"Version", "Now", "Trace"}, field.Name) {
+			continue
+		}
+		if reflect.DeepEqual(byDefault.FieldByIndex(field.Index).Interface(), changed.FieldByIndex(field.Index).Interface()) {
+			t.Errorf("no setting changes %s", field.Name)
+		}
 	}
 }

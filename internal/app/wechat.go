@@ -29,10 +29,8 @@ func (s WeChat) client() (*wechat.Client, error) {
 	for i := range s.URLs {
 		s.URLs[i] = strings.TrimSpace(s.URLs[i])
 	}
-	// net/http ignores a proxy that it cannot parse. Calls would then come from an address that WeChat
-	// refuses.
-	if proxy := cmp.Or(os.Getenv("HTTPS_PROXY"), os.Getenv("https_proxy")); proxy != "" && !isProxy(proxy) {
-		errs = append(errs, UsageErrorf("$HTTPS_PROXY must be an address such as http://proxy.example.com:3128, with special characters of a password as %%XX"))
+	if _, err := proxy(); err != nil {
+		errs = append(errs, err)
 	}
 	if len(s.URLs) == 0 {
 		errs = append(errs, UsageErrorf("--wechat-url ($PREAUTH_WECHAT_URL) must be at least one base URL, such as %s", wechat.MainHost))
@@ -53,12 +51,21 @@ func (s WeChat) client() (*wechat.Client, error) {
 	return wechat.New(wechat.Config{BaseURLs: s.URLs, Path: s.Path, Timeout: s.Timeout, MaxConnections: s.Calls})
 }
 
-// isProxy reports whether net/http parses the text to the proxy that it names.
-func isProxy(text string) bool {
+// proxy returns the host of the proxy that HTTPS_PROXY names, or "". net/http ignores a proxy that
+// it cannot parse. Calls would then come from an address that WeChat refuses, so that is an error
+// here.
+func proxy() (host string, err error) {
+	text := cmp.Or(os.Getenv("HTTPS_PROXY"), os.Getenv("https_proxy"))
+	if text == "" {
+		return "", nil
+	}
 	if !strings.Contains(text, "://") {
 		text = "http://" + text
 	}
 	u, err := url.Parse(text)
-	return err == nil && u.Hostname() != "" && isPort(u.Port()) && strings.Trim(u.Path, "/") == "" && !strings.ContainsAny(text, "?#") &&
-		slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
+	if err != nil || u.Hostname() == "" || !isPort(u.Port()) || strings.Trim(u.Path, "/") != "" || strings.ContainsAny(text, "?#") ||
+		!slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return "", UsageErrorf("$HTTPS_PROXY must be an address such as http://proxy.example.com:3128, with special characters of a password as %%XX")
+	}
+	return u.Host, nil
 }

@@ -75,7 +75,7 @@ func (d *directory) close() error {
 func (d *directory) data(e *engine) string { return filepath.Join(d.path, string(e.name)) }
 
 // create creates an engine's data directory unless it exists.
-func (d *directory) create(ctx context.Context, e *engine, program string) error {
+func (d *directory) create(ctx context.Context, e *engine, program string, arguments ...string) error {
 	data := d.data(e)
 	if _, err := os.Stat(data); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -89,7 +89,7 @@ func (d *directory) create(ctx context.Context, e *engine, program string) error
 		return err
 	}
 	if e.initialize != nil {
-		if err := e.initialize(ctx, program, unfinished); err != nil {
+		if err := e.initialize(ctx, program, unfinished, arguments); err != nil {
 			return errors.Join(fmt.Errorf("create the data directory: %w", err), os.RemoveAll(unfinished))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +21,7 @@ type engine struct {
 	name           Engine
 	title, program string
 	// initialize fills an empty directory with the system tables. Nil: the program does it itself.
-	initialize func(ctx context.Context, program, data string) error
+	initialize func(ctx context.Context, program, data string, arguments []string) error
 	arguments  func(data, address string) []string
 }
 
@@ -129,7 +130,7 @@ func mysqldArguments(data, address string) []string {
 // initializeMariaDB does the work of the script mariadb-install-db. Debian splits that script over
 // two packages, and when root runs it, it changes the owner of system files. The help texts and the
 // schema sys are left out.
-func initializeMariaDB(ctx context.Context, program, data string) error {
+func initializeMariaDB(ctx context.Context, program, data string, arguments []string) error {
 	share, err := shareDirectory(ctx, program)
 	if err != nil {
 		return err
@@ -147,7 +148,7 @@ func initializeMariaDB(ctx context.Context, program, data string) error {
 		}
 		statements = append(statements, bytes.NewReader(script), strings.NewReader("\n"))
 	}
-	command := exec.CommandContext(ctx, program, append(storageArguments(data),
+	command := exec.CommandContext(ctx, program, append(slices.Concat(storageArguments(data), pageSize(arguments)),
 		"--bootstrap",
 		"--enforce-storage-engine=",
 		"--max-allowed-packet=8M",
@@ -171,8 +172,15 @@ func shareDirectory(ctx context.Context, program string) (string, error) {
 	return "", fmt.Errorf("%s --verbose --help: it has no character-sets-dir, beside which the system tables are", program)
 }
 
-func initializeMySQL(ctx context.Context, program, data string) error {
-	return runQuietly(exec.CommandContext(ctx, program, append(storageArguments(data), "--initialize-insecure")...))
+func initializeMySQL(ctx context.Context, program, data string, arguments []string) error {
+	return runQuietly(exec.CommandContext(ctx, program, append(slices.Concat(storageArguments(data), pageSize(arguments)), "--initialize-insecure")...))
+}
+
+// pageSize returns the arguments that a data directory is created with for good.
+func pageSize(arguments []string) []string {
+	return slices.DeleteFunc(slices.Clone(arguments), func(argument string) bool {
+		return !strings.HasPrefix(argument, "--innodb-page-size=")
+	})
 }
 
 // runQuietly runs a command. Its output is part of the error if it fails.

@@ -179,7 +179,7 @@ func startPrivate(ctx context.Context, opts Options) (*Server, error) {
 }
 
 func startEngine(ctx context.Context, opts Options, e *engine, program string, dir *directory) (*Server, error) {
-	if err := dir.create(ctx, e, program); err != nil {
+	if err := dir.create(ctx, e, program, opts.Arguments...); err != nil {
 		return nil, err
 	}
 	// Another process may take a free port before the server does.

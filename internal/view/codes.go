@@ -2,6 +2,8 @@ package view
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"preauth"
@@ -40,12 +42,36 @@ func NewCodes() *Codes {
 func (v *Codes) Add(code preauth.Update) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if known := v.codes[code.AppID]; known != nil && known.Revision >= code.Revision {
-		return
+	v.add(code)
+}
+
+func (v *Codes) add(code preauth.Update) {
+	if known := v.codes[code.AppID]; known == nil || known.Revision < code.Revision {
+		v.codes[code.AppID] = newCode(code)
 	}
-	v.codes[code.AppID] = &Code{code, preauth.Lookup{
+}
+
+func newCode(code preauth.Update) *Code {
+	return &Code{code, preauth.Lookup{
 		AppID: code.AppID, PreAuthCode: code.PreAuthCode, IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt, Revision: code.Revision,
 	}.Answer()}
+}
+
+// Correct takes in what MySQL says of a component, nil for no code, when it was read after seen was in
+// the view. It reports whether MySQL contradicts seen: no replica has committed that code. Such a code
+// is in the view no more. A code that came since is not touched.
+func (v *Codes) Correct(appid string, seen *Code, truth *preauth.Update) (contradicted bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	contradicted = seen != nil && (truth == nil || seen.Revision > truth.Revision ||
+		seen.Revision == truth.Revision && !seen.PreAuthCode.Equal(truth.PreAuthCode))
+	if contradicted && v.codes[appid] == seen {
+		delete(v.codes, appid)
+	}
+	if truth != nil {
+		v.add(*truth)
+	}
+	return contradicted
 }
 
 // Current returns the newest code known of a component, nil if there is none. It may have expired.
@@ -98,6 +124,13 @@ func (v *Codes) AwaitCaughtUp(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// AppIDs returns the components with a code.
+func (v *Codes) AppIDs() []string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return slices.Collect(maps.Keys(v.codes))
 }
 
 // Len returns the number of components with a code.

@@ -148,7 +148,7 @@ func TestEventWaitsForThoseBeforeIt(t *testing.T) {
 		begin = time.Now()
 		v.Await(ctx, 8)
 		if took := time.Since(begin); took != time.Millisecond {
-			t.Errorf("a stream that is read anew was waited for for %v", took)
+			t.Errorf("a stream that is read anew was waited on for %v", took)
 		}
 	})
 }
@@ -185,6 +185,46 @@ func TestNewestCodeIsKept(t *testing.T) {
 	}
 	if v.Current("wx2") != nil || v.Len() != 1 {
 		t.Errorf("%d components, and one that was never added", v.Len())
+	}
+}
+
+// What MySQL contradicts is in the view no more, and what came since MySQL was asked stays.
+func TestCorrect(t *testing.T) {
+	code := func(revision uint64, code string) *preauth.Update {
+		return &preauth.Update{AppID: "wx1", Revision: revision, PreAuthCode: preauth.NewSecret(code), IssuedAt: now, ExpiresAt: now.Add(time.Hour)}
+	}
+	for name, test := range map[string]struct {
+		seen, since, truth *preauth.Update
+		contradicted       bool
+		want               *preauth.Update
+	}{
+		"nothing anywhere":              {},
+		"MySQL has one":                 {truth: code(3, "c"), want: code(3, "c")},
+		"the same":                      {seen: code(3, "c"), truth: code(3, "c"), want: code(3, "c")},
+		"MySQL has a newer one":         {seen: code(2, "b"), truth: code(3, "c"), want: code(3, "c")},
+		"a revision that MySQL has not": {seen: code(9, "x"), truth: code(3, "c"), contradicted: true, want: code(3, "c")},
+		"another code of that revision": {seen: code(3, "x"), truth: code(3, "c"), contradicted: true, want: code(3, "c")},
+		"MySQL has none":                {seen: code(3, "x"), contradicted: true},
+		"committed since":               {seen: code(3, "c"), since: code(4, "d"), truth: code(3, "c"), want: code(4, "d")},
+		"false, and committed since":    {seen: code(9, "x"), since: code(10, "d"), truth: code(3, "c"), contradicted: true, want: code(10, "d")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := view.NewCodes()
+			if test.seen != nil {
+				v.Add(*test.seen)
+			}
+			seen := v.Current("wx1")
+			if test.since != nil {
+				v.Add(*test.since)
+			}
+			if got := v.Correct("wx1", seen, test.truth); got != test.contradicted {
+				t.Errorf("contradicted: %v, want %v", got, test.contradicted)
+			}
+			got := v.Current("wx1")
+			if (got == nil) != (test.want == nil) || got != nil && (got.Revision != test.want.Revision || !got.PreAuthCode.Equal(test.want.PreAuthCode)) {
+				t.Errorf("the view has %+v, want %+v", got, test.want)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,132 @@
+package consumer_test
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/wechat/wechattest"
+)
+
+// forge publishes an update that no replica has committed.
+func (w *world) forge(appid, code string, revision uint64) {
+	w.t.Helper()
+	now := time.Now().UTC()
+	w.publish(preauth.SubjectFor("preauth.updated", appid), fmt.Appendf(nil,
+		`{"component_appid":%q,"pre_auth_code":%q,"issued_at":%q,"expires_at":%q,"expires_in":3600,"revision":%d,"cause":"token"}`,
+		appid, code, now.Format(time.RFC3339), now.Add(time.Hour).Format(time.RFC3339), revision))
+}
+
+// MySQL is the truth: an update that somebody else publishes is not looked up for longer than
+// seconds, the true code is announced again in its place, and new tokens work.
+func TestForeignUpdateIsCorrected(t *testing.T) {
+	for name, test := range map[string]struct {
+		revision uint64
+		// above is what subscribers have to see a revision above of.
+		above uint64
+	}{
+		"a later revision":                 {5, 5},
+		"the current revision":             {1, 1},
+		"one that JavaScript cannot count": {1 << 53, 0},
+		"the last one it can":              {preauth.MaxRevision, 0},
+		"the last one of int64":            {math.MaxInt64, 0},
+		"the last one of uint64":           {math.MaxUint64, 0},
+		"none":                             {0, 0},
+		"one that leaves room":             {preauth.MaxRevision - 1<<32, preauth.MaxRevision - 1<<32},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			a, b := w.start().ready(), w.start().ready()
+			w.announce("wx1", w.token("a"))
+			update := w.settled(a, "wx1")
+
+			stream, err := w.js.Stream(w.within(), "PREAUTH")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.forge("wx1", "FORGED", test.revision)
+			w.eventually("the true code is the stream's last word", func() bool {
+				msg, err := stream.GetLastMsgForSubject(w.within(), "preauth.updated.wx1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				stored, err := preauth.ParseUpdate(msg.Data)
+				return err == nil && stored.PreAuthCode.Equal(update.PreAuthCode) && stored.Revision > test.above
+			})
+			for range 4 { // either replica answers
+				w.eventually("the true code is looked up", func() bool {
+					got, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+					return err == nil && got.PreAuthCode.Equal(update.PreAuthCode)
+				})
+			}
+			healed := w.settled(a, "wx1")
+			if n := w.wechat.Count("wx1"); n != 1 {
+				t.Errorf("%d calls of WeChat, want 1", n)
+			}
+			if said := strings.Contains(w.log.String(), "an update was announced that MySQL does not have") ||
+				strings.Contains(w.log.String(), "is not an update"); !said {
+				t.Error("nobody is told")
+			}
+			if strings.Count(a.metrics()+b.metrics(), "preauth_foreign_updates_total 0\n") == 2 {
+				t.Error("not counted")
+			}
+			if err := a.service.Ready(); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
+
+			w.announce("wx1", w.token("b"))
+			w.eventually("the next code is announced", func() bool {
+				stored, ok := w.stored("wx1")
+				return ok && stored.Revision > healed.Revision && stored.Revision > test.above
+			})
+			w.settled(a, "wx1")
+		})
+	}
+}
+
+// A component that MySQL does not know is not looked up because of an update in the stream.
+func TestForeignUpdateOfAnUnknownComponent(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.forge("wx1", "FORGED", 5)
+	w.eventually("not found", func() bool {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		return code(err) == preauth.StatusNotFound
+	})
+	// A replica that starts reads it again.
+	r.stop()
+	w.start().ready()
+	w.eventually("not found", func() bool {
+		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+		return code(err) == preauth.StatusNotFound
+	})
+}
+
+// After the database was restored from a backup, its codes are looked up and announced above what the
+// stream holds.
+func TestRestoredDatabaseIsTheTruth(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	restored := w.settled(r, "wx1")
+	w.announce("wx1", w.token("b"))
+	r.await(consumer.StepCommitted, "wx1", 2)
+	w.settled(r, "wx1")
+	r.stop()
+	w.database.MustExec("DELETE FROM pre_auth_code WHERE appid = 'wx1' AND revision = 2")
+	w.database.MustExec("UPDATE pre_auth_code SET deleted_at = NULL WHERE appid = 'wx1'")
+	w.database.MustExec("UPDATE component SET revision = 1 WHERE appid = 'wx1'")
+
+	w.start().ready()
+	w.eventually("announced above the stream's revision", func() bool {
+		update, ok := w.stored("wx1")
+		return ok && update.Revision > 2 && update.PreAuthCode.Equal(restored.PreAuthCode)
+	})
+	if got, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinRevision: 3}); err != nil || !got.PreAuthCode.Equal(restored.PreAuthCode) {
+		t.Errorf("looked up revision %d, %v", got.Revision, err)
+	}
+}

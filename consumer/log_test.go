@@ -1,0 +1,222 @@
+package consumer_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/consumer"
+	"preauth/wechat/wechattest"
+)
+
+// lines returns the log's lines after the first so many bytes that an operator sees: those of level
+// INFO and above, without the codes saved.
+func (w *world) lines(after int) (seen []string) {
+	w.t.Helper()
+	for line := range strings.Lines(w.log.String()[after:]) {
+		var entry struct{ Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			w.t.Fatalf("%s: %v", line, err)
+		}
+		if entry.Level != "DEBUG" && entry.Msg != "code saved" {
+			seen = append(seen, line)
+		}
+	}
+	return seen
+}
+
+// An outage of ten minutes is logged as what it is: once when it begins, from time to time while it
+// lasts, and once when it is over, however much work it holds up.
+func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
+	for _, part := range []struct {
+		name       string
+		end        func(w *world, kill, restart func() error)
+		again      func(w *world)
+		eachMinute string // a debug line that shows that the outage is noticed again
+		want       []string
+	}{
+		{
+			"MySQL",
+			func(w *world, kill, _ func() error) {
+				if err := kill(); err != nil {
+					w.t.Fatal(err)
+				}
+			},
+			nil, "outbox not swept", []string{"MySQL away", "not ready", "MySQL still away", "MySQL back", "ready"},
+		},
+		{
+			"NATS",
+			func(w *world, _, _ func() error) { w.stopNATS() },
+			(*world).restartNATS, "", []string{"not ready", "ready"}, // the command logs the connection
+		},
+		{
+			"WeChat",
+			func(w *world, _, _ func() error) {
+				w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.HTTPStatus(502) })
+			},
+			func(w *world) { w.wechat.Every(nil) },
+			`"msg":"no code"`, []string{"WeChat away", "WeChat still away", "WeChat back"},
+		},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			var c clock
+			w, database := newWorldWithMySQL(t, wechattest.Options{Now: c.Now, CodeLife: 10 * time.Minute})
+			r := w.start(func(s *setup) {
+				s.cfg.Now, s.cfg.Spares, s.cfg.RequestTimeout = c.Now, 2, time.Second
+			}).ready()
+			appids := []string{"wx1", "wx2", "wx3", "wx4", "wx5"}
+			for _, appid := range appids {
+				w.announce(appid, w.token(appid))
+				w.settled(r, appid)
+				w.spares(r, appid, 2)
+			}
+			w.eventually("ready is logged", func() bool { return strings.Contains(w.log.String(), `"msg":"ready"`) })
+
+			before := len(w.log.String())
+			part.end(w, database.Kill, nil)
+			for range 10 {
+				c.advance(time.Minute)
+				noticed := strings.Count(w.log.String(), part.eachMinute)
+				for _, appid := range appids {
+					if w.nc.IsConnected() { // what a busy platform does
+						_, _ = w.lookup(preauth.LookupRequest{AppID: appid, MinTTL: 9 * time.Minute})
+					}
+				}
+				if part.eachMinute != "" {
+					w.eventually("noticed again", func() bool { return strings.Count(w.log.String(), part.eachMinute) >= noticed+3 })
+				}
+			}
+			w.eventually("said so far", func() bool { return len(w.lines(before)) > 0 })
+			if part.again != nil {
+				part.again(w)
+			} else if err := database.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			last := fmt.Sprintf(`"msg":%q`, part.want[len(part.want)-1])
+			for _, appid := range appids {
+				w.announce(appid, w.token(appid+"again"))
+			}
+			for _, appid := range appids {
+				r.await(consumer.StepCommitted, appid, 2)
+			}
+			w.eventually("its end is logged", func() bool { return strings.Contains(w.log.String()[before:], last) })
+
+			lines := w.lines(before)
+			if len(lines) > 15 {
+				t.Errorf("%d lines:\n%s", len(lines), strings.Join(lines, ""))
+			}
+			for _, msg := range part.want {
+				if !strings.Contains(strings.Join(lines, ""), fmt.Sprintf(`"msg":%q`, msg)) {
+					t.Errorf("%q is not said:\n%s", msg, strings.Join(lines, ""))
+				}
+			}
+		})
+	}
+}
+
+// An orderly stop alarms nobody, whatever is away.
+func TestStopWithoutNATSAlarmsNobody(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	w.eventually("ready is logged", func() bool { return strings.Contains(w.log.String(), `"msg":"ready"`) })
+	w.stopNATS()
+	before := len(w.log.String())
+	r.stop()
+	for _, line := range w.lines(before) {
+		if strings.Contains(line, `"level":"WARN","msg":"not ready"`) {
+			continue // it may be noticed at this moment
+		}
+		if !strings.Contains(line, `"level":"INFO"`) {
+			t.Error(line)
+		}
+	}
+}
+
+// Every series is there before anything has happened: an alert on an increase sees no counter that is
+// born at 1.
+func TestEverySeriesExistsFromTheStart(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	metrics := r.metrics()
+	for name, labels := range map[string]map[string][]string{
+		"events_total":                       {"outcome": {"saved", "repeated", "superseded", "parked", "given_up"}},
+		"lookups_total":                      {"code": {"200", "400", "404", "429", "500", "503"}},
+		"claims_total":                       {"code": {"200", "201", "400", "404", "409", "429", "500", "503"}},
+		"resolves_total":                     {"code": {"200", "400", "404", "429", "500", "503"}},
+		"publish_duration_seconds_count":     {"result": {"ok", "error"}},
+		"transaction_duration_seconds_count": {"result": {"ok", "error"}},
+		"spares_made_total":                  nil,
+		"codes_purged_total":                 nil,
+		"foreign_updates_total":              nil,
+		"outbox_rows":                        nil,
+		"spares":                             nil,
+		"code_expiry_timestamp_seconds":      nil,
+		"token_expiry_timestamp_seconds":     nil,
+		"components":                         {"state": {"valid", "expiring", "failing", "no_token"}},
+	} {
+		want := []string{"preauth_" + name + " 0"}
+		for label, values := range labels {
+			want = nil
+			for _, value := range values {
+				want = append(want, fmt.Sprintf("preauth_%s{%s=%q} 0", name, label, value))
+			}
+		}
+		for _, series := range want {
+			if !strings.Contains(metrics, "\n"+series+"\n") {
+				t.Errorf("there is no %s", series)
+			}
+		}
+	}
+	for _, class := range preauth.Classes() {
+		for _, series := range []string{"failures_total{class=%q} 0", "wechat_call_duration_seconds_count{class=%q} 0"} {
+			if series := "preauth_" + fmt.Sprintf(series, string(class)); !strings.Contains(metrics, "\n"+series+"\n") {
+				t.Errorf("there is no %s", series)
+			}
+		}
+	}
+}
+
+// Answers are counted by their codes, and the components by their states.
+func TestMetricsOfRequestsAndStates(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(oneSpare).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	w.spares(r, "wx1", 1)
+	before := r.counted("preauth_lookups_total")["200"]
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.StatusNotFound {
+		t.Fatal(err)
+	}
+	claimed, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Resolve(w.within(), claimed.PreAuthCode); err != nil {
+		t.Fatal(err)
+	}
+	w.spares(r, "wx1", 1)
+	for _, series := range []string{
+		fmt.Sprintf(`preauth_lookups_total{code="200"} %d`, before+1), `preauth_lookups_total{code="404"} 1`,
+		`preauth_claims_total{code="200"} 1`, `preauth_resolves_total{code="200"} 1`,
+		`preauth_components{state="valid"} 1`, `preauth_components{state="no_token"} 0`, `preauth_spares 1`,
+	} {
+		w.eventually(series, func() bool { return strings.Contains(r.metrics(), "\n"+series+"\n") })
+	}
+	for _, gauge := range []string{"code_expiry_timestamp_seconds", "token_expiry_timestamp_seconds"} {
+		if strings.Contains(r.metrics(), "\npreauth_"+gauge+" 0\n") {
+			t.Errorf("%s is not set", gauge)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package outage_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"preauth/internal/outage"
+)
+
+func TestOutageOfTenMinutes(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	l := outage.New(log, "MySQL", func() time.Time { return now })
+	if l.Back() {
+		t.Error("it was not away")
+	}
+	for range 300 {
+		l.Away(errors.New("connection refused"))
+		now = now.Add(2 * time.Second)
+	}
+	if !l.Back() || l.Back() {
+		t.Error("it was away once")
+	}
+	l.Away(errors.New("connection refused"))
+	got := strings.Split(strings.TrimSpace(out.String()), "\n")
+	want := []string{
+		`level=WARN msg="MySQL away" error="connection refused"`,
+		`level=WARN msg="MySQL still away" error="connection refused" for=1m0s`,
+		`level=WARN msg="MySQL still away" error="connection refused" for=3m0s`,
+		`level=WARN msg="MySQL still away" error="connection refused" for=7m0s`,
+		`level=INFO msg="MySQL back" after=10m0s`,
+		`level=WARN msg="MySQL away" error="connection refused"`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s", out.String())
+	}
+}

@@ -1,0 +1,53 @@
+package repo
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// Census counts all components and what the service has for them.
+type Census struct {
+	// Valid, Expiring, Failing and NoToken count the components in each state of docs/contract.md.
+	Valid, Expiring, Failing, NoToken int
+	// Spares counts the codes made ahead of claims that have not expired.
+	Spares int
+	// CodeExpiresAt and TokenExpiresAt are when the first current code and the first token expire, of
+	// those that have not, in UTC; the zero time if there is none.
+	CodeExpiresAt, TokenExpiresAt time.Time
+}
+
+// Census returns the counts as of now. It reads all components.
+func (r *Repo) Census(ctx context.Context, now time.Time) (Census, error) {
+	type row struct {
+		Valid    int                 `db:"valid"`
+		Expiring int                 `db:"expiring"`
+		Failing  int                 `db:"failing"`
+		NoToken  int                 `db:"no_token"`
+		Spares   int                 `db:"spares"`
+		Code     sql.Null[time.Time] `db:"code_expires_at"`
+		Token    sql.Null[time.Time] `db:"token_expires_at"`
+	}
+	now = stored(now)
+	found, err := query[row](ctx, r, "census", `/* repo.census */ SELECT
+	COALESCE(SUM(state = 'valid'), 0) AS valid, COALESCE(SUM(state = 'expiring'), 0) AS expiring,
+	COALESCE(SUM(state = 'failing'), 0) AS failing, COALESCE(SUM(state = 'no token'), 0) AS no_token,
+	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?) AS spares,
+	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END) AS code_expires_at,
+	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END) AS token_expires_at
+FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
+		WHEN c.token_expires_at IS NULL OR c.token_expires_at <= ? THEN 'no token'
+		WHEN c.failure IS NOT NULL THEN 'failing'
+		WHEN 4 * TIMESTAMPDIFF(MICROSECOND, ?, p.expires_at) >= TIMESTAMPDIFF(MICROSECOND, p.issued_at, p.expires_at) THEN 'valid'
+		ELSE 'expiring' END AS state
+	FROM component AS c LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0) AS states`,
+		causeSpare, now, now, now, now, now)
+	if err != nil {
+		return Census{}, err
+	}
+	f := found[0]
+	return Census{
+		Valid: f.Valid, Expiring: f.Expiring, Failing: f.Failing, NoToken: f.NoToken, Spares: f.Spares,
+		CodeExpiresAt: f.Code.V, TokenExpiresAt: f.Token.V,
+	}, nil
+}
