@@ -175,8 +175,8 @@ func TestPurgeBesideOtherWork(t *testing.T) {
 	d.consistent(t)
 }
 
-// A year with a component that is renewed every quarter of an hour, one that is renewed every day, and
-// claims.
+// A year with a component that is renewed every quarter of an hour, one that is renewed every day,
+// and claims.
 func TestAYearLeavesSmallTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")
