@@ -71,8 +71,8 @@ type bench struct {
 // background is what a replica does all the time, whatever it is asked to do. It is interrupted nevertheless: see the
 // way "at rest".
 var background = struct{ sql, messages []string }{
-	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owned", "probe"},
-	[]string{"pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
+	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owned", "begin", "probe"},
+	[]string{"ask for the account", "pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
 }
 
 var (
@@ -731,7 +731,7 @@ func TestEveryWriteBothWays(t *testing.T) {
 // itself and does its work.
 func TestEveryCreationBothWays(t *testing.T) {
 	creations := []string{
-		"find token stream", "look at stream", "create token stream", "create update stream", "create failure stream",
+		"ask for the account", "find token stream", "look at stream", "create token stream", "create update stream", "create failure stream",
 		"create reader of tokens", "create reader of updates", "create durable", "pull for memory", "pull events",
 	}
 	start := func(t *testing.T, prepare func(*wire) <-chan struct{}) *wire {

@@ -104,7 +104,7 @@ func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exec(t, "SET GLOBAL "+assignment)
-			defer d.raw.Exec("SET GLOBAL "+variable+" = ?", before)
+			defer d.exec(t, "SET GLOBAL "+variable+" = ?", before)
 			d.keepsPromises(t)
 		})
 	}

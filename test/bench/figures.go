@@ -19,6 +19,8 @@ type figure struct {
 	// unit follows the values, "×" for a ratio.
 	unit   string
 	values []float64
+	// before are the values of the other version of the service in the same rounds, if there is one.
+	before []float64
 	// given says what the figure is made of, in absolute terms.
 	given string
 }
@@ -34,11 +36,20 @@ func (f figure) passed() bool {
 
 // report is what the rows have found.
 type report struct {
+	// against names the version that the service is compared with, if any.
+	against string
 	figures []figure
 	notes   []string
 }
 
-func (r *report) add(f figure) { r.figures = append(r.figures, f) }
+// add adds a figure, with its values for each version of the service.
+func (r *report) add(f figure, byVersion ...[]float64) {
+	f.values = byVersion[0]
+	if len(byVersion) > 1 {
+		f.before = byVersion[1]
+	}
+	r.figures = append(r.figures, f)
+}
 
 func (r *report) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
@@ -47,8 +58,11 @@ func (r *report) note(format string, args ...any) {
 // write prints the table in Markdown.
 func (r *report) write(out io.Writer) {
 	if len(r.figures) > 0 {
-		fmt.Fprintln(out, "| row | what | goal | measured | spread | |")
-		fmt.Fprintln(out, "|---|---|---|---|---|---|")
+		head, line := "| row | what | goal | measured | spread | |", "|---|---|---|---|---|---|"
+		if r.against != "" {
+			head, line = head+" at "+r.against+" | change |", line+"---|---|"
+		}
+		fmt.Fprintf(out, "%s\n%s\n", head, line)
 	}
 	for _, f := range r.figures {
 		sign, verdict := "≥", "**missed**"
@@ -58,8 +72,16 @@ func (r *report) write(out io.Writer) {
 		if f.passed() {
 			verdict = "met"
 		}
-		fmt.Fprintf(out, "| %s | %s | %s %s | %s | %s to %s | %s |\n", f.row, f.what, sign, amount(f.bound, f.unit),
+		fmt.Fprintf(out, "| %s | %s | %s %s | %s | %s to %s | %s |", f.row, f.what, sign, amount(f.bound, f.unit),
 			amount(f.median(), f.unit), amount(slices.Min(f.values), f.unit), amount(slices.Max(f.values), f.unit), verdict)
+		switch {
+		case r.against == "":
+		case f.before == nil:
+			fmt.Fprint(out, " | |")
+		default:
+			fmt.Fprintf(out, " %s | %s |", amount(median(f.before), f.unit), amount(median(ratios(f.values, f.before)), "×"))
+		}
+		fmt.Fprintln(out)
 	}
 	fmt.Fprintln(out)
 	for _, f := range r.figures {
@@ -72,7 +94,7 @@ func (r *report) write(out io.Writer) {
 	}
 }
 
-// amount prints a value with three digits that matter.
+// amount prints a value with three significant digits.
 func amount(v float64, unit string) string {
 	digits := 0
 	if v != 0 && math.Abs(v) < 100 {
@@ -90,7 +112,7 @@ func amount(v float64, unit string) string {
 
 func median(values []float64) float64 { return quantile(values, 0.5) }
 
-// quantile returns the value below which the part q of all lies, by the nearest rank.
+// quantile returns the value below which the part q of all values lies, by the nearest rank.
 func quantile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -104,15 +126,6 @@ func milliseconds(durations []time.Duration) []float64 {
 	values := make([]float64, len(durations))
 	for i, d := range durations {
 		values[i] = float64(d) / float64(time.Millisecond)
-	}
-	return values
-}
-
-// lengths returns how many milliseconds each span has.
-func lengths(spans []span) []float64 {
-	values := make([]float64, len(spans))
-	for i, s := range spans {
-		values[i] = float64(s.end.Sub(s.begin)) / float64(time.Millisecond)
 	}
 	return values
 }

@@ -30,7 +30,7 @@ func TestQuantile(t *testing.T) {
 		})
 	}
 	if !math.IsNaN(median(nil)) {
-		t.Error("nothing has a median")
+		t.Error("no values have a median")
 	}
 }
 
@@ -74,6 +74,19 @@ func TestTableSaysWhetherTheGoalIsMet(t *testing.T) {
 				t.Errorf("no %q in\n%s", test.want, text.String())
 			}
 		})
+	}
+}
+
+func TestTableComparesVersions(t *testing.T) {
+	r := report{against: "v1"}
+	r.add(figure{row: "a", what: "faster", unit: "s"}, []float64{1, 2, 3}, []float64{2, 4, 12})
+	r.add(figure{row: "b", what: "of one version"}, []float64{1})
+	var text strings.Builder
+	r.write(&text)
+	for _, want := range []string{"| at v1 | change |\n", "| 1 s to 3 s | met | 4 s | 0.5 × |\n", "| 1 to 1 | met | | |\n"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
 	}
 }
 

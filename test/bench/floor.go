@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -22,12 +23,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// runFloor is the straight-line program: fetch one message, one call of WeChat, one transaction, one
-// acknowledged publish, one acknowledgement, and the next message. There is no batching, no renewal, no
-// retry but of a deadlock, no failure that is recorded, no view and no look-up.
+// runFloor is the straight-line program: fetch one message, call WeChat once, commit one transaction,
+// publish once and wait for the stream's answer, acknowledge, and fetch the next message. It does not
+// batch, renew, record failures, keep a view or answer look-ups, and it retries nothing but deadlocks.
+// It does not read either whether the event was worked on before, unless asked to with -read: preauth
+// has to, so that a redelivered event costs no call.
 func runFloor(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
 	workers := flags.Int("workers", 1, "workers side by side")
+	read := flags.Bool("read", false, "read the component before the call")
 	steps := flags.Bool("steps", false, "print the steps")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -38,7 +42,7 @@ func runFloor(ctx context.Context, args []string) error {
 		return err
 	}
 	defer t.close()
-	f := &straight{db: t.db, created: t.created, calls: newCaller(*workers), trace: trace}
+	f := &straight{db: t.db, created: t.created, read: *read, calls: newCaller(*workers), trace: trace}
 	var working sync.WaitGroup
 	for range *workers {
 		working.Go(func() {
@@ -59,16 +63,17 @@ func runFloor(ctx context.Context, args []string) error {
 	return nil
 }
 
-// straight is one of the programs without preauth's parts.
+// straight does the work of the programs that are built without preauth's parts.
 type straight struct {
 	db      *sql.DB
-	created time.Time // when the token stream was
+	created time.Time // of the token stream
+	read    bool      // the component before the call
 	calls   *caller
 	trace   *tracer
 }
 
-// announced is how many outbox rows one DELETE takes away. It has no influence on what anybody sees, so
-// a row at a time would not be indispensable.
+// announced is how many outbox rows one DELETE removes. Nobody sees when they go, so a DELETE for each
+// would not be indispensable.
 const announced = 100
 
 func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstream.Msg, published []string) ([]string, error) {
@@ -81,11 +86,16 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	if err := json.Unmarshal(msg.Data(), &event); err != nil {
 		return published, err
 	}
+	if f.read {
+		if _, err := f.known(ctx, event.AppID); err != nil {
+			return published, err
+		}
+	}
 	code, err := f.calls.call(ctx, event)
 	if err != nil {
 		return published, err
 	}
-	f.trace.moment("minted")
+	f.trace.moment("issued")
 	update, err := f.save(ctx, event, code, meta.Sequence.Stream, meta.Timestamp, func(tx *sql.Tx, u update) error {
 		_, err := tx.ExecContext(ctx, "/* announce */ INSERT INTO outbox (message_id, appid, revision, created_at) VALUES (?, ?, ?, ?)",
 			u.id(), u.AppID, u.Revision, u.IssuedAt)
@@ -119,10 +129,26 @@ func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstre
 	return nil, err
 }
 
-// tokenEvent and update are the messages of the contract, as far as they are needed.
+// known returns the fingerprint of the token that the component's current code was made with.
+func (f *straight) known(ctx context.Context, appid string) ([]byte, error) {
+	var sequence uint64
+	var fingerprint []byte
+	var expiresAt sql.Null[time.Time]
+	err := f.db.QueryRowContext(ctx, `/* components */ SELECT c.token_sequence, p.token_fingerprint, p.expires_at FROM component AS c
+LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0 WHERE c.appid = ?`, appid).Scan(&sequence, &fingerprint, &expiresAt)
+	return fingerprint, err
+}
+
+// tokenEvent and update are the messages of the contract, without what is not needed here.
 type tokenEvent struct {
 	AppID string `json:"component_appid"`
 	Token string `json:"component_access_token"`
+}
+
+// fingerprint is what is stored in place of the token.
+func (e tokenEvent) fingerprint() []byte {
+	sum := sha256.Sum256([]byte(e.Token))
+	return sum[:]
 }
 
 type update struct {
@@ -137,7 +163,7 @@ type update struct {
 
 func (u update) id() string { return fmt.Sprintf("%s.%d", u.AppID, u.Revision) }
 
-// header has what an announcement of preauth has.
+// header is like that of preauth's announcements.
 func (u update) header() nats.Header {
 	return nats.Header{
 		nats.MsgIdHdr: {u.id()}, "ce-id": {u.id()}, "ce-type": {"preauth.updated"}, "ce-source": {"/floor"},
@@ -146,8 +172,8 @@ func (u update) header() nats.Header {
 	}
 }
 
-// save is the transaction: the component's row is locked and updated, the old code retired, the new one
-// inserted, and what announces it handed over. A deadlock is tried again.
+// save is the transaction: it locks and updates the component's row, retires the old code, inserts the
+// new one, and calls announce. After a deadlock it tries again.
 func (f *straight) save(
 	ctx context.Context, event tokenEvent, code code, sequence uint64, at time.Time, announce func(*sql.Tx, update) error,
 ) (update, error) {
@@ -215,7 +241,7 @@ type caller struct {
 	url    string
 }
 
-// newCaller returns a caller that keeps as many connections as there are workers.
+// newCaller returns a caller that keeps a connection for each worker.
 func newCaller(workers int) *caller {
 	return &caller{
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers, DisableCompression: true}},

@@ -11,9 +11,11 @@ import (
 	"preauth/repo"
 )
 
+// measureGrowth measures the working tree's service alone.
 func measureGrowth(ctx context.Context, b *bench) error {
-	for _, measure := range []func(context.Context) error{b.growComponents, b.growReplicas, b.growBatches} {
-		if err := measure(ctx); err != nil {
+	service := b.services()[0]
+	for _, measure := range []func(context.Context, contender) error{b.growComponents, b.growReplicas, b.growBatches} {
+		if err := measure(ctx, service); err != nil {
 			return err
 		}
 	}
@@ -21,41 +23,42 @@ func measureGrowth(ctx context.Context, b *bench) error {
 }
 
 // growComponents measures events a second with more and more components.
-func (b *bench) growComponents(ctx context.Context) error {
+func (b *bench) growComponents(ctx context.Context, service contender) error {
 	var c curve
 	for n := 100; n <= b.components; n *= 10 {
-		if err := b.seed(ctx, n); err != nil {
-			return err
-		}
-		rates, err := b.eventRates(ctx, n)
+		rates, err := b.eventRates(ctx, []contender{service}, n)
 		if err != nil {
 			return err
 		}
-		c.add(float64(n), rates)
+		var both []float64
+		for f := range forms {
+			both = append(both, rates[f][0]...)
+		}
+		c.add(float64(n), both)
 	}
 	b.note("events/s by components: %v", &c)
 	return b.plotCurve("components", "Events a second by components", "components", "events/s", true, c)
 }
 
 // growReplicas measures events a second with more and more replicas on the same machine.
-func (b *bench) growReplicas(ctx context.Context) error {
+func (b *bench) growReplicas(ctx context.Context, service contender) error {
 	const components = 10_000
-	if err := b.seed(ctx, components); err != nil {
+	if err := b.seed(ctx, components, service); err != nil {
 		return err
 	}
 	var c curve
 	for replicas := 1; replicas <= 4; replicas++ {
 		var rates []float64
 		for range b.rounds {
-			err := b.with(ctx, preauthWith(unlimited...), func(p *program) (err error) {
+			err := b.with(ctx, service, func(p *program) (err error) {
 				for range replicas - 1 {
-					more, startErr := b.startPreauth(ctx, unlimited...)
+					more, startErr := service.start(ctx, p.place)
 					if startErr != nil {
 						return startErr
 					}
 					defer func() { err = errors.Join(err, more.stop()) }()
 				}
-				got, err := b.sustained(ctx, p, components, underWay, b.warmup(), b.length)
+				got, err := p.sustained(ctx, forms[1], components, underWay, b.warmup(), b.length)
 				rates = append(rates, got.perSecond)
 				return err
 			})
@@ -71,21 +74,26 @@ func (b *bench) growReplicas(ctx context.Context) error {
 }
 
 // growBatches measures the saving call with more and more outcomes in one transaction.
-func (b *bench) growBatches(ctx context.Context) error {
+func (b *bench) growBatches(ctx context.Context, service contender) error {
+	const components = 1000
+	p, err := b.place(ctx, service.name)
+	if err != nil {
+		return err
+	}
 	var c curve
 	for _, size := range []int{1, 2, 5, 10, 20, 50, 100} {
-		if err := b.seed(ctx, 1000); err != nil {
+		if err := p.seed(ctx, components); err != nil {
 			return err
 		}
 		var rates []float64
-		for round := range b.rounds {
+		for range b.rounds {
 			saved, begin := 0, time.Now()
 			for time.Since(begin) < b.length/5 {
 				outcomes := make([]repo.Outcome, size)
 				now := time.Now().UTC()
 				for i := range outcomes {
 					outcomes[i] = repo.Outcome{
-						AppID: appID((saved + i) % 1000), Cause: preauth.CauseToken, At: now, DueAt: now.Add(23 * time.Hour),
+						AppID: appID((saved + i) % components), Cause: preauth.CauseToken, At: now, DueAt: now.Add(23 * time.Hour),
 						Token: repo.Token{
 							Position:  repo.Position{Stream: "growth", StreamCreated: begin, Sequence: uint64(saved + i + 1), Time: now},
 							ExpiresAt: now.Add(2 * time.Hour), Fingerprint: repo.FingerprintOf(newCode()),
@@ -93,8 +101,8 @@ func (b *bench) growBatches(ctx context.Context) error {
 						Code: &repo.Code{PreAuthCode: newCode(), IssuedAt: now, ExpiresAt: now.Add(24 * time.Hour)},
 					}
 				}
-				if _, err := b.repo.Save(ctx, outcomes); err != nil {
-					return fmt.Errorf("round %d: %w", round, err)
+				if _, err := p.repo.Save(ctx, outcomes); err != nil {
+					return err
 				}
 				saved += size
 			}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,192 +11,88 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/synadia-io/orbit.go/jetstreamext"
-
-	"preauth"
-	"preauth/repo"
 )
 
-// The names of the contract.
-const (
-	tokenStream    = "COMPONENT_TOKENS"
-	updateStream   = "PREAUTH"
-	tokenSubject   = "component.token.updated"
-	updatedSubject = "preauth.updated"
-	lookupSubject  = "preauth.lookup"
-	claimSubject   = "preauth.claim"
-)
-
-// fingerprint is what is stored in place of the token.
-func (e tokenEvent) fingerprint() []byte {
-	sum := sha256.Sum256([]byte(e.Token))
-	return sum[:]
+// lone publishes events at a place one at a time, each when the one before is announced.
+type lone struct {
+	*place
+	publisher *nats.Conn
+	events    *tokens
+	arrived   chan arrival
+	sub       *nats.Subscription
 }
 
-// appID returns the component_appid of component i.
-func appID(i int) string { return fmt.Sprintf("wx%016d", i) }
-
-// recreateTokens gives the next program an empty token stream, as preauth would create it.
-func (r *rig) recreateTokens(ctx context.Context) error {
-	if err := r.js.DeleteStream(ctx, tokenStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	_, err := r.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: tokenStream, Subjects: []string{tokenSubject, tokenSubject + ".>"},
-		Storage: jetstream.FileStorage, MaxAge: preauth.DefaultTokenLife, Duplicates: 2 * time.Minute, AllowAtomicPublish: true,
-	})
-	return err
-}
-
-// seed leaves the database and the streams as after one event of each of n components: a current code,
-// announced, that lives for a day.
-func (r *rig) seed(ctx context.Context, n int) error {
-	for _, table := range []string{"component", "pre_auth_code", "outbox"} {
-		if _, err := r.db.ExecContext(ctx, "TRUNCATE TABLE "+table); err != nil {
-			return err
-		}
-	}
-	if err := r.js.DeleteStream(ctx, updateStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	now := time.Now().UTC().Truncate(time.Microsecond)
-	_, err := r.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: updateStream, Subjects: []string{updatedSubject + ".*"}, Storage: jetstream.FileStorage,
-		MaxMsgsPerSubject: 1, FirstSeq: uint64(now.UnixMicro()), AllowDirect: true, AllowAtomicPublish: true, Duplicates: 2 * time.Minute,
-		RePublish: &jetstream.RePublish{Source: updatedSubject + ".*", Destination: updatedSubject},
-	})
-	if err != nil {
-		return err
-	}
-	const batch = 100
-	for first := 0; first < n; first += batch {
-		var outcomes []repo.Outcome
-		for i := first; i < min(n, first+batch); i++ {
-			outcomes = append(outcomes, repo.Outcome{
-				AppID: appID(i), Cause: preauth.CauseToken, At: now, DueAt: now.Add(23 * time.Hour),
-				Token: repo.Token{
-					Position:  repo.Position{Stream: tokenStream, StreamCreated: now, Sequence: uint64(i + 1), Time: now},
-					ExpiresAt: now.Add(2 * time.Hour), Fingerprint: repo.FingerprintOf(preauth.NewSecret(appID(i))),
-				},
-				Code: &repo.Code{PreAuthCode: newCode(), IssuedAt: now, ExpiresAt: now.Add(24 * time.Hour)},
-			})
-		}
-		results, err := r.repo.Save(ctx, outcomes)
-		if err != nil {
-			return err
-		}
-		for _, result := range results {
-			u := result.Announcement.Update
-			msg := &nats.Msg{Subject: updatedSubject + "." + u.AppID, Header: u.Header("/bench"), Data: u.Encode()}
-			if _, err := r.js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute)); err != nil {
-				return err
-			}
-		}
-	}
-	select {
-	case <-r.js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	_, err = r.db.ExecContext(ctx, "TRUNCATE TABLE outbox")
-	return err
-}
-
-// newCode returns a code of the length of WeChat's.
-func newCode() preauth.Secret {
-	return preauth.NewSecret("preauthcode@@@" + (rand.Text() + rand.Text() + rand.Text() + rand.Text())[:86])
-}
-
-// tokens makes the bodies of token events, each with a token of its own of the length of WeChat's.
-type tokens struct {
-	random string
-	n      int
-}
-
-func newTokens() *tokens { return &tokens{random: strings.Repeat(rand.Text(), 6)[:130]} }
-
-// next returns the body of the next event, of component i.
-func (t *tokens) next(i int) []byte {
-	t.n++
-	body := make([]byte, 0, 256)
-	body = append(body, `{"component_appid":"`...)
-	body = append(body, appID(i)...)
-	body = append(body, `","component_access_token":"61_`...)
-	body = append(body, t.random...)
-	body = strconv.AppendInt(body, int64(t.n), 10)
-	return append(body, `","expires_in":7200}`...)
-}
-
-// lone publishes n events one at a time, each when the one before is announced and the system is at rest
-// again, and returns when each was published and when its announcement arrived.
-func (r *rig) lone(ctx context.Context, n, components int, rest time.Duration) ([]span, error) {
-	publisher, err := nats.Connect(r.natsURL)
-	if err != nil {
-		return nil, err
-	}
-	defer publisher.Close()
-	arrived := make(chan time.Time, 64)
-	sub, err := r.nc.Subscribe(updatedSubject, func(*nats.Msg) { arrived <- time.Now() })
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := r.nc.Flush(); err != nil {
-		return nil, err
-	}
-	events := newTokens()
-	took := make([]span, 0, n)
-	for i := range n {
-		body := events.next(i % components)
-		begin := time.Now()
-		if err := publisher.Publish(tokenSubject, body); err != nil {
-			return nil, err
-		}
-		select {
-		case at := <-arrived:
-			took = append(took, span{begin, at})
-		case <-time.After(30 * time.Second):
-			return nil, fmt.Errorf("event %d of %d was not announced within 30 s", i+1, n)
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if !sleep(ctx, rest) {
-			return nil, ctx.Err()
-		}
-		for len(arrived) > 0 { // delivered twice
-			<-arrived
-		}
-	}
-	return took, nil
+type arrival struct {
+	subject string
+	at      time.Time
 }
 
 // span is a time with its begin and end.
 type span struct{ begin, end time.Time }
 
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
+func (p *place) openLone() (_ *lone, err error) {
+	l := &lone{place: p, events: newTokens(), arrived: make(chan arrival, 64)}
+	if l.publisher, err = nats.Connect(p.natsURL); err != nil {
+		return nil, err
+	}
+	l.sub, err = p.nc.Subscribe(updatedSubject, func(msg *nats.Msg) {
+		// The server's copy tells where the stream has it.
+		l.arrived <- arrival{msg.Header.Get("Nats-Subject"), time.Now()}
+	})
+	if err != nil {
+		l.publisher.Close()
+		return nil, err
+	}
+	return l, p.nc.Flush()
+}
+
+func (l *lone) close() {
+	_ = l.sub.Unsubscribe()
+	l.publisher.Close()
+}
+
+// event publishes an event of component i. It returns when that was, and when the announcement
+// arrived.
+func (l *lone) event(ctx context.Context, f form, i int) (span, error) {
+	for len(l.arrived) > 0 { // delivered twice
+		<-l.arrived
+	}
+	body, appid := l.events.next(i), appID(i)
+	begin := time.Now()
+	if err := l.publisher.Publish(f.subject(appid), body); err != nil {
+		return span{}, err
+	}
+	late := time.NewTimer(30 * time.Second)
+	defer late.Stop()
+	for {
+		select {
+		case a := <-l.arrived:
+			if strings.HasSuffix(a.subject, "."+appid) {
+				return span{begin, a.at}, nil
+			}
+		case <-late.C:
+			return span{}, errors.New("an event was not announced within 30 s")
+		case <-ctx.Done():
+			return span{}, ctx.Err()
+		}
 	}
 }
 
 // sustained keeps so many events under way that a program is never without work, one for each component
-// in turn, and returns how many announcements arrived while it was measured. Until warmup is over
-// nothing is measured, and afterwards all that is under way is waited for.
-func (r *rig) sustained(ctx context.Context, p *program, components, underWay int, warmup, length time.Duration) (rate, error) {
-	places := make(chan struct{}, underWay)
+// in turn. It returns how many announcements arrived while it measured. It does not measure before
+// warmup is over, and at the end it waits for all that is under way.
+func (p *program) sustained(ctx context.Context, f form, components, underWay int, warmup, length time.Duration) (rate, error) {
+	slots := make(chan struct{}, underWay)
 	var mu sync.Mutex
 	arrived := 0
-	sub, err := r.nc.Subscribe(updatedSubject, func(*nats.Msg) {
+	sub, err := p.nc.Subscribe(updatedSubject, func(*nats.Msg) {
 		mu.Lock()
 		arrived++
 		mu.Unlock()
 		select {
-		case <-places:
+		case <-slots:
 		default: // announced twice
 		}
 	})
@@ -206,7 +100,7 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 		return rate{}, err
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := errors.Join(sub.SetPendingLimits(-1, -1), r.nc.Flush()); err != nil {
+	if err := errors.Join(sub.SetPendingLimits(-1, -1), p.nc.Flush()); err != nil {
 		return rate{}, err
 	}
 	count := func() int {
@@ -217,23 +111,23 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 
 	stop := make(chan struct{})
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.feed(ctx, components, places, stop) }()
+	go func() { stopped <- p.feed(ctx, f, components, slots, stop) }()
 	if !sleep(ctx, warmup) {
 		return rate{}, ctx.Err()
 	}
-	before, from := r.usage(p), count()
+	before, from := p.usage(p), count()
 	if !sleep(ctx, length) {
 		return rate{}, ctx.Err()
 	}
 	n := count() - from
-	used := r.usage(p).since(before)
+	used := p.usage(p).since(before)
 	close(stop)
 	if err := <-stopped; err != nil {
 		return rate{}, err
 	}
-	// What does not come for so long will never come.
+	// What has not come by then never will.
 	const patience = 10 * time.Second
-	for last, at := count(), time.Now(); len(places) > 0 && time.Since(at) < patience; {
+	for last, at := count(), time.Now(); len(slots) > 0 && time.Since(at) < patience; {
 		if now := count(); now > last {
 			last, at = now, time.Now()
 		}
@@ -241,53 +135,52 @@ func (r *rig) sustained(ctx context.Context, p *program, components, underWay in
 			return rate{}, ctx.Err()
 		}
 	}
-	return rate{n: n, perSecond: float64(n) / length.Seconds(), used: used, lost: len(places)}, nil
+	return rate{n: n, perSecond: float64(n) / length.Seconds(), used: used, lost: len(slots)}, nil
 }
 
-// feed publishes an event for each free place, of the components in turn, until stop.
-func (r *rig) feed(ctx context.Context, components int, places chan<- struct{}, stop <-chan struct{}) error {
+// feed publishes an event for each free slot, of the components in turn, until stop.
+func (p *place) feed(ctx context.Context, f form, components int, slots chan<- struct{}, stop <-chan struct{}) error {
 	events := newTokens()
 	published := 0
 	for {
 		select {
-		case places <- struct{}{}:
+		case slots <- struct{}{}:
 		case <-stop:
 			return nil
 		}
-		batch := []*nats.Msg{}
-		for due := true; due; {
-			batch = append(batch, &nats.Msg{Subject: tokenSubject, Header: nats.Header{}, Data: events.next(published % components)})
+		due := []*nats.Msg{}
+		for more := true; more; {
+			component := published % components
+			due = append(due, &nats.Msg{Subject: f.subject(appID(component)), Header: nats.Header{}, Data: events.next(component)})
 			published++
 			select {
-			case places <- struct{}{}:
+			case slots <- struct{}{}:
 			default:
-				due = false
+				more = false
 			}
 		}
-		if err := r.publish(ctx, batch); err != nil {
+		if err := p.publish(ctx, due); err != nil {
 			return err
 		}
 	}
 }
 
-const (
-	// smallestBatch is how many messages have to be due to be published as one atomic batch, and largestBatch how many
-	// are, as in preauth.
-	smallestBatch, largestBatch = 50, 250
-)
+// smallestBatch is how many events have to be due to be published as an atomic batch, and largestBatch
+// how many go into one. The stream syncs a batch once, and would otherwise be slower than the programs.
+const smallestBatch, largestBatch = 50, 250
 
-// publish publishes messages: as a batch and waiting for it, or, if they are few, one by one and without waiting. A
-// batch is synced to the disk once.
-func (r *rig) publish(ctx context.Context, msgs []*nats.Msg) error {
+// publish publishes messages: as a batch and waiting for it, or, if they are few, one by one and without
+// waiting.
+func (p *place) publish(ctx context.Context, msgs []*nats.Msg) error {
 	for batch := range slices.Chunk(msgs, largestBatch) {
 		if len(batch) >= smallestBatch {
-			if _, err := jetstreamext.PublishMsgBatch(ctx, r.js, batch, jetstreamext.BatchFlowControl{}); err != nil {
+			if _, err := jetstreamext.PublishMsgBatch(ctx, p.js, batch, jetstreamext.BatchFlowControl{}); err != nil {
 				return err
 			}
 			continue
 		}
 		for _, msg := range batch {
-			if err := r.nc.PublishMsg(msg); err != nil {
+			if err := p.nc.PublishMsg(msg); err != nil {
 				return err
 			}
 		}
@@ -306,13 +199,13 @@ type rate struct {
 	failure   string
 }
 
-// inFlight is how many requests are under way at once where responders are compared.
-const inFlight = 64
+// p99 is that of the latencies, in milliseconds.
+func (r rate) p99() float64 { return quantile(milliseconds(r.latencies), 0.99) }
 
-// requests keeps so many requests under way, subject by subject in turn, and returns how many were
-// answered while it was measured, and how long they took.
-func (r *rig) requests(ctx context.Context, p *program, subjects []string, underWay int, warmup, length time.Duration) (rate, error) {
-	requester, err := nats.Connect(r.natsURL)
+// requests keeps so many requests under way, subject by subject in turn. It returns how many were
+// answered while it measured, and how long they took.
+func (p *program) requests(ctx context.Context, subjects []string, underWay int, warmup, length time.Duration) (rate, error) {
+	requester, err := nats.Connect(p.natsURL)
 	if err != nil {
 		return rate{}, err
 	}
@@ -377,11 +270,11 @@ func (r *rig) requests(ctx context.Context, p *program, subjects []string, under
 	if !sleep(ctx, warmup) {
 		return rate{}, ctx.Err()
 	}
-	before := r.usage(p)
+	before := p.usage(p)
 	set(true, false)
 	ok := sleep(ctx, length)
 	set(false, true)
-	used := r.usage(p).since(before)
+	used := p.usage(p).since(before)
 	if !ok {
 		return rate{}, ctx.Err()
 	}

@@ -1,14 +1,16 @@
-// Command bench measures preauth beside the alternatives: a program that does only the indispensable
-// (floor), the same job built with Watermill (watermill), what users do without preauth (sdk), and bare
-// NATS responders (echo, micro).
+// Command bench measures preauth beside the alternatives: a straight-line program that does only what
+// is indispensable (floor), the same job built with Watermill (watermill), the textbook way to claim a
+// row (textbook), a bare endpoint of a NATS micro service (micro), and what platforms do without
+// preauth (sdk).
 //
-//	go -C test/bench run . ROW... [-rounds N]   some rows of the table of goals, or all
+//	go -C test/bench run . ROW... [-rounds N]    some rows of the table of goals, or all
+//	go -C test/bench run . ROW... -against REV   the same, also for the service as it was at REV
 //	go -C test/bench run . -help
 //
-// All of a row's programs run in turn, round after round, each as a process of its own beside a
-// nats-server, a database server and a stand-in for WeChat, which are processes too, on loopback
-// addresses. A figure is the ratio of two programs within one round; what is printed is the median over
-// the rounds with the smallest and the largest. Nothing is left behind.
+// Every program is a process of its own, with a NATS account and a database of its own, beside one
+// nats-server, one database server and one stand-in for WeChat, which are processes too, on loopback
+// addresses. Each figure is the ratio of two programs within one round. The table has the median over
+// the rounds, the smallest and the largest. Nothing is left behind.
 package main
 
 import (
@@ -50,6 +52,7 @@ type settings struct {
 	components int
 	length     time.Duration
 	idle       time.Duration
+	against    string
 	plots      string
 	dir        string
 	profile    string
@@ -63,20 +66,21 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&s.components, "components", 100_000, "`components` of the row components")
 	flags.DurationVar(&s.length, "length", 5*time.Second, "`time` for which a rate is measured in one round")
 	flags.DurationVar(&s.idle, "idle", time.Minute, "`time` for which the row idle watches")
+	flags.StringVar(&s.against, "against", "", "`revision` of this repository whose service is measured too, in the same rounds")
 	flags.StringVar(&s.plots, "plots", "", "`directory` for the plots of the rows growth and trace")
-	flags.StringVar(&s.dir, "dir", "", "`directory` in which a temporary one is made for the data; default: the system's for temporary files")
-	flags.StringVar(&s.profile, "profile", "", "`directory` for processor profiles of preauth in each row; the service then runs within this command")
-	flags.BoolVar(&s.verbose, "verbose", false, "show each round as it is measured")
+	flags.StringVar(&s.dir, "dir", "", "`directory` for a temporary directory with the data; default: the system's")
+	flags.StringVar(&s.profile, "profile", "", "`directory` for a CPU profile of preauth in each row; the service then runs within this command")
+	flags.BoolVar(&s.verbose, "verbose", false, "show each measurement as it is made")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "usage: go -C test/bench run . ROW... [flags]\n\nrows:")
 		for _, r := range rows {
 			fmt.Fprintf(flags.Output(), "  %-11s %s\n", r.name, r.about)
 		}
-		fmt.Fprintln(flags.Output(), "  all         every one\n\nflags:")
+		fmt.Fprintln(flags.Output(), "  all         every row\n\nflags:")
 		flags.PrintDefaults()
 	}
 	var names []string
-	for len(args) > 0 { // names and flags may stand in any order
+	for len(args) > 0 { // names and flags may come in any order
 		if err := flags.Parse(args); err != nil {
 			return err
 		}
@@ -104,7 +108,7 @@ func choose(names []string) ([]row, error) {
 	for _, name := range names {
 		i := slices.IndexFunc(rows, func(r row) bool { return r.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("there is no row %q: choose of %s, or all", name, strings.Join(rowNames(), ", "))
+			return nil, fmt.Errorf("no row is called %q: choose from %s, or all", name, strings.Join(rowNames(), ", "))
 		}
 		chosen = append(chosen, rows[i])
 	}

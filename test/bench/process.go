@@ -26,8 +26,8 @@ type process struct {
 	exited  chan struct{}
 }
 
-// start starts a program, which ends at the latest when its standard input closes, if it is one of
-// this command, or with this process.
+// start starts a program. At the latest it ends with this process, and one of this command's own
+// programs also when its standard input closes.
 func start(dir, name string, environment []string, program string, args ...string) (*process, error) {
 	log, err := os.CreateTemp(dir, name+"-*.log")
 	if err != nil {
@@ -47,7 +47,7 @@ func start(dir, name string, environment []string, program string, args ...strin
 	}
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // whose end would be taken for the parent's
+		runtime.LockOSThread() // the kernel takes the end of this thread for the parent's
 		defer runtime.UnlockOSThread()
 		err := p.command.Start()
 		started <- err
@@ -62,7 +62,7 @@ func start(dir, name string, environment []string, program string, args ...strin
 	return p, nil
 }
 
-// await returns the rest of the first line of its output that begins with prefix.
+// await returns the rest of the first line of the program's output that begins with prefix.
 func (p *process) await(ctx context.Context, prefix string) (string, error) {
 	type answer struct {
 		line string
@@ -89,7 +89,7 @@ func (p *process) await(ctx context.Context, prefix string) (string, error) {
 	}
 }
 
-// collect hands the lines that a tracer prints to f, until the process ends.
+// collect hands what a tracer prints to f, until the process ends.
 func (p *process) collect(f func(what string, s span)) {
 	for {
 		line, err := p.lines.ReadString('\n')
@@ -104,6 +104,16 @@ func (p *process) collect(f func(what string, s span)) {
 	}
 }
 
+// ended reports whether the process has ended.
+func (p *process) ended() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // failure says why the process ended by itself.
 func (p *process) failure() error {
 	text, _ := os.ReadFile(p.log.Name())
@@ -111,7 +121,7 @@ func (p *process) failure() error {
 	return fmt.Errorf("%s ended: %s", p.name, strings.Join(lines[max(0, len(lines)-10):], "\n"))
 }
 
-// warnings returns the lines of its log that are warnings or errors.
+// warnings returns the warnings and errors in the log of the process.
 func (p *process) warnings() []string {
 	text, _ := os.ReadFile(p.log.Name())
 	var found []string
@@ -123,7 +133,7 @@ func (p *process) warnings() []string {
 	return found
 }
 
-// stop ends the process in good order, and kills it if that takes too long.
+// stop ends the process in an orderly way, and kills it if that takes too long.
 func (p *process) stop() error {
 	defer p.log.Close()
 	_ = p.stdin.Close()

@@ -21,19 +21,17 @@ import (
 const (
 	// programCommand is the first argument of this command when it is one of its own programs.
 	programCommand = "program"
-	// readyLine begins the line by which a program says that it works.
+	// readyLine begins the line with which a program says that it works.
 	readyLine = "ready "
 )
 
 // programs are what this command runs as processes of their own. Each works until ctx ends.
 var programs = map[string]func(ctx context.Context, args []string) error{
 	"floor":     runFloor,
-	"batched":   runBatched,
 	"watermill": runWatermill,
-	"echo":      runEcho,
+	"textbook":  runTextbook,
 	"micro":     runMicro,
 	"sdk":       runSDK,
-	"rows":      runRows,
 	"drain":     runDrain,
 	"wechat":    runWeChat,
 	"traced":    runTraced,
@@ -43,7 +41,7 @@ var programs = map[string]func(ctx context.Context, args []string) error{
 func runProgram(ctx context.Context, name string, args []string) error {
 	run := programs[name]
 	if run == nil {
-		return fmt.Errorf("there is no program %q", name)
+		return fmt.Errorf("no program is called %q", name)
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
@@ -62,7 +60,8 @@ func connect() (*nats.Conn, error) {
 	return nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1))
 }
 
-// openDatabase opens the database as preauth does, with as many connections as it may have.
+// openDatabase opens the database as preauth does, with as many connections as it may have. trace may
+// be nil.
 func openDatabase(trace *tracer) (*sql.DB, error) {
 	connector, err := repo.Connector(os.Getenv("MYSQL_DSN"))
 	if err != nil {
@@ -82,16 +81,16 @@ func openDatabase(trace *tracer) (*sql.DB, error) {
 	return db, nil
 }
 
-// taker has what a program works with that takes token events and saves codes.
+// taker is what a program needs that takes token events and saves codes.
 type taker struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	db      *sql.DB
 	cons    jetstream.Consumer
-	created time.Time // when the token stream was
+	created time.Time // of the token stream
 }
 
-// openTaker connects, and makes the program's consumer of the token stream.
+// openTaker connects, and creates the program's consumer of the token stream.
 func openTaker(ctx context.Context, durable string, trace *tracer) (_ *taker, err error) {
 	t := &taker{}
 	defer func() {

@@ -16,32 +16,14 @@ import (
 	"github.com/silenceper/wechat/v2/util"
 )
 
-// replySize is the flag of the responders that answer the same each time.
-func replySize(name string, args []string) ([]byte, error) {
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	size := flags.Int("size", 300, "bytes of a reply")
-	err := flags.Parse(args)
-	return []byte(strings.Repeat("x", *size)), err
-}
-
-// runEcho answers look-ups with a fixed reply, from a bare subscription.
-func runEcho(ctx context.Context, args []string) error {
-	reply, err := replySize("echo", args)
-	if err != nil {
-		return err
-	}
-	return respond(ctx, func(nc *nats.Conn) error {
-		_, err := nc.QueueSubscribe(lookupSubject+".>", "q", func(msg *nats.Msg) { _ = msg.Respond(reply) })
-		return err
-	})
-}
-
 // runMicro answers look-ups with a fixed reply, from a bare endpoint of a micro service.
 func runMicro(ctx context.Context, args []string) error {
-	reply, err := replySize("micro", args)
-	if err != nil {
+	flags := flag.NewFlagSet("micro", flag.ContinueOnError)
+	size := flags.Int("size", 300, "bytes of a reply")
+	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	reply := []byte(strings.Repeat("x", *size))
 	return respond(ctx, func(nc *nats.Conn) error {
 		service, err := micro.AddService(nc, micro.Config{Name: "micro", Version: "1.0.0"})
 		if err != nil {
@@ -52,8 +34,8 @@ func runMicro(ctx context.Context, args []string) error {
 	})
 }
 
-// runSDK answers look-ups as a platform does that has an SDK and no preauth: with a code that it asks
-// WeChat for, each time anew.
+// runSDK answers look-ups as a platform does that has an SDK and no preauth: it asks WeChat for a new
+// code each time.
 func runSDK(ctx context.Context, _ []string) error {
 	stand, err := url.Parse(os.Getenv("PREAUTH_WECHAT_URL"))
 	if err != nil {
@@ -67,7 +49,7 @@ func runSDK(ctx context.Context, _ []string) error {
 		u.Scheme, u.Host = stand.Scheme, stand.Host
 		return u.String()
 	})
-	util.DefaultHTTPClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}
+	util.DefaultHTTPClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: manyRequests}}
 	return respond(ctx, func(nc *nats.Conn) error {
 		_, err := nc.QueueSubscribe(lookupSubject+".>", "q", func(msg *nats.Msg) {
 			go func() {
@@ -84,7 +66,7 @@ func runSDK(ctx context.Context, _ []string) error {
 	})
 }
 
-// oneToken is the SDK's store of tokens, which somebody else fills.
+// oneToken is the SDK's store of tokens, which another program fills.
 type oneToken struct{}
 
 func (oneToken) Get(string) any                       { return "61_a-token-that-another-program-has-put-there" }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -18,46 +17,44 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/internal/loopback"
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
 )
 
-// rig is what all programs of a row share: nats-server, the database and the stand-in for WeChat, each
-// a process of its own, and this process's connections to them.
+// rig is what all programs share: nats-server, the database server and the stand-in for WeChat, each a
+// process of its own.
 type rig struct {
-	dir     string
-	preauth string // the binary
+	dir string
+	// versions are those of preauth that are measured: the working tree's, and that of -against.
+	versions []version
 
-	natsURL, dsn string
-	nats         *process
-	wechat       *process
-	mysql        *mysqlserver.Server
-	mysqlPID     int
-	control      string // the stand-in's address for this command
-	wechatURL    string
+	natsAddress string
+	nats        *process
+	wechat      *process
+	wechatURL   string
+	control     string // the stand-in's address for this command
+	mysql       *mysqlserver.Server
+	mysqlPID    int
 
-	nc *nats.Conn
-	js jetstream.JetStream
-	db *sql.DB
-	// repo seeds what the programs find.
-	repo *repo.Repo
+	places map[string]*place
 }
 
-// database is the one that all programs use.
-const database = "preauth"
+// version is a built preauth.
+type version struct{ name, binary string }
 
 // connections is how many connections to the database each program may have: the default of preauth.
 const connections = 16
 
-// idleTime is after how long an idle connection to the database is closed, sooner than the database does.
+// idleTime is after how long an idle connection to the database is closed, sooner than the database
+// does.
 const idleTime = 10 * time.Second
 
 // newRig builds the programs and starts what they share, with the data in a new directory in dir.
-func newRig(ctx context.Context, dir string) (_ *rig, err error) {
-	r := &rig{}
+// against is a revision whose service is built too, or empty.
+func newRig(ctx context.Context, dir, against string) (_ *rig, err error) {
+	r := &rig{places: map[string]*place{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -66,11 +63,13 @@ func newRig(ctx context.Context, dir string) (_ *rig, err error) {
 	if r.dir, err = os.MkdirTemp(dir, "preauth-bench-"); err != nil {
 		return nil, err
 	}
-	root, err := build(ctx, r.dir)
+	root, err := command(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "preauth")
 	if err != nil {
 		return nil, err
 	}
-	r.preauth = filepath.Join(r.dir, "preauth")
+	if err := r.build(ctx, root, against); err != nil {
+		return nil, err
+	}
 	if err := r.startNATS(ctx, filepath.Join(root, "deploy", "nats", "nats.conf")); err != nil {
 		return nil, err
 	}
@@ -80,27 +79,52 @@ func newRig(ctx context.Context, dir string) (_ *rig, err error) {
 	return r, r.startWeChat(ctx)
 }
 
-// build builds preauth as for production, and nats-server in the version of go.mod. It returns the
-// project's directory.
-func build(ctx context.Context, dir string) (root string, err error) {
-	run := func(args ...string) (string, error) {
-		output, err := exec.CommandContext(ctx, "go", args...).CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, output)
-		}
-		return strings.TrimSpace(string(output)), nil
+// command runs a program to its end and returns what it prints.
+func command(ctx context.Context, name string, args ...string) (string, error) {
+	output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, output)
 	}
-	if root, err = run("list", "-m", "-f", "{{.Dir}}", "preauth"); err != nil {
-		return "", err
-	}
-	if _, err = run("-C", root, "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "./cmd/preauth"); err != nil {
-		return "", err
-	}
-	_, err = run("build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")
-	return root, err
+	return strings.TrimSpace(string(output)), nil
 }
 
-// startNATS starts nats-server with the deployment's configuration, except for addresses and directory.
+// build builds preauth as for production, and nats-server in the version of go.mod.
+func (r *rig) build(ctx context.Context, root, against string) error {
+	if err := r.buildPreauth(ctx, "preauth", root); err != nil {
+		return err
+	}
+	if against != "" {
+		if err := r.buildRevision(ctx, root, against); err != nil {
+			return err
+		}
+	}
+	_, err := command(ctx, "go", "build", "-o", filepath.Join(r.dir, "nats-server"), "github.com/nats-io/nats-server/v2")
+	return err
+}
+
+func (r *rig) buildPreauth(ctx context.Context, name, root string) error {
+	v := version{name, filepath.Join(r.dir, fmt.Sprintf("preauth-%d", len(r.versions)))}
+	// Older revisions have a build tag for production, which newer ones do not know.
+	_, err := command(ctx, "go", "-C", root, "build", "-trimpath", "-tags", "nodev", "-ldflags", "-s -w", "-o", v.binary, "./cmd/preauth")
+	r.versions = append(r.versions, v)
+	return err
+}
+
+// buildRevision builds the service of a revision, from a git worktree that is removed again.
+func (r *rig) buildRevision(ctx context.Context, root, revision string) (err error) {
+	tree := filepath.Join(r.dir, "against")
+	if _, err := command(ctx, "git", "-C", root, "worktree", "add", "--detach", tree, revision); err != nil {
+		return err
+	}
+	defer func() {
+		_, removeErr := command(context.WithoutCancel(ctx), "git", "-C", root, "worktree", "remove", "--force", tree)
+		err = errors.Join(err, removeErr)
+	}()
+	return r.buildPreauth(ctx, "preauth at "+revision, tree)
+}
+
+// startNATS starts nats-server with the deployment's configuration, except for addresses and
+// directory, and with an account for each place.
 func (r *rig) startNATS(ctx context.Context, configuration string) error {
 	address, _, err := loopback.Address("")
 	if err != nil {
@@ -110,6 +134,7 @@ func (r *rig) startNATS(ctx context.Context, configuration string) error {
 	if err != nil {
 		return err
 	}
+	r.natsAddress = address
 	host, port, _ := net.SplitHostPort(address)
 	_, monitorPort, _ := net.SplitHostPort(monitor)
 	text, err := os.ReadFile(configuration)
@@ -118,28 +143,47 @@ func (r *rig) startNATS(ctx context.Context, configuration string) error {
 	}
 	const directory = "store_dir: /data"
 	if !bytes.Contains(text, []byte(directory)) {
-		return fmt.Errorf("%s does not say %s", configuration, directory)
+		return fmt.Errorf("%s does not contain %q", configuration, directory)
 	}
 	text = bytes.Replace(text, []byte(directory), []byte("store_dir: "+strconv.Quote(filepath.Join(r.dir, "nats"))), 1)
 	own := filepath.Join(r.dir, "nats.conf")
-	if err := os.WriteFile(own, text, 0o600); err != nil {
+	if err := os.WriteFile(own, append(text, accounts()...), 0o600); err != nil {
 		return err
 	}
 	r.nats, err = start(r.dir, "nats-server", nil, filepath.Join(r.dir, "nats-server"), "-c", own, "-a", host, "-p", port, "-m", monitorPort)
 	if err != nil {
 		return err
 	}
-	r.natsURL = "nats://" + address
 	err = eventually(ctx, time.Minute, func() error {
-		r.nc, err = nats.Connect(r.natsURL, nats.MaxReconnects(-1))
+		nc, err := nats.Connect(r.urlOf(0))
+		if err == nil {
+			nc.Close()
+		}
 		return err
 	})
 	if err != nil {
 		return errors.Join(err, r.nats.failure())
 	}
-	r.js, err = jetstream.New(r.nc, jetstream.WithPublishAsyncMaxPending(4096))
-	return err
+	return nil
 }
+
+// maxPlaces is how many accounts nats-server has.
+const maxPlaces = 16
+
+// accounts is the part of nats-server's configuration with an account for each place.
+func accounts() string {
+	var text strings.Builder
+	text.WriteString("\naccounts {\n")
+	for i := range maxPlaces {
+		fmt.Fprintf(&text, "  P%d { jetstream: enabled, users: [{ user: %q, password: any }] }\n", i, accountUser(i))
+	}
+	text.WriteString("}\n")
+	return text.String()
+}
+
+func accountUser(i int) string { return fmt.Sprintf("place%d", i) }
+
+func (r *rig) urlOf(i int) string { return "nats://" + accountUser(i) + ":any@" + r.natsAddress }
 
 // startDatabase starts MariaDB or MySQL with innodb_flush_log_at_trx_commit=1, or TiDB where neither is
 // installed.
@@ -147,39 +191,37 @@ func (r *rig) startDatabase(ctx context.Context) (err error) {
 	if r.mysql, err = mysqlserver.Start(ctx, mysqlserver.Options{Dir: filepath.Join(r.dir, "mysql")}); err != nil {
 		return err
 	}
-	if err := r.mysql.CreateDatabase(ctx, database); err != nil {
+	if r.mysql.Engine() == mysqlserver.TiDB {
+		return nil
+	}
+	const own = "bench"
+	if err := r.mysql.CreateDatabase(ctx, own); err != nil {
 		return err
 	}
-	r.dsn = r.mysql.DSN(database)
-	connector, err := repo.Connector(r.dsn)
+	connector, err := repo.Connector(r.mysql.DSN(own))
 	if err != nil {
 		return err
 	}
-	r.db = sql.OpenDB(connector)
-	r.db.SetConnMaxIdleTime(idleTime)
-	if r.repo, err = repo.Open(r.dsn, 4); err != nil {
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	// A private server starts small. Nothing measured here is about reading from the disk.
+	for _, setting := range []string{"innodb_buffer_pool_size = 1073741824", "innodb_log_file_size = 536870912"} {
+		if _, err := db.ExecContext(ctx, "SET GLOBAL "+setting); err != nil && strings.Contains(setting, "pool") {
+			return err // only newer versions can change the size of the log while they run
+		}
+	}
+	var file string
+	if err := db.QueryRowContext(ctx, "SELECT @@pid_file").Scan(&file); err != nil {
 		return err
 	}
-	if r.mysql.Engine() != mysqlserver.TiDB {
-		// A private server is started small. Nothing measured here is about reading from the disk.
-		for _, setting := range []string{"innodb_buffer_pool_size = 1073741824", "innodb_log_file_size = 536870912"} {
-			if _, err := r.db.ExecContext(ctx, "SET GLOBAL "+setting); err != nil && strings.Contains(setting, "pool") {
-				return err // only newer versions can change the size of the log while they run
-			}
-		}
-		var file string
-		if err := r.db.QueryRowContext(ctx, "SELECT @@pid_file").Scan(&file); err != nil {
-			return err
-		}
-		if text, err := os.ReadFile(file); err == nil {
-			r.mysqlPID, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-		}
+	if text, err := os.ReadFile(file); err == nil {
+		r.mysqlPID, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 	}
-	return r.repo.ApplySchema(ctx)
+	return nil
 }
 
 func (r *rig) startWeChat(ctx context.Context) (err error) {
-	if r.wechat, err = r.startOwn("wechat"); err != nil {
+	if r.wechat, err = r.startOwn("wechat", nil); err != nil {
 		return err
 	}
 	addresses, err := r.wechat.await(ctx, readyLine)
@@ -191,29 +233,18 @@ func (r *rig) startWeChat(ctx context.Context) (err error) {
 }
 
 // startOwn starts one of this command's own programs.
-func (r *rig) startOwn(name string, args ...string) (*process, error) {
+func (r *rig) startOwn(name string, environment []string, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return start(r.dir, name, r.environment(), self, append([]string{programCommand, name}, args...)...)
-}
-
-// environment says to every program where things are, in the variables of preauth.
-func (r *rig) environment() []string {
-	return []string{
-		"NATS_URL=" + r.natsURL, "MYSQL_DSN=" + r.dsn, "PREAUTH_WECHAT_URL=" + r.wechatURL,
-		"MYSQL_CONNECTIONS=" + strconv.Itoa(connections),
-	}
+	return start(r.dir, name, environment, self, append([]string{programCommand, name}, args...)...)
 }
 
 func (r *rig) close() error {
 	var errs []error
-	if r.nc != nil {
-		r.nc.Close()
-	}
-	if r.repo != nil {
-		errs = append(errs, r.repo.Close(), r.db.Close())
+	for _, p := range r.places {
+		errs = append(errs, p.close())
 	}
 	for _, p := range []*process{r.wechat, r.nats} {
 		if p != nil {
@@ -229,13 +260,13 @@ func (r *rig) close() error {
 	return errors.Join(errs...)
 }
 
-// delay sets the time that WeChat's stand-in takes to answer.
+// delay sets how long WeChat's stand-in takes to answer.
 func (r *rig) delay(ctx context.Context, d time.Duration) error {
 	_, err := r.ask(ctx, "delay?for="+d.String())
 	return err
 }
 
-// calls returns how many calls of WeChat there were.
+// calls returns how many calls WeChat's stand-in has answered.
 func (r *rig) calls(ctx context.Context) (int, error) {
 	text, err := r.ask(ctx, "calls")
 	if err != nil {
@@ -265,77 +296,6 @@ func get(ctx context.Context, url string) (string, error) {
 	return string(text), err
 }
 
-// program is one of the programs that are compared, while it runs.
-type program struct {
-	*process
-	admin string // of preauth, where its metrics are
-}
-
-// startPreauth starts the service as an operator would, with settings in variables, and returns when
-// it is ready.
-func (r *rig) startPreauth(ctx context.Context, variables ...string) (*program, error) {
-	admin, _, err := loopback.Address("")
-	if err != nil {
-		return nil, err
-	}
-	environment := append(r.environment(), "PREAUTH_ADMIN_LISTEN="+admin)
-	p, err := start(r.dir, "preauth", append(environment, variables...), r.preauth, "serve")
-	if err != nil {
-		return nil, err
-	}
-	err = eventually(ctx, 2*time.Minute, func() error {
-		select {
-		case <-p.exited:
-			return nil
-		default:
-		}
-		_, err := get(ctx, "http://"+admin+"/readyz")
-		return err
-	})
-	select {
-	case <-p.exited:
-		return nil, p.failure()
-	default:
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("preauth is not ready: %w", err), p.stop(), p.failure())
-	}
-	return &program{process: p, admin: admin}, nil
-}
-
-// startYardstick starts another program and returns when it is ready.
-func (r *rig) startYardstick(ctx context.Context, name string, args ...string) (*program, error) {
-	p, err := r.startOwn(name, args...)
-	if err != nil {
-		return nil, err
-	}
-	admin, err := p.await(ctx, readyLine)
-	if err != nil {
-		return nil, errors.Join(err, p.stop())
-	}
-	return &program{process: p, admin: admin}, nil
-}
-
-// metric returns the sum of the samples of one of preauth's metrics, over all labels that match.
-func (p *program) metric(ctx context.Context, name string) (float64, error) {
-	text, err := get(ctx, "http://"+p.admin+"/metrics")
-	if err != nil {
-		return 0, err
-	}
-	sum := 0.0
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, name); ok && (rest[0] == ' ' || rest[0] == '{') {
-			fields := strings.Fields(line)
-			value, err := strconv.ParseFloat(fields[len(fields)-1], 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += value
-		}
-	}
-	return sum, nil
-}
-
 // eventually repeats a call until it succeeds.
 func eventually(ctx context.Context, limit time.Duration, call func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -346,18 +306,25 @@ func eventually(ctx context.Context, limit time.Duration, call func() error) err
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil || last == nil {
 			last = err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("within %v: %w", limit, cmp.Or(last, err))
-		case <-time.After(5 * time.Millisecond):
+		if !sleep(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("within %v: %w", limit, last)
 		}
 	}
 }
 
-// usage is the processor time that everybody has used up to a moment.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// usage is the processor time that each process has used up to a moment.
 type usage struct {
 	at                                   time.Time
 	program, nats, mysql, wechat, loader time.Duration
@@ -370,7 +337,7 @@ func (r *rig) usage(p *program) usage {
 	}
 }
 
-// spent is the processor time that everybody has used within a time.
+// spent is the processor time that each process has used within a time.
 type spent struct {
 	usage
 	elapsed time.Duration
@@ -383,34 +350,15 @@ func (u usage) since(earlier usage) spent {
 	}}
 }
 
-// perEvent says how many microseconds of processor time each took for one event or request.
+// each returns how many microseconds d is for one of n events or requests.
+func each(d time.Duration, n int) float64 {
+	return float64(d) / float64(time.Microsecond) / float64(max(1, n))
+}
+
+// perEvent says how many microseconds of processor time each process took for one of n events or
+// requests.
 func (s spent) perEvent(n int) string {
-	each := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / float64(max(1, n)) }
 	return fmt.Sprintf("CPU µs each: program %.1f, nats-server %.1f, database %.1f, WeChat %.1f, load generator %.1f (%.0f %% of a core)",
-		each(s.program), each(s.nats), each(s.mysql), each(s.wechat), each(s.loader), 100*float64(s.loader)/float64(max(s.elapsed, 1)))
-}
-
-// inside says what preauth's own metrics tell of its work so far: the mean times of its parts, and how
-// many outcomes one transaction saved.
-func (p *program) inside(ctx context.Context) (parts, error) {
-	var found parts
-	mean := func(name string, per float64) float64 {
-		sum, _ := p.metric(ctx, name+"_sum")
-		count, _ := p.metric(ctx, name+"_count")
-		return sum / max(count, 1) * per
-	}
-	const ms = 1000
-	found.call = mean("preauth_wechat_call_duration_seconds", ms)
-	found.transaction = mean("preauth_transaction_duration_seconds", ms)
-	found.publish = mean("preauth_publish_duration_seconds", ms)
-	found.outcomes = mean("preauth_transaction_outcomes", 1)
-	_, err := p.metric(ctx, "preauth_ready")
-	return found, err
-}
-
-// parts are mean times in milliseconds, and the outcomes of one transaction.
-type parts struct{ call, transaction, publish, outcomes float64 }
-
-func (p parts) String() string {
-	return fmt.Sprintf("call of WeChat %.2f ms, transaction %.2f ms with %.1f outcomes, publish %.2f ms", p.call, p.transaction, p.outcomes, p.publish)
+		each(s.program, n), each(s.nats, n), each(s.mysql, n), each(s.wechat, n), each(s.loader, n),
+		100*float64(s.loader)/float64(max(s.elapsed, 1)))
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
-	"preauth/repo"
 )
 
 // row is one row of the table of goals.
@@ -48,12 +47,12 @@ type bench struct {
 
 // measure measures the rows and prints what they have found.
 func measure(ctx context.Context, s settings, chosen []row, out io.Writer) (err error) {
-	rig, err := newRig(ctx, s.dir)
+	rig, err := newRig(ctx, s.dir, s.against)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, rig.close()) }()
-	b := &bench{rig: rig, report: &report{}, settings: s}
+	b := &bench{rig: rig, report: &report{against: s.against}, settings: s}
 	fmt.Fprintf(out, "%s, %d processors, %s, nats-server with sync_interval always, rounds: %d\n\n",
 		runtime.Version(), runtime.NumCPU(), rig.mysql, s.rounds)
 	defer b.write(out) // what was found until then, if it is stopped
@@ -80,31 +79,37 @@ var unlimited = []string{"PREAUTH_CALLS_PER_SECOND=100000", "PREAUTH_CALLS_PER_D
 // contender is one of the programs that are compared.
 type contender struct {
 	name  string
-	start func(ctx context.Context, r *rig) (*program, error)
+	start func(context.Context, *place) (*program, error)
 }
 
 func yardstick(name string, args ...string) contender {
-	return contender{strings.Join(append([]string{name}, args...), " "), func(ctx context.Context, r *rig) (*program, error) {
-		return r.startYardstick(ctx, name, args...)
-	}}
+	full := strings.Join(append([]string{name}, args...), " ")
+	return contender{full, func(ctx context.Context, p *place) (*program, error) { return p.startYardstick(ctx, name, args...) }}
 }
 
-func preauthWith(variables ...string) contender {
-	return contender{"preauth", func(ctx context.Context, r *rig) (*program, error) { return r.startPreauth(ctx, variables...) }}
-}
-
-// start starts a contender. With -profile the service takes preauth's place, and what it does with the
-// processor is written to a file.
-func (b *bench) start(ctx context.Context, c contender) (*program, error) {
-	if b.profile == "" || c.name != "preauth" {
-		return c.start(ctx, b.rig)
+// services are the versions of preauth that are measured, with settings besides unlimited.
+func (b *bench) services(variables ...string) []contender {
+	var services []contender
+	for i, v := range b.versions {
+		services = append(services, contender{v.name, func(ctx context.Context, p *place) (*program, error) {
+			if i == 0 && b.profile != "" {
+				return b.startProfiled(ctx, p)
+			}
+			return p.startPreauth(ctx, v, append(unlimited, variables...)...)
+		}})
 	}
-	p, err := b.startYardstick(ctx, "traced", "-steps=false")
+	return services
+}
+
+// startProfiled starts the service within this command, and writes what it does with the processor to
+// a file.
+func (b *bench) startProfiled(ctx context.Context, p *place) (*program, error) {
+	started, err := p.startYardstick(ctx, "traced", "-steps=false")
 	if err != nil {
 		return nil, err
 	}
 	go func() {
-		profile, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.admin, int(b.length.Seconds())))
+		profile, err := get(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", started.admin, int(b.length.Seconds())))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(b.profile, b.row+".pprof"), []byte(profile), 0o600)
 		}
@@ -112,79 +117,190 @@ func (b *bench) start(ctx context.Context, c contender) (*program, error) {
 			b.progress("no profile: %v", err)
 		}
 	}()
-	return p, nil
+	return started, nil
 }
 
-// with runs f while a program works that has an empty token stream.
-func (b *bench) with(ctx context.Context, c contender, f func(*program) error) (err error) {
-	if err := b.recreateTokens(ctx); err != nil {
-		return err
-	}
-	p, err := b.start(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if p.admin != "" {
-			if parts, err := p.inside(ctx); err == nil {
-				b.progress("%s: %v", b.row, parts)
-			}
+// seed seeds the places of the contenders, alike.
+func (b *bench) seed(ctx context.Context, components int, contenders ...contender) error {
+	for _, c := range contenders {
+		p, err := b.place(ctx, c.name)
+		if err != nil {
+			return err
 		}
-		if stopErr := p.stop(); stopErr != nil {
-			err = errors.Join(err, stopErr)
-		}
-		if warnings := p.warnings(); len(warnings) > 0 {
-			b.note("%s: %s logged %d warnings", b.row, c.name, len(warnings))
-			b.progress("%s, such as %s", c.name, warnings[0])
-		}
-		_, emptyErr := b.db.ExecContext(ctx, "DELETE FROM outbox")
-		err = errors.Join(err, emptyErr)
-	}()
-	return f(p)
-}
-
-func measureEvent(ctx context.Context, b *bench) error {
-	const components = 100
-	n := b.loneEvents()
-	if err := b.seed(ctx, components); err != nil {
-		return err
-	}
-	contenders := []contender{yardstick("floor"), yardstick("watermill"), preauthWith(unlimited...)}
-	medians, tails := make([][]float64, 3), make([][]float64, 3)
-	for round := range b.rounds {
-		for i, c := range contenders {
-			err := b.with(ctx, c, func(p *program) error {
-				const rest = 5 * time.Millisecond
-				if _, err := b.lone(ctx, n/3, components, rest); err != nil { // warm-up
-					return err
-				}
-				before := b.usage(p)
-				took, err := b.lone(ctx, n, components, rest)
-				if err != nil {
-					return err
-				}
-				ms := lengths(took)
-				medians[i], tails[i] = append(medians[i], median(ms)), append(tails[i], quantile(ms, 0.99))
-				b.progress("event %d: %s: median %.2f ms, p99 %.2f ms; %s", round, c.name, median(ms), quantile(ms, 0.99),
-					b.usage(p).since(before).perEvent(n))
-				return nil
-			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
+		if err := p.seed(ctx, components); err != nil {
+			return err
 		}
 	}
-	given := func(of [][]float64) string {
-		return fmt.Sprintf("floor %.2f ms, watermill %.2f ms, preauth %.2f ms", median(of[0]), median(of[1]), median(of[2]))
-	}
-	b.add(figure{row: "event", what: "median / floor's", bound: 1, atMost: true, unit: "×", values: ratios(medians[2], medians[0]), given: given(medians)})
-	b.add(figure{row: "event", what: "p99 / floor's", bound: 1.5, atMost: true, unit: "×", values: ratios(tails[2], tails[0]), given: given(tails)})
-	b.add(figure{row: "event", what: "median / watermill's", bound: 0.35, atMost: true, unit: "×", values: ratios(medians[2], medians[1])})
 	return nil
 }
 
-// loneEvents is how many events are measured one by one.
+// with runs f while a contender works, which has an empty token stream.
+func (b *bench) with(ctx context.Context, c contender, f func(*program) error) error {
+	return b.together(ctx, []contender{c}, func(programs []*program) error { return f(programs[0]) })
+}
+
+// together runs f while all contenders work at the same time, each with an empty token stream.
+func (b *bench) together(ctx context.Context, contenders []contender, f func([]*program) error) (err error) {
+	var programs []*program
+	defer func() {
+		for i, p := range programs {
+			err = errors.Join(err, b.stop(ctx, contenders[i].name, p))
+		}
+	}()
+	for _, c := range contenders {
+		p, err := b.place(ctx, c.name)
+		if err != nil {
+			return err
+		}
+		if err := p.recreateTokens(ctx); err != nil {
+			return err
+		}
+		started, err := c.start(ctx, p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		programs = append(programs, started)
+	}
+	return f(programs)
+}
+
+func (b *bench) stop(ctx context.Context, name string, p *program) error {
+	if p.admin != "" {
+		b.progress("%s, %s: %s", b.row, name, p.inside(ctx))
+	}
+	err := p.stop()
+	if warnings := p.warnings(); len(warnings) > 0 {
+		b.note("%s: %s logged %d warnings", b.row, name, len(warnings))
+		b.progress("%s, such as %s", name, warnings[0])
+	}
+	_, emptyErr := p.db.ExecContext(context.WithoutCancel(ctx), "DELETE FROM outbox")
+	return errors.Join(err, emptyErr)
+}
+
+// inTurn calls measure with each contender in each round, in an order that changes, and returns what it
+// measured: by contender, then by round.
+func (b *bench) inTurn(contenders []contender, measure func(round int, c contender) (float64, error)) ([][]float64, error) {
+	values := make([][]float64, len(contenders))
+	for round := range b.rounds {
+		for _, i := range rand.Perm(len(contenders)) {
+			value, err := measure(round, contenders[i])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", contenders[i].name, err)
+			}
+			values[i] = append(values[i], value)
+		}
+	}
+	return values, nil
+}
+
+// over divides the values of each of several contenders by those of another in the same round.
+func over(contenders [][]float64, other []float64) [][]float64 {
+	divided := make([][]float64, len(contenders))
+	for i, values := range contenders {
+		divided[i] = ratios(values, other)
+	}
+	return divided
+}
+
+// medians lists what was measured of several contenders.
+func medians(contenders []contender, values [][]float64, format string) string {
+	var parts []string
+	for i, c := range contenders {
+		parts = append(parts, c.name+" "+fmt.Sprintf(format, median(values[i])))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func measureEvent(ctx context.Context, b *bench) error {
+	const components, yardsticks = 100, 2
+	contenders := append([]contender{yardstick("floor"), yardstick("floor", "-read")}, b.services()...)
+	if err := b.seed(ctx, components, contenders...); err != nil {
+		return err
+	}
+	typical, tails := make([][][]float64, len(forms)), make([][][]float64, len(forms))
+	for f := range forms {
+		typical[f], tails[f] = make([][]float64, len(contenders)), make([][]float64, len(contenders))
+	}
+	err := b.together(ctx, contenders, func(programs []*program) error {
+		for round := range b.rounds {
+			for f, form := range forms {
+				took, err := loneEvents(ctx, programs, form, components, b.loneEvents())
+				if err != nil {
+					return err
+				}
+				for i := range contenders {
+					typical[f][i] = append(typical[f][i], median(took[i]))
+					tails[f][i] = append(tails[f][i], quantile(took[i], 0.99))
+					b.progress("event %d: %s, %s: median %.2f ms, p99 %.2f ms", round, contenders[i].name, form.name,
+						median(took[i]), quantile(took[i], 0.99))
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for f, form := range forms {
+		b.add(figure{
+			row: "event", what: "median / floor's, " + form.name, bound: 1.1, atMost: true, unit: "×", given: medians(contenders, typical[f], "%.2f ms"),
+		}, over(typical[f][yardsticks:], typical[f][0])...)
+		b.add(figure{
+			row: "event", what: "p99 / floor's, " + form.name, bound: 1.5, atMost: true, unit: "×", given: medians(contenders, tails[f], "%.2f ms"),
+		}, over(tails[f][yardsticks:], tails[f][0])...)
+	}
+	return nil
+}
+
+// loneEvents is how many events of each program are measured one by one in a round.
 func (b *bench) loneEvents() int { return max(20, int(b.length/(15*time.Millisecond))) }
+
+// restTime is how long the system rests after a lone event.
+const restTime = 5 * time.Millisecond
+
+// loneEvents publishes n events for each program, one at a time and for the programs in turn, and a third
+// as many before to warm up. It returns how many milliseconds each took.
+func loneEvents(ctx context.Context, programs []*program, f form, components, n int) ([][]float64, error) {
+	spans, err := loneSpans(ctx, programs, f, components, n)
+	if err != nil {
+		return nil, err
+	}
+	took := make([][]float64, len(programs))
+	for i := range spans {
+		for _, s := range spans[i] {
+			took[i] = append(took[i], float64(s.end.Sub(s.begin))/float64(time.Millisecond))
+		}
+	}
+	return took, nil
+}
+
+func loneSpans(ctx context.Context, programs []*program, f form, components, n int) ([][]span, error) {
+	lones := make([]*lone, len(programs))
+	for i, p := range programs {
+		l, err := p.openLone()
+		if err != nil {
+			return nil, err
+		}
+		defer l.close()
+		lones[i] = l
+	}
+	spans := make([][]span, len(programs))
+	for event := -n / 3; event < n; event++ {
+		for _, i := range rand.Perm(len(programs)) {
+			s, err := lones[i].event(ctx, f, (event+n)%components)
+			if err != nil {
+				return nil, err
+			}
+			if event >= 0 {
+				spans[i] = append(spans[i], s)
+			}
+			if !sleep(ctx, restTime) {
+				return nil, ctx.Err()
+			}
+		}
+	}
+	return spans, nil
+}
 
 // underWay is how many events are at most published and not yet announced where rates are measured: more
 // than any of the programs works on at once.
@@ -194,65 +310,63 @@ const underWay = 1000
 func (b *bench) warmup() time.Duration { return b.length / 2 }
 
 func measureThroughput(ctx context.Context, b *bench) error {
-	const components = 10_000
-	if err := b.seed(ctx, 0); err != nil {
-		return err
-	}
-	limit, err := b.streamLimit(ctx, components)
-	if err != nil {
-		return err
-	}
-	b.note("throughput: the stream of announcements stores %.0f/s, published without waiting for one another", limit)
-	if err := b.seed(ctx, components); err != nil {
-		return err
-	}
-	others := []contender{
-		yardstick("floor", "-workers", "1"), yardstick("floor", "-workers", "16"), yardstick("floor", "-workers", "64"),
-		yardstick("watermill", "-workers", "16"), yardstick("watermill", "-workers", "64"),
-	}
-	rates := map[string][]float64{}
-	var values []float64
-	for round := range b.rounds {
-		best := 0.0
-		for _, c := range append(others, preauthWith(unlimited...), yardstick("batched")) {
-			err := b.with(ctx, c, func(p *program) error {
-				got, err := b.sustained(ctx, p, components, underWay, b.warmup(), b.length)
-				if err != nil {
-					return err
-				}
-				b.progress("throughput %d: %s: %.0f/s, %d lost; %s", round, c.name, got.perSecond, got.lost, got.used.perEvent(got.n))
+	const components, yardsticks = 10_000, 4
+	for _, form := range forms {
+		subject := form.subject("*")
+		contenders := append([]contender{
+			yardstick("floor", "-workers", "16"), yardstick("floor", "-workers", "64"),
+			yardstick("watermill", "-workers", "16", "-subject", subject), yardstick("watermill", "-workers", "64", "-subject", subject),
+		}, b.services()...)
+		if err := b.seed(ctx, components, contenders...); err != nil {
+			return err
+		}
+		cpus := map[string][]float64{}
+		rates, err := b.inTurn(contenders, func(round int, c contender) (perSecond float64, err error) {
+			err = b.with(ctx, c, func(p *program) error {
+				got, err := p.sustained(ctx, form, components, underWay, b.warmup(), b.length)
+				b.progress("throughput %d: %s, %s: %.0f/s, %d lost; %s", round, c.name, form.name, got.perSecond, got.lost, got.used.perEvent(got.n))
 				if got.lost > 0 {
 					b.note("%s never announced %d events in round %d of the row throughput", c.name, got.lost, round+1)
 				}
-				rates[c.name] = append(rates[c.name], got.perSecond)
-				b.shares(round, c, got)
-				return nil
+				b.shares(round, c.name, got)
+				perSecond, cpus[c.name] = got.perSecond, append(cpus[c.name], each(got.used.program, got.n))
+				return err
 			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			switch last := rates[c.name][round]; c.name {
-			case "preauth":
-				values = append(values, last/best)
-			case "batched": // what the machine permits is no alternative
-			default:
-				best = max(best, last)
+			return perSecond, err
+		})
+		if err != nil {
+			return err
+		}
+		best := make([]float64, b.rounds)
+		for _, others := range rates[:yardsticks] {
+			for round, perSecond := range others {
+				best[round] = max(best[round], perSecond)
 			}
 		}
+		b.add(figure{
+			row: "throughput", what: "events/s / best of floor and watermill, " + form.name, bound: 2.5, unit: "×",
+			given: fmt.Sprintf("%s, each with at most %d connections", medians(contenders, rates, "%.0f/s"), connections),
+		}, over(rates[yardsticks:], best)...)
+		var own [][]float64
+		for _, service := range contenders[yardsticks:] {
+			own = append(own, cpus[service.name])
+		}
+		b.add(figure{row: "throughput", what: "own processor time for an event, " + form.name, bound: 150, atMost: true, unit: "µs"}, own...)
 	}
-	var given []string
-	for _, c := range append(others, contender{name: "preauth"}, contender{name: "batched"}) {
-		given = append(given, fmt.Sprintf("%s %.0f/s", c.name, median(rates[c.name])))
-	}
-	b.add(figure{
-		row: "throughput", what: "events/s / best of floor and watermill", bound: 4, unit: "×", values: values,
-		given: fmt.Sprintf("%s, each with at most %d connections", strings.Join(given, ", "), connections),
-	})
-	return nil
+	limit, err := b.streamLimit(ctx, components)
+	b.note("throughput: the stream of announcements stores %.0f/s, published without waiting for one another", limit)
+	return err
 }
 
-// streamLimit returns how many announcements a second the stream stores.
+// streamLimit returns how many announcements a second a stream stores.
 func (b *bench) streamLimit(ctx context.Context, components int) (float64, error) {
+	p, err := b.place(ctx, b.versions[0].name)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.seed(ctx, 0); err != nil {
+		return 0, err
+	}
 	now := time.Now()
 	n, begin := 0, time.Now()
 	for ; time.Since(begin) < b.length; n++ {
@@ -261,68 +375,65 @@ func (b *bench) streamLimit(ctx context.Context, components int) (float64, error
 			Revision: uint64(n/components + 1), Cause: preauth.CauseToken,
 		}
 		msg := &nats.Msg{Subject: updatedSubject + "." + u.AppID, Header: u.Header("/bench"), Data: u.Encode()}
-		if _, err := b.js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := p.js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute)); err != nil {
 			return 0, err
 		}
 	}
-	select {
-	case <-b.js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	return float64(n) / time.Since(begin).Seconds(), nil
+	err = p.published(ctx)
+	return float64(n) / time.Since(begin).Seconds(), err
 }
 
-// shares notes in the last round who has used the processor.
-func (b *bench) shares(round int, c contender, r rate) {
+// shares notes in the last round who used the processor.
+func (b *bench) shares(round int, what string, r rate) {
 	if round == b.rounds-1 {
-		b.note("%s, %s: %s", b.row, c.name, r.used.perEvent(r.n))
+		b.note("%s, %s: %s", b.row, what, r.used.perEvent(r.n))
 	}
 }
 
 func measureSlow(ctx context.Context, b *bench) error {
 	const components, calls, delay = 10_000, 64, 100 * time.Millisecond
-	if err := b.seed(ctx, components); err != nil {
+	services := b.services()
+	if err := b.seed(ctx, components, services...); err != nil {
 		return err
 	}
 	if err := b.delay(ctx, delay); err != nil {
 		return err
 	}
 	allowed := calls / delay.Seconds()
-	var values []float64
-	for round := range b.rounds {
-		err := b.with(ctx, preauthWith(unlimited...), func(p *program) error {
-			got, err := b.sustained(ctx, p, components, underWay, b.warmup(), b.length)
-			if err != nil {
+	for _, form := range forms {
+		shares, err := b.inTurn(services, func(round int, c contender) (share float64, err error) {
+			err = b.with(ctx, c, func(p *program) error {
+				got, err := p.sustained(ctx, form, components, underWay, b.warmup(), b.length)
+				b.progress("slow %d: %s, %s: %.0f/s of %.0f/s; %s", round, c.name, form.name, got.perSecond, allowed, got.used.perEvent(got.n))
+				share = got.perSecond / allowed
 				return err
-			}
-			b.progress("slow %d: %.0f/s of %.0f/s; %s", round, got.perSecond, allowed, got.used.perEvent(got.n))
-			values = append(values, got.perSecond/allowed)
-			return nil
+			})
+			return share, err
 		})
 		if err != nil {
 			return err
 		}
+		b.add(figure{
+			row: "slow", what: "events/s / what the calls at once permit, " + form.name, bound: 0.95, unit: "×",
+			given: fmt.Sprintf("%.0f/s of %.0f/s: %d calls at once of %v each", median(shares[0])*allowed, allowed, calls, delay),
+		}, shares...)
 	}
-	b.add(figure{
-		row: "slow", what: "events/s / what the calls at once permit", bound: 0.95, unit: "×", values: values,
-		given: fmt.Sprintf("%.0f/s of %.0f/s: %d calls at once of %v each", median(values)*allowed, allowed, calls, delay),
-	})
 	return b.delay(ctx, 0)
 }
 
+// fewRequests and manyRequests are how many look-ups are under way at once.
+const fewRequests, manyRequests = 16, 64
+
 func measureLookup(ctx context.Context, b *bench) error {
-	const components = 100
-	if err := b.seed(ctx, components); err != nil {
+	const components, yardsticks = 100, 3
+	services := b.services()
+	if err := b.seed(ctx, components, services...); err != nil {
 		return err
 	}
-	subjects := make([]string, components)
-	for i := range subjects {
-		subjects[i] = lookupSubject + "." + appID(i)
-	}
+	subjects := subjectsOf(lookupSubject, components)
 	var size int
-	err := b.with(ctx, preauthWith(unlimited...), func(*program) error {
-		reply, err := b.nc.RequestWithContext(ctx, subjects[0], nil)
+	err := b.with(ctx, services[0], func(p *program) error {
+		reply, err := p.nc.RequestWithContext(ctx, subjects[0], nil)
 		if err == nil {
 			size = len(reply.Data)
 		}
@@ -331,199 +442,154 @@ func measureLookup(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	of := fmt.Sprint(size)
 	slow := yardstick("sdk")
-	slow.name = "sdk, WeChat at 50 ms"
-	contenders := []contender{
-		yardstick("echo", "-size", of), yardstick("micro", "-size", of), preauthWith(unlimited...), yardstick("sdk"), slow,
-	}
-	rates, tails, calls := make([][]float64, 5), make([][]float64, 5), make([][]float64, 5)
-	for round := range b.rounds {
+	slow.name = "sdk with WeChat at 50 ms"
+	contenders := append([]contender{yardstick("micro", "-size", fmt.Sprint(size)), yardstick("sdk"), slow}, services...)
+	return b.together(ctx, contenders, func(programs []*program) error {
+		of := map[string]int{}
 		for i, c := range contenders {
-			if c.name == slow.name {
-				if err := b.delay(ctx, 50*time.Millisecond); err != nil {
-					return err
-				}
-			}
-			err := b.with(ctx, c, func(p *program) error {
-				before, err := b.calls(ctx)
-				if err != nil {
-					return err
-				}
-				got, err := b.requests(ctx, p, subjects, inFlight, b.warmup(), b.length)
-				if err != nil {
-					return err
-				}
-				after, err := b.calls(ctx)
-				if err != nil {
-					return err
-				}
-				ms := milliseconds(got.latencies)
-				b.progress("lookup %d: %s: %.0f/s, p99 %.2f ms, %d calls of WeChat; %s", round, c.name, got.perSecond,
-					quantile(ms, 0.99), after-before, got.used.perEvent(got.n))
-				b.shares(round, c, got)
-				rates[i], tails[i] = append(rates[i], got.perSecond), append(tails[i], quantile(ms, 0.99))
-				// At most one call too many is counted for preauth, which makes none.
-				calls[i] = append(calls[i], float64(max(1, after-before))/float64(got.n))
-				return nil
+			of[c.name] = i
+		}
+		for _, atOnce := range []int{fewRequests, manyRequests} {
+			tails, calls := make([][]float64, len(contenders)), make([][]float64, len(contenders))
+			rates, err := b.inTurn(contenders, func(round int, c contender) (float64, error) {
+				i := of[c.name]
+				got, called, err := b.lookUps(ctx, programs[i], c.name == slow.name, subjects, atOnce)
+				b.progress("lookup %d: %s, %d at once: %.0f/s, p99 %.2f ms, %d calls of WeChat; %s", round, c.name, atOnce, got.perSecond,
+					got.p99(), called, got.used.perEvent(got.n))
+				b.shares(round, fmt.Sprintf("%s, %d at once", c.name, atOnce), got)
+				// The services make no call. One is counted, so that nothing is divided by 0.
+				tails[i], calls[i] = append(tails[i], got.p99()), append(calls[i], float64(max(1, called))/float64(max(1, got.n)))
+				return got.perSecond, err
 			})
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return err
+			}
+			at := fmt.Sprintf(", %d at once", atOnce)
+			b.add(figure{
+				row: "lookup", what: "look-ups/s / micro's" + at, bound: 0.95, unit: "×",
+				given: fmt.Sprintf("%s; replies of %d bytes", medians(contenders, rates, "%.0f/s"), size),
+			}, over(rates[yardsticks:], rates[0])...)
+			b.add(figure{
+				row: "lookup", what: "p99 / micro's" + at, bound: 1.2, atMost: true, unit: "×", given: medians(contenders, tails, "%.2f ms"),
+			}, over(tails[yardsticks:], tails[0])...)
+			if atOnce == manyRequests {
+				b.add(figure{row: "lookup", what: "sdk's calls of WeChat per look-up / preauth's", bound: 1000, unit: "×"}, ratios(calls[1], calls[yardsticks]))
 			}
 		}
-		if err := b.delay(ctx, 0); err != nil {
-			return err
-		}
-	}
-	var given []string
-	for i, c := range contenders {
-		given = append(given, fmt.Sprintf("%s %.0f/s and p99 %.2f ms", c.name, median(rates[i]), median(tails[i])))
-	}
-	b.add(figure{
-		row: "lookup", what: "look-ups/s / micro echo's", bound: 0.95, unit: "×", values: ratios(rates[2], rates[1]),
-		given: fmt.Sprintf("%s; %d requests at once, replies of %d bytes", strings.Join(given, ", "), inFlight, size),
+		return nil
 	})
-	b.add(figure{row: "lookup", what: "p99 / micro echo's", bound: 1.2, atMost: true, unit: "×", values: ratios(tails[2], tails[1])})
-	b.add(figure{row: "lookup", what: "sdk's calls of WeChat per look-up / preauth's", bound: 1000, unit: "×", values: ratios(calls[3], calls[2])})
-	return nil
+}
+
+// lookUps measures look-ups, and how many calls of WeChat they cost. slow has WeChat take 50 ms for a
+// call.
+func (b *bench) lookUps(ctx context.Context, p *program, slow bool, subjects []string, atOnce int) (got rate, called int, err error) {
+	if slow {
+		if err := b.delay(ctx, 50*time.Millisecond); err != nil {
+			return rate{}, 0, err
+		}
+		defer func() { err = errors.Join(err, b.delay(ctx, 0)) }()
+	}
+	before, err := b.calls(ctx)
+	if err != nil {
+		return rate{}, 0, err
+	}
+	if got, err = p.requests(ctx, subjects, atOnce, b.warmup()/2, b.length/2); err != nil {
+		return got, 0, err
+	}
+	after, err := b.calls(ctx)
+	return got, after - before, err
 }
 
 func measureClaim(ctx context.Context, b *bench) error {
 	const atOnce = 128
 	// More than can be claimed in the time.
-	spares := int((b.warmup() + b.length).Seconds() * 40_000)
-	crowds := []int{100, 1}
-	single := []float64{}
-	rates, values := map[int][]float64{}, map[int][]float64{}
-	for round := range b.rounds {
-		limit, err := b.singleRows(ctx)
+	spares := int((b.warmup() + b.length).Seconds() * 25_000)
+	contenders := append([]contender{yardstick("textbook")}, b.services()...)
+	for _, components := range []int{100, 1} {
+		subjects := subjectsOf(claimSubject, components)
+		rates, err := b.inTurn(contenders, func(round int, c contender) (perSecond float64, err error) {
+			if err := b.seed(ctx, components, c); err != nil {
+				return 0, err
+			}
+			err = b.with(ctx, c, func(p *program) error {
+				if err := p.addSpares(ctx, components, spares); err != nil {
+					return err
+				}
+				got, err := p.requests(ctx, subjects, atOnce, b.warmup(), b.length)
+				b.progress("claim %d: %s, %d components: %.0f/s, p99 %.1f ms; %s", round, c.name, components, got.perSecond,
+					got.p99(), got.used.perEvent(got.n))
+				b.shares(round, fmt.Sprintf("%s, components: %d", c.name, components), got)
+				perSecond = got.perSecond
+				return err
+			})
+			return perSecond, err
+		})
 		if err != nil {
 			return err
 		}
-		single = append(single, limit)
-		b.progress("claim %d: single rows: %.0f/s", round, limit)
-		for _, components := range crowds {
-			if err := b.seed(ctx, components); err != nil {
-				return err
-			}
-			if err := b.addSpares(ctx, components, spares); err != nil {
-				return err
-			}
-			subjects := make([]string, components)
-			for i := range subjects {
-				subjects[i] = claimSubject + "." + appID(i)
-			}
-			err := b.with(ctx, preauthWith(unlimited...), func(p *program) error {
-				got, err := b.requests(ctx, p, subjects, atOnce, b.warmup(), b.length)
-				if err != nil {
-					return err
-				}
-				b.progress("claim %d: %d components: %.0f/s, p99 %.1f ms; %s", round, components, got.perSecond,
-					quantile(milliseconds(got.latencies), 0.99), got.used.perEvent(got.n))
-				b.shares(round, contender{name: fmt.Sprintf("claims of %d components", components)}, got)
-				rates[components] = append(rates[components], got.perSecond)
-				values[components] = append(values[components], got.perSecond/limit)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+		what := "of 100 components"
+		if components == 1 {
+			what = "of one component"
 		}
-	}
-	for _, components := range crowds {
 		b.add(figure{
-			row: "claim", what: fmt.Sprintf("claims/s of %d components / single-row transactions/s", components), bound: 1, unit: "×",
-			values: values[components], given: fmt.Sprintf("%.0f/s and %.0f/s, both with %d connections, %d claims at once",
-				median(rates[components]), median(single), connections, atOnce),
-		})
+			row: "claim", what: "claims/s / the textbook claim's, " + what, bound: 1, unit: "×",
+			given: fmt.Sprintf("%s, each with %d connections, %d claims at once", medians(contenders, rates, "%.0f/s"), connections, atOnce),
+		}, over(rates[1:], rates[0])...)
 	}
 	return nil
-}
-
-// singleRows returns how many single-row transactions a second the database commits.
-func (b *bench) singleRows(ctx context.Context) (float64, error) {
-	p, err := b.startYardstick(ctx, "rows", "-for", b.length.String())
-	if err != nil {
-		return 0, err
-	}
-	text, err := p.await(ctx, "rate ")
-	if err = errors.Join(err, p.stop()); err != nil {
-		return 0, err
-	}
-	return strconv.ParseFloat(text, 64)
-}
-
-// addSpares adds n spares, to all components alike.
-func (b *bench) addSpares(ctx context.Context, components, n int) error {
-	now := time.Now()
-	var spares []repo.Spare
-	for i := range n {
-		spares = append(spares, repo.Spare{
-			AppID: appID(i % components), Fingerprint: repo.FingerprintOf(preauth.NewSecret("any")),
-			Code: repo.Code{PreAuthCode: newCode(), IssuedAt: now, ExpiresAt: now.Add(12 * time.Hour).Add(time.Duration(i) * time.Microsecond)},
-		})
-	}
-	return b.repo.AddSpares(ctx, spares)
 }
 
 func measureBacklog(ctx context.Context, b *bench) error {
 	const components, events, goal = 100, 10_000, 20_000
-	if err := b.seed(ctx, components); err != nil {
+	contenders := append([]contender{yardstick("drain")}, b.services()...)
+	if err := b.seed(ctx, components, contenders...); err != nil {
 		return err
 	}
-	var rates, limits []float64
-	for round := range b.rounds {
-		for _, c := range []contender{yardstick("drain"), preauthWith(unlimited...)} {
+	for _, form := range forms {
+		rates, err := b.inTurn(contenders, func(round int, c contender) (float64, error) {
 			before, err := b.calls(ctx)
 			if err != nil {
-				return err
+				return 0, err
 			}
-			took, err := b.drain(ctx, c, events, components)
+			took, err := b.drain(ctx, c, form, events, components)
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return 0, err
 			}
 			after, err := b.calls(ctx)
-			if err != nil {
-				return err
-			}
 			perSecond := events / took.Seconds()
-			b.progress("backlog %d: %s: %.0f/s, %d calls of WeChat", round, c.name, perSecond, after-before)
-			if c.name == "preauth" {
-				rates = append(rates, perSecond)
-			} else {
-				limits = append(limits, perSecond)
-			}
+			b.progress("backlog %d: %s, %s: %.0f/s, %d calls of WeChat", round, c.name, form.name, perSecond, after-before)
+			return perSecond, err
+		})
+		if err != nil {
+			return err
 		}
+		b.add(figure{
+			row: "backlog", what: fmt.Sprintf("%d events of %d components, %s", events, components, form.name), bound: goal, unit: "events/s",
+			given: "a program that only takes and acknowledges them: " + amount(median(rates[0]), "events/s"),
+		}, rates[1:]...)
 	}
-	b.add(figure{
-		row: "backlog", what: fmt.Sprintf("of %d events for %d components", events, components), bound: goal, unit: "events/s", values: rates,
-		given: fmt.Sprintf("a program that only takes and acknowledges them: %.0f/s", median(limits)),
-	})
 	return nil
 }
 
-// drain starts a program that finds n events, and returns how long it took from the first acknowledgement to
-// the last.
-func (b *bench) drain(ctx context.Context, c contender, n, components int) (time.Duration, error) {
-	if err := b.recreateTokens(ctx); err != nil {
+// drain starts a program that finds n events, and returns how long it took from the first acknowledgement
+// to the last.
+func (b *bench) drain(ctx context.Context, c contender, f form, n, components int) (time.Duration, error) {
+	p, err := b.place(ctx, c.name)
+	if err != nil {
 		return 0, err
 	}
-	events := newTokens()
-	for i := range n {
-		if _, err := b.js.PublishAsync(tokenSubject, events.next(i%components), jetstream.WithStallWait(time.Minute)); err != nil {
-			return 0, err
-		}
+	if err := p.recreateTokens(ctx); err != nil {
+		return 0, err
 	}
-	select {
-	case <-b.js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	if err := p.store(ctx, f, n, func(i int) int { return i % components }); err != nil {
+		return 0, err
 	}
-	// The server takes acknowledgements from a subject, from which others may read them too.
+	// The server takes acknowledgements on a subject that others may read too.
 	var begin time.Time
 	left, drained := n, make(chan time.Duration, 1)
-	acks, err := b.nc.Subscribe("$JS.ACK.>", func(msg *nats.Msg) {
-		if string(msg.Data) != "+ACK" { // but a sign of life
+	acks, err := p.nc.Subscribe("$JS.ACK.>", func(msg *nats.Msg) {
+		if string(msg.Data) != "+ACK" { // a sign of life, say
 			return
 		}
 		if left == n {
@@ -537,20 +603,20 @@ func (b *bench) drain(ctx context.Context, c contender, n, components int) (time
 		return 0, err
 	}
 	defer func() { _ = acks.Unsubscribe() }()
-	if err := errors.Join(acks.SetPendingLimits(-1, -1), b.nc.Flush()); err != nil {
+	if err := errors.Join(acks.SetPendingLimits(-1, -1), p.nc.Flush()); err != nil {
 		return 0, err
 	}
-	p, err := b.start(ctx, c)
+	started, err := c.start(ctx, p)
 	if err != nil {
 		return 0, err
 	}
 	select {
 	case took := <-drained:
-		return took, p.stop()
-	case <-time.After(2 * time.Minute):
-		err = errors.New("some events were not acknowledged within 2 min")
+		return took, b.stop(ctx, c.name, started)
+	case <-time.After(startLimit):
+		err = fmt.Errorf("some events were not acknowledged within %v", startLimit)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	return 0, errors.Join(err, p.stop())
+	return 0, errors.Join(err, b.stop(ctx, c.name, started))
 }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tracer prints what a program does and when, a line for each thing, for the program that started it. The
-// nil tracer prints nothing.
+// tracer prints a line for each thing that a program does, and when, for the program that started it.
+// The nil tracer prints nothing.
 type tracer struct {
 	mu  sync.Mutex
 	out *bufio.Writer
@@ -25,7 +25,7 @@ func newTracer(on bool) *tracer {
 	return &tracer{out: bufio.NewWriter(os.Stdout)}
 }
 
-// traceLine begins each line: what, and when it began and ended in nanoseconds.
+// traceLine begins each line. What was done follows, with its begin and end in nanoseconds.
 const traceLine = "trace "
 
 func (t *tracer) span(what string, begin, end time.Time) {
@@ -53,7 +53,7 @@ func (t *tracer) ready(what string) {
 	ready(what)
 }
 
-// timed is a connector whose statements a tracer is told, by the names in their comments.
+// timed is a connector that tells a tracer of each statement, by the name in its comment.
 type timed struct {
 	driver.Connector
 	*tracer
@@ -71,7 +71,7 @@ func (t timed) Connect(ctx context.Context) (driver.Conn, error) {
 	return timedConn{whole, t.tracer}, nil
 }
 
-// fullConn is all that package sql asks of a driver's connection.
+// fullConn is all that package sql may ask of a driver's connection.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx

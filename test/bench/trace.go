@@ -9,15 +9,14 @@ import (
 	"time"
 )
 
-// stations are what an event passes on its way, in this order: the name of a step, or of a statement, and
+// stations are what an event passes on its way, in this order: the name of a step or of a statement, and
 // what the time since the station before is spent on.
 var stations = []struct{ name, what string }{
 	{"received", "stream: stored, synced, delivered"},
 	{"sql.components", "SELECT component"},
-	{"minted", "call of WeChat"},
+	{"issued", "call of WeChat"},
 	{"sql.begin", "START TRANSACTION"},
 	{"sql.lock", "SELECT … FOR UPDATE"},
-	{"sql.replace", "START TRANSACTION, component, codes, outbox"},
 	{"sql.component", "component"},
 	{"sql.retire", "old code"},
 	{"sql.code", "new code"},
@@ -26,34 +25,33 @@ var stations = []struct{ name, what string }{
 	{"arrived", "publish: stored, synced, received"},
 }
 
+// measureTrace traces lone events of the working tree's service and of floor, side by side.
 func measureTrace(ctx context.Context, b *bench) error {
 	const components = 100
-	if err := b.seed(ctx, components); err != nil {
+	contenders := []contender{yardstick("floor", "-steps"), yardstick("floor", "-read", "-steps"), yardstick("traced")}
+	names := []string{"floor", "floor that reads", "preauth"}
+	if err := b.seed(ctx, components, contenders...); err != nil {
 		return err
 	}
-	contenders := []contender{yardstick("floor", "-steps"), yardstick("traced")}
-	bars := make([][]float64, len(contenders))
-	for i, c := range contenders {
-		var perEvent [][]float64
-		for range b.rounds {
-			err := b.with(ctx, c, func(p *program) error {
-				found, err := b.traceLone(ctx, p, b.loneEvents(), components)
-				perEvent = append(perEvent, found...)
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
+	var bars [][]float64
+	err := b.together(ctx, contenders, func(programs []*program) error {
+		passed := make([]*passing, len(programs))
+		for i, p := range programs {
+			passed[i] = &passing{}
+			go p.collect(passed[i].add)
 		}
-		for station := range stations {
-			var took []float64
-			for _, event := range perEvent {
-				took = append(took, event[station])
-			}
-			bars[i] = append(bars[i], median(took))
+		spans, err := loneSpans(ctx, programs, forms[1], components, b.rounds*b.loneEvents())
+		if err != nil {
+			return err
 		}
+		for i := range programs {
+			bars = append(bars, passed[i].medians(spans[i]))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	names := []string{"floor", "preauth"}
 	for i, name := range names {
 		var parts []string
 		for station, took := range bars[i] {
@@ -70,48 +68,50 @@ func measureTrace(ctx context.Context, b *bench) error {
 	return b.plotStack("trace", "Where the time of one event goes", "ms", names, whats, bars)
 }
 
-// traceLone returns how many milliseconds each of n lone events took to each station since the one before.
-func (b *bench) traceLone(ctx context.Context, p *program, n, components int) ([][]float64, error) {
-	type passed struct {
-		what string
-		at   time.Time
-	}
-	var mu sync.Mutex
-	var seen []passed
-	go p.collect(func(what string, s span) {
-		mu.Lock()
-		defer mu.Unlock()
-		seen = append(seen, passed{what, s.end})
-	})
-	const rest = 10 * time.Millisecond
-	if _, err := b.lone(ctx, n/3, components, rest); err != nil {
-		return nil, err
-	}
-	events, err := b.lone(ctx, n, components, rest)
-	if err != nil {
-		return nil, err
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	var all [][]float64
+// passing is what a program said that it did.
+type passing struct {
+	mu   sync.Mutex
+	seen []pass
+}
+
+type pass struct {
+	what string
+	at   time.Time
+}
+
+func (p *passing) add(what string, s span) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = append(p.seen, pass{what, s.end})
+}
+
+// medians returns how many milliseconds events took to each station since the one before.
+func (p *passing) medians(events []span) []float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	took := make([][]float64, len(stations))
 	for _, event := range events {
-		took := make([]float64, len(stations))
 		last := event.begin
 		for i, station := range stations {
 			at := event.end
 			if station.name != "arrived" {
-				j := slices.IndexFunc(seen, func(s passed) bool {
+				j := slices.IndexFunc(p.seen, func(s pass) bool {
 					return s.what == station.name && s.at.After(event.begin) && s.at.Before(event.end)
 				})
 				if j < 0 {
 					continue // this program does not pass it
 				}
-				at = seen[j].at
+				at = p.seen[j].at
 			}
-			took[i] = float64(at.Sub(last)) / float64(time.Millisecond)
+			took[i] = append(took[i], float64(at.Sub(last))/float64(time.Millisecond))
 			last = at
 		}
-		all = append(all, took)
 	}
-	return all, nil
+	found := make([]float64, len(stations))
+	for i := range took {
+		if len(took[i]) > len(events)/2 {
+			found[i] = median(took[i])
+		}
+	}
+	return found
 }

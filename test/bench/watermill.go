@@ -20,14 +20,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// runWatermill is the same job as its documentation builds it: a router with the JetStream subscriber,
-// a handler whose transaction publishes through the forwarder's outbox table, and the forwarder, which
-// takes the rows to JetStream.
+// runWatermill does the same job as Watermill's documentation builds it: a router with the JetStream
+// subscriber, a handler whose transaction publishes to the forwarder's outbox table, and the forwarder,
+// which publishes the rows to JetStream.
 func runWatermill(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("watermill", flag.ContinueOnError)
+	subject := flags.String("subject", tokenSubject, "subject of the token events")
 	workers := flags.Int("workers", 1, "subscribers side by side")
-	poll := flags.Duration("poll", time.Millisecond, "wait between two looks at the empty outbox table")
-	batch := flags.Int("batch", 100, "rows that the forwarder takes at once")
+	poll := flags.Duration("poll", time.Millisecond, "pause between two reads of the empty outbox table")
+	batch := flags.Int("batch", 100, "rows that the forwarder reads at once")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func runWatermill(ctx context.Context, args []string) error {
 	}
 	router.AddMiddleware(middleware.Retry{MaxRetries: 100, InitialInterval: time.Millisecond, MaxInterval: 50 * time.Millisecond, Logger: logger}.Middleware)
 	handler := &transacting{straight: straight{db: db, created: created, calls: newCaller(*workers)}, outbox: outbox, logger: logger}
-	router.AddConsumerHandler("tokens", tokenSubject, events, handler.handle)
+	router.AddConsumerHandler("tokens", *subject, events, handler.handle)
 
 	failed := make(chan error, 2)
 	go func() { failed <- forward.Run(ctx) }()
@@ -133,7 +134,7 @@ func (h *transacting) handle(msg *message.Message) error {
 	if err != nil {
 		return err
 	}
-	// Watermill hides the message's place in its stream. The time stands for it.
+	// Watermill hides the message's sequence in its stream. The time stands in for it.
 	now := time.Now()
 	_, err = h.save(ctx, event, code, uint64(now.UnixMicro()), now, func(tx *sql.Tx, u update) error {
 		publisher, err := wmsql.NewPublisher(wmsql.TxFromStdSQL(tx), wmsql.PublisherConfig{SchemaAdapter: h.outbox}, h.logger)

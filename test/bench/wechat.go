@@ -12,12 +12,12 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// runWeChat is the stand-in for WeChat, which takes any token, and a second address at which the
-// measuring command asks for the number of calls and sets the time that each takes.
+// runWeChat is the stand-in for WeChat, which takes any token. At a second address the measuring
+// command asks for the number of calls and sets how long each takes.
 func runWeChat(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("wechat", flag.ContinueOnError)
 	life := flags.Duration("code-life", 30*time.Minute, "life of a code")
-	delay := flags.Duration("delay", 0, "time that a call takes")
+	delay := flags.Duration("delay", 0, "duration of a call")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
