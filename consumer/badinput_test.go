@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
 	"preauth/consumer"
@@ -173,5 +174,33 @@ func watchMemory(t *testing.T) (peak func() int64) {
 	return func() int64 {
 		end()
 		return highest
+	}
+}
+
+// What is unusual and allowed works.
+func TestUnusualInputsWork(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	name := "TOKENS'\"`" + strings.Repeat("t", 246) // of 255 characters, another owner's
+	if _, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{Name: name, Subjects: []string{"component.token.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	r := w.start().ready()
+	long := preauth.NewSecret(strings.Repeat("令牌é", preauth.MaxToken/8)) // of 8 bytes each
+	w.tokens = append(w.tokens, long)
+	codes := map[string]preauth.Secret{}
+	for appid, token := range map[string]preauth.Secret{"wxA": w.token("A"), "wxa": w.token("a"), "wxlong": long} {
+		w.announce(appid, token)
+		r.await(consumer.StepCleared, appid, 1)
+		if !w.asked(appid, token) {
+			t.Errorf("WeChat was not asked for %s with its token", appid)
+		}
+		got, err := w.lookup(preauth.LookupRequest{AppID: appid})
+		if err != nil || got.AppID != appid {
+			t.Errorf("%s: looked up %s, %v", appid, got.AppID, err)
+		}
+		codes[appid] = got.PreAuthCode
+	}
+	if codes["wxA"].Equal(codes["wxa"]) {
+		t.Error("two components whose appids differ in case have one code")
 	}
 }

@@ -71,7 +71,7 @@ type bench struct {
 // background is what a replica does all the time, whatever it is asked to do. It is interrupted nevertheless: see the
 // way "at rest".
 var background = struct{ sql, messages []string }{
-	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census"},
+	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owned", "probe"},
 	[]string{"pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
 }
 
@@ -439,7 +439,7 @@ func ways() map[string]way {
 			},
 
 			revision: 1,
-			reads:    []string{"check", "components", "outbox", "depth", "due", "expired", "census"},
+			reads:    []string{"check", "components", "outbox", "depth", "due", "expired", "census", "durability", "owned", "probe"},
 			messages: []string{"pull events", "look at stream", "look at consumer"},
 		},
 	}

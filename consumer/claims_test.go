@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"preauth"
 	"preauth/consumer"
 	"preauth/repo/repotest"
@@ -428,5 +430,46 @@ func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 	}
 	if n := w.wechat.Count("wx1"); n != 8 {
 		t.Errorf("%d calls, want a code and a spare for the token and for each renewal", n)
+	}
+}
+
+// WeChat's answer with a code that it gave before is no fault of the database.
+func TestClaimOfAKnownCodeIsRefused(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	known := w.settled(r, "wx1")
+	w.wechat.Next("wx1", wechattest.Fault{Reply: map[string]any{"pre_auth_code": known.PreAuthCode.Reveal()}})
+	_, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"})
+	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable || e.Class != preauth.ClassBadReply {
+		t.Errorf("got %v, want 503 and %s", err, preauth.ClassBadReply)
+	}
+	if claimed, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}); err != nil || claimed.PreAuthCode.Equal(known.PreAuthCode) {
+		t.Errorf("the next try: %v", err)
+	}
+}
+
+// A claim that nobody can be given the answer to costs no call and no code.
+func TestClaimWithoutAReplyIsNotWorkedOn(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	for _, reply := range []string{"", "preauth.updated.wx1", "component.token.updated", "$JS.API.STREAM.PURGE.PREAUTH"} {
+		for range 5 {
+			if err := w.nc.PublishMsg(&nats.Msg{Subject: "preauth.claim.wx1", Reply: reply, Data: []byte("{}")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); err != nil { // the endpoint has handled those before
+		t.Fatal(err)
+	}
+	if n := w.wechat.Count("wx1"); n != 2 {
+		t.Errorf("%d calls, want one for the token and one for the claim that was answered", n)
+	}
+	var claimed int
+	if err := w.database.Get(&claimed, "SELECT COUNT(*) FROM pre_auth_code WHERE cause = 'claim'"); err != nil || claimed != 1 {
+		t.Errorf("%d codes claimed, %v", claimed, err)
 	}
 }

@@ -85,6 +85,7 @@ type codeFollower struct {
 	db        *repo.Repo
 	codes     *view.Codes
 	publisher *publisher
+	owner     *ownership
 	health    *health
 	metrics   *metrics
 	log       *slog.Logger
@@ -97,10 +98,11 @@ type codeFollower struct {
 }
 
 func newCodeFollower(
-	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger,
+	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, p *publisher, o *ownership, h *health, m *metrics,
+	log *slog.Logger,
 ) *codeFollower {
 	return &codeFollower{
-		cfg: cfg, streams: s, db: db, codes: codes, publisher: p, health: h, metrics: m, log: log,
+		cfg: cfg, streams: s, db: db, codes: codes, publisher: p, owner: o, health: h, metrics: m, log: log,
 		suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 }
@@ -115,7 +117,7 @@ func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ id
 		case <-caughtUp:
 			f.codes.MarkCaughtUp()
 			f.health.set(updateStream.part(), nil)
-			f.compare(ctx)
+			f.owner.hold(ctx, f.compare)
 		case <-ctx.Done():
 		}
 	})

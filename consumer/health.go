@@ -128,14 +128,16 @@ func watch(ctx context.Context, look func(context.Context)) {
 type mysqlWatch struct {
 	db     *repo.Repo
 	health *health
+	log    *slog.Logger
 	now    func() time.Time
-	every  time.Duration // for the census, which reads all components
+	every  time.Duration // for the census, which reads all components, and the settings
 
-	mu      sync.Mutex
-	rows    int
-	oldest  time.Time
-	census  repo.Census
-	counted time.Time // when the census was taken
+	mu       sync.Mutex
+	rows     int
+	oldest   time.Time
+	census   repo.Census
+	warnings []repo.Warning
+	counted  time.Time // when census and warnings were taken
 }
 
 func (w *mysqlWatch) look(ctx context.Context) {
@@ -159,16 +161,26 @@ func (w *mysqlWatch) look(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	warnings, err := w.db.Durability(ctx)
+	if err != nil {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.census, w.counted = census, time.Now()
+	for _, warning := range warnings {
+		if !slices.Contains(w.warnings, warning) {
+			w.log.Warn("MySQL can lose a commit that it acknowledged", "setting", warning.Setting, "value", warning.Value, "advice", warning.Advice)
+		}
+	}
+	w.census, w.warnings, w.counted = census, warnings, time.Now()
 }
 
-// figures returns what was seen at the last look.
-func (w *mysqlWatch) figures() (outboxRows int, oldest time.Time, census repo.Census) {
+// figures returns what was seen at the last look. warnings counts the settings with which MySQL can
+// lose a commit.
+func (w *mysqlWatch) figures() (outboxRows int, oldest time.Time, census repo.Census, warnings int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.rows, w.oldest, w.census
+	return w.rows, w.oldest, w.census, len(w.warnings)
 }
 
 // progress is the state of the consumer that all replicas share.

@@ -26,6 +26,8 @@ type responder struct {
 	nc   *nats.Conn
 	log  *slog.Logger
 	busy inflight.Slots
+	// allowed returns nil if requests may be worked on that need the database.
+	allowed func() error
 
 	service micro.Service
 
@@ -34,8 +36,8 @@ type responder struct {
 	working  sync.WaitGroup
 }
 
-func newResponder(cfg Config, nc *nats.Conn, log *slog.Logger) *responder {
-	return &responder{cfg: cfg, nc: nc, log: log, busy: inflight.NewSlots(cfg.Requests)}
+func newResponder(cfg Config, nc *nats.Conn, log *slog.Logger, allowed func() error) *responder {
+	return &responder{cfg: cfg, nc: nc, log: log, allowed: allowed, busy: inflight.NewSlots(cfg.Requests)}
 }
 
 // endpoint is a subject that requests come on.
@@ -117,6 +119,9 @@ func (r *responder) begin(workCtx context.Context, reply string, e endpoint, w w
 	if r.stopping {
 		return errStopping
 	}
+	if err := r.allowed(); err != nil {
+		return fmt.Errorf("%w: %w", errNotAllowed, err)
+	}
 	if !r.busy.TryAcquire() {
 		return errTooMany
 	}
@@ -179,6 +184,7 @@ func (r *responder) answerable(reply string) bool {
 }
 
 var (
+	errNotAllowed = errors.New("this replica may not use its database: try again")
 	errStopping   = errors.New("this replica is stopping: try again")
 	errTooMany    = errors.New("too many requests at once: try again in a moment")
 	errRenewing   = errors.New("a new code is being made: try again in a moment")
@@ -222,7 +228,11 @@ func wireError(err error) *preauth.Error {
 		{repo.ErrReference, preauth.Error{
 			Code: preauth.StatusConflict, Message: "this claim_id was used with another reference: choose another claim_id",
 		}},
+		{repo.ErrKnownCode, preauth.Error{
+			Code: preauth.StatusUnavailable, Message: "WeChat gave a code that it gave before: try again", Class: preauth.ClassBadReply,
+		}},
 		{errTooMany, preauth.Error{Code: preauth.StatusTooMany}},
+		{errNotAllowed, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errStopping, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errRenewing, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errFirstCode, preauth.Error{Code: preauth.StatusUnavailable}},

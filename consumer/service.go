@@ -46,6 +46,7 @@ type Service struct {
 	health  *health
 	metrics *metrics
 
+	owner     *ownership
 	streams   *streams
 	followers []follower
 	tokens    tokenFollower
@@ -80,6 +81,7 @@ func New(
 	h := newHealth(outage.New(log, mysqlPart, cfg.Now), tokenStream.part(), updateStream.part(), failureStream.part(), mysqlPart)
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
+	owner := newOwnership(cfg, nc, db, h)
 	streams := newStreams(cfg, js, log, h)
 	publisher := newPublisher(cfg, js, db, codes, h, m, log)
 	issuer := newIssuer(cfg, api, codes, m, log)
@@ -90,11 +92,11 @@ func New(
 	intake := newIntake(cfg, js, log, worker.work, streams.isTokenSubject)
 
 	s := &Service{
-		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, streams: streams, intake: intake, renewer: renewer,
-		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log),
+		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, streams: streams, intake: intake, renewer: renewer,
+		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
 		tokens: tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
 	}
-	updates := newCodeFollower(cfg, streams, db, codes, publisher, h, m, log)
+	updates := newCodeFollower(cfg, streams, db, codes, publisher, owner, h, m, log)
 	s.followers = []follower{
 		{role: failureStream, follow: existenceFollower{failureStream, h}.follow},
 		{role: updateStream, follow: updates.follow, subjects: codes.StoredLen},
@@ -125,10 +127,10 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 
 // watch sets up what looks at MySQL, at the progress of events and at the readiness, and the gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
-	database := &mysqlWatch{db: s.db, health: s.health, now: s.cfg.Now, every: s.cfg.intervals.census}
+	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
 	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
 	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
-	s.watches = []func(context.Context){database.look, events.look, readiness.look}
+	s.watches = []func(context.Context){s.owner.look, database.look, events.look, readiness.look}
 
 	show := func(name, help string, read func() float64) { gauge(registerer, name, help, nil, read) }
 	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.inFlight()) })
@@ -143,19 +145,23 @@ func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, c
 		return 1
 	})
 	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
-		rows, _, _ := database.figures()
+		rows, _, _, _ := database.figures()
 		return float64(rows)
 	})
 	show("outbox_oldest_age_seconds", "Age of the oldest of them.", func() float64 {
-		_, oldest, _ := database.figures()
+		_, oldest, _, _ := database.figures()
 		if oldest.IsZero() {
 			return 0
 		}
 		return max(0, s.cfg.Now().Sub(oldest).Seconds())
 	})
+	show("durability_warnings", "Settings with which MySQL can lose a commit that it acknowledged.", func() float64 {
+		_, _, _, warnings := database.figures()
+		return float64(warnings)
+	})
 	counted := func(read func(repo.Census) float64) func() float64 {
 		return func() float64 {
-			_, _, census := database.figures()
+			_, _, census, _ := database.figures()
 			return read(census)
 		}
 	}
@@ -215,17 +221,23 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stopPublishing()
 	watchCtx, stopWatching := context.WithCancel(workCtx)
 	defer stopWatching()
-	publishing.Go(func() { s.publisher.run(publishCtx, workCtx) })
+	publishing.Go(func() {
+		s.owner.hold(publishCtx, func(ctx context.Context) { s.publisher.run(ctx, workCtx) })
+	})
 	for _, look := range s.watches {
 		watching.Go(func() { watch(watchCtx, look) })
 	}
 	for _, f := range s.followers {
 		watching.Go(func() { s.streams.keep(watchCtx, f) })
 	}
-	watching.Go(func() { s.purge(watchCtx) })
-	taking.Go(func() { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) })
-	taking.Go(func() { s.renewer.run(ctx, workCtx) })
-	taking.Go(func() { s.spares.run(ctx, workCtx) })
+	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
+	for _, take := range []func(context.Context){
+		func(ctx context.Context) { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) },
+		func(ctx context.Context) { s.renewer.run(ctx, workCtx) },
+		func(ctx context.Context) { s.spares.run(ctx, workCtx) },
+	} {
+		taking.Go(func() { s.owner.hold(ctx, take) })
+	}
 
 	<-ctx.Done()
 	s.log.Info("stopping", "in_flight", s.intake.inFlight(), "limit", s.cfg.Shutdown)

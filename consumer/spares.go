@@ -106,7 +106,8 @@ func (s *spares) run(ctx, workCtx context.Context) {
 	slots := inflight.NewSlots(s.makers)
 	var making sync.WaitGroup
 	defer making.Wait()
-	defer s.stop()
+	s.stop(false)
+	defer s.stop(true)
 	for {
 		appid, ok := s.next()
 		if !ok {
@@ -137,11 +138,14 @@ func (s *spares) next() (appid string, ok bool) {
 	return appid, true
 }
 
-// stop has nothing more begun.
-func (s *spares) stop() {
+// stop has nothing more begun, or lets it begin again.
+func (s *spares) stop(stopped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped, s.queue = true, nil
+	if s.stopped = stopped; stopped {
+		s.queue = nil
+		clear(s.queued)
+	}
 }
 
 func (s *spares) stopping() bool {

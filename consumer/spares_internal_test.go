@@ -18,7 +18,7 @@ func TestTimersForSparesDoNotPileUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSpares(Config{}.withDefaults(), nil, view.NewTokens(), view.NewCodes(), nil, nil, nil, nil)
-			s.stop() // a timer that fires does nothing
+			s.stop(true) // a timer that fires does nothing
 			now, set := time.Now(), 0
 			for _, wait := range test.waits {
 				if s.topUpAt("wx1", now.Add(wait)) {

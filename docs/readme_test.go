@@ -138,7 +138,7 @@ func startDev(t *testing.T, command, url string) {
 			return false
 		}
 		defer nc.Close()
-		reply, err := nc.Request("preauth.lookup.wxdev0001", nil, time.Second)
+		reply, err := nc.Request("preauth.lookup.wxdev1", nil, time.Second)
 		return err == nil && preauth.ParseError(reply.Header.Get, reply.Data) == nil
 	})
 }

@@ -23,15 +23,7 @@ func ownServer(t *testing.T, arguments ...string) *database {
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
 		t.Skip("it needs a server of its own, with arguments that TiDB does not take")
 	}
-	s, err := mysqlserver.Start(t.Context(), mysqlserver.Options{Engine: server.Engine(), Arguments: arguments})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	s := startServer(t, mysqlserver.Options{Arguments: arguments})
 	if err := s.CreateDatabase(t.Context(), "preauth"); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +39,23 @@ func ownServer(t *testing.T, arguments ...string) *database {
 	return d
 }
 
-// sessionsDefaults are what a server, or init_connect, may make of a session.
+// startServer starts a server of the engine that all tests use, for one test.
+func startServer(t *testing.T, opts mysqlserver.Options) *mysqlserver.Server {
+	t.Helper()
+	opts.Engine = server.Engine()
+	s, err := mysqlserver.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// sessionDefaults are what a server, or init_connect, may make of a session.
 var sessionDefaults = map[string]string{
 	"nothing":                      "",
 	"autocommit off":               "autocommit = 0",

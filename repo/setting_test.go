@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +150,28 @@ func TestAServerThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+func TestAServerWhoseStorageIsReadOnly(t *testing.T) {
+	// Given a server that was stopped in order, and starts again with a read-only storage engine,
+	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
+		t.Skip("it needs a server of its own, with arguments that TiDB does not take")
+	}
+	dir := t.TempDir()
+	first := startServer(t, mysqlserver.Options{Dir: dir})
+	if err := first.CreateDatabase(within(t), "preauth"); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := open(t, first.DSN("preauth"))
+	if err := errors.Join(r.ApplySchema(within(t)), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again := startServer(t, mysqlserver.Options{Dir: dir, Arguments: []string{"--innodb-read-only=1"}})
+	r, _ = open(t, again.DSN("preauth"))
+	// then it is not ready.
+	if err := r.Check(within(t)); !errors.Is(err, repo.ErrUnavailable) || !says(err, "takes no writes", "primary") {
+		t.Errorf("err = %v", err)
+	}
+}
+
 func TestCheckJudgesWriting(t *testing.T) {
 	d := newDatabase(t)
 	for _, number := range []uint16{1021, 1114, 1290, 1836, 1142, 1290} {
@@ -263,4 +286,21 @@ func TestDurability(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// The server hangs up on a client that is still sending too large a packet, so the packet must not be begun.
+func TestTheLargestFailuresFitIntoAMegabyte(t *testing.T) {
+	d := ownServer(t, "--max-allowed-packet=1M")
+	if err := d.ApplySchema(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	var outcomes []repo.Outcome
+	for i := range 100 {
+		outcomes = append(outcomes, failed(fmt.Sprint("wx", i), at(uint64(i+1)), 1, func(o *repo.Outcome) { o.Failure.ErrMsg = strings.Repeat("z", preauth.MaxBody-1000) }))
+	}
+	for i, result := range d.save(t, outcomes...) {
+		if result.Status != repo.Saved {
+			t.Fatalf("outcome %d: %+v", i, result)
+		}
+	}
 }

@@ -63,6 +63,11 @@ var ErrOtherStreams = errors.New("the database belongs to other streams")
 // out. Call Own before the first write, and again from time to time, as [Repo.Adopt] may give the database
 // to others. Any number of replicas may call it at once. now is the service's clock.
 func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error {
+	// Mostly it is ours already, which needs no lock.
+	found, err := query[StreamSet](ctx, r, "own", "/* repo.owned */ "+selectStreamSet)
+	if err != nil || len(found) > 0 && found[0] == streams {
+		return err
+	}
 	owner, owned, err := r.own(ctx, "own", streams, now, false)
 	if err != nil || !owned || owner.same(streams) {
 		return err
@@ -112,10 +117,12 @@ VALUES (1, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `+onDuplicate, streams.Tokens,
 	return owner, owned, err
 }
 
+const selectStreamSet = "SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1"
+
 // lockOwner locks the row of the set that the database belongs to, and returns false if there is none.
 func lockOwner(ctx context.Context, tx *sqlx.Tx) (owner StreamSet, owned bool, err error) {
 	var rows []StreamSet
-	err = selectIn(ctx, tx, &rows, "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1 FOR UPDATE")
+	err = selectIn(ctx, tx, &rows, "/* repo.owner */ "+selectStreamSet+" FOR UPDATE")
 	if err != nil || len(rows) == 0 {
 		return StreamSet{}, false, err
 	}

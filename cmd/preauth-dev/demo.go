@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,12 +11,148 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/wechat/wechattest"
 )
 
-// demonstrate does what other programs do around the service, until ctx ends: it announces tokens
-// as a token service would, subscribes to codes and failures, and looks up each code.
-func (c sandbox) demonstrate(ctx context.Context, screen *screen, url string, service *consumer.Service) error {
-	for service.Ready() != nil {
+// demo plays the programs around the service: a token service, a subscriber that looks up each
+// code, and a client that claims codes. It shows each code's way as one line.
+type demo struct {
+	screen *screen
+	client *preauth.Client
+	stand  *wechattest.Server
+
+	mu    sync.Mutex
+	ways  map[string]way // of codes that are not saved yet, by component
+	saved map[string]way // of saved codes, by component and revision
+}
+
+// way is what led to a code.
+type way struct {
+	from     string // "token", or the cause of a code that no event asked for
+	began    time.Time
+	failures int
+}
+
+// trace follows the steps of the service. It is called from many goroutines.
+func (d *demo) trace(step consumer.Step) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w := d.ways[step.AppID]
+	switch step.Name {
+	case consumer.StepReceived:
+		w = way{from: "token", began: time.Now()}
+	case consumer.StepIssued:
+		if w.from == "" && (step.Cause == preauth.CauseRenewal || step.Cause == preauth.CauseDemand) {
+			w = way{from: string(step.Cause), began: time.Now()}
+		}
+	case consumer.StepFailed:
+		w.failures++
+	case consumer.StepCommitted:
+		d.saved[key(step.AppID, step.Revision)] = w
+		w = way{}
+	case consumer.StepRepeated:
+		d.screen.event(neutral, step.AppID, "token announced again: its code is still valid")
+		w = way{}
+	case consumer.StepSuperseded:
+		d.screen.event(neutral, step.AppID, "token superseded by a newer one")
+		w = way{}
+	default:
+		return
+	}
+	if d.ways[step.AppID] = w; w == (way{}) {
+		delete(d.ways, step.AppID)
+	}
+}
+
+func key(appid string, revision uint64) string { return fmt.Sprintf("%s/%d", appid, revision) }
+
+// announced looks up a code that was just announced, and shows its way.
+func (d *demo) announced(ctx context.Context, u preauth.Update) {
+	d.mu.Lock()
+	w := d.saved[key(u.AppID, u.Revision)]
+	delete(d.saved, key(u.AppID, u.Revision))
+	d.mu.Unlock()
+	text := "announced"
+	if w.from != "" {
+		text = w.from + " → saved → announced"
+	}
+	if w.failures > 0 {
+		text = w.from + " → no code → saved → announced"
+	}
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := d.client.Lookup(asking, preauth.LookupRequest{AppID: u.AppID, MinRevision: u.Revision})
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		d.screen.event(bad, u.AppID, "%s; %v", text, err)
+	default:
+		d.screen.event(good, u.AppID, "%s → looked up, %d ms", text, time.Since(w.began).Milliseconds())
+	}
+}
+
+// claim claims a code, as a program does that sends a visitor to WeChat, and resolves it, as the
+// program does when WeChat reports that somebody authorized with it.
+func (d *demo) claim(ctx context.Context, appid, visitor string) {
+	began := time.Now()
+	claim, err := d.client.Claim(ctx, preauth.ClaimRequest{AppID: appid, ClaimID: visitor})
+	var resolved preauth.Resolved
+	if err == nil {
+		resolved, err = d.client.Resolve(ctx, claim.PreAuthCode)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		d.screen.event(bad, appid, "claim of %s: %v", visitor, err)
+	default:
+		d.screen.event(other, appid, "claim → %s → resolve: %s, %d ms",
+			claim.PreAuthCode.Hint(), resolved.ClaimID, time.Since(began).Milliseconds())
+	}
+}
+
+// failed shows why a component has no code.
+func (d *demo) failed(msg *nats.Msg) {
+	f, err := preauth.ParseFailure(msg.Data)
+	if err != nil {
+		d.screen.event(bad, "", "failure: %v", err)
+		return
+	}
+	next := "given up"
+	if !f.RetryAt.IsZero() {
+		next = "next call at " + f.RetryAt.Local().Format(time.TimeOnly)
+	}
+	reason, _, _ := strings.Cut(f.ErrMsg, " rid:")
+	d.screen.event(bad, f.AppID, "no code: %s: %s; %s", f.Class, strings.TrimSpace(reason), next)
+}
+
+// announce announces a new token of a component.
+func (d *demo) announce(ctx context.Context, appid string) {
+	token := preauth.NewSecret(fmt.Sprintf("dev_token_%s_%d", appid, time.Now().UnixNano()))
+	if err := d.client.Announce(ctx, preauth.TokenEvent{AppID: appid, Token: token}); err != nil && ctx.Err() == nil {
+		d.screen.event(bad, appid, "token not announced: %v", err)
+	}
+}
+
+// outage is how long WeChat fails. The service tries for up to 4 seconds before it reports a
+// failure.
+const outage = 5 * time.Second
+
+// fail makes WeChat fail for a component.
+func (d *demo) fail(appid string) {
+	ends := time.Now().Add(outage)
+	d.stand.Every(func(call wechattest.Call) wechattest.Fault {
+		if call.AppID == appid && time.Now().Before(ends) {
+			return wechattest.Error(-1, "")
+		}
+		return wechattest.Fault{}
+	})
+}
+
+// run shows what happens until ctx ends. It announces tokens every pace, of one component after the
+// other, and shows a claim and a failure of WeChat in each second round. With a pace of 0 it
+// announces each component's token once.
+func (d *demo) run(ctx context.Context, url string, components int, pace time.Duration, ready func() error) error {
+	for ready() != nil {
 		if !wait(ctx, 20*time.Millisecond) {
 			return nil
 		}
@@ -25,87 +162,46 @@ func (c sandbox) demonstrate(ctx context.Context, screen *screen, url string, se
 		return fmt.Errorf("connecting to NATS: %w", err)
 	}
 	defer nc.Close()
-	client, err := preauth.NewClient(nc)
-	if err != nil {
+	if d.client, err = preauth.NewClient(nc); err != nil {
 		return err
 	}
-	appids := make([]string, c.Components)
-	for i := range appids {
-		appids[i] = fmt.Sprintf("wxdev%04d", i+1)
-	}
-
 	var lookups sync.WaitGroup
 	defer lookups.Wait()
-	updates, err := client.Subscribe(func(u preauth.Update) {
-		screen.step(announced, u.AppID, "revision %d  %s", u.Revision, u.PreAuthCode.Hint())
-		lookups.Go(func() { lookUp(ctx, screen, client, u) })
-	}, func(err error) { screen.step(announced, "", "%v", err) })
+	updates, err := d.client.Subscribe(func(u preauth.Update) {
+		lookups.Go(func() { d.announced(ctx, u) })
+	}, func(err error) { d.screen.event(bad, "", "update: %v", err) })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = updates.Unsubscribe() }()
-	failures, err := nc.Subscribe(preauth.DefaultSubjects().Failed, func(msg *nats.Msg) { showFailure(screen, msg.Data) })
+	failures, err := nc.Subscribe(preauth.DefaultSubjects().Failed, d.failed)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = failures.Unsubscribe() }()
 
-	screen.instructions(url, appids[0], c.pace())
-	for {
-		for _, appid := range appids {
-			token := preauth.NewSecret(fmt.Sprintf("dev_token_%s_%d", appid, time.Now().UnixNano()))
-			err := client.Announce(ctx, preauth.TokenEvent{AppID: appid, Token: token})
-			if err != nil && ctx.Err() == nil {
-				screen.step(received, appid, "not announced: %v", err)
+	appid := func(i int) string { return fmt.Sprintf("wxdev%d", i%components+1) }
+	d.screen.commands(url, appid(0))
+	for i := range components {
+		d.announce(ctx, appid(i))
+	}
+	if pace == 0 {
+		<-ctx.Done()
+	}
+	for half := 1; wait(ctx, pace/2); half++ {
+		switch component := appid(half / 2); half % 4 {
+		case 1:
+			d.claim(ctx, component, fmt.Sprintf("visitor-%d", 100+half/4))
+		case 2:
+			d.announce(ctx, component)
+		case 0:
+			if pace > outage {
+				d.fail(component)
 			}
-		}
-		if c.Every == 0 {
-			<-ctx.Done()
-		}
-		if !wait(ctx, c.Every) {
-			return nil
+			d.announce(ctx, component)
 		}
 	}
-}
-
-// pace says how tokens are announced.
-func (c sandbox) pace() string {
-	pace := "once"
-	if c.Every > 0 {
-		pace = fmt.Sprintf("every %v", c.Every)
-	}
-	if c.Components == 1 {
-		return "a new token of one component " + pace
-	}
-	return fmt.Sprintf("new tokens of %d components %s", c.Components, pace)
-}
-
-// lookUp asks for the code that was just announced.
-func lookUp(ctx context.Context, screen *screen, client *preauth.Client, u preauth.Update) {
-	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	code, err := client.Lookup(asking, preauth.LookupRequest{AppID: u.AppID, MinRevision: u.Revision})
-	switch {
-	case ctx.Err() != nil:
-	case err != nil:
-		screen.step(lookedUp, u.AppID, "%v", err)
-	default:
-		screen.step(lookedUp, u.AppID, "revision %d  %s  valid %v", code.Revision, code.PreAuthCode.Hint(), code.ExpiresIn)
-	}
-}
-
-// showFailure shows why a component got no code.
-func showFailure(screen *screen, body []byte) {
-	f, err := preauth.ParseFailure(body)
-	if err != nil {
-		screen.step(failed, "", "%v", err)
-		return
-	}
-	next := "given up"
-	if !f.RetryAt.IsZero() {
-		next = "tried again at " + f.RetryAt.Local().Format(time.TimeOnly)
-	}
-	screen.step(failed, f.AppID, "%s: %s; %s", f.Class, f.ErrMsg, next)
+	return nil
 }
 
 // wait waits for d or for the end of ctx, and reports whether d is over.

@@ -6,12 +6,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -32,8 +32,8 @@ import (
 // sandbox is the command line, and what it runs.
 type sandbox struct {
 	Components   int           `name:"components" default:"2" range:"1..1000" help:"Number of components whose tokens are announced."`
-	Every        time.Duration `name:"every" default:"20s" range:"0s..24h" help:"Time between two announcements of new tokens. With 0s they are announced once."`
-	CodeLife     time.Duration `name:"code-life" default:"10m" range:"10s..1h" help:"Life of the codes that the stand-in issues. A code is renewed when a quarter of its life is left."`
+	Every        time.Duration `name:"every" default:"20s" range:"0s..24h" help:"Time between two announcements of new tokens, which go to one component after the other. With 0s, each component gets one token, and there are neither claims nor failures to watch."`
+	CodeLife     time.Duration `name:"code-life" default:"40s" range:"10s..1h" help:"Life of the codes that the stand-in issues, so short that you see renewals. WeChat's codes live for 10 minutes or longer. A code is renewed when a quarter of its life is left."`
 	Data         string        `name:"data" placeholder:"DIR" help:"Directory that keeps the state between runs. Without it nothing is kept."`
 	NATSListen   string        `name:"nats-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of NATS. Port 0 means any free port, here and below."`
 	AdminListen  string        `name:"admin-listen" default:"127.0.0.1:0" form:"address" help:"Address of /healthz, /readyz and /metrics."`
@@ -68,31 +68,25 @@ func (c sandbox) Run(ctx context.Context, to app.Stdio) (err error) {
 		}
 	}
 	screen := newScreen(to.Out)
-	screen.paragraph("preauth and everything it needs, on this machine. Ctrl-C stops it.")
+	screen.print("", 0, "preauth and everything it needs, on this machine. Ctrl-C stops it.\n\n")
 	defer func() {
 		if ctx.Err() != nil && err == nil {
-			screen.paragraph("%s", c.left())
+			screen.paragraph(c.left())
 		}
 	}()
 
 	database, err := c.database(ctx, screen)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil // stopped while it was built or started
-		}
-		return err
+		return unlessStopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, database.Close()) }()
-	settings := app.MySQL{DSN: c.dsn(database), Connections: 16}
+	settings := app.MySQL{DSN: cmp.Or(c.DSN, database.DSN(databaseName)), Connections: 16}
 	if err := settings.ApplySchema(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return unlessStopped(ctx, err)
 	}
 	natsServer, err := natsserver.Start(natsserver.Options{
 		Listen: c.NATSListen, StoreDir: c.dir("nats"),
-		Log: func(format string, args ...any) { screen.step("nats", "", format, args...) },
+		Log: func(format string, args ...any) { screen.event(bad, "", format, args...) },
 	})
 	if err != nil {
 		return err
@@ -104,9 +98,10 @@ func (c sandbox) Run(ctx context.Context, to app.Stdio) (err error) {
 		return err
 	}
 	defer stand.Close()
-	screen.row("WeChat", "%s, a stand-in that takes any token", stand.URL())
+	screen.row("WeChat", "%s, a stand-in that accepts any token", stand.URL())
 
-	return c.serve(ctx, screen, app.Service{
+	demo := &demo{screen: screen, stand: stand, ways: map[string]way{}, saved: map[string]way{}}
+	return c.serve(ctx, demo, app.Service{
 		NATS:   app.NATS{URL: natsServer.URL()},
 		MySQL:  settings,
 		WeChat: app.WeChat{URLs: []string{stand.URL()}, Path: wechat.DefaultPath, Timeout: 5 * time.Second, Calls: 64},
@@ -114,9 +109,17 @@ func (c sandbox) Run(ctx context.Context, to app.Stdio) (err error) {
 	})
 }
 
+// unlessStopped returns nil instead of an error that the end of ctx may have caused.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
 // serve runs the service and the demonstration until ctx ends or the service fails.
-func (c sandbox) serve(ctx context.Context, screen *screen, settings app.Service) error {
-	cfg := consumer.Config{Version: app.Version(), Calls: settings.WeChat.Calls, Trace: screen.trace}
+func (c sandbox) serve(ctx context.Context, demo *demo, settings app.Service) error {
+	cfg := consumer.Config{Version: app.Version(), Calls: settings.WeChat.Calls, Trace: demo.trace}
 
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -124,12 +127,11 @@ func (c sandbox) serve(ctx context.Context, screen *screen, settings app.Service
 	var served, shown error
 	running.Go(func() {
 		defer cancel()
-		served = settings.Serve(working, screen.logger(c.Verbose), cfg, func(admin net.Addr, service *consumer.Service) {
-			screen.row("admin", "http://%s/readyz, /healthz and /metrics", admin)
-			screen.row("state", "%s", c.state())
+		served = settings.Serve(working, demo.screen.logger(c.Verbose), cfg, func(admin net.Addr, service *consumer.Service) {
+			demo.screen.row("admin", "http://%s/readyz, /healthz and /metrics", admin)
 			running.Go(func() {
 				defer cancel()
-				shown = c.demonstrate(working, screen, settings.NATS.URL, service)
+				shown = demo.run(working, settings.NATS.URL, c.Components, c.Every, service.Ready)
 			})
 		})
 	})
@@ -173,17 +175,6 @@ func (c sandbox) dir(name string) string {
 	return filepath.Join(c.Data, name)
 }
 
-// state describes where the state is.
-func (c sandbox) state() string {
-	switch {
-	case c.Data != "":
-		return "in " + c.Data + ", kept for the next run"
-	case c.DSN != "":
-		return "in the database, and in " + os.TempDir() + " until the end"
-	}
-	return "in " + os.TempDir() + " until the end"
-}
-
 // left describes what is left after the end.
 func (c sandbox) left() string {
 	switch {
@@ -215,12 +206,4 @@ func (c sandbox) database(ctx context.Context, screen *screen) (*mysqlserver.Ser
 		return nil, errors.Join(err, server.Close())
 	}
 	return server, nil
-}
-
-// dsn returns the DSN for the service.
-func (c sandbox) dsn(server *mysqlserver.Server) string {
-	if c.DSN != "" {
-		return c.DSN
-	}
-	return server.DSN(databaseName)
 }

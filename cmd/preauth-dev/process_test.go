@@ -26,7 +26,7 @@ func TestDevEndsWithItsProcess(t *testing.T) {
 			t.Parallel()
 			temporary := t.TempDir()
 			p := apptest.StartProcess(t, temporary, nil, "--components=1")
-			p.Out.Await(t, `looked up  wxdev0001  revision 1  `)
+			p.Out.Await(t, `wxdev1  token → saved → announced → looked up`)
 			nats := p.Out.Await(t, `nats://(`+address+`)`)[1]
 			if !isChild(t, temporary) {
 				t.Error("no process works in the temporary directory: the test looks for the wrong ones")

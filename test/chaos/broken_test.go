@@ -89,7 +89,7 @@ var brokenBuilds = []struct {
 		name: "min_revision is ignored",
 		replacements: []replacement{
 			{"consumer/lookup.go", " && code.Revision >= request.MinRevision\n", "\n"},
-			{"internal/view/codes.go", "if code.Revision > v.codes[code.AppID].Revision {", "if code.Revision > v.codes[code.AppID].Revision+1 {"},
+			{"internal/view/codes.go", "known == nil || known.Revision < code.Revision {", "known == nil || known.Revision+1 < code.Revision {"},
 		},
 		broken:   []string{"revisions only grow"},
 		duration: 60 * time.Second,
@@ -182,7 +182,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "nothing is retried",
-		replacements: []replacement{{"consumer/service.go", "	taking.Go(func() { s.renewer.run(ctx, workCtx) })\n", ""}},
+		replacements: []replacement{{"consumer/service.go", "		func(ctx context.Context) { s.renewer.run(ctx, workCtx) },\n", ""}},
 		broken:       []string{"the system settles by itself", "always valid"},
 	},
 	{

@@ -2,8 +2,8 @@
 //
 //	go -C deploy/nats/keys run . [-rules ../accounts.conf] [DIR]
 //
-// DIR must not exist yet; without it, the command creates deploy/nats/keys.d. It writes these files for
-// each role:
+// DIR must not exist yet; without it, the command creates deploy/nats/keys.d. It writes these files
+// for each role:
 //
 //	ROLE.nk      the seed of its nkey, for a server with nkeys.conf
 //	ROLE.creds   a JWT with its rights and a seed, for a server with operator.conf
@@ -13,9 +13,9 @@
 //	nkeys.env      the public keys, which nkeys.conf reads from the environment
 //	accounts.conf  the JWTs of the operator and the accounts, which operator.conf includes
 //
-// It also writes the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk for each account. You need
-// them to add users or to change rights. Anybody who has one can make credentials: keep them away from
-// servers and clients. Only their owner can read the files.
+// It also writes the seeds that sign: sign-operator.nk, and sign-ACCOUNT.nk for each account. You
+// need them to add users or to change rights. Anybody who has one can make credentials: keep them
+// away from servers and clients. Only their owner can read the files.
 //
 // It is a module of its own, because the service needs neither JWTs nor the parser of nats-server.
 package main
