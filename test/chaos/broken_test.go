@@ -105,7 +105,7 @@ var brokenBuilds = []struct {
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
 			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
-			{"repo/claim.go", "case rows == 1:", "case err == nil:"},
+			{"repo/claim.go", "case rows == 1:", "case err == nil && rows >= 0:"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
@@ -141,7 +141,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a token announced again costs a call",
 		replacements: []replacement{{
-			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case false:",
+			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case current != nil && false:",
 		}, {
 			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
@@ -238,6 +238,28 @@ func TestTextsOfBrokenBuilds(t *testing.T) {
 	for _, b := range brokenBuilds {
 		t.Run(b.name, func(t *testing.T) {
 			if _, err := overlay(root, b.replacements); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestBrokenBuildsCompile makes sure that the packages with replaced texts still compile.
+func TestBrokenBuildsCompile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles every broken build")
+	}
+	root, err := system.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range brokenBuilds {
+		t.Run(b.name, func(t *testing.T) {
+			texts, err := overlay(root, b.replacements)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := system.Compile(t.Context(), t.TempDir(), texts); err != nil {
 				t.Error(err)
 			}
 		})

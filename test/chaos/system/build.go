@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -30,6 +32,26 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 		return programs, err
 	}
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
+}
+
+// Compile compiles the packages of the files in overlay, without linking a program. dir takes files of
+// its own.
+func Compile(ctx context.Context, dir string, overlay map[string]string) error {
+	root, err := Root(ctx)
+	if err != nil {
+		return err
+	}
+	name, err := writeOverlay(dir, root, overlay)
+	if err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
+	packages := []string{}
+	for file := range overlay {
+		if p := "./" + path.Dir(file); !slices.Contains(packages, p) {
+			packages = append(packages, p)
+		}
+	}
+	return goIn(ctx, root, append([]string{"build", "-overlay", name}, packages...)...)
 }
 
 // Root returns the directory of the project that the harness belongs to. The working directory must be
