@@ -16,8 +16,8 @@ import (
 	"preauth/repo"
 )
 
-// ownServer starts a server for one test, with more arguments, and a database on it. It has a user who may
-// not do everything: init_connect and read_only pass over those who may.
+// ownServer starts a server for one test, with more arguments, and a database on it. It has a user
+// who may not do everything: init_connect and read_only pass over those who may.
 func ownServer(t *testing.T, arguments ...string) *database {
 	t.Helper()
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
@@ -72,8 +72,8 @@ var sessionDefaults = map[string]string{
 	"no wait for locks":            "innodb_lock_wait_timeout = 1",
 }
 
-// Whatever a session is by default, what the service is told that it committed is committed, once, as it was
-// given.
+// Whatever a session is by default, what the service is told that it committed is committed, once,
+// as it was given.
 func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 	d := ownServer(t)
 	if err := d.ApplySchema(t.Context()); err != nil {
@@ -117,7 +117,8 @@ func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 	}
 }
 
-// keepsPromises uses the database by new connections, with each kind of DSN, and looks at what is left by others.
+// keepsPromises uses the database by new connections, with each kind of DSN, and looks at what is
+// left by others.
 func (d *database) keepsPromises(t *testing.T) {
 	t.Helper()
 	for _, parameters := range []string{"", "?parseTime=true&loc=UTC&charset=utf8mb4", "?compress=true&readTimeout=5s", "?tls=preferred"} {

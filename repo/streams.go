@@ -10,15 +10,16 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// StreamSet names the streams of a service. Their creation is no part of it: a stream that is deleted and
-// created again belongs to the same set.
+// StreamSet names the streams of a service. Their creation is no part of it: a stream that is
+// deleted and created again belongs to the same set.
 type StreamSet struct {
 	// Tokens, Updates and Failures are the names of the streams, up to 255 characters.
 	Tokens   string `db:"token_stream"`
 	Updates  string `db:"update_stream"`
 	Failures string `db:"failure_stream"`
-	// Account is the NATS account that the streams are in, up to 255 characters in any form that is the same
-	// on all replicas. It is "" where it cannot be told, and then counts as the same as any.
+	// Account is the NATS account that the streams are in, up to 255 characters in any form that is
+	// the same on all replicas. It is "" where it cannot be told, and then counts as the same as
+	// any.
 	Account string `db:"account"`
 }
 
@@ -58,10 +59,11 @@ func isName(text string) bool {
 // ErrOtherStreams means that the database belongs to another set of streams.
 var ErrOtherStreams = errors.New("the database belongs to other streams")
 
-// Own records that the database belongs to the streams, if it belongs to none yet, and otherwise checks
-// that it belongs to them. The error is [ErrOtherStreams] if it does not; it names both sets and the way
-// out. Call Own before the first write, and again from time to time, as [Repo.Adopt] may give the database
-// to others. Any number of replicas may call it at once. now is the service's clock.
+// Own records that the database belongs to the streams, if it belongs to none yet, and otherwise
+// checks that it belongs to them. The error is [ErrOtherStreams] if it does not; it names both sets
+// and the way out. Call Own before the first write, and again from time to time, as [Repo.Adopt]
+// may give the database to others. Any number of replicas may call it at once. now is the service's
+// clock.
 func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error {
 	// Mostly it is ours already, which needs no lock.
 	found, err := query[StreamSet](ctx, r, "own", "/* repo.owned */ "+selectStreamSet)
@@ -76,8 +78,9 @@ func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error 
 		"or run `preauth schema adopt` to move this one", ErrOtherStreams, owner, streams)
 }
 
-// Adopt gives the database to the streams, whichever it belonged to, and returns those: the zero StreamSet
-// if it belonged to none. Services with other streams fail at their next [Repo.Own], so stop them before.
+// Adopt gives the database to the streams, whichever it belonged to, and returns those: the zero
+// StreamSet if it belonged to none. Services with other streams fail at their next [Repo.Own], so
+// stop them before.
 func (r *Repo) Adopt(ctx context.Context, streams StreamSet, now time.Time) (before StreamSet, err error) {
 	before, _, err = r.own(ctx, "adopt", streams, now, true)
 	return before, err
@@ -119,7 +122,8 @@ VALUES (1, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `+onDuplicate, streams.Tokens,
 
 const selectStreamSet = "SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1"
 
-// lockOwner locks the row of the set that the database belongs to, and returns false if there is none.
+// lockOwner locks the row of the set that the database belongs to, and returns false if there is
+// none.
 func lockOwner(ctx context.Context, tx *sqlx.Tx) (owner StreamSet, owned bool, err error) {
 	var rows []StreamSet
 	err = selectIn(ctx, tx, &rows, "/* repo.owner */ "+selectStreamSet+" FOR UPDATE")
