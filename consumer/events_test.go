@@ -530,7 +530,7 @@ func TestRenewalAheadOfExpiry(t *testing.T) {
 	r.await(consumer.StepCommitted, "wx1", 2)
 }
 
-func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
+func TestCodeOfAnExpiredTokenIsNotRenewed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 40 * time.Minute, Now: c.Now})
 	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
