@@ -134,8 +134,8 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		case err != nil && !errors.Is(err, errDuplicate):
 			return Claim{}, err
 		}
-		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or by the
-		// first try of this UPDATE, if its answer was lost.
+		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or
+		// by the first try of this UPDATE, if its answer was lost.
 	}
 	return Claim{}, fmt.Errorf("repo: claim: %w: %w", ErrUnavailable, errRaces)
 }

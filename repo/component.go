@@ -18,7 +18,8 @@ type Component struct {
 	Token Token
 	// Attempts counts the failed calls of WeChat since the last code.
 	Attempts int
-	// DueAt is when to work on the component next. The zero time means: not before a newer token comes.
+	// DueAt is when to work on the component next. The zero time means: not before a newer token
+	// comes.
 	DueAt time.Time
 	// Failure is the last failure, nil after a success.
 	Failure *preauth.Failure
