@@ -33,6 +33,7 @@ var grants = []string{
 	"GRANT SELECT, INSERT, UPDATE ON preauth.component TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.pre_auth_code TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.outbox TO 'preauth'@'%'",
+	"GRANT SELECT, INSERT, UPDATE ON preauth.stream_set TO 'preauth'@'%'",
 }
 
 // startMySQL starts a server with the schema, and the least user that the service can do with.
