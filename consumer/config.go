@@ -173,7 +173,7 @@ func (c Config) Check() error {
 		}
 		for other, o := range subjects {
 			if name != other && (s == o || strings.HasPrefix(o, s+".")) {
-				refuse("the %s subject %q covers the %s subject %q: choose subjects of which none begins with another", name, s, other, o)
+				refuse("the %s subject %q covers the %s subject %q: choose subjects that do not overlap", name, s, other, o)
 			}
 		}
 	}

@@ -12,8 +12,9 @@ import (
 	"preauth/repo"
 )
 
-// ownership knows whether the database belongs to this service's streams. Two services with streams of
-// their own would break each other on one database, so nothing works on it before that is certain.
+// ownership knows whether the database belongs to this service's streams. Two services with streams
+// of their own would break each other on one database, so nothing works on it before that is
+// certain.
 type ownership struct {
 	cfg    Config
 	nc     *nats.Conn

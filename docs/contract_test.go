@@ -342,8 +342,8 @@ func TestErrorsOfTheContract(t *testing.T) {
 	t.Run("when the time is over", func(t *testing.T) { checkErrors(t, time.Second, true) })
 }
 
-// checkErrors provokes the errors that are answered at once, or else (late) those that are answered when
-// the request's time is over.
+// checkErrors provokes the errors that are answered at once, or else (late) those that are answered
+// when the request's time is over.
 func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 	t.Helper()
 	var now clock
