@@ -1,16 +1,16 @@
-// Command devdb is a MySQL-protocol server for development and tests on a machine that has none:
-// TiDB with its built-in single-process store, in Go alone, without cgo.
+// Command devdb is a MySQL-protocol server for development and tests on a machine without MariaDB and
+// MySQL. It is TiDB with its built-in single-process store, pure Go without cgo.
 //
-// It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own
-// because TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must
-// not carry. "go -C test/devdb install" builds it, and package preauth/internal/mysqlserver starts
-// it as a child process; nothing else needs it. It is no server for production: there is one copy
-// of the data, and one user, root, without a password.
+// It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own because
+// TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must not carry.
+// "go -C test/devdb install" builds it. Package preauth/internal/mysqlserver starts it as a child
+// process. It is not for production: it keeps one copy of the data, and has one user, root, without a
+// password.
 //
-// On standard output it prints one line, "devdb: ready on 127.0.0.1:PORT", once it takes
-// connections. It lives as long as its standard input: the parent holds the other end of a pipe, so
-// that devdb ends even when the parent is killed. SIGTERM and SIGINT end it as well. The data
-// survives kill -9. SELECT @@datadir tells the directory, by which a parent knows its own server.
+// Once it accepts connections, it prints one line on standard output: "devdb: ready on
+// 127.0.0.1:PORT". It exits when its standard input ends: the parent holds the other end of a pipe, so
+// devdb exits even if the parent is killed. It also exits on SIGTERM and SIGINT. The data survives
+// kill -9. SELECT @@datadir returns the directory, so that a parent recognises its own server.
 package main
 
 import (
@@ -42,9 +42,9 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:0", "`address` to listen on; port 0 takes a free one")
-	data := flag.String("data", "", "`directory` that keeps the data, made if missing (required)")
-	logLevel := flag.String("log-level", "error", "least `level` that is logged: debug, info, warn, error or fatal")
+	listen := flag.String("listen", "127.0.0.1:0", "`address` to listen on; port 0 picks a free port")
+	data := flag.String("data", "", "`directory` for the data, created if missing (required)")
+	logLevel := flag.String("log-level", "error", "lowest `level` to log: debug, info, warn, error or fatal")
 	flag.Parse()
 	if err := run(*listen, *data, *logLevel); err != nil {
 		fmt.Fprintln(os.Stderr, "devdb:", err)
@@ -53,7 +53,7 @@ func main() {
 }
 
 func run(listen, data, logLevel string) error {
-	// TiDB logs to standard output, which is for the line that says ready.
+	// TiDB logs to standard output, which is reserved for the ready line.
 	out := os.Stdout
 	os.Stdout = os.Stderr
 	stop := stopped()
@@ -74,7 +74,7 @@ func run(listen, data, logLevel string) error {
 	if err != nil {
 		return fmt.Errorf("open the data in %s: %w", data, err)
 	}
-	// The name says tests, but this is just what makes TiDB take port 0 and tell when it listens.
+	// Despite the name, all this does is make TiDB accept port 0 and tell when it listens.
 	server.RunInGoTest = true
 	server.RunInGoTestChan = make(chan struct{})
 	srv, err := server.NewServer(config.GetGlobalConfig(), server.NewTiDBDriver(storage))
@@ -98,9 +98,9 @@ func run(listen, data, logLevel string) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-stop:
 	}
-	// Whatever takes longer than this is cut short: what was acknowledged is in the files already.
+	// A shutdown that takes longer is cut short. Acknowledged writes are in the files already.
 	time.AfterFunc(10*time.Second, func() {
-		fmt.Fprintln(os.Stderr, "devdb: gave up closing in good order")
+		fmt.Fprintln(os.Stderr, "devdb: closing took too long, exiting")
 		os.Exit(1)
 	})
 	srv.Close()
@@ -110,7 +110,7 @@ func run(listen, data, logLevel string) error {
 	return storage.Close()
 }
 
-// stopped returns a channel that is closed when the parent is gone or a signal asks to stop.
+// stopped returns a channel that is closed when the parent is gone or a signal arrives.
 func stopped() <-chan struct{} {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	go func() {
@@ -128,10 +128,10 @@ func configure(listen, data, logLevel string) error {
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil {
-		return fmt.Errorf("-listen: port %q is not a number up to 65535", portText)
+		return fmt.Errorf("-listen: port %q must be a number from 0 to 65535", portText)
 	}
 
-	// Temporary files, those that a killed predecessor left too, are inside the data directory.
+	// Temporary files are kept in the data directory, so that those of a killed predecessor are removed.
 	temp := filepath.Join(data, "tmp")
 	if err := cmp.Or(os.RemoveAll(temp), os.MkdirAll(temp, 0o700), os.Setenv("TMPDIR", temp)); err != nil {
 		return err
@@ -146,7 +146,7 @@ func configure(listen, data, logLevel string) error {
 		c.Log.SlowQueryFile = filepath.Join(temp, "slow.log")
 		c.Log.EnableSlowLog.Store(false)
 		c.Instance.EnableSlowLog.Store(false)
-		// Otherwise a single statement outside a transaction takes no lock and fails on a conflict.
+		// Without it, a statement outside a transaction takes no locks and fails on a conflict.
 		c.PessimisticTxn.PessimisticAutoCommit.Store(true)
 		c.Performance.RunAutoAnalyze = false
 		c.Performance.ForceInitStats = false
@@ -155,7 +155,7 @@ func configure(listen, data, logLevel string) error {
 	return logutil.InitLogger(config.GetGlobalConfig().Log.ToLogConfig())
 }
 
-// open opens the store, made if missing, and brings its system tables up to date.
+// open opens the store, which it creates if missing, and upgrades its system tables.
 func open(path string) (kv.Storage, *domain.Domain, error) {
 	storage, err := mockstore.NewMockStore(mockstore.WithStoreType(mockstore.EmbedUnistore), mockstore.WithPath(path))
 	if err != nil {
