@@ -176,7 +176,7 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 		}
 	}
 	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.RequestTimeout = c.Now, time.Second })
-	w.eventually("look-ups from memory", func() bool {
+	w.eventually("look-ups are answered from memory", func() bool {
 		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
 		return err == nil
 	})

@@ -275,15 +275,15 @@ func TestClaimsThatCannotBeServed(t *testing.T) {
 		code          int
 		says          string
 	}{
-		"never seen":           {"preauth.claim.wx2", "", 404, "no token event"},
-		"no component":         {"preauth.claim", "", 400, "component_appid is missing"},
-		"impossible component": {"preauth.claim.a.b", "", 400, "component_appid must be"},
-		"claim_id too long":    {"preauth.claim.wx1", `{"claim_id":"` + long + `"}`, 400, "claim_id has 200 characters"},
-		"control character":    {"preauth.claim.wx1", `{"reference":"a\u0000b"}`, 400, "reference must be UTF-8 without control characters"},
-		"min_ttl":              {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
-		"quota":                {"preauth.claim.wx1", `{}`, 503, "no valid code"},
-		"no code to resolve":   {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
-		"unknown code":         {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
+		"never seen":         {"preauth.claim.wx2", "", 404, "no token event"},
+		"no component":       {"preauth.claim", "", 400, "component_appid is missing"},
+		"invalid component":  {"preauth.claim.a.b", "", 400, "component_appid must be"},
+		"claim_id too long":  {"preauth.claim.wx1", `{"claim_id":"` + long + `"}`, 400, "claim_id has 200 characters"},
+		"control character":  {"preauth.claim.wx1", `{"reference":"a\u0000b"}`, 400, "reference must be UTF-8 without control characters"},
+		"min_ttl":            {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
+		"quota":              {"preauth.claim.wx1", `{}`, 503, "no valid code"},
+		"no code to resolve": {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
+		"unknown code":       {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -119,7 +119,7 @@ func TestShutdownWhileNATSIsAway(t *testing.T) {
 			return
 		}
 	}
-	t.Error("Run waits for the reader")
+	t.Error("Run waited for the reader each time")
 }
 
 func timeToStopWhileNATSIsAway(t *testing.T) time.Duration {

@@ -209,7 +209,7 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 			w.restartNATS()
 			r = c.then(w, r.ready()).ready()
 			if !w.tokenStream().CachedInfo().Created.Equal(created) {
-				t.Fatal("the stream is another one")
+				t.Fatal("the stream is not the same one")
 			}
 			newest := w.token("newest")
 			if sequence := w.announce("wx1", newest); sequence > last {
@@ -242,7 +242,7 @@ func TestStreamOfAnotherOwnerThatCannotServeIsRefused(t *testing.T) {
 			jetstream.StreamConfig{Name: "OTHERS", Subjects: []string{"component.>"}, Retention: jetstream.InterestPolicy},
 			"retention must be limits",
 		},
-		"the right name without the subjects": {
+		"right name, wrong subjects": {
 			jetstream.StreamConfig{Name: "COMPONENT_TOKENS", Subjects: []string{"something.else"}},
 			"does not take the subjects",
 		},

@@ -363,7 +363,7 @@ func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	w.settled(r, "wx1")
 	r.ready()
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one for the token and one for the renewal", n)
+		t.Errorf("%d calls, want 1 for the token and 1 for the renewal", n)
 	}
 }
 
