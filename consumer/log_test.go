@@ -45,12 +45,14 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 					w.t.Fatal(err)
 				}
 			},
-			nil, "outbox not swept", []string{"MySQL away", "not ready", "MySQL still away", "MySQL back", "ready"},
+			nil, "outbox not swept",
+			[]string{"MySQL away", "not ready", "MySQL still away", "MySQL back", "ready"},
 		},
 		{
 			"NATS",
 			func(w *world, _, _ func() error) { w.stopNATS() },
-			(*world).restartNATS, "", []string{"not ready", "ready"}, // the command logs the connection
+			(*world).restartNATS, "",
+			[]string{"not ready", "ready"}, // the command logs the connection
 		},
 		{
 			"WeChat",
@@ -58,7 +60,8 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 				w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.HTTPStatus(502) })
 			},
 			func(w *world) { w.wechat.Every(nil) },
-			`"msg":"no code"`, []string{"WeChat away", "WeChat still away", "WeChat back"},
+			`"msg":"no code"`,
+			[]string{"WeChat away", "WeChat still away", "WeChat back"},
 		},
 	} {
 		t.Run(part.name, func(t *testing.T) {
