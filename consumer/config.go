@@ -12,8 +12,8 @@ import (
 	"preauth"
 )
 
-// ErrConfig is wrapped by every error about an impossible [Config].
-var ErrConfig = errors.New("impossible setting")
+// ErrConfig is wrapped by every error about an invalid [Config].
+var ErrConfig = errors.New("invalid setting")
 
 // Config are the settings of a [Service]. The zero value of a field means its default.
 type Config struct {

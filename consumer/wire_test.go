@@ -140,6 +140,7 @@ func messageName(subject, body string) string {
 		{"$JS.API.STREAM.CREATE.COMPONENT_TOKENS", "", "create token stream"},
 		{"$JS.API.STREAM.CREATE.PREAUTH_FAILED", "", "create failure stream"},
 		{"$JS.API.STREAM.CREATE.PREAUTH", "", "create update stream"},
+		{"$SYS.REQ.USER.INFO", "", "ask for the account"},
 		{"$JS.API.STREAM.NAMES", "", "find token stream"},
 		{"$JS.API.STREAM.INFO.", "", "look at stream"},
 		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.preauth-", "", "create durable"},

@@ -92,8 +92,8 @@ func remedy(err error) string {
 }
 
 // readOnly holds the numbers of the errors of a server, a transaction or a table that takes no
-// writes.
-var readOnly = []uint16{1290, 1792, 1836, 1036}
+// writes. 1015 is what MySQL says with innodb_read_only.
+var readOnly = []uint16{1290, 1792, 1836, 1036, 1015}
 
 // isPacketTooLarge reports whether a statement is larger than the server's max_allowed_packet. The
 // driver knows the limit and may say so itself, or send the arguments one by one, for which the

@@ -18,25 +18,24 @@ import (
 type Outcome struct {
 	// AppID is the component_appid, "" only for a bad event that names no valid one.
 	AppID string
-	// Token is the token that was worked on. Its zero value means a bad event: the Failure goes
-	// into the outbox, and no component changes.
+	// Token is the token that was worked on. Its zero value means a bad event: the Failure goes into
+	// the outbox, and no component changes.
 	Token Token
 	// Cause is why the token was worked on.
 	Cause   preauth.Cause
 	Code    *Code
 	Failure *preauth.Failure
-	// DueAt is when to work on the component next. The zero time means: not before a newer token
-	// comes.
+	// DueAt is when to work on the component next. The zero time means: not before a newer token comes.
 	DueAt time.Time
 	// At is when the outcome was produced, by the service's clock.
 	At time.Time
-	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so
-	// that revisions keep growing after the database was restored from a backup. If Code is the
-	// current code already, it gets a higher revision too, and is announced again.
+	// MinRevision is the highest revision known to be announced. A new code gets a higher one, so that
+	// revisions keep growing after the database was restored from a backup. If Code is the current code
+	// already, it gets a higher revision too, and is announced again.
 	MinRevision uint64
-	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must
-	// be the same when the same outcome is saved again. A failure with an empty one is recorded in
-	// the component's row and not announced; a bad event must have one.
+	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must be
+	// the same when the same outcome is saved again. A failure with an empty one is recorded in the
+	// component's row and not announced; a bad event must have one.
 	FailureID string
 }
 
@@ -46,8 +45,8 @@ type Status string
 const (
 	// Saved means that the outcome is committed, by this call or an earlier one.
 	Saved Status = "saved"
-	// Superseded means that nothing was written, because the component is up to date with this
-	// event or a newer one.
+	// Superseded means that nothing was written, because the component is up to date with this event or
+	// a newer one.
 	Superseded Status = "superseded"
 	// Refused means that nothing was written and never can be: see [Result.Err]. The other outcomes of
 	// the call are not affected.
@@ -60,8 +59,7 @@ type Result struct {
 	// Announcement is to be published now, and then deleted from the outbox. It is nil if there is
 	// nothing to publish, or a later outcome of the same call has replaced the code.
 	Announcement *Announcement
-	// Revision is that of the outcome's code, or else of the component's newest code, 0 if it has
-	// none.
+	// Revision is that of the outcome's code, or else of the component's newest code, 0 if it has none.
 	Revision uint64
 	// Err is what is wrong with a Refused outcome, such as [ErrKnownCode]. It holds no code.
 	Err error

@@ -11,8 +11,8 @@ import (
 // Position is the place of a token event in the order of all token events. Times are in UTC, and
 // compared to the microsecond, which is what the database keeps.
 type Position struct {
-	// Stream and StreamCreated identify the stream. A stream that was deleted and created again
-	// under its old name is another stream.
+	// Stream and StreamCreated identify the stream. A stream that was deleted and created again under
+	// its old name is another stream.
 	Stream        string
 	StreamCreated time.Time
 	// Sequence is the event's sequence in the stream.

@@ -12,7 +12,8 @@
 //     once.
 //
 // It waits for nothing but the database, takes times from the caller, stores no
-// component_access_token, and puts no code and no part of a DSN into an error.
+// component_access_token, and puts no code, and of a DSN only the names of parameters, into an
+// error.
 //
 // The statements are the same for MySQL 8, MariaDB 10.6 and TiDB. Each begins with its name in a
 // comment, such as /* repo.lock */. SHOW PROCESSLIST shows it, and tests use it to make one

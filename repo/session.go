@@ -29,8 +29,8 @@ var sessionVariables = []variable{
 	{"sql_mode", "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"}, // a value that is too long is refused, not truncated
 	{"time_zone", "+00:00"},
 	{"unique_checks", "ON"}, // without it InnoDB may skip unique keys
-	// A statement's wait for a row lock, in seconds. Rows are locked for milliseconds. The wait
-	// must end before readTimeout, or the server would wait on for a client that gave up.
+	// A statement's wait for a row lock, in seconds. Rows are locked for milliseconds. The wait must
+	// end before readTimeout, or the server would wait on for a client that gave up.
 	{"innodb_lock_wait_timeout", "5"},
 	{"wait_timeout", strconv.Itoa(int(idleTimeout / time.Second))},
 }

@@ -134,8 +134,8 @@ func TestAServerThatTakesNoWrites(t *testing.T) {
 					t.Errorf("%s: %v", what, err)
 				}
 			}
-			// Once the server takes writes again, or the address leads to another one, the next
-			// call gets there.
+			// Once the server takes writes again, or the address leads to another one, the next call gets
+			// there.
 			d.exec(t, "SET GLOBAL read_only = 0")
 			d.faults.Operations()
 			if err := d.Check(within(t)); err != nil {

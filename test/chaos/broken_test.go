@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,17 +12,18 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// replacement is a text of a source file and what stands in its place in a broken build.
+// replacement is a text of a source file, which it must hold once, and the text in its place in a broken
+// build.
 type replacement struct{ file, text, by string }
 
-// brokenBuilds are builds of the service that break a promise, each in the way of a mistake that a programmer
-// could make.
+// brokenBuilds are builds of the service that break a promise, each by a mistake that a programmer could
+// make.
 var brokenBuilds = []struct {
 	name         string
 	replacements []replacement
-	// broken are promises of which one at least has to be found broken.
+	// broken are promises. The checker must find at least one of them broken.
 	broken []string
-	// duration is that of the faults.
+	// duration is how long faults come, if not the usual time.
 	duration time.Duration
 }{
 	{
@@ -33,14 +35,14 @@ var brokenBuilds = []struct {
 		duration: 60 * time.Second,
 	},
 	{
-		name: "a bad event is passed over",
+		name: "a bad event is ignored",
 		replacements: []replacement{{
 			"consumer/event.go", "w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "w.acknowledged(step, msg.Ack())",
 		}},
 		broken: []string{"nothing lost"},
 	},
 	{
-		name: "nothing compares events",
+		name: "events are not compared",
 		replacements: []replacement{
 			{"consumer/event.go", "case !token.Position.After(known.Token.Position):", "case false:"},
 			{"internal/view/tokens.go", "return ok && (first.After(position) || position.After(first) && token.Position.After(position))", "return ok && first.Sequence == 0"},
@@ -77,14 +79,14 @@ var brokenBuilds = []struct {
 		duration:     75 * time.Second,
 	},
 	{
-		name:         "min_ttl is passed over",
+		name:         "min_ttl is ignored",
 		replacements: []replacement{{"consumer/lookup.go", "return left > 0 && left >= request.MinTTL &&", "return left > 0 &&"}},
 		broken:       []string{"no expired code"},
 		duration:     60 * time.Second,
 	},
 	{
-		// A view that misses something is no fault: min_revision is there for that.
-		name: "min_revision is passed over",
+		// A view may lag behind: that is what min_revision is for. So the view has to be broken too.
+		name: "min_revision is ignored",
 		replacements: []replacement{
 			{"consumer/lookup.go", " && code.Revision >= request.MinRevision\n", "\n"},
 			{"internal/view/codes.go", "known == nil || known.Revision < code.Revision {", "known == nil || known.Revision+1 < code.Revision {"},
@@ -103,7 +105,7 @@ var brokenBuilds = []struct {
 		name: "a spare is given to a claim and not always marked",
 		replacements: []replacement{
 			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
-			{"repo/claim.go", "case rows == 1:", "case err == nil:"},
+			{"repo/claim.go", "case rows == 1:", "case err == nil && rows >= 0:"},
 		},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
@@ -132,14 +134,14 @@ var brokenBuilds = []struct {
 		duration:     40 * time.Second,
 	},
 	{
-		name:         "what was claimed is resolved to nothing",
+		name:         "a claimed code resolves to nothing",
 		replacements: []replacement{{"repo/claim.go", `WHERE code = ? AND cause = ?"`, `WHERE code = ? AND cause <> ?"`}},
 		broken:       []string{"resolve agrees"},
 	},
 	{
 		name: "a token announced again costs a call",
 		replacements: []replacement{{
-			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case false:",
+			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case current != nil && false:",
 		}, {
 			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
@@ -153,7 +155,7 @@ var brokenBuilds = []struct {
 		duration:     45 * time.Second,
 	},
 	{
-		name:         "spares are made without end",
+		name:         "spares are made without limit",
 		replacements: []replacement{{"consumer/spares.go", "for range s.perComponent - have[appid] {", "for range 100 - have[appid] {"}},
 		broken:       []string{"frugal"},
 	},
@@ -179,7 +181,7 @@ var brokenBuilds = []struct {
 		broken: []string{"silent about secrets"},
 	},
 	{
-		name:         "nothing is tried again",
+		name:         "nothing is retried",
 		replacements: []replacement{{"consumer/service.go", "		func(ctx context.Context) { s.renewer.run(ctx, workCtx) },\n", ""}},
 		broken:       []string{"the system settles by itself", "always valid"},
 	},
@@ -192,19 +194,24 @@ var brokenBuilds = []struct {
 	},
 }
 
-// TestBrokenBuildsAreFound runs a campaign against each broken build, of which the checker has to find what is
-// broken.
+// TestBrokenBuildsAreFound runs a campaign against each broken build. The checker must find the breach.
 func TestBrokenBuildsAreFound(t *testing.T) {
 	if !*broken {
 		t.Skip("takes half an hour: ask for it with -broken")
+	}
+	root, err := system.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, b := range brokenBuilds {
 		t.Run(b.name, func(t *testing.T) {
 			c := newCampaign(t, *seed)
 			defer os.RemoveAll(c.dir)
-			c.overlay = overlay(t, b.replacements)
+			if c.overlay, err = overlay(root, b.replacements); err != nil {
+				t.Fatal(err)
+			}
 			c.duration = max(b.duration, 25*time.Second)
-			c.settleTime = 30 * time.Second // a sound build needs no more of it by far
+			c.settleTime = 30 * time.Second // far more than a sound build needs
 			out, err := c.run(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -215,39 +222,87 @@ func TestBrokenBuildsAreFound(t *testing.T) {
 			}
 			t.Logf("seed %d: %q", c.seed, found)
 			if !slices.ContainsFunc(b.broken, func(promise string) bool { return found[promise] != "" }) {
-				t.Errorf("none of %q was found broken", b.broken)
+				t.Errorf("the checker found none of %q broken", b.broken)
 			}
 		})
 	}
 }
 
-// TestBrokenBuildsAreOfTheseSources makes sure that each replacement still finds its text.
-func TestBrokenBuildsAreOfTheseSources(t *testing.T) {
-	for _, b := range brokenBuilds {
-		overlay(t, b.replacements)
-	}
-}
-
-// overlay returns the source files with the replacements made.
-func overlay(t *testing.T, replacements []replacement) map[string]string {
-	t.Helper()
+// TestTextsOfBrokenBuilds makes sure that every replacement still finds its text. It starts no server:
+// run it after each change of the service.
+func TestTextsOfBrokenBuilds(t *testing.T) {
 	root, err := system.Root(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	texts := map[string]string{}
-	for _, r := range replacements {
-		if texts[r.file] == "" {
-			text, err := os.ReadFile(filepath.Join(root, r.file))
+	for _, b := range brokenBuilds {
+		t.Run(b.name, func(t *testing.T) {
+			if _, err := overlay(root, b.replacements); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestBrokenBuildsCompile makes sure that the packages with replaced texts still compile.
+func TestBrokenBuildsCompile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles every broken build")
+	}
+	root, err := system.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range brokenBuilds {
+		t.Run(b.name, func(t *testing.T) {
+			texts, err := overlay(root, b.replacements)
 			if err != nil {
 				t.Fatal(err)
 			}
-			texts[r.file] = string(text)
-		}
-		if !strings.Contains(texts[r.file], r.text) {
-			t.Fatalf("%s has no %q any more: say anew how to break it", r.file, r.text)
-		}
-		texts[r.file] = strings.ReplaceAll(texts[r.file], r.text, r.by)
+			if err := system.Compile(t.Context(), t.TempDir(), texts); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	return texts
+}
+
+// TestReplacedTextsOccurOnce shows that a replacement whose text is gone or no longer unique fails.
+func TestReplacedTextsOccurOnce(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "a.go"), []byte("once twice twice"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replaced, err := overlay(root, []replacement{{"a.go", "once", "first"}, {"a.go", "first", "1st"}})
+	if err != nil || replaced["a.go"] != "1st twice twice" {
+		t.Errorf("got %q, %v", replaced, err)
+	}
+	for _, text := range []string{"never", "twice"} {
+		if replaced, err := overlay(root, []replacement{{"a.go", text, ""}}); err == nil {
+			t.Errorf("%s: got %q and no error", text, replaced)
+		}
+	}
+	if _, err := overlay(root, []replacement{{"b.go", "once", ""}}); err == nil {
+		t.Error("a missing file gives no error")
+	}
+}
+
+// overlay returns the source files below root with the replacements made. It fails unless each text
+// occurs exactly once.
+func overlay(root string, replacements []replacement) (map[string]string, error) {
+	texts := map[string]string{}
+	for _, r := range replacements {
+		text, ok := texts[r.file]
+		if !ok {
+			content, err := os.ReadFile(filepath.Join(root, r.file))
+			if err != nil {
+				return nil, err
+			}
+			text = string(content)
+		}
+		if n := strings.Count(text, r.text); n != 1 {
+			return nil, fmt.Errorf("%s holds %q %d times instead of once: change the replacement so that it breaks the promise in the new code", r.file, r.text, n)
+		}
+		texts[r.file] = strings.Replace(text, r.text, r.by, 1)
+	}
+	return texts, nil
 }

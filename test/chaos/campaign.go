@@ -13,12 +13,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/mysqlserver"
 	"preauth/test/chaos/check"
 	"preauth/test/chaos/history"
 	"preauth/test/chaos/nemesis"
 	"preauth/test/chaos/system"
 	"preauth/test/chaos/workload"
-	"preauth/internal/mysqlserver"
 )
 
 // campaign is one run: a system, clients, faults and a verdict.
@@ -30,16 +30,16 @@ type campaign struct {
 	components  int
 	engine      mysqlserver.Engine
 	maxSkew     time.Duration
-	// settleTime is in what time the system has to settle.
+	// settleTime is how long the system may take to settle.
 	settleTime time.Duration
-	// overlay replaces source files of the service, see [system.Build].
+	// overlay replaces source files of the service: see [system.Build].
 	overlay map[string]string
 	// dir is an empty directory for the run's files.
 	dir string
 	log func(format string, args ...any)
 }
 
-// outcome is what came of a campaign.
+// outcome is the result of a campaign.
 type outcome struct {
 	campaign
 
@@ -51,13 +51,13 @@ type outcome struct {
 
 const (
 	historyName = "history.jsonl"
-	// usualSettleTime is in what time a system that is left alone has to be done with everything, on a machine
-	// that is busy: two leases, one after the other, and the longest waits between tries. What a clock that
-	// was fast has put off comes later by as much.
+	// usualSettleTime is how long a system that is left alone may take to finish everything on a busy
+	// machine: two leases, one after the other, and the longest waits between tries. A clock that was
+	// fast may have put work off by as much more.
 	usualSettleTime = 2*system.Lease + 4*system.LongestDelay + 30*time.Second
 )
 
-// run does all of it. The error is about the harness; broken promises are in the outcome.
+// run runs the campaign. The error is about the harness; broken promises are in the outcome.
 func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	programs, err := system.Build(ctx, c.dir, c.overlay)
 	if err != nil {
@@ -114,7 +114,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c.log("the faults are over: waiting until the system has settled")
+	c.log("no more faults: waiting until the system has settled")
 	out := &outcome{campaign: c, faults: breaker.Counts()}
 	if out.evidence, out.settling, err = c.settle(ctx, g, clients); err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	return out, rec.Close()
 }
 
-// tell prints a line from time to time.
+// tell logs the progress from time to time.
 func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 	for system.Wait(ctx, 30*time.Second) {
 		counts := map[history.Op]int{}
@@ -140,12 +140,12 @@ func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 	}
 }
 
-// lease is for how long a component is left to the replica that renews its code.
+// lease is how long a component is left to the replica that renews its code.
 const lease = 20 * time.Second
 
-// settle announces a last good token to every other component and waits until the system has nothing more to
-// do and each look-up finds it so, or until the time for that is over; it returns how long that took. Then it
-// leaves the system alone but for look-ups, for as long as a code lives, and looks whether it is still so.
+// settle announces a last good token for every other component. It waits until the system has nothing
+// left to do and look-ups agree, or the time for that is over, and returns how long that took. Then it
+// leaves the system alone for the life of a code, except for look-ups, and checks again.
 func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Workload) (*check.Evidence, time.Duration, error) {
 	begin := g.rec.Now()
 	for i, appid := range clients.AppIDs() {
@@ -160,15 +160,15 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 	}}
 	err := c.await(ctx, g, clients, e, c.settleTime+c.maxSkew)
 	settling := g.rec.Now() - begin
-	// What a replica worked on when it died is leased to it for longer than a code has left of its short life then: only
-	// after that is it sure that no code dies.
+	// A replica that died may hold the lease of a component for longer than its code lives. Only after the
+	// lease no code may expire.
 	if err == nil && len(e.Undone) == 0 && system.Wait(ctx, begin+lease-g.rec.Now()) {
 		err = c.await(ctx, g, clients, e, c.settleTime)
 	}
 	if err != nil || len(e.Undone) > 0 {
 		return e, settling, err
 	}
-	c.log("settled: leaving it alone for the life of a code")
+	c.log("settled: leaving the system alone for the life of a code")
 	for quiet := g.rec.Now() + system.CodeLife; g.rec.Now() < quiet; {
 		for _, appid := range clients.AppIDs() {
 			clients.Lookup(ctx, check.Prober, preauth.LookupRequest{AppID: appid})
@@ -184,7 +184,7 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 	return e, settling, c.await(ctx, g, clients, e, c.settleTime)
 }
 
-// await brings the evidence up to date until nothing is undone, or the time for that is over.
+// await updates the evidence until nothing is left undone, or the time for that is over.
 func (c campaign) await(ctx context.Context, g *gatherer, clients *workload.Workload, e *check.Evidence, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; {
 		err := c.look(ctx, g, e)
@@ -205,7 +205,7 @@ func (c campaign) await(ctx context.Context, g *gatherer, clients *workload.Work
 	}
 }
 
-// look brings the evidence up to date, as far as it takes to tell whether the system has settled.
+// look updates the part of the evidence that tells whether the system has settled.
 func (c campaign) look(ctx context.Context, g *gatherer, e *check.Evidence) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -225,8 +225,8 @@ func (c campaign) look(ctx context.Context, g *gatherer, e *check.Evidence) (err
 	return nil
 }
 
-// probe looks up each component so often that every replica is likely to be asked, and says which answers are
-// not what the state demands.
+// probe looks up each component so often that every replica is likely to answer. It says which answers
+// do not match the state.
 func (c campaign) probe(ctx context.Context, clients *workload.Workload, state check.State) (undone []string) {
 	for _, appid := range clients.AppIDs() {
 		component, ok := state.Components[appid]
@@ -243,12 +243,12 @@ func (c campaign) probe(ctx context.Context, clients *workload.Workload, state c
 	return nil
 }
 
-// complete ends the replicas in good order, so that nothing changes any more, and takes the rest of the
-// evidence: all rows, the failures, the secrets found.
+// complete stops the replicas in an orderly way, so that nothing changes any more. Then it collects the
+// rest of the evidence: all rows, the failures, the secrets found.
 func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, secrets *searcher) error {
 	var ending sync.WaitGroup
 	for _, r := range g.system.Replicas {
-		ending.Go(func() { _ = r.Terminate() }) // what it does wrong is among its faults
+		ending.Go(func() { _ = r.Terminate() }) // the replica records what goes wrong
 	}
 	ending.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -278,7 +278,7 @@ func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, 
 	return nil
 }
 
-// newSeed returns a seed that was not used before.
+// newSeed returns a fresh seed.
 func newSeed() uint64 { return rand.Uint64() >> 1 }
 
 // temporaryDir returns a new directory for a run.

@@ -12,16 +12,16 @@ import (
 )
 
 var (
-	forTime = flag.Duration("for", 45*time.Second, "time with faults in TestPromisesHoldUnderFaults, for each kind of NATS")
-	seed    = flag.Uint64("seed", newSeed(), "decides on what happens; by default a fresh one")
-	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service, which take half an hour")
+	forTime = flag.Duration("for", 45*time.Second, "how long faults come in TestPromisesHoldUnderFaults, for each kind of NATS")
+	seed    = flag.Uint64("seed", newSeed(), "what the choices depend on; default: a fresh one")
+	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service: half an hour")
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	status := m.Run()
 	if status == 0 {
-		// toxiproxy leaves behind what copied data on a connection that it has spoilt and closed.
+		// toxiproxy leaks the goroutines that copied data on a connection that it broke and closed.
 		if err := leak.Find(
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// newCampaign returns a campaign whose files are kept if a promise is broken.
+// newCampaign returns a short campaign in a new directory, which the caller removes.
 func newCampaign(t *testing.T, seed uint64) campaign {
 	t.Helper()
 	dir, err := temporaryDir()
@@ -46,7 +46,7 @@ func newCampaign(t *testing.T, seed uint64) campaign {
 	}
 }
 
-// TestPromisesHoldUnderFaults is the short campaign. What it prints says how to repeat it.
+// TestPromisesHoldUnderFaults is the short campaign. It logs how to repeat it.
 func TestPromisesHoldUnderFaults(t *testing.T) {
 	for name, servers := range map[string]int{"one NATS server": 1, "a cluster of three": 3} {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestPromisesHoldUnderFaults(t *testing.T) {
 				t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
 			}
 			if len(out.faults) == 0 || out.Total() < 500 {
-				t.Errorf("%d kinds of faults and %d checks show little", len(out.faults), out.Total())
+				t.Errorf("%d kinds of faults and %d checks are too few to show anything", len(out.faults), out.Total())
 			}
 			_ = os.RemoveAll(c.dir)
 		})

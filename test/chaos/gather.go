@@ -18,7 +18,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// gatherer reads what the system holds, past the proxies.
+// gatherer reads the state of the system, past the proxies.
 type gatherer struct {
 	system *system.System
 	js     jetstream.JetStream
@@ -58,7 +58,7 @@ func (g *gatherer) failure(f preauth.Failure) check.Failure {
 	return failure
 }
 
-// read reads a stream from its beginning to what is its end.
+// read reads a stream from its first message to the last that it has now.
 func (g *gatherer) read(ctx context.Context, name string, headersOnly bool, each func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	stream, err := g.js.Stream(ctx, name)
 	if err != nil {
@@ -94,11 +94,11 @@ func (g *gatherer) read(ctx context.Context, name string, headersOnly bool, each
 	return nil
 }
 
-// state returns what the system holds now but for what tokens and failures return. Of the codes it has the
-// current ones, or all.
+// state returns the state of the system, without what tokens and failures return. It has the current
+// codes only, unless all is set.
 func (g *gatherer) state(ctx context.Context, all bool) (check.State, error) {
 	state := check.State{Now: g.rec.Now(), Announced: map[string]check.Announcement{}, Components: map[string]check.Component{}}
-	// The announcements before the rows: one that comes in between is then seen in the rows at least.
+	// Announcements first: if one comes before the rows are read, at least the rows show it.
 	err := g.read(ctx, "PREAUTH", false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
 		update, err := preauth.ParseUpdate(msg.Data())
 		state.Announced[update.AppID] = check.Announcement{
@@ -209,7 +209,7 @@ func query(ctx context.Context, db *sql.DB, statement string, each func(*sql.Row
 	return rows.Err()
 }
 
-// calls returns those that reached WeChat.
+// calls returns the calls that reached WeChat.
 func (g *gatherer) calls() []check.Call {
 	var calls []check.Call
 	for _, call := range g.system.WeChat.Calls("") {
@@ -222,19 +222,19 @@ func (g *gatherer) calls() []check.Call {
 	return calls
 }
 
-// spoils reports whether a fault can keep the caller from a code that was issued.
+// spoils reports whether a fault can keep a code that WeChat issued from the caller.
 func spoils(f wechattest.Fault) bool {
 	return cmp.Or(f.Delay != 0, f.Reset != wechattest.NoReset, f.ErrCode != 0, f.Status != 0, f.Body != "", f.Reply != nil, f.CutBody)
 }
 
-// watchRows takes down how the rows of the components change, until ctx ends.
+// watchRows records how the rows of the components change, until ctx ends.
 func (g *gatherer) watchRows(ctx context.Context) {
 	type row struct{ revision, sequence uint64 }
 	last := map[string]row{}
 	for system.Wait(ctx, 250*time.Millisecond) {
 		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
 		begin := g.rec.Now()
-		// That the database is away now and then is what this is about.
+		// The database is away now and then: that is one of the faults.
 		_ = query(asked, g.system.MySQL.Root, "SELECT appid, revision, token_sequence FROM component", func(rows *sql.Rows) error {
 			var (
 				appid string

@@ -18,10 +18,10 @@ import (
 	"preauth/test/chaos/workload"
 )
 
-// codeMarks begin every code, as it is and as it stands in a link.
+// codeMarks begin every code, as it is and as it appears in a link.
 var codeMarks = [][]byte{[]byte("preauthcode@@@"), []byte("preauthcode%40%40%40")}
 
-// searcher looks for tokens and codes where none may be.
+// searcher looks for tokens and codes where they must not be.
 type searcher struct {
 	mu    sync.Mutex
 	leaks []string
@@ -40,13 +40,13 @@ func (s *searcher) scraping(ctx context.Context, sys *system.System) {
 	}
 }
 
-// search takes down if a text holds the beginning of a token, or of a code where those are forbidden too.
+// search records a leak if a text holds the beginning of a token, or of a code if codes are forbidden too.
 func (s *searcher) search(name string, text io.Reader, codes bool) {
 	marks := [][]byte{[]byte(workload.TokenMark)}
 	if codes {
 		marks = append(marks, codeMarks...)
 	}
-	const longest = 64 // more than any mark: what is kept of a piece for the next
+	const longest = 64 // more than any mark: what is kept of one piece for the next
 	reader := bufio.NewReaderSize(text, 1<<20)
 	buffer := make([]byte, 0, 1<<20+longest)
 	for {
@@ -71,8 +71,8 @@ func (s *searcher) leak(where string) {
 	s.leaks = append(s.leaks, where)
 }
 
-// files searches the logs of the replicas and the history for tokens and codes, and the database's files for
-// tokens.
+// files searches the logs of the replicas and the history for tokens and codes, and the database's
+// files for tokens.
 func (s *searcher) files(sys *system.System, dir string) error {
 	names := []string{filepath.Join(dir, historyName)}
 	for _, r := range sys.Replicas {
@@ -102,7 +102,7 @@ func (s *searcher) file(name string, codes bool) error {
 	return nil
 }
 
-// tables searches everything in the tables but the codes in their own column.
+// tables searches the tables, without the column that holds the codes.
 func (s *searcher) tables(ctx context.Context, db *sql.DB) error {
 	for _, statement := range []string{
 		"SELECT CONCAT_WS(' ', appid, token_stream, HEX(token_fingerprint), failure) FROM component",

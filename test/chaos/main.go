@@ -1,15 +1,16 @@
-// Command chaos proves the promises of preauth under faults: it runs the real service, in several replicas,
-// with a real NATS server, a real database and a stand-in for WeChat, uses it as clients do, kills and stops
-// and cuts off all of these, waits until the system has settled, and decides from the history whether every
-// promise was kept.
+// Command chaos tests the promises of preauth under faults. It runs several replicas of the real
+// service with a real NATS server, a real database and a stand-in for WeChat, and uses them as clients
+// do. Meanwhile it kills, stops and cuts off each part. Then it waits until the system has settled, and
+// decides from the history whether every promise was kept.
 //
 //	go -C test/chaos run . -for 30m              # from a fresh seed, which is printed
-//	go -C test/chaos run . -for 5m -seed 4711    # the same choices again
-//	go -C test/chaos run . -sum a.txt b.txt      # one table of what several runs have printed
+//	go -C test/chaos run . -for 5m -seed 4711    # with the choices of an earlier run
+//	go -C test/chaos run . -sum a.txt b.txt      # one table from the output of several runs
 //	go -C test/chaos test .                      # a short one
 //
-// Exit status: 0 if all promises were kept, 1 if one was broken, 2 if the harness itself failed. After a
-// violation the directory with the history, the logs and the data is kept, and its name is printed.
+// The exit status is 0 if all promises were kept, 1 if one was broken, and 2 if the harness itself
+// failed. After a violation it keeps the directory with the history, the logs and the data, and prints
+// its name.
 package main
 
 import (
@@ -34,15 +35,15 @@ func run(ctx context.Context) int {
 	c := campaign{settleTime: usualSettleTime, log: func(format string, args ...any) {
 		fmt.Fprintf(os.Stdout, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
 	}}
-	flag.DurationVar(&c.duration, "for", 5*time.Minute, "time with faults")
-	flag.Uint64Var(&c.seed, "seed", newSeed(), "decides on what happens; by default a fresh one")
-	flag.IntVar(&c.replicas, "replicas", 3, "replicas of the service")
-	flag.IntVar(&c.components, "components", 12, "components whose tokens are announced")
+	flag.DurationVar(&c.duration, "for", 5*time.Minute, "how long faults come")
+	flag.Uint64Var(&c.seed, "seed", newSeed(), "what the choices depend on; default: a fresh one")
+	flag.IntVar(&c.replicas, "replicas", 3, "number of replicas of the service")
+	flag.IntVar(&c.components, "components", 12, "number of components")
 	flag.IntVar(&c.natsServers, "nats", 1, "NATS servers: 1, or 3 for a cluster")
-	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; by default the first that works")
-	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "by how much a clock is wrong at most")
-	flag.StringVar(&c.dir, "dir", "", "new directory for the run's files, which is kept; by default a temporary one")
-	sum := flag.Bool("sum", false, "print the sum of the tables in the files that are named, each with the output of a run")
+	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
+	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "largest error of a clock")
+	flag.StringVar(&c.dir, "dir", "", "new directory for the run's files, which is kept; default: a temporary one")
+	sum := flag.Bool("sum", false, "print the sum of the tables in the named files, each the output of a run")
 	flag.Parse()
 	if *sum {
 		if err := printSum(flag.Args()); err != nil {
@@ -84,7 +85,7 @@ func run(ctx context.Context) int {
 	return 0
 }
 
-// printSum prints the sum of the tables that runs have printed into files.
+// printSum prints the sum of the tables in files with the output of runs.
 func printSum(names []string) error {
 	var sum table
 	for _, name := range names {

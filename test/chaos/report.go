@@ -13,7 +13,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// report writes the verdict: violations with what shows them, and the table of what was done.
+// report writes the verdict: the violations with the events that show them, and the table of what was
+// done.
 func (o *outcome) report(w io.Writer) {
 	const shown = 5 // violations of a promise, and events of each
 	of := map[string]int{}
@@ -38,10 +39,10 @@ func (o *outcome) report(w io.Writer) {
 	t.write(w, fmt.Sprintf("%d replicas, %d NATS, %s", o.replicas, o.natsServers, cmp.Or(string(o.engine), "the first database found")))
 }
 
-// counts are what was done, beside the faults.
+// counts is what was done, without the faults.
 func (o *outcome) counts() table {
 	done, ok := map[history.Op]int{}, map[history.Op]int{}
-	bad, batched := 0, 0
+	bad := 0
 	for _, e := range o.evidence.Events {
 		done[e.Op]++
 		if e.Status == history.OK {
@@ -49,9 +50,6 @@ func (o *outcome) counts() table {
 		}
 		if e.Op == history.Publish && e.Bad {
 			bad++
-		}
-		if e.Batch {
-			batched++
 		}
 	}
 	codes := 0
@@ -71,7 +69,6 @@ func (o *outcome) counts() table {
 		{"... that break the contract", bad},
 		{"... found in the stream", len(o.evidence.State.Tokens)},
 		{"announcements seen", done[history.Update]},
-		{"... published in a batch", batched},
 		{"failures seen", done[history.Failure]},
 		{"look-ups", done[history.Lookup]},
 		{"... answered with a code", ok[history.Lookup]},

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// table is what a run did, as it is printed in Markdown and summed over runs.
+// table says what a run did. It is printed in Markdown, and the tables of several runs can be added.
 type table []row
 
-// row is a thing with its count, or its time.
+// row is what was counted or timed, with its value.
 type row struct{ what, value string }
 
-// longest is the row of which the largest value counts in a sum.
+// longest is the row whose sum is the largest value.
 const longest = "settled after, at the longest"
 
 func (t table) write(w io.Writer, title string) {
@@ -41,8 +41,8 @@ func readTable(r io.Reader) (table, error) {
 	return t, lines.Err()
 }
 
-// find returns where a row of another table is in this one, or -1. A row that begins with dots belongs to the one
-// without above it.
+// find returns the index of row i of another table in this one, or -1. A row that begins with dots belongs
+// to the nearest row above it without dots.
 func (t table) find(other table, i int) int {
 	whole := func(t table, i int) (what string) {
 		for what = t[i].what; i > 0 && strings.HasPrefix(t[i].what, "..."); {
@@ -59,8 +59,8 @@ func (t table) find(other table, i int) int {
 	return -1
 }
 
-// add returns the sum of two tables of the same form. A row that only one of them has stands behind the row that it
-// follows there.
+// add returns the sum of two tables of the same form. A row that only one of them has comes after the row
+// that it follows there.
 func (t table) add(other table) (table, error) {
 	if len(t) == 0 {
 		return other, nil
@@ -85,7 +85,7 @@ func (t table) add(other table) (table, error) {
 	return sum, nil
 }
 
-// plus returns the sum of two values of one thing.
+// plus returns the sum of two values of the same row.
 func (r row) plus(other row) (string, error) {
 	if r.what == "seeds" {
 		return other.value + ", " + r.value, nil

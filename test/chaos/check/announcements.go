@@ -9,8 +9,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// announcedIsCommitted: what was announced is in the database, under the same message id each time, and the
-// last message of each component in the stream is its current code.
+// announcedIsCommitted: every announced code is in the database, with the same message id each time. The
+// last message of each component in the stream announces its current code.
 func announcedIsCommitted(x *index, v *verdict) {
 	for _, e := range x.Events {
 		if e.Op == history.Update || e.Op == history.Failure {
@@ -21,14 +21,14 @@ func announcedIsCommitted(x *index, v *verdict) {
 		}
 		code := x.current[e.AppID][e.Revision]
 		v.that(code != nil && code.Code == e.Code && code.ExpiresAt.Truncate(time.Microsecond) == e.ExpiresAt.Truncate(time.Microsecond), only(e),
-			"revision %d of %s was announced and is not in the database so", e.Revision, e.AppID)
+			"revision %d of %s was announced, and the database holds another code or none", e.Revision, e.AppID)
 		v.that(e.MessageID == fmt.Sprintf("%s.%d", e.AppID, e.Revision), only(e), "announced with the message id %q", e.MessageID)
 	}
 	for _, appid := range x.components() {
 		revision := x.State.Components[appid].Revision
 		code, announced := x.current[appid][revision], x.State.Announced[appid]
 		if revision == 0 {
-			v.that(announced.Revision == 0, nil, "revision %d of %s is in the stream, and no code in the database", announced.Revision, appid)
+			v.that(announced.Revision == 0, nil, "revision %d of %s is in the stream, and the database holds no code", announced.Revision, appid)
 			continue
 		}
 		v.that(code != nil && announced.Revision == revision && announced.Code == code.Code, x.ofRevision(appid, revision),
@@ -38,7 +38,7 @@ func announcedIsCommitted(x *index, v *verdict) {
 		_, known := x.State.Components[appid]
 		v.that(known, nil, "%s has an announcement and no row", appid)
 	}
-	// A failure in a row was committed with its announcement.
+	// A failure in a component's row was committed together with its announcement.
 	for _, appid := range x.components() {
 		if failure := x.State.Components[appid].Failure; failure != nil {
 			announced := slices.ContainsFunc(x.State.Failures, func(f Failure) bool {
@@ -49,7 +49,7 @@ func announcedIsCommitted(x *index, v *verdict) {
 	}
 }
 
-// ofRevision returns what was seen of a revision.
+// ofRevision returns the events about a revision.
 func (x *index) ofRevision(appid string, revision uint64) []history.Event {
 	var seen []history.Event
 	for _, e := range x.Events {
@@ -60,8 +60,8 @@ func (x *index) ofRevision(appid string, revision uint64) []history.Event {
 	return seen
 }
 
-// revisionsGrow: in the stream's order each revision of a component is above those before it, the database
-// never takes one back, and a look-up never gets an older one than it asked for.
+// revisionsGrow: in the stream, each revision of a component is higher than the one before. The database
+// never goes back, and a look-up never gets an older revision than it asked for.
 func revisionsGrow(x *index, v *verdict) {
 	updates := map[string][]history.Event{}
 	rows := map[string]history.Event{}
@@ -78,7 +78,7 @@ func revisionsGrow(x *index, v *verdict) {
 		}
 	}
 	for appid, row := range rows {
-		v.that(x.State.Components[appid].Revision >= row.Revision, only(row), "the row of %s went back in the end", appid)
+		v.that(x.State.Components[appid].Revision >= row.Revision, only(row), "the row of %s had gone back at the end", appid)
 	}
 	for appid, seen := range updates {
 		slices.SortStableFunc(seen, func(a, b history.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })

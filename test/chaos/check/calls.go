@@ -7,21 +7,23 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// frugal: what WeChat was asked for was needed.
+// frugal: every call of WeChat was needed.
 //
-// A code that is in the table cost one call, and the table shows what each was made for:
+// Each code in the table cost one call. The table shows what the code was made for:
 //
-//   - a renewal when no more than the last quarter of its predecessor's life was left (and a fiftieth, by
-//     which renewals are spread), or after its end;
-//   - one on demand, or a renewal that tries again what failed on demand, when its predecessor had less life
-//     than some look-up asked for;
-//   - one for a token event when its predecessor was for another token, or dead, or was made at the same time by
-//     another replica for the same token announced twice: no more than there are events;
-//   - spares and claims: one for each code that became current, one for each claim, and one more for each
-//     time that replicas make spares at once.
+//   - A renewal is needed when a quarter of its predecessor's life is left, or less. A fiftieth more is
+//     allowed, because renewals are spread.
+//   - A code on demand is needed when its predecessor had less life left than some look-up asked for. So
+//     is a renewal that retries a failed demand.
+//   - A code for a token event is needed when its predecessor was made with another token or had expired.
+//     Two replicas may make one at the same time for a token that is announced twice. There are no more of
+//     them than events.
+//   - Spares and claims: one for each code that became current, one for each claim, and one more each time
+//     that two replicas make spares at once.
 //
-// A code that was issued and is not in the table is one whose answer, process or database was lost, or that
-// a newer token overtook: each has a fault beside it. And a call that failed is tried again at a pace.
+// A code that WeChat issued may be missing in the table if its answer, process or database was lost, or if
+// a newer token superseded it: a fault or an event near the call explains each. Failed calls are retried at
+// a limited pace.
 func frugal(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		codes := x.revisions(appid)
@@ -46,13 +48,13 @@ func frugal(x *index, v *verdict) {
 				if x.failedBetween(appid, begun, called) {
 					allowed = x.Limits.MaxMinTTL
 				}
-				v.that(left <= allowed+skew, x.ofRevision(appid, code.Revision), "revision %d of %s was renewed with %v left", before.Revision, appid, left)
+				v.that(left <= allowed+skew, x.ofRevision(appid, code.Revision), "revision %d of %s was renewed when %v of its life were left", before.Revision, appid, left)
 			case "demand":
 				v.that(left <= x.Limits.MaxMinTTL+skew, x.ofRevision(appid, code.Revision),
-					"revision %d of %s was replaced on demand with %v left", before.Revision, appid, left)
+					"revision %d of %s was replaced on demand when %v of its life were left", before.Revision, appid, left)
 			case "token":
 				v.that(left <= skew || called-begun <= atOnce, x.ofRevision(appid, code.Revision),
-					"revision %d of %s was made for a token announced again, with %v left", code.Revision, appid, left)
+					"revision %d of %s was made for a token announced again, when its predecessor had %v left", code.Revision, appid, left)
 			}
 		}
 		for i := range x.State.Codes {
@@ -70,34 +72,34 @@ func frugal(x *index, v *verdict) {
 		v.that(tokens <= events, nil, "%s had %d good events, and %d codes for them", appid, events, tokens)
 		asked := x.claimsAsked(appid)
 		bound := x.Limits.Spares*2*len(codes) + 2*asked + x.Limits.Spares
-		v.that(aside <= bound, nil, "%s had %d current codes and %d claims, and %d codes were made aside", appid, len(codes), asked, aside)
+		v.that(aside <= bound, nil, "%s had %d current codes and %d claims, and %d unannounced codes were made for it", appid, len(codes), asked, aside)
 		v.CallBound += events + len(codes) - tokens + bound
 	}
 	x.wasted(v)
 	x.failed(v)
 }
 
-// renewedWith is the life that a code may have left when it is renewed.
+// renewedWith is the most life that a code may have left when it is renewed.
 func renewedWith(life time.Duration) time.Duration { return life/4 + life/50 }
 
-// atOnce is how far apart WeChat may see the calls of two replicas that took up two events of the same token at the
-// same moment, before the one with the second had read the first.
+// atOnce bounds the time between the calls of two replicas that work on two events with the same token at the
+// same time, when the second has not read the first event yet.
 const atOnce = time.Second
 
-// delayed reports whether a process or the database was held up between two calls, so that what one replica had done
-// the other could not know.
+// delayed reports whether a process or the database was held up between two calls, so that one replica could
+// not know what the other had done.
 func (x *index) delayed(begin, end time.Duration) bool {
 	return slices.ContainsFunc(x.delays, func(e history.Event) bool { return e.Begin <= end && e.End >= begin })
 }
 
-// failedBetween reports whether a call for a component failed between two others.
+// failedBetween reports whether a call for a component failed within a time.
 func (x *index) failedBetween(appid string, begin, end time.Duration) bool {
 	return slices.ContainsFunc(x.Calls, func(call Call) bool {
 		return call.AppID == appid && call.Code == "" && call.At >= begin && call.At <= end
 	})
 }
 
-// claimsAsked returns how many claim ids were asked for, answered or not.
+// claimsAsked returns how many claim ids clients used, whether or not they were answered.
 func (x *index) claimsAsked(appid string) int {
 	asked := map[string]bool{}
 	for _, e := range x.Events {
@@ -108,11 +110,11 @@ func (x *index) claimsAsked(appid string) int {
 	return len(asked)
 }
 
-// aftermath is how long after a fault a code may still be lost to it: the service waits so long for a
-// database that does not answer, and then for one that comes back.
+// aftermath is how long after a fault a code may still be lost because of it. The service waits for a
+// database that does not answer, and then until it is back.
 const aftermath = 20 * time.Second
 
-// wasted: a code that was issued and is not in the table has a reason.
+// wasted: each code that WeChat issued and that is not in the table has an explanation.
 func (x *index) wasted(v *verdict) {
 	var faults []history.Event
 	for _, e := range x.Events {
@@ -124,18 +126,18 @@ func (x *index) wasted(v *verdict) {
 		if call.Code == "" || x.codes[call.Code] != nil {
 			continue
 		}
-		explained := call.Spoilt || x.overtaken(call)
+		explained := call.Spoilt || x.superseded(call)
 		for _, fault := range faults {
 			explained = explained || fault.Begin <= call.At+aftermath && fault.End >= call.At-aftermath
 		}
 		v.Wasted++
-		v.that(explained, nil, "a code of %s was issued at %v, and is not in the database, without a fault beside it", call.AppID, call.At)
+		v.that(explained, nil, "a code of %s was issued at %v and is not in the database, with no fault near it", call.AppID, call.At)
 	}
 	v.CallBound += v.Wasted
 }
 
-// overtaken reports whether a newer event came while the code was made.
-func (x *index) overtaken(call Call) bool {
+// superseded reports whether a newer event came while the code was made.
+func (x *index) superseded(call Call) bool {
 	for _, e := range x.tokens[call.AppID] {
 		if e.at > call.At-aftermath && e.at < call.At+aftermath {
 			return true
@@ -144,16 +146,15 @@ func (x *index) overtaken(call Call) bool {
 	return false
 }
 
-// The pace of calls that fail. What is tried at once, for an event, a claim or a spare, is tried 5 times. From then
-// on a component is tried after waits that double from 0.2 s to 3 s: some more times at first, and once in 3 s from
-// then on.
+// The pace of failing calls. For an event, a claim or a spare, the service tries 5 times in a row. After that it
+// retries a component after waits that double from 0.2 s to 3 s: a few times at first, then once in 3 s.
 const (
 	triesAtOnce = 5
 	triesSoon   = 10
 	pace        = 3 * time.Second
 )
 
-// failed: calls that fail are not repeated without measure.
+// failed: failing calls are not repeated without a limit.
 func (x *index) failed(v *verdict) {
 	failed, requests := map[string]int{}, map[string]int{}
 	for _, call := range x.Calls {
@@ -169,7 +170,7 @@ func (x *index) failed(v *verdict) {
 	for _, appid := range x.components() {
 		occasions := len(x.tokens[appid]) + requests[appid] + len(x.current[appid])
 		bound := triesAtOnce*occasions + triesSoon + int(x.State.Now/pace)
-		v.that(failed[appid] <= bound, nil, "%d calls for %s failed, where %d may", failed[appid], appid, bound)
+		v.that(failed[appid] <= bound, nil, "%d calls for %s failed, and at most %d may", failed[appid], appid, bound)
 		v.CallBound += bound
 	}
 }

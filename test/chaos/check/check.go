@@ -6,14 +6,14 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// Promise is one of those that design and README make, with the check that decides on it.
+// Promise is one of the service's promises, with the check that decides whether it was kept.
 type Promise struct {
-	// Name is how reports call it.
+	// Name is its name in reports.
 	Name  string
 	check func(*index, *verdict)
 }
 
-// Promises are all that are checked.
+// Promises are all promises that are checked.
 var Promises = []Promise{
 	{"the system settles by itself", settles},
 	{"nothing lost", nothingLost},
@@ -31,18 +31,18 @@ var Promises = []Promise{
 	{"the processes do as they should", processesBehave},
 }
 
-// Result is what a check has found.
+// Result is the result of a check.
 type Result struct {
 	Violations []Violation
-	// Checks counts the comparisons made, by promise.
+	// Checks counts the comparisons, by promise.
 	Checks map[string]int
-	// Wasted is how many codes were issued and are not in the table, all of them beside a fault.
+	// Wasted is how many codes WeChat issued that are not in the table.
 	Wasted int
-	// CallBound is how many calls of WeChat the evidence allows for.
+	// CallBound is how many calls of WeChat the evidence allows.
 	CallBound int
 }
 
-// Total returns how many comparisons were made.
+// Total returns the number of comparisons.
 func (r Result) Total() int {
 	total := 0
 	for _, n := range r.Checks {
@@ -51,7 +51,7 @@ func (r Result) Total() int {
 	return total
 }
 
-// Check decides on all promises.
+// Check decides whether each promise was kept.
 func Check(e *Evidence) Result {
 	x := newIndex(e)
 	v := &verdict{Result: Result{Checks: map[string]int{}}}
@@ -62,13 +62,13 @@ func Check(e *Evidence) Result {
 	return v.Result
 }
 
-// verdict takes what a check finds.
+// verdict collects what the checks find.
 type verdict struct {
 	Result
 	promise string
 }
 
-// that takes down a comparison, and a violation unless it holds. The text of events must not be needed.
+// that counts a comparison, and adds a violation unless it holds. says must make sense without the events.
 func (v *verdict) that(holds bool, events []history.Event, says string, args ...any) {
 	v.Checks[v.promise]++
 	if !holds {
@@ -76,5 +76,5 @@ func (v *verdict) that(holds bool, events []history.Event, says string, args ...
 	}
 }
 
-// only returns events as a list.
+// only returns its arguments as a slice.
 func only(events ...history.Event) []history.Event { return events }

@@ -12,10 +12,10 @@ import (
 
 const s = time.Second
 
-// limits are those of the evidence below.
+// limits are the limits of the evidence below.
 var limits = check.Limits{CodeLife: 30 * s, RequestTimeout: 4 * s, MaxMinTTL: 10 * s, Spares: 1}
 
-// sound returns the evidence of a run in which all was well: two good events of a component with a bad one
+// sound returns the evidence of a run without violations: two good events of a component with a bad one
 // between them, a renewal, a claim, look-ups, and a spare that is left.
 func sound() *check.Evidence {
 	update := func(at time.Duration, revision uint64, code history.Hash, id string, expires time.Duration) history.Event {
@@ -80,7 +80,7 @@ func sound() *check.Evidence {
 	}
 }
 
-func TestNothingIsFoundWhereAllIsWell(t *testing.T) {
+func TestSoundEvidenceHasNoViolations(t *testing.T) {
 	result := check.Check(sound())
 	for _, violation := range result.Violations {
 		t.Errorf("%s: %s", violation.Promise, violation.Says)
@@ -92,7 +92,7 @@ func TestNothingIsFoundWhereAllIsWell(t *testing.T) {
 	}
 }
 
-// doctored are changes of the sound evidence, each with the promise that it breaks.
+// doctored are changes to the sound evidence, each with the promise that it breaks.
 var doctored = []struct {
 	name    string
 	promise string
@@ -241,7 +241,7 @@ var doctored = []struct {
 
 	{"something is left undone", "the system settles by itself", func(e *check.Evidence) { e.Undone = []string{"wx1"} }},
 	{"an event waits in the end", "the system settles by itself", func(e *check.Evidence) { e.State.Pending = 1 }},
-	{"an event is in hand in the end", "the system settles by itself", func(e *check.Evidence) { e.State.AckPending = 1 }},
+	{"an event is in flight in the end", "the system settles by itself", func(e *check.Evidence) { e.State.AckPending = 1 }},
 	{"an announcement waits in the end", "the system settles by itself", func(e *check.Evidence) { e.State.Outbox = []string{"wx1.3"} }},
 	{"a living token without a code", "the system settles by itself", func(e *check.Evidence) { e.State.Codes[2].Token = "token a" }},
 	{"a living token with a code about to expire", "the system settles by itself", func(e *check.Evidence) { e.State.Now = 70 * s }},
@@ -292,7 +292,6 @@ func TestEveryPromiseIsDoctored(t *testing.T) {
 	}
 }
 
-// allowed are changes that the faults beside them explain.
 func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 	clock := func(begin, end, offset time.Duration) history.Event {
 		return history.Event{Op: history.Fault, Fault: "clock", Target: "replica1", Begin: begin, End: end, Offset: offset}
@@ -352,7 +351,7 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 	}
 }
 
-// event returns the n-th event with an operation, to be changed.
+// event returns the n-th event of an operation, to be changed.
 func event(e *check.Evidence, op history.Op, n int) *history.Event {
 	for i := range e.Events {
 		if e.Events[i].Op == op {
@@ -365,7 +364,7 @@ func event(e *check.Evidence, op history.Op, n int) *history.Event {
 	panic("no such event")
 }
 
-// renewedAt has the renewal come at another time.
+// renewedAt moves the renewal to another time.
 func renewedAt(e *check.Evidence, at time.Duration) {
 	e.Calls[3].At, e.State.Codes[1].IssuedAt = at, at
 	for _, expires := range []*time.Duration{&e.State.Codes[1].ExpiresAt, &event(e, history.Update, 1).ExpiresAt, &event(e, history.Lookup, 1).ExpiresAt} {
@@ -373,7 +372,7 @@ func renewedAt(e *check.Evidence, at time.Duration) {
 	}
 }
 
-// change changes a component's row.
+// change changes the row of a component.
 func change(e *check.Evidence, appid string, how func(*check.Component)) {
 	c := e.State.Components[appid]
 	how(&c)

@@ -10,7 +10,7 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// oneCodeOneVisitor: no code is given to two claims, and none to a claim that anybody saw otherwise.
+// oneCodeOneVisitor: no code is given to two claims. A claimed code is never announced or looked up.
 func oneCodeOneVisitor(x *index, v *verdict) {
 	for hash, events := range x.byCode {
 		var claims, public []history.Event
@@ -30,12 +30,12 @@ func oneCodeOneVisitor(x *index, v *verdict) {
 			v.that(e.AppID == claims[0].AppID && e.ClaimID == claims[0].ClaimID, only(claims[0], e), "a code was given to two claims")
 		}
 		code := x.codes[hash]
-		v.that(code == nil || code.Revision == 0, claims[:1], "a claimed code is in the database as revision")
+		v.that(code == nil || code.Revision == 0, claims[:1], "a claimed code has a revision in the database")
 	}
 }
 
-// claimsLast: a claim that was answered is in the database, a claim id gets another code only when the one
-// before has too little life left, and another reference under it is refused.
+// claimsLast: a claim that was answered is in the database. A claim id gets another code only when the one
+// before has too little life left. Another reference for a claim id is refused.
 func claimsLast(x *index, v *verdict) {
 	rows := map[claimKey][]*Code{}
 	for i := range x.State.Codes {
@@ -49,16 +49,16 @@ func claimsLast(x *index, v *verdict) {
 		for _, e := range answers {
 			code := x.codes[e.Code]
 			v.that(code != nil && code.AppID == e.AppID && code.ClaimID == e.ClaimID && code.Reference == e.Reference && e.Detail == "", only(e),
-				"a claim was answered with a code that the database does not hold for it")
-			// Its reference holds from then on for whoever asks later.
+				"a claim was answered with a code that the database does not have for it")
+			// Its first reference binds all later claims.
 			v.that(!strings.HasSuffix(e.Reference, " of somebody else") || !slices.ContainsFunc(answers, func(other history.Event) bool {
 				return other.Reference != e.Reference && other.End < e.Begin
 			}), only(answers[0], e), "a claim id was given a code for another reference")
 		}
 		for i := 1; i < len(rows[key]); i++ {
 			before, after := rows[key][i-1], rows[key][i]
-			// Whoever replaced it did so with its own clock, and perhaps died of it before another went on. The
-			// request began at most RequestTimeout before.
+			// A replica replaced the code by its own clock, and may have died before another one went on. The
+			// request began at most RequestTimeout earlier.
 			begin := min(before.ClaimedAt, after.ClaimedAt) - x.Limits.RequestTimeout
 			slow, fast := x.skew(begin, x.State.Now)
 			v.that(before.ExpiresAt <= after.ClaimedAt+minTTLOf(answers)+x.Limits.RequestTimeout+slow+fast, answers,
@@ -74,7 +74,7 @@ func minTTLOf(answers []history.Event) (ttl time.Duration) {
 	return ttl
 }
 
-// resolveAgrees: a code leads to the claim that it was given to, and one that everybody sees to none.
+// resolveAgrees: a claimed code resolves to its claim, and an announced code to none.
 func resolveAgrees(x *index, v *verdict) {
 	for _, e := range x.Events {
 		if e.Op != history.Resolve {

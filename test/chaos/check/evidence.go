@@ -1,9 +1,9 @@
 // Package check decides from the evidence of a run whether preauth kept its promises.
 //
-// The evidence is what clients did and saw, the faults, and what the database, the streams, the stand-in
-// for WeChat and the processes' outputs hold when all is over. The package knows the contract and nothing of
-// how the service works. It allows for the faults exactly what they must be allowed: a clock that was wrong
-// makes times wrong by as much, and nothing else.
+// The evidence is what clients did and saw, the faults, and the final contents of the database, the
+// streams, the stand-in for WeChat and the processes' logs. The package knows the contract, but not how
+// the service works. It allows faults no more than their unavoidable effect: a wrong clock, for example,
+// makes times wrong by its error and changes nothing else.
 package check
 
 import (
@@ -16,56 +16,56 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// Evidence is all that is known of a run. Times count from its start.
+// Evidence is everything that is known about a run. Times count from its start.
 type Evidence struct {
 	// Seed is that of the run.
 	Seed uint64
-	// Limits are what the system was configured with.
+	// Limits are the settings of the system.
 	Limits Limits
 	// Events are the history, in the order in which the events began.
 	Events []history.Event
 
-	// State is that of the database and the streams after the faults, when the system has settled, or the
-	// time for that was over, and the replicas have ended.
+	// State is the state of the database and the streams at the end: the system has settled, or the time
+	// for that is over, and the replicas have stopped.
 	State State
-	// Undone is what the system had yet to do when the time for that was over.
+	// Undone is what the system had still to do when the time for that was over.
 	Undone []string
-	// Calls are those that reached WeChat, in their order.
+	// Calls are the calls that reached WeChat, in order.
 	Calls []Call
-	// Leaks say where a token or a code was found that should not be there, without repeating it.
+	// Leaks say where a token or a code was found that must not be there, without repeating it.
 	Leaks []string
-	// Broken says what the processes did that a service must not do.
+	// Broken says what the processes did that a service must never do.
 	Broken []string
 }
 
-// Limits are what the system was configured with.
+// Limits are the settings of the system that promises depend on.
 type Limits struct {
 	// CodeLife is how long a code lives.
 	CodeLife time.Duration
-	// RequestTimeout is in what time the service answers.
+	// RequestTimeout is the service's limit for answering a request.
 	RequestTimeout time.Duration
-	// MaxMinTTL is the most life that a look-up asked for.
+	// MaxMinTTL is the largest min_ttl that a look-up asked for.
 	MaxMinTTL time.Duration
-	// Spares is how many a component has.
+	// Spares is the number of spares of a component.
 	Spares int
 }
 
-// State is what the database and the streams hold at one time.
+// State is the state of the database and the streams at one time.
 type State struct {
 	// Now is that time.
 	Now time.Duration
-	// Tokens are the messages of the stream of tokens, in their order.
+	// Tokens are the messages of the stream of tokens, in order.
 	Tokens []StoredToken
-	// Pending is how many token events wait, AckPending how many are in hand.
+	// Pending is how many token events wait, AckPending how many are in flight.
 	Pending, AckPending int
-	// Announced are the messages of the stream of announcements: one for each component.
+	// Announced are the messages of the stream of announcements, one for each component.
 	Announced map[string]Announcement
 	// Failures are the messages of the stream of failures.
 	Failures []Failure
 
 	Components map[string]Component
 	Codes      []Code
-	// Outbox are the message ids of what waits to be announced.
+	// Outbox are the message ids of the announcements that wait.
 	Outbox []string
 }
 
@@ -93,7 +93,7 @@ type Failure struct {
 	ErrCode int
 	// Sequence is that of the token event.
 	Sequence uint64
-	// At is when it happened, RetryAt when the service tries again, 0 if it gave up.
+	// At is when it happened. RetryAt is when the service tries again, 0 if it gave up.
 	At, RetryAt time.Duration
 }
 
@@ -123,24 +123,24 @@ type Call struct {
 	AppID string
 	At    time.Duration
 	Token history.Hash
-	// Code is what it issued, "" if it issued none, and ErrCode the error that it answered.
+	// Code is the code that it issued, "" if none, and ErrCode the error that it returned.
 	Code    history.Hash
 	ErrCode int
 	// Spoilt means that the stand-in was told to spoil the answer.
 	Spoilt bool
 }
 
-// Violation is a promise that was broken.
+// Violation is the breach of a promise.
 type Violation struct {
-	// Promise names it.
+	// Promise is the name of the promise.
 	Promise string
-	// Says is what happened.
+	// Says says what happened.
 	Says string
-	// Events are those of the history that show it.
+	// Events are the events that show it.
 	Events []history.Event
 }
 
-// index is the evidence in the order in which the promises ask for it.
+// index is the evidence, arranged for the checks.
 type index struct {
 	*Evidence
 	published map[string]history.Event         // by ID
@@ -148,7 +148,7 @@ type index struct {
 	codes     map[history.Hash]*Code           // by code
 	current   map[string]map[uint64]*Code      // by component and revision
 	issued    map[history.Hash]Call            // by code
-	claims    map[claimKey][]history.Event     // those that were answered with a code
+	claims    map[claimKey][]history.Event     // that were answered with a code
 	byCode    map[history.Hash][]history.Event // every event with the code
 	clocks    []history.Event                  // the faults of clocks
 	delays    []history.Event                  // the faults that hold up a process or the database
@@ -156,13 +156,13 @@ type index struct {
 
 type claimKey struct{ appid, id string }
 
-// tokenEvent is a good event as it stands in the stream.
+// tokenEvent is a good event in the stream.
 type tokenEvent struct {
 	history.Event
 	sequence uint64
 	at       time.Duration
-	// dies is when the token does, by what the event states.
-	dies time.Duration
+	// expires is when the token does, according to the event.
+	expires time.Duration
 }
 
 func newIndex(e *Evidence) *index {
@@ -192,11 +192,11 @@ func newIndex(e *Evidence) *index {
 		if !ok || event.Bad {
 			continue
 		}
-		dies := stored.At + event.Life
+		expires := stored.At + event.Life
 		if event.ExpiresAt != 0 {
-			dies = event.ExpiresAt
+			expires = event.ExpiresAt
 		}
-		x.tokens[event.AppID] = append(x.tokens[event.AppID], tokenEvent{event, stored.Sequence, stored.At, dies})
+		x.tokens[event.AppID] = append(x.tokens[event.AppID], tokenEvent{event, stored.Sequence, stored.At, expires})
 	}
 	for i := range e.State.Codes {
 		code := &e.State.Codes[i]
@@ -235,8 +235,8 @@ func (x *index) revisions(appid string) []*Code {
 	return codes
 }
 
-// skew returns by how much the clocks of replicas were slow and fast at most, at some time from begin to
-// end: both 0 or more.
+// skew returns by how much the clock of any replica was slow or fast at any time from begin to end. Both
+// are 0 or more.
 func (x *index) skew(begin, end time.Duration) (slow, fast time.Duration) {
 	for _, clock := range x.clocks {
 		if clock.Begin <= end && clock.End >= begin {
@@ -246,7 +246,7 @@ func (x *index) skew(begin, end time.Duration) (slow, fast time.Duration) {
 	return slow, fast
 }
 
-// components returns all components that are known of, in order.
+// components returns all known components, sorted.
 func (x *index) components() []string {
 	known := map[string]bool{}
 	for appid := range x.tokens {

@@ -8,8 +8,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// nothingLost: each event that JetStream acknowledged is in the stream, and each that is in the stream has
-// an outcome: its component's row is from it or from a newer one, or it is recorded as bad.
+// nothingLost: each event that JetStream acknowledged is in the stream. Each event in the stream has an
+// outcome: its component's row is from this event or a newer one, or a failure records it as bad.
 func nothingLost(x *index, v *verdict) {
 	stored := map[string]uint64{}
 	for _, message := range x.State.Tokens {
@@ -23,7 +23,7 @@ func nothingLost(x *index, v *verdict) {
 	}
 	for _, e := range x.Events {
 		if e.Op == history.Publish && e.Status == history.OK {
-			v.that(stored[e.ID] == e.Sequence, only(e), "NATS acknowledged event %d and does not have it", e.Sequence)
+			v.that(stored[e.ID] == e.Sequence, only(e), "NATS acknowledged event %d, and the stream does not hold it", e.Sequence)
 		}
 	}
 	for _, message := range x.State.Tokens {
@@ -32,7 +32,7 @@ func nothingLost(x *index, v *verdict) {
 		case !ok:
 			v.that(false, nil, "event %d in the stream was published by nobody", message.Sequence)
 		case e.Bad:
-			v.that(bad[message.Sequence], only(e), "event %d breaks the contract, and no failure says so", message.Sequence)
+			v.that(bad[message.Sequence], only(e), "event %d breaks the contract, and no failure reports it", message.Sequence)
 		default:
 			v.that(x.State.Components[e.AppID].TokenSequence >= message.Sequence, only(e),
 				"event %d has no outcome: the newest event taken of its component is %d", message.Sequence, x.State.Components[e.AppID].TokenSequence)
@@ -40,8 +40,8 @@ func nothingLost(x *index, v *verdict) {
 	}
 }
 
-// newestTokenWins: the component's row is from the newest event, and in the order of revisions no code of
-// an older event follows that of a newer one.
+// newestTokenWins: the component's row is from the newest event. In the order of revisions, no code of an
+// older event follows the code of a newer one.
 func newestTokenWins(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		newest, ok := x.newest(appid)
@@ -52,13 +52,13 @@ func newestTokenWins(x *index, v *verdict) {
 		}
 		v.that(component.TokenSequence == newest.sequence && component.Token == newest.Token, only(newest.Event),
 			"the row of %s is from event %d, and the newest is %d", appid, component.TokenSequence, newest.sequence)
-		// The same token may have been announced several times: of all ways to give the codes to events in
-		// their order, the one that takes the earliest event each time goes furthest.
+		// The same token may have been announced several times. Assigning each code to the earliest event
+		// that fits leaves the most events for later codes.
 		next := 0
 		events := x.tokens[appid]
 		for _, code := range x.revisions(appid) {
 			found := slices.IndexFunc(events[next:], func(e tokenEvent) bool { return e.Token == code.Token })
-			v.that(found >= 0, nil, "revision %d of %s is for a token of an older event than a revision before it", code.Revision, appid)
+			v.that(found >= 0, nil, "revision %d of %s was made with the token of an older event than an earlier revision", code.Revision, appid)
 			if found < 0 {
 				break
 			}
@@ -67,7 +67,7 @@ func newestTokenWins(x *index, v *verdict) {
 	}
 }
 
-// oneCurrentCode: a component has one code that is not replaced, and it is the newest.
+// oneCurrentCode: a component has one current code, and it is the newest.
 func oneCurrentCode(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		var current []uint64
@@ -85,14 +85,14 @@ func oneCurrentCode(x *index, v *verdict) {
 	}
 }
 
-// settles: when the faults are over nothing is left undone.
+// settles: after the faults, nothing is left undone.
 func settles(x *index, v *verdict) {
-	v.that(len(x.Undone) == 0, nil, "when the time was over: %q", x.Undone)
+	v.that(len(x.Undone) == 0, nil, "when the time to settle was over: %q", x.Undone)
 	undone := x.unsettled()
-	v.that(len(undone) == 0, nil, "when the replicas had ended: %q", undone)
+	v.that(len(undone) == 0, nil, "when the replicas had stopped: %q", undone)
 }
 
-// Unsettled says what has yet to be done by a system that is left alone, one line each.
+// Unsettled says what a system that is left alone has still to do, one line each.
 func Unsettled(e *Evidence) []string { return newIndex(e).unsettled() }
 
 func (x *index) unsettled() []string {
@@ -115,7 +115,7 @@ func (x *index) unsettled() []string {
 	return undone
 }
 
-// undoneFor says why a component is not as its newest token demands, "" if it is.
+// undoneFor says what is missing for a component's newest token, "" if nothing is.
 func (x *index) undoneFor(appid string) string {
 	newest, ok := x.newest(appid)
 	if !ok {
@@ -127,8 +127,8 @@ func (x *index) undoneFor(appid string) string {
 	switch {
 	case component.TokenSequence != newest.sequence:
 		return fmt.Sprintf("event %d is the newest, and %d was taken", newest.sequence, component.TokenSequence)
-	case newest.dies <= x.State.Now:
-		return "" // whatever came of it
+	case newest.expires <= x.State.Now:
+		return "" // any outcome is right
 	case code != nil && code.Token == newest.Token && code.ExpiresAt > x.State.Now+x.ahead() && failure == nil:
 		return ""
 	case failure == nil:
@@ -142,11 +142,11 @@ func (x *index) undoneFor(appid string) string {
 	}
 }
 
-// givenUp reports whether there was a reason to give up a token until a newer one comes: WeChat said that it
-// is dead or the request wrong, or by a clock that was fast it was dead.
+// givenUp reports whether the service had a reason to give up a token until a newer one comes: WeChat
+// rejected the token or the request, or the token had expired, if only by a clock that was fast.
 func (x *index) givenUp(newest tokenEvent, failure Failure) bool {
 	if failure.Class == preauth.ClassTokenExpired {
-		return newest.dies <= failure.At
+		return newest.expires <= failure.At
 	}
 	return failure.ErrCode != 0 && slices.ContainsFunc(x.Calls, func(call Call) bool {
 		return call.Token == newest.Token && call.ErrCode == failure.ErrCode

@@ -1,7 +1,7 @@
-// Package history records what clients did to the service and what they saw of it, and the faults
-// beside it, for the checker to decide on afterwards.
+// Package history records what clients did and saw, and the faults, for the checker to decide on
+// afterwards.
 //
-// No secret is in a history: tokens and codes stand there by the beginning of their SHA-256.
+// A history holds no secret: tokens and codes are replaced by the beginning of their SHA-256.
 package history
 
 import (
@@ -31,7 +31,7 @@ func HashOf(s preauth.Secret) Hash {
 	return HashOfSum(sum[:])
 }
 
-// HashOfSum returns the hash of the secret whose whole SHA-256 is given, as the database has it of tokens.
+// HashOfSum returns the hash of a secret by its whole SHA-256, which the database has of tokens.
 func HashOfSum(sum []byte) Hash {
 	if len(sum) < 16 {
 		return ""
@@ -44,44 +44,43 @@ type Op string
 
 // The operations.
 const (
-	// Publish is a token event given to NATS.
+	// Publish is a token event that a client published.
 	Publish Op = "publish"
-	// Lookup, Claim and Resolve are requests with their answers.
+	// Lookup, Claim and Resolve are requests with their replies.
 	Lookup  Op = "lookup"
 	Claim   Op = "claim"
 	Resolve Op = "resolve"
-	// Update is an announcement of a code, Failure one of a failure, as a subscriber got it.
+	// Update is the announcement of a code, Failure that of a failure, as a subscriber got it.
 	Update  Op = "update"
 	Failure Op = "failure"
-	// Row is a component's row as it was seen in the database.
+	// Row is a component's row as read from the database.
 	Row Op = "row"
-	// Fault is something done to the system: from Begin, when it began to be done, to End, when it was
-	// undone.
+	// Fault is something done to the system: begun at Begin, undone at End.
 	Fault Op = "fault"
 )
 
-// The statuses of an [Event] that are no error code of the contract.
+// The statuses of an [Event] besides the error codes of the contract.
 const (
 	// NoAnswer means that the outcome is unknown.
 	NoAnswer = 0
-	// Unreadable means an answer or a message that breaks the contract.
+	// Unreadable means a reply or a message that breaks the contract.
 	Unreadable = 1
-	// OK means success; a publish with it was acknowledged by JetStream.
+	// OK means success. JetStream acknowledged a Publish with it.
 	OK = 200
 )
 
-// Event is one action with its answer, or one thing seen. Times count from the start of the run. Which
-// of the fields mean something depends on Op.
+// Event is one action with its reply, or one observation. Times count from the start of the run. Which
+// fields are set depends on Op.
 type Event struct {
 	N     int           `json:"n"`
 	Op    Op            `json:"op"`
 	Begin time.Duration `json:"begin_ns"`
 	End   time.Duration `json:"end_ns"`
-	// Wall is Begin on the wall's clock.
+	// Wall is Begin as wall-clock time.
 	Wall   time.Time `json:"wall"`
 	Client string    `json:"client,omitempty"`
 	AppID  string    `json:"component,omitempty"`
-	// Status is NoAnswer, OK or an error code of the contract.
+	// Status is NoAnswer, Unreadable, OK or an error code of the contract.
 	Status int           `json:"status,omitempty"`
 	Class  preauth.Class `json:"class,omitempty"`
 
@@ -92,35 +91,32 @@ type Event struct {
 	Token Hash `json:"token,omitempty"`
 	// Refused means that WeChat does not know the token.
 	Refused bool `json:"refused,omitempty"`
-	// Life is what an event states of its token, from its arrival in the stream on.
+	// Life is the life of the token that the event states, from its arrival in the stream.
 	Life time.Duration `json:"life_ns,omitempty"`
-	// Sequence is that of the message in its stream; of a Row the newest token event taken.
+	// Sequence is that of the message in its stream; for a Row, that of the newest token event taken.
 	Sequence uint64 `json:"sequence,omitempty"`
 
 	Code      Hash          `json:"code,omitempty"`
 	Revision  uint64        `json:"revision,omitempty"`
 	ExpiresAt time.Duration `json:"expires_ns,omitempty"`
 	MessageID string        `json:"message_id,omitempty"`
-	// Batch is set for an announcement that was published together with others.
-	Batch bool `json:"batch,omitempty"`
 
 	MinTTL      time.Duration `json:"min_ttl_ns,omitempty"`
 	MinRevision uint64        `json:"min_revision,omitempty"`
 	ClaimID     string        `json:"claim_id,omitempty"`
 	Reference   string        `json:"reference,omitempty"`
 
-	// Fault says what kind of fault it is and Target of what. Offset is by how much a clock is wrong.
+	// Fault is the kind of the fault, and Target what it happens to. Offset is the error of a clock.
 	Fault  string        `json:"fault,omitempty"`
 	Target string        `json:"target,omitempty"`
 	Detail string        `json:"detail,omitempty"`
 	Offset time.Duration `json:"offset_ns,omitempty"`
 }
 
-// IDHeader is the header that tells published messages apart. The service does not know it.
+// IDHeader is the header that identifies a published message. The service ignores it.
 const IDHeader = "Chaos-Id"
 
-// Recorder takes events down, in memory and as JSON lines in a file. Its methods are safe for concurrent
-// use.
+// Recorder keeps events in memory and writes them to a file, as JSON lines. It is safe for concurrent use.
 type Recorder struct {
 	start time.Time
 
@@ -131,7 +127,7 @@ type Recorder struct {
 	failed error
 }
 
-// NewRecorder returns a recorder whose time starts now, and which writes to a new file of that name.
+// NewRecorder returns a recorder that writes to a new file. Its time starts now.
 func NewRecorder(name string) (*Recorder, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -143,10 +139,11 @@ func NewRecorder(name string) (*Recorder, error) {
 // Now returns the time since the start.
 func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
 
-// At returns a time of the wall's clock as a time since the start.
+// At returns a wall-clock time as a time since the start.
 func (r *Recorder) At(t time.Time) time.Duration { return t.Round(0).Sub(r.start.Round(0)) }
 
-// Add takes an event down. An event without an End ends now, and one without a Begin begins as it ends.
+// Add records an event, and returns it complete. An event without an End ends now; one without a Begin
+// begins when it ends.
 func (r *Recorder) Add(e Event) Event {
 	e.End = cmp.Or(e.End, r.Now())
 	e.Begin = cmp.Or(e.Begin, e.End)
@@ -172,7 +169,7 @@ func (r *Recorder) Events() []Event {
 	return events
 }
 
-// Close completes the file.
+// Close writes what is buffered and closes the file.
 func (r *Recorder) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,7 +1,8 @@
-// Package nemesis breaks a system that runs, in many ways and several at once, and mends what it broke.
+// Package nemesis breaks a running system, in many ways and in several at once, and repairs what it
+// broke.
 //
-// Which faults come, of what, for how long and after what pause is decided by the seed. The faults are put
-// into the history from their beginning to the time at which they were undone.
+// The seed determines which faults come, to what, for how long and after which pauses. The history has
+// each fault from its begin until it was undone.
 package nemesis
 
 import (
@@ -20,26 +21,26 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// Options say what to break.
+// Options configure a [Nemesis].
 type Options struct {
-	// Seed decides on every choice.
+	// Seed determines every choice.
 	Seed uint64
 	// System is what to break.
 	System *system.System
 	// Conn reaches NATS past the proxies.
 	Conn *nats.Conn
-	// Recorder takes the history.
+	// Recorder records the history.
 	Recorder *history.Recorder
-	// MaxSkew is by how much a clock is wrong at most.
+	// MaxSkew is the largest error of a clock.
 	MaxSkew time.Duration
-	// Log takes a line for each fault that cannot be brought about or undone.
+	// Log gets a line for each fault that cannot be undone.
 	Log func(format string, args ...any)
 }
 
 // Nemesis breaks things.
 type Nemesis struct {
 	Options
-	tempo atomic.Int64 // of what, see tempos
+	tempo atomic.Int64 // a tempo
 
 	mu     sync.Mutex
 	counts map[string]int
@@ -61,24 +62,24 @@ type tempo int64
 const (
 	ordinary tempo = iota
 	storm          // replicas are killed again and again
-	calm           // so that something can be finished
+	calm           // so that work can be finished
 	tempos
 )
 
-// lane brings about one fault after the other. pause is the mean time between them, by tempo.
+// lane causes one fault after the other. pause is the mean time between them, by tempo.
 type lane struct {
 	name   string
 	pause  [tempos]time.Duration
 	faults []fault
 }
 
-// fault is one kind of fault. act returns when it is undone, which it does when ctx ends at the latest.
+// fault is one kind of fault. act causes it, undoes it at the latest when ctx ends, and returns.
 type fault struct {
 	weight int
 	act    func(context.Context, *rand.Rand)
 }
 
-// Run breaks things until ctx ends, and then mends what is broken. The error is about what cannot be mended.
+// Run breaks things until ctx ends, and then repairs them. The error is about what it cannot repair.
 func (n *Nemesis) Run(ctx context.Context) error {
 	var lanes sync.WaitGroup
 	lanes.Go(func() { n.setTempo(ctx, n.chance("tempo")) })
@@ -92,7 +93,7 @@ func (n *Nemesis) Run(ctx context.Context) error {
 		}
 	}
 	for _, r := range n.System.Replicas {
-		_ = r.Continue() // one that was not stopped is well
+		_ = r.Continue() // fails if it was not stopped
 		if err := r.Start(); err != nil {
 			return fmt.Errorf("start %s again: %w", r.Name, err)
 		}
@@ -112,7 +113,7 @@ func (n *Nemesis) lanes() []lane {
 	}
 }
 
-// setTempo lets faults come now often, now seldom.
+// setTempo makes faults come often at some times and rarely at others.
 func (n *Nemesis) setTempo(ctx context.Context, rng *rand.Rand) {
 	for {
 		for _, next := range []struct {
@@ -139,7 +140,7 @@ func (n *Nemesis) follow(ctx context.Context, l lane, rng *rand.Rand) {
 	}
 }
 
-// pause waits until it is time for the next fault. A change of tempo changes the wait that goes on.
+// pause waits until it is time for the next fault. A change of tempo takes effect on the current wait.
 func (n *Nemesis) pause(ctx context.Context, l lane, rng *rand.Rand) bool {
 	const step = 50 * time.Millisecond
 	for left := rng.ExpFloat64(); left > 0; {
@@ -151,11 +152,13 @@ func (n *Nemesis) pause(ctx context.Context, l lane, rng *rand.Rand) bool {
 	return ctx.Err() == nil
 }
 
-// during records a fault that is brought about by begin and undone by the function that it returns, after it
-// lasted for a time up to longest or until ctx ends. A nil function means that it could not be brought about.
+// during causes a fault with begin, waits for a time of up to longest or until ctx ends, undoes the fault
+// with the function that begin returned, and records it. A nil function means that the fault could not
+// be caused.
 func (n *Nemesis) during(ctx context.Context, rng *rand.Rand, longest time.Duration, e history.Event, begin func() (undo func() error)) {
 	e.Op, e.Begin = history.Fault, n.Recorder.Now()
-	lasts := time.Duration((0.05 + 0.95*rng.Float64()) * float64(longest)) // drawn in any case: the choices to come do not depend on luck
+	// Drawn even if begin fails, so that later choices do not depend on that.
+	lasts := time.Duration((0.05 + 0.95*rng.Float64()) * float64(longest))
 	undo := begin()
 	if undo == nil {
 		return
@@ -171,7 +174,7 @@ func (n *Nemesis) during(ctx context.Context, rng *rand.Rand, longest time.Durat
 	n.Recorder.Add(e)
 }
 
-// chance returns the choices of one lane.
+// chance returns the random numbers of one lane.
 func (n *Nemesis) chance(name string) *rand.Rand {
 	var lane uint64
 	for _, c := range []byte(name) {
@@ -180,5 +183,5 @@ func (n *Nemesis) chance(name string) *rand.Rand {
 	return rand.New(rand.NewPCG(n.Seed, lane))
 }
 
-// one returns one of a few, by chance.
+// one returns one of its arguments, at random.
 func one[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }

@@ -45,7 +45,7 @@ func (n *Nemesis) network() []fault {
 				[]system.Toxic{{Type: "timeout", Stream: system.Downstream}, {Type: "timeout", Stream: system.Upstream}},
 				[]system.Toxic{{Type: "timeout", Stream: system.Upstream}})
 		}),
-		// The request is carried out and nobody is told: not at all, or by the end of the connection.
+		// The server does what it was asked, and the answer is lost or the connection closed.
 		poisoned(4, "answer lost", 4*time.Second, func(rng *rand.Rand) []system.Toxic {
 			return []system.Toxic{{Type: one(rng, "timeout", "limit_data"), Stream: system.Downstream, Attributes: map[string]int64{"bytes": 0, "timeout": 0}}}
 		}),
@@ -60,7 +60,7 @@ func (n *Nemesis) network() []fault {
 	}
 }
 
-// connection returns the proxies between a replica and one of the servers, and which server it is.
+// connection returns the proxies between a replica and one kind of server, and names the server.
 func (n *Nemesis) connection(rng *rand.Rand) (to string, proxies []*system.Proxy) {
 	r := n.replica(rng)
 	switch rng.IntN(3) {

@@ -11,14 +11,14 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// The kinds of faults that the goal of a campaign is counted in.
+// The kinds of faults by which the size of a campaign is stated.
 const (
 	ReplicaKilled = "replica: SIGKILL"
 	NATSKilled    = "NATS: SIGKILL"
 	MySQLKilled   = "MySQL: SIGKILL"
 )
 
-// kills are those of replicas, which are started again soon.
+// kills are the faults that kill replicas, which are soon started again.
 func (n *Nemesis) kills() []fault {
 	return []fault{
 		{20, func(ctx context.Context, rng *rand.Rand) { n.kill(ctx, rng, n.replica(rng)) }},
@@ -50,7 +50,7 @@ func (n *Nemesis) kill(ctx context.Context, rng *rand.Rand, r *system.Replica) {
 func (n *Nemesis) processes() []fault {
 	return []fault{
 		{3, func(ctx context.Context, rng *rand.Rand) {
-			// Now and then for longer than any lease.
+			// Sometimes longer than any lease.
 			longest := one(rng, 3*time.Second, 8*time.Second, system.Lease+5*time.Second)
 			r := n.replica(rng)
 			n.during(ctx, rng, longest, history.Event{Fault: "replica: SIGSTOP", Target: r.Name}, func() func() error {
@@ -58,7 +58,7 @@ func (n *Nemesis) processes() []fault {
 					return nil
 				}
 				return func() error {
-					if err := r.Continue(); !errors.Is(err, system.ErrDown) { // it may have been killed meanwhile
+					if err := r.Continue(); !errors.Is(err, system.ErrDown) { // killed meanwhile
 						return err
 					}
 					return nil

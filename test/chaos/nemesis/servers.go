@@ -11,10 +11,10 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// mendLimit bounds the time for which it is tried to undo a fault of a server.
-const mendLimit = time.Minute
+// repairLimit bounds the time that undoing a fault of a server may take.
+const repairLimit = time.Minute
 
-// natsFaults happen to the servers of NATS.
+// natsFaults happen to the NATS servers.
 func (n *Nemesis) natsFaults() []fault {
 	faults := []fault{
 		{10, func(ctx context.Context, rng *rand.Rand) {
@@ -41,7 +41,7 @@ func (n *Nemesis) killNATS(ctx context.Context, rng *rand.Rand, kind string, ser
 	})
 }
 
-// fillStore takes all the room that JetStream may use, so that nothing more is stored.
+// fillStore fills all the space that JetStream may use, so that nothing more is stored.
 func (n *Nemesis) fillStore(ctx context.Context, rng *rand.Rand) {
 	const name, subject = "FILLER", "chaos.filler"
 	n.during(ctx, rng, 3*time.Second, history.Event{Fault: "NATS: no room for messages", Target: "NATS"}, func() func() error {
@@ -59,13 +59,13 @@ func (n *Nemesis) fillStore(ctx context.Context, rng *rand.Rand) {
 			_, err = js.Publish(filling, subject, block)
 		}
 		return func() error {
-			mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendLimit)
+			repairing, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLimit)
 			defer cancel()
 			for {
-				if err = js.DeleteStream(mending, name); err == nil || mending.Err() != nil {
+				if err = js.DeleteStream(repairing, name); err == nil || repairing.Err() != nil {
 					return err
 				}
-				system.Wait(mending, 200*time.Millisecond)
+				system.Wait(repairing, 200*time.Millisecond)
 			}
 		}
 	})
@@ -79,9 +79,9 @@ func (n *Nemesis) mysqlFaults() []fault {
 				return nil
 			}
 			return func() error {
-				mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendLimit)
+				repairing, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLimit)
 				defer cancel()
-				return n.System.MySQL.Restart(mending)
+				return n.System.MySQL.Restart(repairing)
 			}
 		})
 	}}}
@@ -89,7 +89,7 @@ func (n *Nemesis) mysqlFaults() []fault {
 		faults = append(faults, fault{2, func(ctx context.Context, rng *rand.Rand) {
 			n.during(ctx, rng, 4*time.Second, history.Event{Fault: "MySQL: read-only", Target: "MySQL"}, func() func() error {
 				set := func(on bool) error {
-					setting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendLimit)
+					setting, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLimit)
 					defer cancel()
 					return n.System.MySQL.ReadOnly(setting, on)
 				}

@@ -9,7 +9,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// spoilers are what goes wrong at WeChat, by the kind as it is counted.
+// spoilers are what can go wrong at WeChat, by kind.
 var spoilers = []struct {
 	kind   string
 	faults []wechattest.Fault
@@ -38,7 +38,7 @@ var spoilers = []struct {
 	{"cuts the body", []wechattest.Fault{{CutBody: true}}},
 }
 
-// wechat faults happen to WeChat itself: to every call, to every other one, or to few.
+// wechat faults happen to WeChat itself: to every call, to every second or to every fifth.
 func (n *Nemesis) wechat() []fault {
 	return []fault{{1, func(ctx context.Context, rng *rand.Rand) {
 		spoiler := spoilers[rng.IntN(len(spoilers))]

@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// Programs are the files of the programs under test.
+// Programs are the paths of the programs under test.
 type Programs struct{ Preauth, NATS string }
 
-// Build builds the service, as in production but for its clock, and nats-server in the version that the
-// project's go.mod names, into dir. overlay replaces source files of the project, named by
-// their path within it, by other texts; nil replaces none.
+// Build builds the service into dir, as for production but with a clock that can be set wrong, and
+// nats-server in the version of the project's go.mod. overlay has other texts for source files of the
+// project, by their path within it; nil has none.
 func Build(ctx context.Context, dir string, overlay map[string]string) (Programs, error) {
 	programs := Programs{Preauth: filepath.Join(dir, "preauth"), NATS: filepath.Join(dir, "nats-server")}
 	root, err := Root(ctx)
@@ -32,8 +34,28 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
 }
 
-// Root returns the directory of the project, of which the harness is a part. The working directory has to
-// be in the harness's module.
+// Compile compiles the packages of the files in overlay, without linking a program. dir takes files of
+// its own.
+func Compile(ctx context.Context, dir string, overlay map[string]string) error {
+	root, err := Root(ctx)
+	if err != nil {
+		return err
+	}
+	name, err := writeOverlay(dir, root, overlay)
+	if err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
+	packages := []string{}
+	for file := range overlay {
+		if p := "./" + path.Dir(file); !slices.Contains(packages, p) {
+			packages = append(packages, p)
+		}
+	}
+	return goIn(ctx, root, append([]string{"build", "-overlay", name}, packages...)...)
+}
+
+// Root returns the directory of the project that the harness belongs to. The working directory must be
+// in the harness's module.
 func Root(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "preauth").Output()
 	if err != nil {
@@ -51,7 +73,8 @@ func goIn(ctx context.Context, dir string, args ...string) error {
 	return nil
 }
 
-// writeOverlay writes the file that go build -overlay takes, and those that it names, and returns its name.
+// writeOverlay writes the texts, and the file for go build -overlay that names them. It returns the name
+// of that file.
 func writeOverlay(dir, root string, texts map[string]string) (string, error) {
 	replace := map[string]string{}
 	for name, text := range texts {

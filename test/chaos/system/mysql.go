@@ -16,7 +16,7 @@ import (
 // MySQL is the database server.
 type MySQL struct {
 	*mysqlserver.Server
-	// Root is a connection past the proxies, as the user who may do everything.
+	// Root connects past the proxies, as the user with all rights.
 	Root *sql.DB
 	// Dir holds the server's files.
 	Dir string
@@ -28,14 +28,16 @@ const (
 	password = "of-the-service"
 )
 
-// grants are those of docs/operation.md.
+// grants are the rights that docs/operation.md gives to the service.
 var grants = []string{
 	"GRANT SELECT, INSERT, UPDATE ON preauth.component TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.pre_auth_code TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.outbox TO 'preauth'@'%'",
+	"GRANT SELECT, INSERT, UPDATE ON preauth.stream_set TO 'preauth'@'%'",
 }
 
-// startMySQL starts a server with the schema, and the least user that the service can do with.
+// startMySQL starts a server with the schema, and with a user that has no more rights than the service
+// needs.
 func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, preauth string, log func(string, ...any)) (_ *MySQL, err error) {
 	m := &MySQL{Dir: filepath.Join(dir, "mysql")}
 	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{Engine: engine, Dir: m.Dir, Log: log}); err != nil {
@@ -73,7 +75,7 @@ func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, prea
 	return m, nil
 }
 
-// ReadOnly makes the server refuse the service's writes, or take them again.
+// ReadOnly makes the server refuse the service's writes, or accept them again.
 func (m *MySQL) ReadOnly(ctx context.Context, on bool) error {
 	_, err := m.Root.ExecContext(ctx, "SET GLOBAL read_only = ?", on)
 	return err
@@ -87,10 +89,10 @@ func (m *MySQL) Close() error {
 	return m.Server.Close()
 }
 
-// dsnThrough returns the DSN with which a replica reaches the server through its proxy.
+// dsnThrough returns the DSN by which a replica reaches the server through its proxy.
 func dsnThrough(p *Proxy) string {
 	return fmt.Sprintf("%s:%s@tcp(%s)/%s", user, password, p.Addr, database)
 }
 
-// CanBeReadOnly reports whether the server has the variable read_only, and does as it says.
+// CanBeReadOnly reports whether the server has the variable read_only and obeys it.
 func (m *MySQL) CanBeReadOnly() bool { return m.Engine() != mysqlserver.TiDB }

@@ -15,11 +15,11 @@ import (
 	"preauth/internal/loopback"
 )
 
-// maxFileStore is the room of a NATS server for its streams. The largest of them, of failures, may take
-// 64 MiB; the rest is soon full when a fault wants it to be.
+// maxFileStore is the space of a NATS server for its streams. The largest, that of failures, may take
+// 64 MiB. A fault can fill the rest quickly.
 const maxFileStore = 96 << 20
 
-// NATS is the NATS server, or the cluster of them.
+// NATS is one NATS server or a cluster of them.
 type NATS struct {
 	servers []*natsServer
 }
@@ -56,7 +56,7 @@ func startNATS(ctx context.Context, dir, program string, size int) (*NATS, error
 		config := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, sync_interval: always, max_file_store: %d }\n",
 			s.name, s.addr, filepath.Join(dir, s.name), maxFileStore)
 		if size > 1 {
-			// Clients must not learn of addresses that lead past their proxies.
+			// Clients must not learn addresses that bypass their proxies.
 			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }\n",
 				clusterAddrs[i], strings.Join(routes, ", "))
 		}
@@ -88,7 +88,7 @@ func (s *natsServer) start() error {
 	return err
 }
 
-// awaitJetStream waits until the servers answer about JetStream.
+// awaitJetStream waits until JetStream answers.
 func (n *NATS) awaitJetStream(ctx context.Context) error {
 	nc, err := n.Connect()
 	if err != nil {
@@ -112,7 +112,7 @@ func (n *NATS) awaitJetStream(ctx context.Context) error {
 	}
 }
 
-// Connect returns a connection past the proxies, which comes back by itself for ever.
+// Connect returns a connection past the proxies. It reconnects for ever.
 func (n *NATS) Connect() (*nats.Conn, error) {
 	var urls []string
 	for _, s := range n.servers {
@@ -130,7 +130,7 @@ func (n *NATS) Size() int { return len(n.servers) }
 // ServerName returns the name of a server.
 func (n *NATS) ServerName(i int) string { return n.servers[i].name }
 
-// Kill ends a server with SIGKILL.
+// Kill kills a server with SIGKILL.
 func (n *NATS) Kill(i int) {
 	s := n.servers[i]
 	s.mu.Lock()
@@ -141,7 +141,7 @@ func (n *NATS) Kill(i int) {
 // Restart starts a server that was killed, on the same address and with the same files.
 func (n *NATS) Restart(i int) error { return n.servers[i].start() }
 
-// Leader returns the index of the server that leads the stream, and false where it is not known.
+// Leader returns the index of the server that leads the stream, and false if it is not known.
 func (n *NATS) Leader(ctx context.Context, nc *nats.Conn, stream string) (int, bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -11,7 +11,7 @@ import (
 // process is a child that dies with the harness.
 type process struct {
 	command *exec.Cmd
-	exited  chan struct{} // closed when it has ended and command.ProcessState says how
+	exited  chan struct{} // closed when it has ended; command.ProcessState then says how
 }
 
 // startProcess starts a program with its output appended to a log.
@@ -24,11 +24,11 @@ func startProcess(log string, env []string, program string, args ...string) (*pr
 	p := &process{command: exec.Command(program, args...), exited: make(chan struct{})}
 	p.command.Env = env
 	p.command.Stdout, p.command.Stderr = output, output
-	// A Ctrl-C at the terminal is for the harness alone.
+	// Ctrl-C at the terminal must reach the harness alone.
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// Linux tells the child of its parent's death when this thread ends.
+		// Linux kills the child when this thread ends, not when the process does.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.command.Start()
@@ -46,7 +46,7 @@ func startProcess(log string, env []string, program string, args ...string) (*pr
 
 func (p *process) signal(s syscall.Signal) error { return p.command.Process.Signal(s) }
 
-// kill ends the process at once and returns when it is gone.
+// kill kills the process and returns when it is gone.
 func (p *process) kill() {
 	_ = p.command.Process.Kill()
 	<-p.exited

@@ -15,24 +15,24 @@ import (
 	"preauth/internal/loopback"
 )
 
-// Proxy stands between one replica and one server, and goes wrong on demand.
+// Proxy is the line between one replica and one server. It breaks on demand.
 type Proxy struct {
-	// Name says of which replica and to which server.
+	// Name names the replica and the server.
 	Name string
-	// Addr is where the replica connects to.
+	// Addr is the address that the replica connects to.
 	Addr string
 
 	mu    sync.Mutex
 	proxy *toxiproxy.Proxy
 }
 
-// newProxies returns a maker of proxies. They share what a toxiproxy server has in common.
+// newProxies returns a function that makes proxies. They share one toxiproxy server.
 func newProxies() func(name, upstream string) (*Proxy, error) {
-	zerolog.SetGlobalLevel(zerolog.Disabled) // some of toxiproxy logs past the logger that it is given
+	zerolog.SetGlobalLevel(zerolog.Disabled) // toxiproxy does not always use the logger that it is given
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
 	return func(name, upstream string) (*Proxy, error) {
 		var err error
-		for range 5 { // a free port may be taken by the time that it is used
+		for range 5 { // a free port may be taken before it is used
 			var addr string
 			if addr, _, err = loopback.Address(""); err != nil {
 				break
@@ -46,7 +46,7 @@ func newProxies() func(name, upstream string) (*Proxy, error) {
 	}
 }
 
-// Direction is the way that data takes through a proxy.
+// Direction is the direction of data through a proxy.
 type Direction string
 
 // The directions: Upstream is to the server, Downstream from it.
@@ -55,7 +55,7 @@ const (
 	Downstream Direction = "downstream"
 )
 
-// Toxic is something wrong with the connections through a proxy, as toxiproxy describes it.
+// Toxic is a disturbance of the connections through a proxy, in toxiproxy's terms.
 type Toxic struct {
 	// Type is one of toxiproxy's: latency, bandwidth, timeout, reset_peer, limit_data, slicer.
 	Type       string           `json:"type"`
@@ -63,8 +63,8 @@ type Toxic struct {
 	Attributes map[string]int64 `json:"attributes"`
 }
 
-// Poison lets the connections through the proxy, those that are open too, suffer from the toxics until the
-// returned function is called.
+// Poison disturbs the connections through the proxy, open ones too, until the returned function is
+// called.
 func (p *Proxy) Poison(toxics ...Toxic) (heal func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,13 +73,13 @@ func (p *Proxy) Poison(toxics ...Toxic) (heal func(), err error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, name := range names {
-			_ = p.proxy.Toxics.RemoveToxic(context.Background(), name) // one that is gone is no trouble
+			_ = p.proxy.Toxics.RemoveToxic(context.Background(), name) // fails if it is gone already
 		}
 	})
 	for _, toxic := range toxics {
 		name := toxic.Type + "_" + string(toxic.Stream)
 		if p.proxy.Toxics.GetToxic(name) != nil {
-			continue // another fault has it here already
+			continue // another fault added it before
 		}
 		text, err := json.Marshal(struct {
 			Toxic
@@ -104,7 +104,7 @@ func (p *Proxy) Cut() {
 	p.proxy.Stop()
 }
 
-// Restore undoes Cut.
+// Restore undoes [Proxy.Cut].
 func (p *Proxy) Restore() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

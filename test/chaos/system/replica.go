@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// Replica is one process of the service, which is killed and started again.
+// Replica is one process of the service. It can be killed and started again.
 type Replica struct {
 	Name string
-	// NATS has a proxy for each server. These proxies are the replica's own.
+	// NATS has a proxy for each server. No other replica uses these proxies.
 	NATS          []*Proxy
 	MySQL, WeChat *Proxy
 
@@ -27,18 +27,18 @@ type Replica struct {
 	mu      sync.Mutex
 	process *process
 	stopped bool     // by SIGSTOP
-	ended   bool     // on purpose
-	faults  []string // what it did that a service must not do
+	ended   bool     // by the harness
+	faults  []string // what it did that a service must never do
 }
 
-// stopLimit bounds the time that SIGTERM may take: the service's own limit of 15 s with its 5 s for the last
-// messages, and as much again for a machine that is busy.
+// stopLimit bounds the time that the service may take to stop after SIGTERM: its own limit of 15 s, 5 s for
+// the last messages, and as much again for a busy machine.
 const stopLimit = 40 * time.Second
 
-// ErrDown means that the replica does not run, or is stopped.
+// ErrDown means that the replica does not run or is stopped.
 var ErrDown = errors.New("the replica is down")
 
-// Start starts the replica if it does not run.
+// Start starts the replica unless it runs.
 func (r *Replica) Start() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,7 +61,7 @@ func (r *Replica) Start() error {
 	return nil
 }
 
-// Kill ends the replica with SIGKILL. It returns ErrDown if there is nothing to kill.
+// Kill kills the replica with SIGKILL. It returns ErrDown if it does not run.
 func (r *Replica) Kill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,7 +73,8 @@ func (r *Replica) Kill() error {
 	return nil
 }
 
-// Terminate ends the replica with SIGTERM and waits until it is gone. One that has yet to start up is down.
+// Terminate stops the replica with SIGTERM and waits until it is gone. It returns ErrDown for a replica
+// that is still starting.
 func (r *Replica) Terminate() error {
 	asked, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -113,7 +114,7 @@ func (r *Replica) blame(format string, args ...any) {
 	r.faults = append(r.faults, fmt.Sprintf(format, args...))
 }
 
-// Faults returns what the replica did that a service must not do, such as to end by itself.
+// Faults returns what the replica did that a service must never do, such as exit by itself.
 func (r *Replica) Faults() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,7 +124,7 @@ func (r *Replica) Faults() []string {
 // Stop stops the replica with SIGSTOP until [Replica.Continue].
 func (r *Replica) Stop() error { return r.freeze(true, syscall.SIGSTOP) }
 
-// Continue lets a stopped replica go on.
+// Continue continues a stopped replica with SIGCONT.
 func (r *Replica) Continue() error { return r.freeze(false, syscall.SIGCONT) }
 
 func (r *Replica) freeze(stop bool, s syscall.Signal) error {
@@ -136,7 +137,7 @@ func (r *Replica) freeze(stop bool, s syscall.Signal) error {
 	return r.process.signal(s)
 }
 
-// SetClock moves the replica's clock by offset against the machine's.
+// SetClock sets the replica's clock ahead of the machine's by offset.
 func (r *Replica) SetClock(offset time.Duration) error {
 	next := r.clock + ".next"
 	if err := os.WriteFile(next, []byte(offset.String()), 0o600); err != nil {
@@ -145,7 +146,7 @@ func (r *Replica) SetClock(offset time.Duration) error {
 	return os.Rename(next, r.clock)
 }
 
-// Ready returns nil if the replica says that it is ready, and otherwise why not.
+// Ready returns nil if the replica is ready, and otherwise its reason.
 func (r *Replica) Ready(ctx context.Context) error {
 	status, body, err := r.get(ctx, "/readyz")
 	if err == nil && status != http.StatusOK {
@@ -157,13 +158,13 @@ func (r *Replica) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Metrics returns what the replica says at /metrics.
+// Metrics returns the replica's metrics.
 func (r *Replica) Metrics(ctx context.Context) ([]byte, error) {
 	_, body, err := r.get(ctx, "/metrics")
 	return body, err
 }
 
-// Log is the name of the file with all that the replica ever printed.
+// Log is the name of the file with everything that the replica ever printed.
 func (r *Replica) Log() string { return r.log }
 
 func (r *Replica) get(ctx context.Context, path string) (int, []byte, error) {

@@ -1,6 +1,7 @@
-// Package system runs the whole of preauth as processes of their own, for a fault harness: replicas of the
-// real binary, nats-server, a MySQL-protocol server and the stand-in for WeChat, with a proxy between each
-// replica and each server. Everything listens on loopback addresses and dies with the harness.
+// Package system runs preauth with all its surroundings for the fault harness: replicas of the real
+// binary, nats-server and a MySQL-protocol server as processes, the stand-in for WeChat, and a proxy
+// between each replica and each server. Everything listens on loopback addresses and ends with the
+// harness.
 package system
 
 import (
@@ -17,21 +18,21 @@ import (
 	"preauth/internal/mysqlserver"
 )
 
-// Options say what to start.
+// Options configure a [System].
 type Options struct {
-	// Dir is an existing directory for all files of the run: data, configurations, logs.
+	// Dir is an existing directory for all files of the run: data, configuration, logs.
 	Dir string
 	// Programs are what [Build] made.
 	Programs Programs
-	// Replicas is the number of replicas of the service, NATSServers 1 or 3.
+	// Replicas is the number of replicas of the service. NATSServers is 1 or 3.
 	Replicas, NATSServers int
-	// Engine is the database's; empty for the first that works.
+	// Engine is that of the database; empty: the first that works.
 	Engine mysqlserver.Engine
-	// Log takes lines for the person who waits.
+	// Log gets lines for the person who waits.
 	Log func(format string, args ...any)
 }
 
-// System is all that runs.
+// System is everything that runs.
 type System struct {
 	Replicas []*Replica
 	NATS     *NATS
@@ -41,16 +42,16 @@ type System struct {
 	proxies []*Proxy
 }
 
-// The service's settings that differ from the defaults: waits that fit a run of a minute, and no limit of
-// calls, since what is looked at is how many it wants to make.
+// The service's settings that differ from the defaults. Its waits fit a run of a minute. It has no limit
+// of calls, because the checker counts how many it makes.
 const (
-	// Spares is how many spares a component has.
+	// Spares is the number of spares of a component.
 	Spares = 1
-	// RequestTimeout is in what time the service answers; its default.
+	// RequestTimeout is the service's limit for answering a request, its default.
 	RequestTimeout = 4 * time.Second
 	// LongestDelay is the longest wait between two tries.
 	LongestDelay = 5 * time.Second
-	// Lease is for how long a component is left to a replica that may have died: the service's constant.
+	// Lease is how long a component is left to a replica that may have died, a constant of the service.
 	Lease = 20 * time.Second
 )
 
@@ -65,7 +66,7 @@ func settings(replicas int) []string {
 	}
 }
 
-// Start starts all of it and returns when every replica is ready.
+// Start starts everything and returns when every replica is ready.
 func Start(ctx context.Context, opts Options) (_ *System, err error) {
 	s := &System{}
 	defer func() {
@@ -143,11 +144,11 @@ func (s *System) newReplica(name string, opts Options, newProxy func(name, upstr
 	return r, r.SetClock(0)
 }
 
-// Close ends all of it.
+// Close stops everything.
 func (s *System) Close() error {
 	var errs []error
 	for _, r := range s.Replicas {
-		_ = r.Kill() // one that does not run is well
+		_ = r.Kill() // fails if it does not run
 	}
 	for _, p := range s.proxies {
 		p.Cut()
@@ -164,7 +165,7 @@ func (s *System) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait waits for d or the end of ctx, and reports whether d is over.
+// Wait waits for d. It reports false if ctx ends first.
 func Wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -4,12 +4,11 @@ import (
 	"sync"
 	"time"
 
-	"preauth"
 	"preauth/wechat/wechattest"
 )
 
-// WeChat is the stand-in, with a fault that can be set for all calls. It lives in the harness's process: it
-// is no part of what is under test, and its log is evidence that has to survive.
+// WeChat is the stand-in, with a fault for all calls. It runs in the harness's process: it is not under
+// test, and its log is evidence that must survive.
 type WeChat struct {
 	*wechattest.Server
 
@@ -24,7 +23,7 @@ type callKey struct {
 	n     int
 }
 
-// CodeLife is the life of a code: short, so that renewals and expiries happen within a run.
+// CodeLife is the life of a code. It is short, so that codes are renewed and expire within a run.
 const CodeLife = 30 * time.Second
 
 func startWeChat() (*WeChat, error) {
@@ -32,8 +31,8 @@ func startWeChat() (*WeChat, error) {
 	var err error
 	w.Server, err = wechattest.Start(wechattest.Options{
 		CodeLife:  CodeLife,
-		TokenLife: 24 * time.Hour, // what an event states is what counts
-		Overlap:   24 * time.Hour, // a late event with an older token is the newest all the same
+		TokenLife: 24 * time.Hour, // the life that an event states counts
+		Overlap:   24 * time.Hour, // a late event with an older token still is the newest
 		KeepCalls: 1 << 21,
 	})
 	if err != nil {
@@ -43,7 +42,7 @@ func startWeChat() (*WeChat, error) {
 	return w, nil
 }
 
-// decide chooses the fault of one call and remembers it.
+// decide returns the fault of one call, and remembers it.
 func (w *WeChat) decide(call wechattest.Call) wechattest.Fault {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -56,20 +55,17 @@ func (w *WeChat) decide(call wechattest.Call) wechattest.Fault {
 	return fault
 }
 
-// SetFault lets the n-th call from now on, counted from 1, suffer from the fault that the function returns;
-// nil ends it. The function is called by one goroutine at a time.
+// SetFault gives the n-th call from now on, counted from 1, the fault that the function returns. A nil
+// function ends that. Calls of the function are serialized.
 func (w *WeChat) SetFault(fault func(n int) wechattest.Fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fault, w.calls = fault, 0
 }
 
-// FaultOf returns what was done to a call.
+// FaultOf returns the fault that a call was given.
 func (w *WeChat) FaultOf(call wechattest.Call) wechattest.Fault {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.faults[callKey{call.AppID, call.N}]
 }
-
-// Issue tells WeChat of a token.
-func (w *WeChat) Issue(appid string, token preauth.Secret) { w.SetToken(appid, token) }

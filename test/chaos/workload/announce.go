@@ -15,12 +15,12 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// pace is the mean time between two announcements of a component's token service.
+// pace is the mean time between two token events of a component.
 var pace = [kinds]time.Duration{busy: 1500 * time.Millisecond, calm: 40 * time.Second, brief: 20 * time.Second}
 
 const (
 	tokenTopic = "component.token.updated"
-	// ackTimeout is how long a token service waits to be told that its event is stored.
+	// ackTimeout is how long a token service waits for the acknowledgement of an event.
 	ackTimeout = 3 * time.Second
 )
 
@@ -41,7 +41,7 @@ func (w *Workload) announce(ctx context.Context, c *component, rng *rand.Rand) {
 	}
 }
 
-// publishSome publishes one event of the many kinds that there are.
+// publishSome publishes one event, of a kind that chance decides on.
 func (w *Workload) publishSome(ctx context.Context, c *component, rng *rand.Rand, hurry bool) {
 	c.mu.Lock()
 	known := c.tokens
@@ -51,9 +51,9 @@ func (w *Workload) publishSome(ctx context.Context, c *component, rng *rand.Rand
 	case n < 10:
 		w.publish(ctx, rng, garbage(c, rng), hurry)
 		return
-	case n < 30 && len(known) > 0: // the same again
+	case n < 30 && len(known) > 0: // the newest token again
 		t = known[len(known)-1]
-	case n < 40 && len(known) > 0: // late: an older one
+	case n < 40 && len(known) > 0: // an older token, late
 		t = known[rng.IntN(len(known))]
 	case n < 45:
 		t = token{newToken(rng), true} // WeChat will not know it
@@ -63,14 +63,15 @@ func (w *Workload) publishSome(ctx context.Context, c *component, rng *rand.Rand
 	w.publish(ctx, rng, event(c, rng, t), hurry)
 }
 
-// issue gets a new token from WeChat.
+// issue makes a new token that WeChat knows.
 func (w *Workload) issue(c *component, rng *rand.Rand) token {
 	t := token{newToken(rng), false}
 	w.opts.Issuer.SetToken(c.appid, t.secret)
 	return t
 }
 
-// PublishGood announces a new, long-lived token for a component and returns when it is stored.
+// PublishGood announces a new, long-lived token for a component. It returns when the stream has stored
+// the event.
 func (w *Workload) PublishGood(ctx context.Context, appid string) error {
 	rng := w.chance("good " + appid)
 	t := w.issue(w.component(appid), rng)
@@ -93,7 +94,7 @@ type message struct {
 	body    []byte
 	bad     bool
 	token   token
-	// life counts from the arrival, expiresAt is what wins where it is set.
+	// life counts from the arrival. If expiresAt is set, it wins.
 	life      time.Duration
 	expiresAt time.Time
 }
@@ -103,12 +104,12 @@ type object map[string]any
 func (o object) encode() []byte {
 	text, err := json.Marshal(o)
 	if err != nil {
-		panic(err) // of what stands in this file
+		panic(err) // a mistake in this file
 	}
 	return text
 }
 
-// event returns a good event in one of its forms.
+// event returns a good event, in one of the forms that the contract allows.
 func event(c *component, rng *rand.Rand, t token) message {
 	c.mu.Lock()
 	c.tokens = append(c.tokens, t)
@@ -125,7 +126,7 @@ func event(c *component, rng *rand.Rand, t token) message {
 	case 0, 1, 2:
 		m.expiresAt = time.Now().Add(m.life).Truncate(time.Microsecond)
 		said["expires_at"] = m.expiresAt.UTC().Format(time.RFC3339Nano)
-	case 3: // dead on arrival
+	case 3: // expired on arrival
 		m.expiresAt = time.Now().Add(-time.Minute).Truncate(time.Microsecond)
 		said["expires_at"] = m.expiresAt.UTC().Format(time.RFC3339Nano)
 	}
@@ -181,7 +182,7 @@ func garbage(c *component, rng *rand.Rand) message {
 	return m
 }
 
-// publish gives an event to NATS: mostly until it is known to be stored, else just once.
+// publish publishes an event: mostly again until the stream acknowledges it, sometimes only once.
 func (w *Workload) publish(ctx context.Context, rng *rand.Rand, m message, hurry bool) {
 	if hurry && rng.IntN(2) == 0 || rng.IntN(10) == 0 {
 		w.send(ctx, m, false)
@@ -194,7 +195,7 @@ func (w *Workload) publish(ctx context.Context, rng *rand.Rand, m message, hurry
 	}
 }
 
-// send gives an event to NATS once, and waits to hear that it is stored if it is to be acknowledged.
+// send publishes an event once, and waits for the stream's acknowledgement if acknowledged is set.
 func (w *Workload) send(ctx context.Context, m message, acknowledged bool) history.Event {
 	e := history.Event{
 		Op: history.Publish, Client: "token service", AppID: m.appid, Begin: w.opts.Recorder.Now(),
@@ -205,10 +206,10 @@ func (w *Workload) send(ctx context.Context, m message, acknowledged bool) histo
 	}
 	msg := &nats.Msg{Subject: m.subject, Data: m.body, Header: nats.Header{history.IDHeader: {e.ID}}}
 	if !acknowledged {
-		_ = w.opts.Conn.PublishMsg(msg) // whether it arrived, the stream tells
+		_ = w.opts.Conn.PublishMsg(msg) // the stream shows whether it arrived
 		return w.opts.Recorder.Add(e)
 	}
-	// An event under way is not given up because the run ends: its answer is evidence.
+	// The end of the run does not cut this short: the answer is evidence.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
 	defer cancel()
 	if ack, err := w.js.PublishMsg(ctx, msg); err == nil {

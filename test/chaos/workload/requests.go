@@ -11,7 +11,7 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// MaxMinTTL is the largest min_ttl asked for.
+// MaxMinTTL is the largest min_ttl that a client asks for.
 const MaxMinTTL = 10 * time.Second
 
 // lookUp is a client that looks up one component after the other.
@@ -35,7 +35,7 @@ func (w *Workload) lookUp(ctx context.Context, name string, rng *rand.Rand) {
 	}
 }
 
-// seen takes in a revision and returns the highest seen.
+// seen notes a revision and returns the highest seen so far.
 func (c *component) seen(revision uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,7 +60,7 @@ func (w *Workload) Lookup(ctx context.Context, name string, request preauth.Look
 	return w.opts.Recorder.Add(e), found.PreAuthCode
 }
 
-// claim is one that was answered.
+// claim is a claim that was answered with a code.
 type claim struct {
 	component *component
 	request   preauth.ClaimRequest
@@ -84,7 +84,7 @@ func (w *Workload) claimCodes(ctx context.Context, name string, rng *rand.Rand) 
 			twin.Wait()
 			continue
 		}
-		// Until it is answered, as a program would.
+		// Like a real program, it asks until it is answered.
 		for range 8 {
 			e, code := w.claim(ctx, name, c, request)
 			if e.Status == history.OK {
@@ -102,7 +102,7 @@ func (w *Workload) claimCodes(ctx context.Context, name string, rng *rand.Rand) 
 	}
 }
 
-// claimAgain repeats one of the claims that were answered, sometimes with what has to be refused.
+// claimAgain repeats a claim that was answered before, sometimes in a way that the service has to refuse.
 func (w *Workload) claimAgain(ctx context.Context, name string, rng *rand.Rand) bool {
 	w.mu.Lock()
 	if len(w.claims) == 0 {

@@ -9,11 +9,10 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// update takes down an announcement of a code.
+// update records the announcement of a code.
 func (w *Workload) update(msg *nats.Msg) {
 	e := history.Event{
 		Op: history.Update, Client: "subscriber", MessageID: msg.Header.Get(nats.MsgIdHdr), Sequence: sequenceOf(msg),
-		Batch: msg.Header.Get("Nats-Batch-Id") != "",
 	}
 	update, err := preauth.ParseUpdate(msg.Data)
 	e.Status, _ = statusOf(err)
@@ -27,7 +26,7 @@ func (w *Workload) update(msg *nats.Msg) {
 	w.opts.Recorder.Add(e)
 }
 
-// failure takes down an announcement of a failure.
+// failure records the announcement of a failure.
 func (w *Workload) failure(msg *nats.Msg) {
 	e := history.Event{Op: history.Failure, Client: "subscriber", MessageID: msg.Header.Get(nats.MsgIdHdr)}
 	failure, err := preauth.ParseFailure(msg.Data)
@@ -38,7 +37,7 @@ func (w *Workload) failure(msg *nats.Msg) {
 	w.opts.Recorder.Add(e)
 }
 
-// sequenceOf returns the place of a copied message in its stream.
+// sequenceOf returns the sequence that a republished message has in its stream.
 func sequenceOf(msg *nats.Msg) uint64 {
 	sequence, _ := strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
 	return sequence

@@ -1,6 +1,6 @@
-// Package workload uses the service as its clients do, all of them at once and not always well: token
-// services that announce, repeat, reorder and garble tokens, visitors' programs that look up, claim and
-// resolve, and a subscriber. What it does and sees goes into a history.
+// Package workload uses the service as its clients do, all at once and not always well: token services
+// that announce, repeat, reorder and garble tokens, programs that look up, claim and resolve codes, and
+// a subscriber. It records what it does and sees.
 package workload
 
 import (
@@ -21,23 +21,23 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// Issuer is who issues tokens: WeChat takes those that it was told of.
+// Issuer is the part of WeChat that knows tokens.
 type Issuer interface {
-	// SetToken tells of a component's new token.
+	// SetToken makes a token valid for a component.
 	SetToken(appid string, token preauth.Secret)
 }
 
-// Options say what to do.
+// Options configure a [Workload].
 type Options struct {
-	// Seed decides on every choice, though not on the time at which it comes.
+	// Seed determines every choice, but not when it is made.
 	Seed uint64
 	// Components is how many components there are.
 	Components int
 	// Conn reaches NATS.
 	Conn *nats.Conn
-	// Issuer is told of the tokens.
+	// Issuer learns of each token.
 	Issuer Issuer
-	// Recorder takes the history.
+	// Recorder records the history.
 	Recorder *history.Recorder
 }
 
@@ -63,13 +63,13 @@ type component struct {
 	revision uint64  // the highest seen
 }
 
-// kind is how the tokens of a component come.
+// kind says how the tokens of a component come.
 type kind int
 
 const (
 	busy  kind = iota // often
-	calm              // so seldom that codes are renewed
-	brief             // with lives so short that they die
+	calm              // so rarely that codes are renewed
+	brief             // with lives so short that they expire
 	kinds
 )
 
@@ -78,10 +78,10 @@ type token struct {
 	refused bool
 }
 
-// clients that look up and that claim at once.
+// lookers and claimers are how many clients look up and claim at once.
 const lookers, claimers = 4, 3
 
-// requestTimeout is the clients' own: longer than the service's.
+// requestTimeout is the clients' own limit, longer than the service's.
 const requestTimeout = 5 * time.Second
 
 // New returns a workload that does nothing yet.
@@ -100,7 +100,7 @@ func New(opts Options) (*Workload, error) {
 	return w, nil
 }
 
-// Subscribe begins to take down what is announced, until [Workload.Unsubscribe].
+// Subscribe records announcements until [Workload.Unsubscribe].
 func (w *Workload) Subscribe() error {
 	updates, err := w.opts.Conn.Subscribe("preauth.updated", w.update)
 	if err != nil {
@@ -153,16 +153,16 @@ func (w *Workload) component(appid string) *component {
 	return w.components[i]
 }
 
-// chance returns the choices of one client.
+// chance returns the random numbers of one client.
 func (w *Workload) chance(client string) *rand.Rand {
 	sum := sha256.Sum256([]byte(client))
 	return rand.New(rand.NewPCG(w.opts.Seed, uint64(sum[0])<<16|uint64(sum[1])<<8|uint64(sum[2])))
 }
 
-// TokenMark begins every token, so that a leak is found by it.
+// TokenMark begins every token, so that a search finds leaks.
 const TokenMark = "61_chaos_"
 
-// newToken returns a token that nobody has seen.
+// newToken returns a token that was never used before.
 func newToken(rng *rand.Rand) preauth.Secret {
 	random := make([]byte, 60)
 	for i := range random {
@@ -171,7 +171,7 @@ func newToken(rng *rand.Rand) preauth.Secret {
 	return preauth.NewSecret(TokenMark + base64.RawURLEncoding.EncodeToString(random))
 }
 
-// statusOf returns what a request came to.
+// statusOf returns the status and the class of a request's error, nil included.
 func statusOf(err error) (int, preauth.Class) {
 	if err == nil {
 		return history.OK, ""
@@ -185,7 +185,7 @@ func statusOf(err error) (int, preauth.Class) {
 	return history.NoAnswer, ""
 }
 
-// about waits for a time around d, and reports whether ctx goes on.
+// about waits for a random time with the mean d. It reports false if ctx ends first.
 func about(ctx context.Context, rng *rand.Rand, d time.Duration) bool {
 	timer := time.NewTimer(time.Duration(rng.ExpFloat64() * float64(d)))
 	defer timer.Stop()
