@@ -22,8 +22,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// way is one kind of work that the service does. Each of its operations on MySQL, NATS and WeChat is
-// made to fail, without being applied or applied but reported as failed. The work must reach the
+// way is one kind of work that the service does. Each of its operations on MySQL, NATS and WeChat
+// is made to fail, without being applied or applied but reported as failed. The work must reach the
 // same end state each time.
 type way struct {
 	spares int // the service's setting; 0 for none
@@ -697,10 +697,10 @@ func (b *bench) hurry(met func(*bench) bool) (stop func()) {
 // benches counts the components of all benches.
 var benches atomic.Int64
 
-// Each operation of each way fails, without being applied or applied but reported as failed, once or
-// until repo gives up. The system recovers by itself and reaches the same end state as without the
-// failure: one current code, made with the newest token and announced; all events acknowledged; no
-// code given twice; and as many calls of WeChat as the table says.
+// Each operation of each way fails, without being applied or applied but reported as failed, once
+// or until repo gives up. The system recovers by itself and reaches the same end state as without
+// the failure: one current code, made with the newest token and announced; all events acknowledged;
+// no code given twice; and as many calls of WeChat as the table says.
 func TestEveryWriteBothWays(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of cases")
@@ -731,8 +731,8 @@ func TestEveryWriteBothWays(t *testing.T) {
 	}
 }
 
-// A replica that starts becomes ready and works although one of its requests to NATS, or the answer,
-// is lost.
+// A replica that starts becomes ready and works although one of its requests to NATS, or the
+// answer, is lost.
 func TestEveryCreationBothWays(t *testing.T) {
 	creations := []string{
 		"ask for the account", "find token stream", "look at stream", "create token stream", "create update stream", "create failure stream",

@@ -44,8 +44,8 @@ func TestEventSupersededBeforeItsTurnCostsNoCall(t *testing.T) {
 	}
 }
 
-// A renewal whose lease ends while it waits for a call slot makes no call. The replica with the next
-// lease does.
+// A renewal whose lease ends while it waits for a call slot makes no call. The replica with the
+// next lease does.
 func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})

@@ -80,8 +80,8 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 	}
 }
 
-// If no spare can last until the renewal, a claim still costs one call, to replace the spare that it
-// took. A claim that repeats its claim id costs none.
+// If no spare can last until the renewal, a claim still costs one call, to replace the spare that
+// it took. A claim that repeats its claim id costs none.
 func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	const spares = 3
 	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
@@ -115,7 +115,8 @@ func TestSparesAreRetried(t *testing.T) {
 	}
 }
 
-// Claims do not retry a token that WeChat rejected for a claim until a renewal has succeeded with it.
+// Claims do not retry a token that WeChat rejected for a claim until a renewal has succeeded with
+// it.
 func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
@@ -379,8 +380,8 @@ func TestCallLimits(t *testing.T) {
 	}
 }
 
-// A claim skips a spare that would expire before the visitor can open the page. A claim id keeps the
-// code that it has until that expires.
+// A claim skips a spare that would expire before the visitor can open the page. A claim id keeps
+// the code that it has until that expires.
 func TestClaimSkipsSparesAboutToExpire(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 30 * time.Minute, Now: c.Now})
@@ -436,8 +437,8 @@ func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 	}
 }
 
-// If WeChat answers a claim with a code that it issued before, the claim fails as a bad reply and not
-// as an error of the database.
+// If WeChat answers a claim with a code that it issued before, the claim fails as a bad reply and
+// not as an error of the database.
 func TestClaimOfAKnownCodeIsRefused(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

@@ -753,8 +753,8 @@ func TestRequestsForAFirstCodeThatTakesLongAreRefused(t *testing.T) {
 	}
 }
 
-// The client chooses the reply subject, and the service has publish permissions that the client lacks.
-// So it must not answer on a subject of the contract or of JetStream.
+// The client chooses the reply subject, and the service has publish permissions that the client
+// lacks. So it must not answer on a subject of the contract or of JetStream.
 func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

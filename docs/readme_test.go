@@ -103,7 +103,8 @@ func TestCommandsOfREADME(t *testing.T) {
 	})
 }
 
-// README shows parts of the first minute that dev-transcript.md has; a line "…" stands for what is left out.
+// README shows parts of the first minute that dev-transcript.md has; a line "…" stands for what is
+// left out.
 func TestREADMEShowsTheTranscript(t *testing.T) {
 	excerpt, transcript := shown(t, "README.md", "text", "See it run"), blocks(t, "docs/dev-transcript.md", "text")
 	if len(excerpt) != 1 || len(transcript) != 1 {
