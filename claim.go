@@ -103,7 +103,7 @@ func (c Claim) Encode() []byte {
 		text("pre_auth_code", c.PreAuthCode.Reveal()).
 		time("issued_at", c.IssuedAt).
 		time("expires_at", c.ExpiresAt).
-		remaining("expires_in", c.ExpiresIn).
+		expiresIn(c.ExpiresIn).
 		text("claim_id", c.ClaimID).
 		text("reference", c.Reference).
 		time("claimed_at", c.ClaimedAt).

@@ -189,10 +189,10 @@ func (o object) time(name string, value time.Time) object {
 	return append(microseconds(value).AppendFormat(o, time.RFC3339Nano), '"')
 }
 
-// remaining appends how much of a life is left, in whole seconds rounded down. It never leaves the
-// member out, and a negative duration becomes 0.
-func (o object) remaining(name string, value time.Duration) object {
-	return strconv.AppendInt(o.name(name), int64(max(value, 0)/time.Second), 10)
+// expiresIn appends the member expires_in: how much of a life is left, in whole seconds rounded down.
+// It is never left out, and a negative duration becomes 0.
+func (o object) expiresIn(value time.Duration) object {
+	return strconv.AppendInt(o.name("expires_in"), int64(max(value, 0)/time.Second), 10)
 }
 
 // object appends an object, which it ends. It leaves out a nil one.

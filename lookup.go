@@ -55,7 +55,7 @@ type Lookup struct {
 
 // Encode returns the body.
 func (l Lookup) Encode() []byte {
-	return object(l.fixed(make([]byte, 0, 320))).remaining("expires_in", l.ExpiresIn).end()
+	return object(l.fixed(make([]byte, 0, 320))).expiresIn(l.ExpiresIn).end()
 }
 
 // fixed appends the body without its end, and without the member expires_in, which stands last.

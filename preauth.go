@@ -98,9 +98,9 @@ func AppIDFromSubject(subject, message string) string {
 }
 
 // CheckAppID returns an error that wraps [ErrInvalid] unless appid is a valid component_appid: 1 to
-// 64 ASCII letters, digits, "_" and "-", of which the first is a letter or a digit. Appids that
-// differ only in case are different components. A valid appid is a single token of a NATS subject
-// and contains no wildcard.
+// 64 ASCII letters, digits, "_" and "-", starting with a letter or a digit. Appids that differ only
+// in case are different components. A valid appid is a single token of a NATS subject and contains
+// no wildcard.
 func CheckAppID(appid string) error {
 	switch {
 	case appid == "":

@@ -14,5 +14,5 @@ func (l Lookup) Answer() LookupAnswer {
 
 // Append appends the body to b and returns the extended slice. expiresIn is as in [Lookup].
 func (a LookupAnswer) Append(b []byte, expiresIn time.Duration) []byte {
-	return object(append(b, a.text...)).remaining("expires_in", expiresIn).end()
+	return object(append(b, a.text...)).expiresIn(expiresIn).end()
 }

@@ -54,7 +54,7 @@ func (u Update) Encode() []byte {
 		text("pre_auth_code", u.PreAuthCode.Reveal()).
 		time("issued_at", u.IssuedAt).
 		time("expires_at", u.ExpiresAt).
-		remaining("expires_in", u.ExpiresAt.Sub(u.IssuedAt)).
+		expiresIn(u.ExpiresAt.Sub(u.IssuedAt)).
 		uint("revision", u.Revision).
 		text("cause", string(u.Cause)).
 		end()

@@ -17,8 +17,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// badEvents are messages on the subjects of token events that break the contract, each with something that must not
-// be repeated where the token would be.
+// badEvents returns messages on the token subjects that break the contract. Where a token would be,
+// each carries marker, which must never be repeated.
 func badEvents(marker string) []*nats.Msg {
 	const flat = "component.token.updated"
 	good := func(members string) string {
@@ -60,9 +60,9 @@ func badEvents(marker string) []*nats.Msg {
 	return events
 }
 
-// Whatever is published beside them, and however much of it, good events get their codes, and each bad one is recorded
-// with its place in the stream, none with its body.
-func TestBadEventsHarmNobody(t *testing.T) {
+// Good events get their codes however many bad events are published between them. Each bad event is
+// recorded once with its stream sequence and without its body.
+func TestBadEventsDoNotAffectGoodOnes(t *testing.T) {
 	const (
 		components = 5
 		huge       = 150 // of nearly a megabyte each
@@ -104,13 +104,13 @@ func TestBadEventsHarmNobody(t *testing.T) {
 		failure := next(w, failures)
 		what, ok := unseen[failure.StreamSequence]
 		if !ok || failure.Class != preauth.ClassBadEvent || failure.Stream != "COMPONENT_TOKENS" || !failure.RetryAt.IsZero() {
-			t.Fatalf("not one of the bad events, or twice: %+v", failure)
+			t.Fatalf("failure for no bad event, or for one already seen: %+v", failure)
 		}
 		if len(failure.Encode()) > 1000 || failure.ErrMsg == "" || strings.ContainsAny(failure.ErrMsg, "\r\n\x00") {
-			t.Errorf("%s: the failure is %s", what, failure.Encode())
+			t.Errorf("%s: malformed failure %s", what, failure.Encode())
 		}
 		if failure.AppID != "" && preauth.CheckAppID(failure.AppID) != nil {
-			t.Errorf("%s: the failure is one of %q", what, failure.AppID)
+			t.Errorf("%s: the failure names the invalid appid %q", what, failure.AppID)
 		}
 		delete(unseen, failure.StreamSequence)
 	}
@@ -120,24 +120,24 @@ func TestBadEventsHarmNobody(t *testing.T) {
 		w.settled(r, appid)
 	}
 	used := peak()
-	t.Logf("%d bad events, %d good ones; %d MiB in use at most", len(bad), len(tokens), used>>20)
+	t.Logf("%d bad events, %d good events, peak memory %d MiB", len(bad), len(tokens), used>>20)
 	if used > limit {
-		t.Errorf("%d MiB of memory were in use, want at most %d", used>>20, limit>>20)
+		t.Errorf("peak memory %d MiB, want at most %d", used>>20, limit>>20)
 	}
 	if n := r.stepsOf(consumer.StepFailed, ""); n < 10 {
-		t.Errorf("%d failures without a component", n)
+		t.Errorf("%d failures without a component, want at least 10", n)
 	}
 }
 
-// watchMemory returns a function that tells how much memory was in use at most, but for that of the server of NATS, which
-// is part of this process in tests only.
+// watchMemory samples the heap in use. The returned function stops sampling and returns the peak in
+// bytes. Memory of the NATS server is not counted, since only tests run it in this process.
 func watchMemory(t *testing.T) (peak func() int64) {
 	t.Helper()
 	inUse := func() (total int64) {
 		records := make([]runtime.MemProfileRecord, 10_000)
 		n, ok := runtime.MemProfile(records, false)
 		if !ok {
-			t.Error("the profile has more records")
+			t.Error("the memory profile has more than 10,000 records")
 		}
 		for _, record := range records[:min(n, len(records))] {
 			ofServer := false
@@ -177,7 +177,8 @@ func watchMemory(t *testing.T) (peak func() int64) {
 	}
 }
 
-// What is unusual and allowed works.
+// Unusual but valid input works: appids that differ only in case, a stream name of maximum length
+// with quotes, a token of maximum length that is not ASCII.
 func TestUnusualInputsWork(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	name := "TOKENS'\"`" + strings.Repeat("t", 246) // of 255 characters, another owner's
@@ -196,11 +197,11 @@ func TestUnusualInputsWork(t *testing.T) {
 		}
 		got, err := w.lookup(preauth.LookupRequest{AppID: appid})
 		if err != nil || got.AppID != appid {
-			t.Errorf("%s: looked up %s, %v", appid, got.AppID, err)
+			t.Errorf("%s: the look-up returned %s, %v", appid, got.AppID, err)
 		}
 		codes[appid] = got.PreAuthCode
 	}
 	if codes["wxA"].Equal(codes["wxa"]) {
-		t.Error("two components whose appids differ in case have one code")
+		t.Error("two components whose appids differ only in case share a code")
 	}
 }

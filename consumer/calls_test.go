@@ -14,7 +14,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// occupied has all calls of a replica, which may make one at a time, under way until it is released.
+// occupied keeps the only call slot of a replica started with oneCall busy until it is released.
 func (w *world) occupied() (release func()) {
 	w.t.Helper()
 	hold := wechattest.NewHold()
@@ -27,24 +27,25 @@ func (w *world) occupied() (release func()) {
 
 func oneCall(s *setup) { s.cfg.Calls, s.cfg.AckWait = 1, time.Minute }
 
-// An event that is overtaken while it waits for its turn at WeChat costs no call.
-func TestEventOvertakenBeforeItsTurnCostsNoCall(t *testing.T) {
+// An event that is superseded while it waits for a call slot costs no call.
+func TestEventSupersededBeforeItsTurnCostsNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(oneCall).ready()
 	release := w.occupied()
 	w.announce("wx1", w.token("a"))
-	w.eventually("the first event is in hand", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 1 })
+	w.eventually("the first event is in flight", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 1 })
 	newest := w.token("b")
 	w.announce("wx1", newest)
-	w.eventually("the second one is in memory", func() bool { return consumer.KnowsToken(r.service, "wx1", newest) })
+	w.eventually("the second event's token is in memory", func() bool { return consumer.KnowsToken(r.service, "wx1", newest) })
 	release()
 	w.settled(r, "wx1")
 	if n := w.wechat.Count("wx1"); n != 1 || !w.asked("wx1", newest) {
-		t.Errorf("%d calls, want one, with the newest token", n)
+		t.Errorf("%d calls, want 1 with the newest token", n)
 	}
 }
 
-// A renewal that waits for its turn until its lease ends is left to whoever has the next one.
+// A renewal whose lease ends while it waits for a call slot makes no call. The replica with the next
+// lease does.
 func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -60,7 +61,7 @@ func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 	release()
 	slow.stop()
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one for the token and one for the renewal", n)
+		t.Errorf("%d calls, want 1 for the token and 1 for the renewal", n)
 	}
 }
 
@@ -77,11 +78,12 @@ func (w *world) due(appid string, now time.Time) {
 	})
 }
 
-// Renewals that wait for their turn for longer than a lease are made all the same, each once, where calls are scarce.
-func TestScarceCallsAreMade(t *testing.T) {
+// When calls are scarce, renewals that wait longer than a lease for their turn are still made, each
+// once.
+func TestRenewalsAreMadeWhenCallsAreScarce(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	first := w.start().ready()
-	const components = 50 // at one a second most of them wait for longer than a lease
+	const components = 50 // at one call a second most wait longer than a lease
 	for i := range components {
 		w.announce(fmt.Sprint("wx", i), w.token(fmt.Sprint(i)))
 	}
@@ -97,13 +99,13 @@ func TestScarceCallsAreMade(t *testing.T) {
 	})
 	for i := range components {
 		if n := w.wechat.Count(fmt.Sprint("wx", i)); n != 2 {
-			t.Errorf("%d calls for wx%d, want one for the token and one for the renewal", n, i)
+			t.Errorf("%d calls for wx%d, want 1 for the token and 1 for the renewal", n, i)
 		}
 	}
 }
 
-// A component whose lane is blocked takes no place from others for longer than its lease.
-func TestBlockedComponentHoldsUpNoRenewal(t *testing.T) {
+// A component whose lock is held occupies a renewal slot no longer than its lease.
+func TestBlockedComponentDelaysNoOtherRenewal(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 2 * patience})
@@ -128,14 +130,14 @@ func TestBlockedComponentHoldsUpNoRenewal(t *testing.T) {
 	r.await(consumer.StepCleared, "wx2", 2)
 }
 
-// A rejected token is tried once more while it is young, and no more than that, whatever failed before.
+// A rejected token is retried exactly once while it is young, whatever failed before.
 func TestRejectedTokenIsTriedOnceMore(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	failures := w.failures()
 	rejected := wechattest.Error(40001, "")
 	faults := make([]wechattest.Fault, 0, 20)
-	for range 5 { // as often as an event is tried in hand
+	for range 5 { // as often as an event is tried while it is in flight
 		faults = append(faults, wechattest.HTTPStatus(503))
 	}
 	for range 15 {
@@ -151,11 +153,12 @@ func TestRejectedTokenIsTriedOnceMore(t *testing.T) {
 	}
 	r.stop()
 	if n := w.wechat.Count("wx1"); n != 5+2 {
-		t.Errorf("%d calls, want five that failed otherwise and two with the rejected token", n)
+		t.Errorf("%d calls, want 5 transient failures and 2 rejections", n)
 	}
 }
 
-// A look-up or claim that reaches a replica before it has read the tokens must not take the component's for lost.
+// A look-up or claim that reaches a replica before it has read the token stream must not record the
+// component's token as lost.
 func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -163,7 +166,7 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	w.settled(first, "wx1")
 	first.stop()
-	// Two streams for the tokens: no replica can tell which to read.
+	// With two streams for the tokens, a replica cannot tell which to read.
 	if err := w.js.DeleteStream(w.within(), "COMPONENT_TOKENS"); err != nil {
 		t.Fatal(err)
 	}
@@ -202,8 +205,8 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 	}
 }
 
-// The spares that a component lacks are not waited for at the end.
-func TestShutdownDoesNotWaitForSparesToCome(t *testing.T) {
+// Shutdown finishes the call for a spare that is under way and begins no other.
+func TestShutdownDoesNotWaitForMissingSpares(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(func(s *setup) { s.cfg.Spares = 1000 }).ready()
 	hold := wechattest.NewHold()
@@ -212,10 +215,10 @@ func TestShutdownDoesNotWaitForSparesToCome(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	next(w, hold.Reached())
 	r.cancel()
-	w.eventually("taking no more events", func() bool { return consumer.SparesStop(r.service) })
+	w.eventually("begins no more spares", func() bool { return consumer.SparesStop(r.service) })
 	hold.Release()
 	r.stop()
 	if n := w.wechat.Count("wx1"); n != 3 {
-		t.Errorf("%d calls, want no more after the end has begun", n)
+		t.Errorf("%d calls, want 3: none after the shutdown has begun", n)
 	}
 }

@@ -45,8 +45,8 @@ func (w *world) spares(r *replica, appid string, n int) {
 	})
 }
 
-// A spare lasts until the current code is renewed, if it can. Where the current code lives longer than the spares
-// that WeChat gives now, none can, and one is made all the same and no more.
+// A spare should outlive the wait for the current code's renewal. If the current code lives longer
+// than the spares that WeChat issues now, no spare can. One is still made, and only one.
 func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 	const life = 10 * time.Minute
 	for name, prepare := range map[string]func(*world, *setup){
@@ -74,14 +74,14 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 			}
 			r.stop() // finishes the spares that are being made
 			if calls := w.wechat.Count("wx1"); calls != 2 {
-				t.Errorf("%d calls, want one for the current code and one for the spare", calls)
+				t.Errorf("%d calls, want 1 for the current code and 1 for the spare", calls)
 			}
 		})
 	}
 }
 
-// Where no spare lasts until the renewal, a claim is made up for by one call all the same, and one that only repeats
-// its claim id by none.
+// If no spare can last until the renewal, a claim still costs one call, to replace the spare that it
+// took. A claim that repeats its claim id costs none.
 func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	const spares = 3
 	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
@@ -98,12 +98,12 @@ func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	}
 	r.stop() // finishes the spares that are being made
 	if calls := w.wechat.Count("wx1"); calls != 1+spares+1 {
-		t.Errorf("%d calls, want one for the current code, %d for the spares and one for the claimed one", calls, spares)
+		t.Errorf("%d calls, want 1 for the current code, %d for the spares and 1 to replace the claimed spare", calls, spares)
 	}
 }
 
-// Spares are made when WeChat gives codes again, without a claim or a renewal.
-func TestSparesAreTriedForAgain(t *testing.T) {
+// After failures, spares are made once WeChat issues codes again, without a claim or a renewal.
+func TestSparesAreRetried(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	fault := wechattest.Error(61004, "access clientip is not registered")
 	w.wechat.Next("wx1", wechattest.Fault{}, fault, fault, fault)
@@ -111,11 +111,11 @@ func TestSparesAreTriedForAgain(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	w.spares(r, "wx1", 1)
 	if calls := w.wechat.Count("wx1"); calls != 5 {
-		t.Errorf("%d calls, want one for the current code, three in vain and one for the spare", calls)
+		t.Errorf("%d calls, want 1 for the current code, 3 that fail and 1 for the spare", calls)
 	}
 }
 
-// A token that WeChat rejected for a claim is not tried again, until the current code could be renewed with it.
+// Claims do not retry a token that WeChat rejected for a claim until a renewal has succeeded with it.
 func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
@@ -136,7 +136,7 @@ func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
 	calls := w.wechat.Count("wx1")
 	rejected()
 	if n := w.wechat.Count("wx1"); n != calls {
-		t.Errorf("%d calls for a token that was rejected", n-calls)
+		t.Errorf("%d calls with a rejected token, want 0", n-calls)
 	}
 	c.advance(15 * time.Minute)
 	r.await(consumer.StepCleared, "wx1", 2)
@@ -145,7 +145,8 @@ func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
 	}
 }
 
-func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
+// The claim id's code expires while MySQL is slow to answer. The claim must return a valid code.
+func TestClaimReturnsNoCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
 	const life = 10 * time.Minute
 	w := newWorld(t, wechattest.Options{CodeLife: life})
 	db, faults := w.faulty()
@@ -162,10 +163,10 @@ func TestClaimGivesNoCodeThatDiesWhileMySQLTakesItsTime(t *testing.T) {
 	faults.Script("claimable", repotest.Fault{After: func() { now.advance(life) }})
 	second, err := w.claim(request)
 	if err != nil || !second.ExpiresAt.After(now.Now()) || second.PreAuthCode.Equal(first.PreAuthCode) {
-		t.Errorf("got a code that lives until %v, and it is %v: %v", second.ExpiresAt, now.Now(), err)
+		t.Errorf("got a code that expires at %v, now it is %v: %v", second.ExpiresAt, now.Now(), err)
 	}
 	if faults.Unmet() != 0 {
-		t.Error("nothing took its time")
+		t.Error("no operation was slow")
 	}
 }
 
@@ -176,7 +177,7 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 	w.spares(r, "wx1", 1)
 	current := w.settled(r, "wx1")
 
-	// WeChat is not asked while the caller waits.
+	// The caller does not wait for WeChat.
 	hold := wechattest.NewHold()
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{HoldAnswer: hold} })
 	first, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 7"})
@@ -192,14 +193,14 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 		t.Errorf("got %+v", first)
 	}
 
-	// The same again, as long as the code is valid; another one for another visitor.
+	// A repeated claim gets the same code while the code is valid; another visitor gets another code.
 	again, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor 1", Reference: "order 7"})
 	if err != nil || !again.PreAuthCode.Equal(first.PreAuthCode) || !again.ClaimedAt.Equal(first.ClaimedAt) {
-		t.Errorf("again %+v, %v", again, err)
+		t.Errorf("repeated claim: got %+v, %v", again, err)
 	}
 	other, err := w.claim(preauth.ClaimRequest{AppID: "wx1", LinkOptions: preauth.LinkOptions{RedirectURI: "https://example.com/"}})
 	if err != nil || other.PreAuthCode.Equal(first.PreAuthCode) || other.ClaimID == "" {
-		t.Errorf("other %+v, %v", other, err)
+		t.Errorf("another visitor's claim: got %+v, %v", other, err)
 	}
 	link, err := url.Parse(other.Links.Mobile.Reveal())
 	if err != nil || link.Query().Get("pre_auth_code") != other.PreAuthCode.Reveal() {
@@ -217,13 +218,13 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 	resolved, err := client.Resolve(w.within(), first.PreAuthCode)
 	if err != nil || resolved.AppID != "wx1" || resolved.ClaimID != "visitor 1" || resolved.Reference != "order 7" ||
 		!resolved.ClaimedAt.Equal(first.ClaimedAt) || !resolved.ExpiresAt.Equal(first.ExpiresAt) {
-		t.Errorf("resolved %+v, %v", resolved, err)
+		t.Errorf("resolve: got %+v, %v", resolved, err)
 	}
 	if _, err := client.Resolve(w.within(), current.PreAuthCode); code(err) != preauth.StatusNotFound {
-		t.Errorf("the current code resolves: %v", err)
+		t.Errorf("resolve of the current code: %v, want not found", err)
 	}
 
-	// What was claimed is made up for, and nothing of it was announced or became current.
+	// The claimed spare is replaced, and no claimed code was announced or became current.
 	w.spares(r, "wx1", 1)
 	if after := w.settled(r, "wx1"); after.Revision != current.Revision {
 		t.Errorf("claims moved the revision to %d", after.Revision)
@@ -301,7 +302,8 @@ func TestClaimsThatCannotBeServed(t *testing.T) {
 	}
 }
 
-// A look-up that no code has enough life for makes one, once for all who wait in all replicas.
+// If the current code does not live long enough for a look-up, a new one is made: once for all
+// look-ups that wait, in all replicas.
 func TestLookUpMakesACodeOnDemand(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
@@ -323,7 +325,7 @@ func TestLookUpMakesACodeOnDemand(t *testing.T) {
 	}
 	group.Wait()
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one more than before", n)
+		t.Errorf("%d calls, want 2: one more than before", n)
 	}
 	w.eventually("announced", func() bool {
 		update, ok := w.stored("wx1")
@@ -331,7 +333,7 @@ func TestLookUpMakesACodeOnDemand(t *testing.T) {
 	})
 }
 
-func TestLookUpOfADeadToken(t *testing.T) {
+func TestLookUpWithAnExpiredToken(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
@@ -344,17 +346,18 @@ func TestLookUpOfADeadToken(t *testing.T) {
 	}
 	r.await(consumer.StepFailed, "wx1", 1)
 	if n := w.wechat.Count("wx1"); n > 1 {
-		t.Errorf("%d calls with a dead token", n-1)
+		t.Errorf("%d calls with an expired token, want 0", n-1)
 	}
 }
 
-// The last of a component's calls are for token events and renewals.
+// The last calls of a component's budget are reserved for token events and renewals. Spares leave
+// half of the burst, claims leave the last call.
 func TestCallLimits(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	r := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 100, 100 }).ready() // ten at once
+	r := w.start(func(s *setup) { s.cfg.CallsPerDay, s.cfg.Spares = 100, 100 }).ready() // a burst of ten
 	w.announce("wx1", w.token("a"))
 	r.await(consumer.StepCleared, "wx1", 1)
-	w.spares(r, "wx1", 4) // not below half
+	w.spares(r, "wx1", 4) // spares leave half of the burst
 	served := 0
 	for range 20 {
 		_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
@@ -376,9 +379,9 @@ func TestCallLimits(t *testing.T) {
 	}
 }
 
-// A spare that dies before its visitor can have opened the page is passed over, and what a claim id has is its
-// own to the end.
-func TestNoVisitorGetsASpareThatIsAboutToDie(t *testing.T) {
+// A claim skips a spare that would expire before the visitor can open the page. A claim id keeps the
+// code that it has until that expires.
+func TestClaimSkipsSparesAboutToExpire(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 30 * time.Minute, Now: c.Now})
 	r := w.start(oneSpare, func(s *setup) { s.cfg.Now = c.Now }).ready()
@@ -392,16 +395,16 @@ func TestNoVisitorGetsASpareThatIsAboutToDie(t *testing.T) {
 	w.spares(r, "wx1", 1)
 	spare := w.wechat.Issued("wx1")[2]
 
-	// WeChat gives nothing to the renewals, so that all that there is gets old.
+	// WeChat refuses the renewals, so all existing codes age.
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(48001, "") })
 	c.advance(time.Until(first.ExpiresAt) - 55*time.Second)
 	again, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "early"})
 	if err != nil || !again.PreAuthCode.Equal(first.PreAuthCode) {
-		t.Errorf("a claim id lost the code that it had: %v", err)
+		t.Errorf("the claim id lost its code: %v", err)
 	}
 	late, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "late"})
 	if code(err) != preauth.StatusUnavailable {
-		t.Errorf("got a code that lives for %v yet: %v", late.ExpiresIn, err)
+		t.Errorf("got a code that expires in %v: %v", late.ExpiresIn, err)
 	}
 	w.wechat.Every(nil)
 	w.eventually("a new code", func() bool {
@@ -409,11 +412,11 @@ func TestNoVisitorGetsASpareThatIsAboutToDie(t *testing.T) {
 		return err == nil
 	})
 	if late.PreAuthCode.Equal(spare) || late.ExpiresIn < 25*time.Minute {
-		t.Errorf("a code that lives for %v yet", late.ExpiresIn)
+		t.Errorf("got a code that expires in %v, want a new one", late.ExpiresIn)
 	}
 }
 
-// A spare that dies before the next renewal is made up for at this one.
+// A renewal replaces each spare that would expire before the next renewal.
 func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
@@ -429,11 +432,12 @@ func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 		})
 	}
 	if n := w.wechat.Count("wx1"); n != 8 {
-		t.Errorf("%d calls, want a code and a spare for the token and for each renewal", n)
+		t.Errorf("%d calls, want 8: a code and a spare for the token and for each renewal", n)
 	}
 }
 
-// WeChat's answer with a code that it gave before is no fault of the database.
+// If WeChat answers a claim with a code that it issued before, the claim fails as a bad reply and not
+// as an error of the database.
 func TestClaimOfAKnownCodeIsRefused(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -445,12 +449,12 @@ func TestClaimOfAKnownCodeIsRefused(t *testing.T) {
 		t.Errorf("got %v, want 503 and %s", err, preauth.ClassBadReply)
 	}
 	if claimed, err := w.claim(preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}); err != nil || claimed.PreAuthCode.Equal(known.PreAuthCode) {
-		t.Errorf("the next try: %v", err)
+		t.Errorf("the next claim: %v", err)
 	}
 }
 
-// A claim that nobody can be given the answer to costs no call and no code.
-func TestClaimWithoutAReplyIsNotWorkedOn(t *testing.T) {
+// A claim without a valid reply subject costs no call and no code.
+func TestClaimWithoutAReplyIsIgnored(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	w.announce("wx1", w.token("a"))
@@ -462,14 +466,15 @@ func TestClaimWithoutAReplyIsNotWorkedOn(t *testing.T) {
 			}
 		}
 	}
-	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); err != nil { // the endpoint has handled those before
+	// The endpoint handles requests in order: once this one is answered, it has handled the others.
+	if _, err := w.claim(preauth.ClaimRequest{AppID: "wx1"}); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one for the token and one for the claim that was answered", n)
+		t.Errorf("%d calls, want 1 for the token and 1 for the claim with a reply subject", n)
 	}
 	var claimed int
 	if err := w.database.Get(&claimed, "SELECT COUNT(*) FROM pre_auth_code WHERE cause = 'claim'"); err != nil || claimed != 1 {
-		t.Errorf("%d codes claimed, %v", claimed, err)
+		t.Errorf("%d codes claimed, want 1: %v", claimed, err)
 	}
 }

@@ -61,7 +61,7 @@ func checkMinTTL(minTTL time.Duration, current *repo.CurrentCode) error {
 	if minTTL <= most {
 		return nil
 	}
-	return beyondLife{int64(most / time.Second), int64(life / time.Second)}
+	return minTTLError{int64(most / time.Second), int64(life / time.Second)}
 }
 
 // updateOf returns a component's current code in MySQL as it was announced.

@@ -12,8 +12,8 @@ import (
 	"preauth"
 )
 
-// ErrConfig is wrapped by every error about an impossible [Config].
-var ErrConfig = errors.New("impossible setting")
+// ErrConfig is wrapped by every error about an invalid [Config].
+var ErrConfig = errors.New("invalid setting")
 
 // Config are the settings of a [Service]. The zero value of a field means its default.
 type Config struct {
@@ -173,7 +173,7 @@ func (c Config) Check() error {
 		}
 		for other, o := range subjects {
 			if name != other && (s == o || strings.HasPrefix(o, s+".")) {
-				refuse("the %s subject %q covers the %s subject %q: choose subjects of which none begins with another", name, s, other, o)
+				refuse("the %s subject %q covers the %s subject %q: choose subjects that do not overlap", name, s, other, o)
 			}
 		}
 	}

@@ -22,7 +22,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// The environment of a replica that runs as a process of its own and kills itself at a step.
+// Environment variables of a replica that runs in its own process and kills itself at a step.
 const (
 	envCrash  = "CONSUMER_TEST_CRASH_AT"
 	envNATS   = "CONSUMER_TEST_NATS"
@@ -30,10 +30,11 @@ const (
 	envWeChat = "CONSUMER_TEST_WECHAT"
 )
 
-// never is no step.
+// never is a step that no replica takes.
 const never consumer.StepName = "never"
 
-// crashingReplica is the main function of that process.
+// crashingReplica is the main function of a replica's own process. It closes stdout once the replica
+// is ready, and exits when stdin is closed.
 func crashingReplica() {
 	fail := func(err error) {
 		if err != nil {
@@ -43,7 +44,7 @@ func crashingReplica() {
 	}
 	go func() {
 		_, err := io.Copy(io.Discard, os.Stdin)
-		fail(errors.Join(err, io.EOF)) // the test is over
+		fail(errors.Join(err, io.EOF)) // the test has ended
 	}()
 	nc, err := nats.Connect(os.Getenv(envNATS), nats.Timeout(patience))
 	fail(err)
@@ -55,11 +56,11 @@ func crashingReplica() {
 	cfg := consumer.Config{Delays: quick, AckWait: time.Second, CallsPerDay: 1_000_000, Trace: func(step consumer.Step) {
 		if step.Name == crashAt {
 			fail(syscall.Kill(os.Getpid(), syscall.SIGKILL))
-			select {} // the signal is on its way
+			select {} // until the signal arrives
 		}
 	}}
 	if crashAt != never {
-		cfg.Spares = -1 // steps are those of the event alone
+		cfg.Spares = -1 // so that all steps are the event's
 	}
 	service, err := consumer.New(cfg, nc, db, api, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	fail(err)
@@ -67,12 +68,12 @@ func crashingReplica() {
 		for service.Ready() != nil {
 			<-time.After(10 * time.Millisecond)
 		}
-		fail(os.Stdout.Close()) // tells the test
+		fail(os.Stdout.Close()) // signals the test
 	}()
 	fail(service.Run(context.Background()))
 }
 
-// process is a replica in a process of its own, which kills itself at a step.
+// process returns the command of a replica in its own process, which kills itself at the step.
 func (w *world) process(at consumer.StepName) *exec.Cmd {
 	w.t.Helper()
 	executable, err := os.Executable()
@@ -82,15 +83,15 @@ func (w *world) process(at consumer.StepName) *exec.Cmd {
 	cmd := exec.CommandContext(w.t.Context(), executable)
 	cmd.Env = append(os.Environ(), envCrash+"="+string(at), envNATS+"="+w.url, envDSN+"="+w.dsn, envWeChat+"="+w.wechat.URL())
 	cmd.Stderr = os.Stderr
-	// It ends with this process, however this one ends.
+	// The replica exits when this process ends, however it ends.
 	if _, err := cmd.StdinPipe(); err != nil {
 		w.t.Fatal(err)
 	}
 	return cmd
 }
 
-// killAfter runs a replica in a process of its own, and kills it some time after it got ready, which takes long on a
-// slow machine.
+// killAfter runs a replica in its own process, and kills it the given time after it became ready.
+// Counting from the start would kill it too early on a slow machine.
 func (w *world) killAfter(life time.Duration) {
 	cmd := w.process(never)
 	untilReady, err := cmd.StdoutPipe()
@@ -106,7 +107,7 @@ func (w *world) killAfter(life time.Duration) {
 	_ = cmd.Wait()
 }
 
-// crash runs a replica in a process of its own until it kills itself.
+// crash runs a replica in its own process until it kills itself at the step.
 func (w *world) crash(at consumer.StepName) {
 	w.t.Helper()
 	cmd := w.process(at)
@@ -117,8 +118,8 @@ func (w *world) crash(at consumer.StepName) {
 	}
 }
 
-// The process ends in each gap between two outside effects; whatever the gap, a restart leaves one
-// current code, announced, as the stream's last message.
+// The process is killed in each gap between two external effects. After a restart there is always one
+// current code, and the stream's last message announces it.
 func TestKilledInEachGap(t *testing.T) {
 	gaps := map[consumer.StepName]struct{ calls int }{
 		consumer.StepReceived:     {calls: 1},
@@ -138,16 +139,16 @@ func TestKilledInEachGap(t *testing.T) {
 			r := w.start(redelivered)
 			update := w.settled(r, "wx1")
 			if update.Revision != 1 {
-				t.Errorf("revision %d: the event was worked on again after it was committed", update.Revision)
+				t.Errorf("revision %d: the event was processed again after its commit", update.Revision)
 			}
 			if got := w.wechat.Count("wx1"); got != want.calls {
 				t.Errorf("%d calls of WeChat, want %d", got, want.calls)
 			}
-			// The service still works, and the revision grows.
+			// The service still works, and the next revision is higher.
 			w.announce("wx1", w.token("b"))
 			r.await(consumer.StepCleared, "wx1", r.count(consumer.StepCleared)+1)
 			if update := w.settled(r, "wx1"); update.Revision != 2 || update.Cause != preauth.CauseToken {
-				t.Errorf("then revision %d because of %s", update.Revision, update.Cause)
+				t.Errorf("the next token gave revision %d with cause %s", update.Revision, update.Cause)
 			}
 		})
 	}

@@ -33,14 +33,14 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// mysql is the database server of all tests of the package; each has a database of its own.
+// mysql is the database server that all tests of the package share. Each test has its own database.
 var mysql *mysqlserver.Server
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envCrash) != "" {
 		crashingReplica()
 	}
-	// The tests wait far more than they compute.
+	// The tests mostly wait, so many can run in parallel.
 	err := flag.Set("test.parallel", "16")
 	if err == nil {
 		mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions())
@@ -63,17 +63,17 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// patience is how long a test waits for what has to happen: so long that no machine is too slow.
+// patience is how long a test waits for an event before it fails: long enough for a slow machine.
 const patience = 2 * time.Minute
 
-// world is what the service lives in: NATS, a database and WeChat, all real but the last.
+// world is the service's environment: a real NATS, a real database, and a simulated WeChat.
 type world struct {
 	t        *testing.T
 	nats     *natsserver.Server
 	url      string // of NATS
 	store    string // of NATS
 	dsn      string
-	database *sqlx.DB // for a test's own questions
+	database *sqlx.DB // for a test's own queries
 	wechat   *wechattest.Server
 
 	nc *nats.Conn
@@ -92,11 +92,12 @@ func newWorld(t *testing.T, options wechattest.Options) *world {
 
 func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
 	t.Helper()
-	t.Parallel() // every world is its own
+	t.Parallel() // worlds are independent
 	return newWorldAlone(t, mysql, options)
 }
 
-// newWorldAlone is for a test that looks at what the whole process uses, so that no other runs beside it.
+// newWorldAlone is newWorldOn for a test that must not run in parallel with others, because it
+// measures the whole process.
 func newWorldAlone(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
 	t.Helper()
 	w := &world{t: t, store: t.TempDir()}
@@ -139,7 +140,7 @@ func newWorldAlone(t *testing.T, mysql *mysqlserver.Server, options wechattest.O
 	if w.js, err = jetstream.New(w.nc); err != nil {
 		t.Fatal(err)
 	}
-	// Promise 8 in every test: no token and no code in the log.
+	// Promise 8, checked in every test: no token and no code in the log.
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log:\n%s", w.log.String())
@@ -174,8 +175,8 @@ func (w *world) connect(options ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// stopNATS stops the server and returns when the test's own connection knows it: what it sends before
-// that is lost.
+// stopNATS stops the server and returns once the test's own connection has noticed: what the
+// connection sends before that is lost.
 func (w *world) stopNATS() {
 	w.t.Helper()
 	w.nats.Stop()
@@ -190,14 +191,14 @@ func (w *world) restartNATS() {
 	w.eventually("connected", func() bool { return w.nc.Status() == nats.CONNECTED })
 }
 
-// within returns a context for something that has to happen.
+// within returns a context that ends after patience or with the test.
 func (w *world) within() context.Context {
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	w.t.Cleanup(cancel)
 	return ctx
 }
 
-// eventually waits until condition holds.
+// eventually waits until the condition holds, and fails the test after patience.
 func (w *world) eventually(what string, condition func() bool) {
 	w.t.Helper()
 	ctx := w.within()
@@ -230,7 +231,7 @@ type replica struct {
 	more   chan struct{} // closed and replaced at each step
 }
 
-// setup is what a test changes of a replica.
+// setup holds what a test may change about a replica.
 type setup struct {
 	cfg    consumer.Config
 	db     *repo.Repo
@@ -239,25 +240,25 @@ type setup struct {
 	onStep func(consumer.Step)
 }
 
-// quick are delays that a test can wait for.
+// quick has delays short enough for a test.
 var quick = consumer.Delays{
 	Transient: 5 * time.Millisecond, TransientMax: 50 * time.Millisecond, Throttled: 50 * time.Millisecond,
 	Quota: 50 * time.Millisecond, Operator: 50 * time.Millisecond, Once: 5 * time.Millisecond,
 }
 
-// deliveredOnce has no event come again because it was in hand for long.
+// deliveredOnce keeps NATS from redelivering an event that is in flight for long.
 func deliveredOnce(s *setup) { s.cfg.AckWait = time.Hour }
 
-// redelivered has an event come again soon after it was lost.
+// redelivered makes NATS redeliver an event soon after it was lost.
 func redelivered(s *setup) { s.cfg.AckWait = 2 * time.Second }
 
-// waitsBriefly has requests that wait for a code be refused soon.
+// waitsBriefly makes requests that wait for a code time out soon.
 func waitsBriefly(s *setup) { s.cfg.RequestTimeout = time.Second }
 
 // start runs a replica until the test ends or stops it.
 func (w *world) start(change ...func(*setup)) *replica {
 	w.t.Helper()
-	// None of the limits is reached because a machine is slow. Tests that are about one set it.
+	// The limits are so generous that a slow machine does not reach them. A test of a limit sets it.
 	s := setup{cfg: consumer.Config{
 		Delays: quick, AckWait: 10 * time.Second, RequestTimeout: patience, Shutdown: patience / 2, Spares: -1,
 	}}
@@ -305,7 +306,7 @@ func (w *world) start(change ...func(*setup)) *replica {
 }
 
 func (w *world) client() *wechat.Client {
-	// WeChat is held for as long as a test needs.
+	// The time-out is longer than a test holds WeChat's answer.
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{w.wechat.URL()}, Timeout: 2 * patience, MaxConnections: 64})
 	if err != nil {
 		w.t.Fatal(err)
@@ -314,7 +315,7 @@ func (w *world) client() *wechat.Client {
 	return api
 }
 
-// stop ends the replica in good order.
+// stop shuts the replica down and waits until Run has returned.
 func (r *replica) stop() {
 	r.t.Helper()
 	r.stopOnce.Do(func() {
@@ -330,8 +331,8 @@ func (r *replica) stop() {
 	})
 }
 
-// await waits for the n-th step with the given name, of the component unless that is "", and returns
-// it.
+// await waits for the n-th step with the given name and returns it. It counts the steps of one
+// component, or of all if appid is "".
 func (r *replica) await(name consumer.StepName, appid string, n int) consumer.Step {
 	r.t.Helper()
 	ctx := r.within()
@@ -355,7 +356,7 @@ func (r *replica) await(name consumer.StepName, appid string, n int) consumer.St
 	}
 }
 
-// ready waits until the replica does all its work.
+// ready waits until the replica is ready.
 func (r *replica) ready() *replica {
 	r.t.Helper()
 	ctx := r.within()
@@ -371,8 +372,8 @@ func (r *replica) ready() *replica {
 	return r
 }
 
-// holdHealth holds the replica's regular look at MySQL until it is released, or the test ends: its reads have the names
-// of an event's, and would be counted, or refused, in their place.
+// holdHealth blocks the replica's periodic check of MySQL until it is released or the test ends. The
+// check's reads have the same names as an event's, so a scripted fault could hit them instead.
 func (r *replica) holdHealth(faults *repotest.Faults) (release func()) {
 	r.t.Helper()
 	held, released := make(chan struct{}), make(chan struct{})
@@ -403,21 +404,21 @@ func (r *replica) metrics() string {
 	return text.String()
 }
 
-// token returns a new token, which must never be seen where it does not belong.
+// token returns a new token. The test fails if the token appears in a log, a metric or a table.
 func (w *world) token(name string) preauth.Secret {
 	token := preauth.NewSecret(fmt.Sprintf("token_%s_%d_%s", name, len(w.tokens), strings.Repeat("x", 100)))
 	w.tokens = append(w.tokens, token)
 	return token
 }
 
-// announce publishes a token and waits for the stream to store it, returning its sequence.
+// announce publishes a token event, waits until the stream has stored it and returns its sequence.
 func (w *world) announce(appid string, token preauth.Secret) uint64 {
 	w.t.Helper()
 	return w.publish(preauth.SubjectFor("component.token.updated", appid), preauth.TokenEvent{AppID: appid, Token: token}.Encode())
 }
 
-// publish repeats the message until the stream answers: after a restart of the server the first one may
-// go to a connection that is dead without knowing it.
+// publish sends the message until the stream confirms it: after a restart of the server, the first
+// one may go to a dead connection that the client has not noticed yet.
 func (w *world) publish(subject string, body []byte) (sequence uint64) {
 	w.t.Helper()
 	id := rand.Text()
@@ -433,7 +434,7 @@ func (w *world) publish(subject string, body []byte) (sequence uint64) {
 	return sequence
 }
 
-// lookup asks as a client does.
+// lookup looks up a code as a client does.
 func (w *world) lookup(request preauth.LookupRequest) (preauth.Lookup, error) {
 	w.t.Helper()
 	client, err := preauth.NewClient(w.nc)
@@ -443,7 +444,7 @@ func (w *world) lookup(request preauth.LookupRequest) (preauth.Lookup, error) {
 	return client.Lookup(w.within(), request)
 }
 
-// stored returns the last announcement that the stream holds of a component.
+// stored returns the last announcement that the stream holds for a component.
 func (w *world) stored(appid string) (preauth.Update, bool) {
 	w.t.Helper()
 	stream, err := w.js.Stream(w.within(), "PREAUTH")
@@ -461,7 +462,7 @@ func (w *world) stored(appid string) (preauth.Update, bool) {
 	return update, true
 }
 
-// dump returns all that a table holds.
+// dump returns the whole content of a table as text.
 func (w *world) dump(table string) string {
 	rows, err := w.database.Queryx("SELECT * FROM " + table)
 	if err != nil {
@@ -487,7 +488,8 @@ func (w *world) dump(table string) string {
 	return text.String()
 }
 
-// current returns the current code in MySQL of a component, after checking that there is one at most.
+// current returns a component's current code in MySQL, or the zero Secret if it has none. It fails
+// the test if there are several.
 func (w *world) current(appid string) preauth.Secret {
 	w.t.Helper()
 	var codes []string
@@ -504,8 +506,8 @@ func (w *world) current(appid string) preauth.Secret {
 	return preauth.NewSecret(codes[0])
 }
 
-// settled waits until every event is acknowledged and every announcement published, and checks what
-// promises 2 and 4 say of the component: one current code, and the stream's last message is it.
+// settled waits until every event is acknowledged and every announcement published. It then checks
+// promises 2 and 4 for the component: one current code, which the stream's last message announces.
 func (w *world) settled(r *replica, appid string) preauth.Update {
 	w.t.Helper()
 	w.acknowledged()
@@ -519,22 +521,22 @@ func (w *world) settled(r *replica, appid string) preauth.Update {
 		return ok
 	})
 	if current := w.current(appid); !current.Equal(update.PreAuthCode) {
-		w.t.Fatalf("announced is revision %d, which is not the current code", update.Revision)
+		w.t.Fatalf("the code announced last, revision %d, is not the current code", update.Revision)
 	}
 	var lookup preauth.Lookup
 	var err error
 	w.eventually("look-ups are answered", func() bool {
-		// Of several replicas, one may not have read the announcement yet.
+		// With several replicas, the one that answers may not have read the announcement yet.
 		lookup, err = w.lookup(preauth.LookupRequest{AppID: appid, MinRevision: update.Revision})
 		return !errors.Is(err, nats.ErrNoResponders)
 	})
 	if err != nil || !lookup.PreAuthCode.Equal(update.PreAuthCode) || lookup.Revision != update.Revision {
-		w.t.Fatalf("look-up gives revision %d, announced is %d: %v", lookup.Revision, update.Revision, err)
+		w.t.Fatalf("the look-up returned revision %d, but %d was announced: %v", lookup.Revision, update.Revision, err)
 	}
 	return update
 }
 
-// acknowledged waits until every event is.
+// acknowledged waits until every event is acknowledged.
 func (w *world) acknowledged() {
 	w.t.Helper()
 	w.eventually("all events acknowledged", func() bool {
@@ -547,7 +549,7 @@ func (w *world) acknowledged() {
 	})
 }
 
-// announcements returns how many messages the stream of announcements has taken.
+// announcements returns how many messages the update stream has stored since its creation.
 func (w *world) announcements() uint64 {
 	w.t.Helper()
 	stream, err := w.js.Stream(w.within(), "PREAUTH")
@@ -561,7 +563,7 @@ func (w *world) announcements() uint64 {
 func (w *world) containsNoSecret(where, text string) {
 	w.t.Helper()
 	w.containsNoToken(where, text)
-	// A simulated day has too many codes to search for each.
+	// A simulated day has too many codes to search for each one.
 	const prefix = "preauthcode@@@"
 	issued := map[string]bool{}
 	for _, code := range w.wechat.Issued("") {
@@ -570,7 +572,7 @@ func (w *world) containsNoSecret(where, text string) {
 	for found := strings.Index(text, prefix); found >= 0; found = strings.Index(text, prefix) {
 		text = text[found:]
 		if issued[text[:min(len(prefix)+20, len(text))]] {
-			w.t.Errorf("%s has a code", where)
+			w.t.Errorf("%s contains a code", where)
 			return
 		}
 		text = text[len(prefix):]
@@ -581,13 +583,13 @@ func (w *world) containsNoToken(where, text string) {
 	w.t.Helper()
 	for _, token := range w.tokens {
 		if strings.Contains(text, token.Reveal()) {
-			w.t.Errorf("%s has a token", where)
+			w.t.Errorf("%s contains a token", where)
 			return
 		}
 	}
 }
 
-// updates subscribes to announcements and returns them as they come.
+// updates subscribes to announcements and returns them as they arrive.
 func (w *world) updates() <-chan preauth.Update {
 	w.t.Helper()
 	updates := make(chan preauth.Update, 1000)
@@ -606,7 +608,7 @@ func (w *world) updates() <-chan preauth.Update {
 	return updates
 }
 
-// failures subscribes to failures and returns them as they come.
+// failures subscribes to failures and returns them as they arrive.
 func (w *world) failures() <-chan preauth.Failure {
 	w.t.Helper()
 	failures := make(chan preauth.Failure, 1000)
@@ -628,19 +630,19 @@ func (w *world) failures() <-chan preauth.Failure {
 	return failures
 }
 
-// next takes the next item of a channel.
+// next receives the next item of a channel, and fails the test after patience.
 func next[T any](w *world, items <-chan T) T {
 	w.t.Helper()
 	select {
 	case item := <-items:
 		return item
 	case <-w.within().Done():
-		w.t.Fatalf("no %T came", *new(T))
+		w.t.Fatalf("no %T arrived", *new(T))
 		panic("unreachable")
 	}
 }
 
-// faulty gives a replica a database whose operations fail on command.
+// faulty opens the database so that the test can make its operations fail.
 func (w *world) faulty() (*repo.Repo, *repotest.Faults) {
 	w.t.Helper()
 	db, faults, err := repotest.Open(w.dsn, 4)
@@ -668,7 +670,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// createTokenStream creates the stream of tokens as the service would.
+// createTokenStream creates the token stream as the service would.
 func (w *world) createTokenStream() {
 	w.t.Helper()
 	_, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{

@@ -22,7 +22,8 @@ const (
 	// firstFor is for how long an event that announces a token again leaves the work to the token's first
 	// event.
 	firstFor = 10 * time.Second
-	// firstDeliveries is how often it does so at most, in case the replica's clock is behind the stream's.
+	// firstDeliveries is how often it does so at most, in case the replica's clock is behind the
+	// stream's.
 	firstDeliveries = uint64(firstFor / returnDelay)
 	// defectDelay is the wait after MySQL refused something that it should not, because its schema is
 	// missing, say.

@@ -31,7 +31,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// A publisher of plain core NATS, which waits for nothing.
+	// A publisher that uses core NATS and waits for no confirmation.
 	token := w.token("a")
 	body := fmt.Sprintf(`{"component_appid":"wx1","component_access_token":%q,"expires_in":7200}`, token.Reveal())
 	if err := w.nc.Publish("component.token.updated", []byte(body)); err != nil {
@@ -42,10 +42,10 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Errorf("got %+v", update)
 	}
 	if issued := w.wechat.Issued("wx1"); len(issued) != 1 || !issued[0].Equal(update.PreAuthCode) {
-		t.Error("the code announced is not the one that WeChat issued")
+		t.Error("the announced code is not the one that WeChat issued")
 	}
 	if life := update.ExpiresAt.Sub(update.IssuedAt); life != 10*time.Minute {
-		t.Errorf("the code lives %v", life)
+		t.Errorf("the code lives for %v, want 10m", life)
 	}
 	if calls := w.wechat.Calls("wx1"); len(calls) != 1 || !calls[0].Token.Equal(token) {
 		t.Error("WeChat was not asked once with the token")
@@ -69,7 +69,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		}
 	}
 
-	// A publisher that waits for the stream, and the subject of the component.
+	// A publisher that waits for the stream's confirmation and uses the component's own subject.
 	w.announce("wx1", w.token("b"))
 	if update := next(w, updates); update.Revision != 2 {
 		t.Errorf("got %+v", update)
@@ -82,7 +82,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if retired != 1 {
-		t.Errorf("%d codes soft-deleted, want the first", retired)
+		t.Errorf("%d codes soft-deleted, want 1: the first", retired)
 	}
 }
 
@@ -94,7 +94,7 @@ func TestRepeatedDeliveryMakesNoSecondCall(t *testing.T) {
 	first.await(consumer.StepCleared, "", 2)
 	first.stop()
 
-	// Another durable gets every event of the stream again, as after a lost acknowledgement.
+	// Another durable redelivers every event of the stream, as if all acknowledgements were lost.
 	second := w.start(func(s *setup) { s.cfg.Durable = "another" })
 	second.await(consumer.StepAcknowledged, "", 2)
 	if n := w.wechat.Count(""); n != 2 {
@@ -113,7 +113,7 @@ func TestTokenAnnouncedAgainMakesNoSecondCall(t *testing.T) {
 	r.await(consumer.StepCleared, "wx1", 1)
 	last := w.announce("wx1", token)
 	if step := r.await(consumer.StepRepeated, "wx1", 1); step.Sequence != last {
-		t.Errorf("repeated at %d, want %d", step.Sequence, last)
+		t.Errorf("the repeated event is %d, want %d", step.Sequence, last)
 	}
 	r.await(consumer.StepAcknowledged, "wx1", 2)
 	if n := w.wechat.Count("wx1"); n != 1 {
@@ -121,8 +121,8 @@ func TestTokenAnnouncedAgainMakesNoSecondCall(t *testing.T) {
 	}
 }
 
-// WeChat counts from when it issues a code. When that was, between the call and an answer that is late, nobody
-// can tell.
+// WeChat counts a code's life from when it issues the code. If the answer is late, that moment lies
+// somewhere between the call and the answer, so the service counts from the call.
 func TestLifeOfACodeCountsFromTheCall(t *testing.T) {
 	const life = 100 * time.Second
 	w := newWorld(t, wechattest.Options{CodeLife: life})
@@ -134,49 +134,49 @@ func TestLifeOfACodeCountsFromTheCall(t *testing.T) {
 	hold.Release()
 	update := w.settled(r, "wx1")
 	if arrived := w.wechat.Calls("wx1")[0].Time; update.ExpiresAt.After(arrived.Add(life)) {
-		t.Errorf("a code that lives until %v at most is said to live until %v", arrived.Add(life), update.ExpiresAt)
+		t.Errorf("announced expires_at %v, but the code expires at %v at the latest", update.ExpiresAt, arrived.Add(life))
 	}
 }
 
 func TestOlderEventThatComesLateChangesNothing(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	// The first replica takes one event at a time, and WeChat keeps its answer back.
+	// The first replica has one event in flight, and WeChat holds back the answer.
 	slow := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 	hold := wechattest.NewHold()
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	older := w.announce("wx1", w.token("older"))
 	<-hold.Reached()
 
-	// Meanwhile a second one saves the code of a newer token.
+	// Meanwhile a second replica saves the code of a newer token.
 	quick := w.start().ready()
 	newer := w.token("newer")
 	w.announce("wx1", newer)
 	quick.await(consumer.StepCleared, "wx1", 1)
 	hold.Release()
 	if step := slow.await(consumer.StepSuperseded, "wx1", 1); step.Sequence != older {
-		t.Errorf("superseded is %d, want %d", step.Sequence, older)
+		t.Errorf("the superseded event is %d, want %d", step.Sequence, older)
 	}
 	w.settled(quick, "wx1")
 	calls := w.wechat.Calls("wx1")
 	for _, call := range calls {
 		if call.Code.Equal(w.current("wx1")) && !call.Token.Equal(newer) {
-			t.Error("the current code is the older token's")
+			t.Error("the current code was made with the older token")
 		}
 	}
 }
 
-// The backlog is short by default. A long one:
+// The backlog is short by default. To run with a long one:
 //
 //	go test ./consumer -run TestBacklogCostsOneCallPerComponent -backlog 10000 -backlog-components 100 -v
 var (
-	backlog           = flag.Int("backlog", 1000, "token events that wait when a replica starts")
-	backlogComponents = flag.Int("backlog-components", 20, "components that they name")
+	backlog           = flag.Int("backlog", 1000, "pending token events when a replica starts")
+	backlogComponents = flag.Int("backlog-components", 20, "components that the backlog's events name")
 )
 
 func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.createTokenStream()
-	all := w.token("backlog") // what all tokens begin with, which is searched for once
+	all := w.token("backlog") // the common prefix of all tokens, so that one search finds any of them
 	newest := map[string]preauth.Secret{}
 	for i := range *backlog {
 		appid := fmt.Sprintf("wx%d", i%*backlogComponents)
@@ -199,13 +199,13 @@ func TestBacklogCostsOneCallPerComponent(t *testing.T) {
 	for appid, token := range newest {
 		w.settled(r, appid)
 		if calls := w.wechat.Calls(appid); len(calls) != 1 || !calls[0].Token.Equal(token) {
-			t.Errorf("%s: %d calls, want one with the newest token", appid, len(calls))
+			t.Errorf("%s: %d calls, want 1 with the newest token", appid, len(calls))
 		}
 	}
 }
 
-// A consumer that was made anew delivers every event once more, and counts from one.
-func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T) {
+// A recreated durable redelivers every event of the stream, with a delivery count of one.
+func TestRejectedTokenRedeliveredAsNewMakesNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	w.announce("wx1", w.token("a"))
@@ -217,7 +217,7 @@ func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T)
 	calls, superseded := w.wechat.Count("wx1"), r.stepsOf(consumer.StepSuperseded, "wx1")
 	w.deleteDurable()
 	r.await(consumer.StepReceived, "wx1", 4)
-	w.eventually("both are settled again", func() bool {
+	w.eventually("both events are finished again", func() bool {
 		return r.stepsOf(consumer.StepSuperseded, "wx1")-superseded+r.stepsOf(consumer.StepFailed, "wx1")-1 == 2
 	})
 	if more := w.wechat.Count("wx1") - calls; more != 0 {
@@ -225,7 +225,8 @@ func TestRejectedTokenDeliveredAgainAsIfForTheFirstTimeMakesNoCall(t *testing.T)
 	}
 }
 
-// Also to a replica that knows the code before the token, and not that another replica had the token rejected.
+// The same holds if the redelivered event reaches a replica that knows the code made before that
+// token, but not that another replica had the token rejected.
 func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	oneInFlight := func(s *setup) { s.cfg.InFlight = 1 }
@@ -247,14 +248,14 @@ func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T)
 	hold.Release()
 	w.acknowledged()
 	w.deleteDurable()
-	w.eventually("all events received once more", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 3 })
+	w.eventually("all events received again", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 3 })
 	w.acknowledged()
 	if more := w.wechat.Count("wx1") - calls; more != 0 {
 		t.Errorf("%d more calls", more)
 	}
 }
 
-// Publishers that want to be sure announce a token twice in a row, on both subjects for example.
+// Careful publishers announce a token twice in a row, for example on both subjects.
 func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	oneInFlight := func(s *setup) { s.cfg.InFlight = 1 }
@@ -270,19 +271,19 @@ func TestTokenAnnouncedTwiceAtOnceMakesOneCall(t *testing.T) {
 		return a.count(consumer.StepReceived) > 0 && b.count(consumer.StepReceived) > 0
 	})
 	hold.Release()
-	w.eventually("both are settled", func() bool {
+	w.eventually("both events are acknowledged", func() bool {
 		return a.count(consumer.StepAcknowledged)+b.count(consumer.StepAcknowledged) == 2
 	})
 	if calls := w.wechat.Count("wx1"); calls != 1 {
-		t.Errorf("%d calls", calls)
+		t.Errorf("%d calls, want 1", calls)
 	}
 	if update := w.settled(a, "wx1"); update.Revision != 1 {
 		t.Errorf("revision %d", update.Revision)
 	}
 }
 
-// The event that leaves the work to its token's first one does not wait for one that is lost, whatever the
-// replica's clock says.
+// An event that repeats a token leaves the work to the token's first event, but not for ever: the
+// first event may be lost. The replica's clock, an hour slow here, must not prolong the wait.
 func TestTokenAnnouncedAgainIsWorkedOnThoughItsFirstEventIsLost(t *testing.T) {
 	var c clock
 	c.advance(-time.Hour)
@@ -303,11 +304,12 @@ func TestTokenAnnouncedAgainIsWorkedOnThoughItsFirstEventIsLost(t *testing.T) {
 	hold.Release()
 	r.await(consumer.StepCommitted, "wx1", 1)
 	if calls := w.wechat.Count("wx1"); calls != 1 {
-		t.Errorf("%d calls", calls)
+		t.Errorf("%d calls, want 1", calls)
 	}
 }
 
-// What another replica has made since is not taken for what this one made.
+// The replica's own code has been replaced by another replica's. Which token that was made with is
+// looked up in MySQL, so the token announced again costs no call.
 func TestTokenOfAnotherReplicasCodeIsLookedUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -332,11 +334,11 @@ func TestTokenOfAnotherReplicasCodeIsLookedUp(t *testing.T) {
 	w.announce("wx1", second)
 	r.await(consumer.StepRepeated, "wx1", 1)
 	if calls := w.wechat.Count("wx1"); calls != 1 {
-		t.Errorf("%d calls, want none for the token that was announced again", calls-1)
+		t.Errorf("%d calls for the token that was announced again, want 0", calls-1)
 	}
 }
 
-func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
+func TestBadEventsAreRecordedAndBlockNoOthers(t *testing.T) {
 	const secret = "a-token-that-must-not-be-repeated"
 	good := func(appid string) string {
 		return fmt.Sprintf(`{"component_appid":%q,"component_access_token":%q}`, appid, secret)
@@ -353,8 +355,8 @@ func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
 		"no token":         {"component.token.updated.wx9", `{"x":1}`, "wx9", preauth.ClassBadEvent, "component_access_token is missing"},
 		"impossible appid": {"component.token.updated", good("wx/9 *"), "", preauth.ClassBadEvent, "component_appid must be"},
 		"no appid":         {"component.token.updated", good(""), "", preauth.ClassBadEvent, "component_appid is missing"},
-		"appid of two":     {"component.token.updated.wx9.more", good(""), "", preauth.ClassBadEvent, "component_appid must be"},
-		"disagreement":     {"component.token.updated.wx9", good("wx8"), "", preauth.ClassBadEvent, "different components"},
+		"two-token appid":  {"component.token.updated.wx9.more", good(""), "", preauth.ClassBadEvent, "component_appid must be"},
+		"appid mismatch":   {"component.token.updated.wx9", good("wx8"), "", preauth.ClassBadEvent, "different components"},
 		"too large": {
 			"component.token.updated.wx9", good("wx9") + strings.Repeat(" ", preauth.MaxBody), "wx9", preauth.ClassBadEvent, "limit",
 		},
@@ -381,7 +383,7 @@ func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
 				t.Errorf("got %+v", failure)
 			}
 			if failure.Stream != "COMPONENT_TOKENS" || failure.StreamSequence != sequence {
-				t.Errorf("place is %s %d, want %d", failure.Stream, failure.StreamSequence, sequence)
+				t.Errorf("the failure names event %s %d, want %d", failure.Stream, failure.StreamSequence, sequence)
 			}
 			if !strings.Contains(failure.ErrMsg, c.says) {
 				t.Errorf("errmsg %q does not say %q", failure.ErrMsg, c.says)
@@ -392,9 +394,9 @@ func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
 	}
 	w.acknowledged()
 	if n := w.wechat.Count("wx9") + w.wechat.Count("wx10"); n != 0 {
-		t.Errorf("WeChat was asked %d times", n)
+		t.Errorf("%d calls of WeChat, want 0", n)
 	}
-	// A bad event names no component; one whose token had died does.
+	// A bad event does not make its component known; an event with an expired token does.
 	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx9"}); code(err) != preauth.StatusNotFound {
 		t.Errorf("look-up of wx9: %v", err)
 	}
@@ -406,7 +408,7 @@ func TestBadEventsAreRecordedAndHoldUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := stream.GetLastMsgForSubject(w.within(), "preauth.failed._"); err != nil {
-		t.Errorf("a failure of no valid appid is not on preauth.failed._: %v", err)
+		t.Errorf("a failure without a valid appid is not on preauth.failed._: %v", err)
 	}
 }
 
@@ -417,14 +419,14 @@ func code(err error) int {
 	return 0
 }
 
-// Every class of failure has its own way; see the delays of the settings.
+// Each class of failure is handled in its own way: see [consumer.Delays].
 func TestFailuresByClass(t *testing.T) {
 	cases := map[string]struct {
 		fault    wechattest.Fault
 		class    preauth.Class
 		errcode  int
-		retries  bool // the service tries again with this token
-		inFlight bool // without recording the first failure
+		retries  bool // the service retries with this token
+		inFlight bool // it first retries in flight, without recording a failure
 	}{
 		"transient":           {wechattest.Error(-1, ""), preauth.ClassTransient, -1, true, true},
 		"gateway":             {wechattest.HTTPStatus(502), preauth.ClassTransient, 0, true, true},
@@ -443,7 +445,7 @@ func TestFailuresByClass(t *testing.T) {
 			r := w.start(waitsBriefly).ready()
 			failures, updates := w.failures(), w.updates()
 
-			// As long as WeChat fails, nothing but failures comes.
+			// While WeChat fails, only failures are announced.
 			failing := true
 			gate := make(chan bool, 1)
 			gate <- failing
@@ -469,14 +471,14 @@ func TestFailuresByClass(t *testing.T) {
 			var err error
 			w.eventually("look-up answered", func() bool {
 				_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-				return code(err) != preauth.StatusInternal // MySQL took all the time
+				return code(err) != preauth.StatusInternal // MySQL used up the request's time
 			})
 			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable ||
 				e.Class != c.class || e.ErrCode != c.errcode || (e.RID == "") != (c.errcode == 0) {
-				t.Errorf("look-up says %#v", err)
+				t.Errorf("the look-up returned %#v", err)
 			}
 
-			// When WeChat recovers, so does the component: by itself, or with a newer token.
+			// When WeChat recovers, the component does too: by itself, or with a newer token.
 			<-gate
 			gate <- false
 			if !c.retries {
@@ -525,12 +527,12 @@ func TestRenewalAheadOfExpiry(t *testing.T) {
 		t.Errorf("got %+v", second)
 	}
 	if !second.IssuedAt.Before(first.ExpiresAt) {
-		t.Errorf("renewed at %v, after %v", second.IssuedAt, first.ExpiresAt)
+		t.Errorf("renewed at %v, after the first code expired at %v", second.IssuedAt, first.ExpiresAt)
 	}
 	r.await(consumer.StepCommitted, "wx1", 2)
 }
 
-func TestCodeOfADeadTokenIsNotRenewed(t *testing.T) {
+func TestCodeOfAnExpiredTokenIsNotRenewed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 40 * time.Minute, Now: c.Now})
 	r := w.start(func(s *setup) { s.cfg.Now = c.Now }).ready()
@@ -560,11 +562,12 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 	r := w.start().ready()
 	updates := w.updates()
 	w.publish("component.other", []byte("not for us"))
-	w.publish("component.token.revoked.wx1", []byte(`{"component_appid":"wx1"}`)) // which the filter lets through
+	// The consumer's filter lets this message through.
+	w.publish("component.token.revoked.wx1", []byte(`{"component_appid":"wx1"}`))
 	sequence := w.announce("wx1", w.token("a"))
 	next(w, updates)
 	if step := r.await(consumer.StepCommitted, "wx1", 1); step.Sequence != sequence {
-		t.Errorf("worked on %d, want %d", step.Sequence, sequence)
+		t.Errorf("committed event %d, want %d", step.Sequence, sequence)
 	}
 	after, err := w.js.Stream(w.within(), "EVERYTHING")
 	if err != nil {
@@ -583,10 +586,10 @@ func TestStreamOfAnotherOwnerIsUsedAsItIs(t *testing.T) {
 		t.Errorf("the stream was altered:\n%s\n%s", was, is)
 	}
 	if _, err := w.js.Stream(w.within(), "COMPONENT_TOKENS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a second stream: %v", err)
+		t.Errorf("the service created a stream of its own: %v", err)
 	}
 	if !strings.Contains(w.log.String(), "stream differs from the settings") {
-		t.Error("the difference is not reported")
+		t.Error("the difference is not logged")
 	}
 }
 
@@ -623,7 +626,7 @@ func TestLookUps(t *testing.T) {
 			u, err := url.Parse(link.Reveal())
 			if err != nil || u.Query().Get("pre_auth_code") != got.PreAuthCode.Reveal() ||
 				u.Query().Get("redirect_uri") != "https://example.com/back?a=b" || u.Query().Get("auth_type") != "3" {
-				t.Error("the link is not what was asked for")
+				t.Error("the link does not match the request")
 			}
 		}
 	})
@@ -632,16 +635,16 @@ func TestLookUps(t *testing.T) {
 		code          int
 		says          string
 	}{
-		"never seen":                {"preauth.lookup.wx2", "", 404, "no token event"},
-		"no component":              {"preauth.lookup", "", 400, "component_appid is missing"},
-		"impossible component":      {"preauth.lookup.a.b", "", 400, "component_appid must be"},
-		"not JSON":                  {"preauth.lookup", "wx1", 400, "JSON object"},
-		"two components":            {"preauth.lookup.wx1", `{"component_appid":"wx2"}`, 400, "different components"},
-		"negative min_ttl":          {"preauth.lookup.wx1", `{"min_ttl":-1}`, 400, "min_ttl"},
-		"min_ttl longer than lives": {"preauth.lookup.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
-		"revision to come":          {"preauth.lookup.wx1", `{"min_revision":2}`, 503, "not committed yet"},
-		"relative redirect_uri":     {"preauth.lookup.wx1", `{"redirect_uri":"/back"}`, 400, "redirect_uri"},
-		"unknown auth_type":         {"preauth.lookup.wx1", `{"auth_type":7}`, 400, "auth_type"},
+		"never seen":            {"preauth.lookup.wx2", "", 404, "no token event"},
+		"no component":          {"preauth.lookup", "", 400, "component_appid is missing"},
+		"impossible component":  {"preauth.lookup.a.b", "", 400, "component_appid must be"},
+		"not JSON":              {"preauth.lookup", "wx1", 400, "JSON object"},
+		"two components":        {"preauth.lookup.wx1", `{"component_appid":"wx2"}`, 400, "different components"},
+		"negative min_ttl":      {"preauth.lookup.wx1", `{"min_ttl":-1}`, 400, "min_ttl"},
+		"min_ttl beyond a life": {"preauth.lookup.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
+		"future revision":       {"preauth.lookup.wx1", `{"min_revision":2}`, 503, "not committed yet"},
+		"relative redirect_uri": {"preauth.lookup.wx1", `{"redirect_uri":"/back"}`, 400, "redirect_uri"},
+		"unknown auth_type":     {"preauth.lookup.wx1", `{"auth_type":7}`, 400, "auth_type"},
 	}
 	for name, c := range bad {
 		t.Run(name, func(t *testing.T) {
@@ -656,7 +659,7 @@ func TestLookUps(t *testing.T) {
 		})
 	}
 	if n := w.wechat.Count(""); n != 1 {
-		t.Errorf("look-ups cost %d calls", n-1)
+		t.Errorf("look-ups cost %d calls, want 0", n-1)
 	}
 }
 
@@ -675,7 +678,7 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 	}
 	<-reached
 	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.StatusTooMany {
-		t.Errorf("the second look-up gets %v", err)
+		t.Errorf("the second look-up returned %v", err)
 	}
 	close(release)
 	reply, err := first.NextMsg(patience)
@@ -683,11 +686,12 @@ func TestLookUpsBeyondTheLimitAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e := preauth.ParseError(reply.Header.Get, reply.Data); e == nil || e.Code != preauth.StatusNotFound {
-		t.Errorf("the first gets %v", e)
+		t.Errorf("the first look-up returned %v", e)
 	}
 }
 
-// firstRequests are what may be asked of a component whose first code is being made.
+// firstRequests are the requests that a client may send for a component whose first code is being
+// made.
 var firstRequests = map[string]func(w *world, appid string) error{
 	"look-up": func(w *world, appid string) error {
 		_, err := w.lookup(preauth.LookupRequest{AppID: appid})
@@ -699,7 +703,8 @@ var firstRequests = map[string]func(w *world, appid string) error{
 	},
 }
 
-// Such a component is not unknown: whoever asks waits for the code, as long as for anything else.
+// A component whose first code is being made is not unknown: its requests wait for that code, with
+// the usual time-out.
 func TestRequestsWaitForTheFirstCode(t *testing.T) {
 	for what, ask := range firstRequests {
 		t.Run(what, func(t *testing.T) {
@@ -712,7 +717,8 @@ func TestRequestsWaitForTheFirstCode(t *testing.T) {
 			w.announce("wx1", w.token("first"))
 			next(w, hold.Reached())
 			waits := make(chan struct{})
-			faults.Script("components", repotest.Fault{}, repotest.Fault{Before: func() { close(waits) }}) // it finds nothing and asks again
+			// The request finds no code and asks MySQL again.
+			faults.Script("components", repotest.Fault{}, repotest.Fault{Before: func() { close(waits) }})
 			answered := make(chan error, 1)
 			go func() { answered <- ask(w, "wx1") }()
 			next(w, waits)
@@ -721,7 +727,7 @@ func TestRequestsWaitForTheFirstCode(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if err := ask(w, "wx2"); code(err) != preauth.StatusNotFound {
-				t.Errorf("for a component that was never announced: %v", err)
+				t.Errorf("request for a component that was never announced: %v", err)
 			}
 		})
 	}
@@ -739,15 +745,16 @@ func TestRequestsForAFirstCodeThatTakesLongAreRefused(t *testing.T) {
 		var err error
 		w.eventually("answered", func() bool {
 			err = ask(w, "wx1")
-			return code(err) != preauth.StatusInternal // MySQL took all the time
+			return code(err) != preauth.StatusInternal // MySQL used up the request's time
 		})
 		if code(err) != preauth.StatusUnavailable {
-			t.Errorf("a %s gets %v", what, err)
+			t.Errorf("the %s returned %v", what, err)
 		}
 	}
 }
 
-// Whoever asks chooses where the answer goes, and the service may publish where they may not.
+// The client chooses the reply subject, and the service has publish permissions that the client lacks.
+// So it must not answer on a subject of the contract or of JetStream.
 func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -773,7 +780,7 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 			}
 		}
 	}
-	// The inbox comes last, and each request is answered in its turn or a moment later.
+	// The request with the inbox comes last on each subject, so its answer comes after any others.
 	for answered := 0; answered < 3; {
 		msg, err := everything.NextMsgWithContext(w.within())
 		if err != nil {
@@ -783,7 +790,7 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 		case msg.Subject == inbox:
 			answered++
 		case msg.Reply == "" && !strings.HasPrefix(msg.Subject, "$JS.EVENT.") && !strings.HasPrefix(msg.Subject, "_INBOX."):
-			t.Errorf("an answer on %s", msg.Subject)
+			t.Errorf("answered on %s", msg.Subject)
 		}
 	}
 	info, err := before.Info(w.within())
@@ -791,7 +798,7 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if was := before.CachedInfo().State; info.State.LastSeq != was.LastSeq || info.State.Msgs != was.Msgs {
-		t.Errorf("the stream of announcements has %+v, had %+v", info.State, was)
+		t.Errorf("the update stream changed from %+v to %+v", was, info.State)
 	}
 }
 

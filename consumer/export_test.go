@@ -6,17 +6,17 @@ import (
 	"preauth"
 )
 
-// ShortenIntervals sets how often a service looks for due components, extends leases, purges and
-// counts the components.
+// ShortenIntervals sets how often a service looks for due components, extends leases, purges codes
+// and counts the components.
 func ShortenIntervals(cfg *Config, due, extend, purge, census time.Duration) {
 	cfg.intervals = intervals{due: due, extend: extend, purge: purge, census: census}
 }
 
-// KnowsToken reports whether a component's token is the newest in the service's memory.
+// KnowsToken reports whether token is the newest one of the component in the service's memory.
 func KnowsToken(s *Service, appid string, token preauth.Secret) bool {
 	known, ok := s.tokens.tokens.Newest(appid, s.cfg.Now())
 	return ok && known.Token.Equal(token)
 }
 
-// SparesStop reports whether the service begins no more spares, as it is stopping.
+// SparesStop reports whether the service begins no more spares because it is shutting down.
 func SparesStop(s *Service) bool { return s.spares.stopping() }

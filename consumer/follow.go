@@ -77,8 +77,9 @@ func (f *tokenFollower) awaitCodes(ctx context.Context) {
 
 // codeFollower reads the stream of announcements into the view, and has it agree with MySQL.
 //
-// MySQL is the truth. What the stream says is held only until MySQL was asked, which is within seconds
-// for an update that this replica did not commit itself: somebody else may have published it.
+// MySQL is the truth. What the stream says is held only until MySQL was asked, which is within
+// seconds for an update that this replica did not commit itself: somebody else may have published
+// it.
 type codeFollower struct {
 	cfg       Config
 	streams   *streams
@@ -267,11 +268,11 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	return false
 }
 
-// judge has the view agree with MySQL about a component, and the stream too where it lacks the current
-// code. It returns the outcome that gives the code a higher revision, if the stream holds a revision
-// that MySQL does not have: subscribers that saw it ignore all that are not above it. seen was in the
-// view before MySQL was asked, and foreign a revision under which the
-// stream held another code, 0 for none.
+// judge has the view agree with MySQL about a component, and the stream too where it lacks the
+// current code. It returns the outcome that gives the code a higher revision, if the stream holds a
+// revision that MySQL does not have: subscribers that saw it ignore all that are not above it. seen
+// was in the view before MySQL was asked, and foreign a revision under which the stream held
+// another code, 0 for none.
 func (f *codeFollower) judge(
 	ctx context.Context, appid string, component repo.Component, seen *view.Code, foreign uint64,
 ) []repo.Outcome {

@@ -21,22 +21,21 @@ func (w *world) forge(appid, code string, revision uint64) {
 		appid, code, now.Format(time.RFC3339), now.Add(time.Hour).Format(time.RFC3339), revision))
 }
 
-// MySQL is the truth: an update that somebody else publishes is not looked up for longer than
-// seconds, the true code is announced again in its place, and new tokens work.
+// MySQL is the truth. If somebody else publishes an update, look-ups return it for seconds at most,
+// the true code is announced again in its place, and new tokens work.
 func TestForeignUpdateIsCorrected(t *testing.T) {
 	for name, test := range map[string]struct {
 		revision uint64
-		// above is what subscribers have to see a revision above of.
-		above uint64
+		above    uint64 // subscribers must see a revision above this
 	}{
-		"a later revision":                 {5, 5},
-		"the current revision":             {1, 1},
-		"one that JavaScript cannot count": {1 << 53, 0},
-		"the last one it can":              {preauth.MaxRevision, 0},
-		"the last one of int64":            {math.MaxInt64, 0},
-		"the last one of uint64":           {math.MaxUint64, 0},
-		"none":                             {0, 0},
-		"one that leaves room":             {preauth.MaxRevision - 1<<32, preauth.MaxRevision - 1<<32},
+		"a later revision":             {5, 5},
+		"the current revision":         {1, 1},
+		"beyond JavaScript's integers": {1 << 53, 0},
+		"the last JavaScript integer":  {preauth.MaxRevision, 0},
+		"the last int64":               {math.MaxInt64, 0},
+		"the last uint64":              {math.MaxUint64, 0},
+		"none":                         {0, 0},
+		"high, with room above it":     {preauth.MaxRevision - 1<<32, preauth.MaxRevision - 1<<32},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, wechattest.Options{})
@@ -49,7 +48,7 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.forge("wx1", "FORGED", test.revision)
-			w.eventually("the true code is the stream's last word", func() bool {
+			w.eventually("the stream's last message has the true code", func() bool {
 				msg, err := stream.GetLastMsgForSubject(w.within(), "preauth.updated.wx1")
 				if err != nil {
 					t.Fatal(err)
@@ -57,8 +56,8 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 				stored, err := preauth.ParseUpdate(msg.Data)
 				return err == nil && stored.PreAuthCode.Equal(update.PreAuthCode) && stored.Revision > test.above
 			})
-			for range 4 { // either replica answers
-				w.eventually("the true code is looked up", func() bool {
+			for range 4 { // so that both replicas answer
+				w.eventually("a look-up returns the true code", func() bool {
 					got, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
 					return err == nil && got.PreAuthCode.Equal(update.PreAuthCode)
 				})
@@ -69,10 +68,10 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 			}
 			if said := strings.Contains(w.log.String(), "an update was announced that MySQL does not have") ||
 				strings.Contains(w.log.String(), "is not an update"); !said {
-				t.Error("nobody is told")
+				t.Error("the foreign update is not logged")
 			}
 			if strings.Count(a.metrics()+b.metrics(), "preauth_foreign_updates_total 0\n") == 2 {
-				t.Error("not counted")
+				t.Error("the foreign update is not counted")
 			}
 			if err := a.service.Ready(); err != nil {
 				t.Errorf("not ready: %v", err)
@@ -88,7 +87,7 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 	}
 }
 
-// A component that MySQL does not know is not looked up because of an update in the stream.
+// A look-up does not return a foreign update of a component that MySQL does not know.
 func TestForeignUpdateOfAnUnknownComponent(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -97,7 +96,7 @@ func TestForeignUpdateOfAnUnknownComponent(t *testing.T) {
 		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
 		return code(err) == preauth.StatusNotFound
 	})
-	// A replica that starts reads it again.
+	// A replica that starts reads the update from the stream again.
 	r.stop()
 	w.start().ready()
 	w.eventually("not found", func() bool {
@@ -106,8 +105,8 @@ func TestForeignUpdateOfAnUnknownComponent(t *testing.T) {
 	})
 }
 
-// After the database was restored from a backup, its codes are looked up and announced above what the
-// stream holds.
+// After the database is restored from a backup, look-ups return its codes, and they are announced with
+// a revision above the stream's.
 func TestRestoredDatabaseIsTheTruth(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -127,6 +126,6 @@ func TestRestoredDatabaseIsTheTruth(t *testing.T) {
 		return ok && update.Revision > 2 && update.PreAuthCode.Equal(restored.PreAuthCode)
 	})
 	if got, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinRevision: 3}); err != nil || !got.PreAuthCode.Equal(restored.PreAuthCode) {
-		t.Errorf("looked up revision %d, %v", got.Revision, err)
+		t.Errorf("the look-up returned revision %d, %v", got.Revision, err)
 	}
 }

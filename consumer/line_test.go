@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// line is a replica's way to NATS, on which a test stands: it cuts the line and mends it, or stalls what
-// the replica sends.
+// line is a replica's connection to NATS under a test's control: the test cuts and restores it, or
+// stalls what the replica sends.
 type line struct {
 	mu    sync.Mutex
 	cut   bool
@@ -20,7 +20,7 @@ type line struct {
 	stall *stall
 }
 
-// onLine has a replica reach NATS by the line.
+// onLine makes a replica connect to NATS through the line.
 func (w *world) onLine(l *line, options ...nats.Option) func(*setup) {
 	return func(s *setup) { s.nc = w.connect(append(options, nats.SetCustomDialer(l))...) }
 }
@@ -41,7 +41,7 @@ func (l *line) Dial(network, address string) (net.Conn, error) {
 	return conn, nil
 }
 
-// down cuts the line: what has been stalled is lost.
+// down cuts the line. Stalled data is lost.
 func (l *line) down() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,7 +59,7 @@ func (l *line) up() {
 	l.cut = false
 }
 
-// stallAt holds up all that the replica sends, from the moment when it sends text.
+// stallAt stalls everything that the replica sends, starting with the write that contains text.
 func (l *line) stallAt(text string) *stall {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,12 +71,12 @@ func (l *line) stallAt(text string) *stall {
 	return l.stall
 }
 
-// stall is where a line is held up.
+// stall is a point at which a line stalls.
 type stall struct {
 	at       []byte
-	reached  chan struct{} // closed when it holds the line up
+	reached  chan struct{} // closed when the line stalls
 	released chan struct{}
-	release  func() // lets everything go on
+	release  func() // lets the data through
 }
 
 type lineConn struct {

@@ -12,8 +12,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// lines returns the log's lines after the first so many bytes that an operator sees: those of level
-// INFO and above, without the codes saved.
+// lines returns the log lines that an operator sees, skipping the log's first bytes: those of level
+// INFO and above, except for "code saved".
 func (w *world) lines(after int) (seen []string) {
 	w.t.Helper()
 	for line := range strings.Lines(w.log.String()[after:]) {
@@ -28,14 +28,14 @@ func (w *world) lines(after int) (seen []string) {
 	return seen
 }
 
-// An outage of ten minutes is logged as what it is: once when it begins, from time to time while it
-// lasts, and once when it is over, however much work it holds up.
+// An outage of ten minutes is logged once when it begins, now and then while it lasts, and once when it
+// is over, however much work it blocks.
 func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 	for _, part := range []struct {
 		name       string
 		end        func(w *world, kill, restart func() error)
 		again      func(w *world)
-		eachMinute string // a debug line that shows that the outage is noticed again
+		eachMinute string // a debug line that shows that the service noticed the outage again
 		want       []string
 	}{
 		{
@@ -45,12 +45,14 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 					w.t.Fatal(err)
 				}
 			},
-			nil, "outbox not swept", []string{"MySQL away", "not ready", "MySQL still away", "MySQL back", "ready"},
+			nil, "outbox not swept",
+			[]string{"MySQL away", "not ready", "MySQL still away", "MySQL back", "ready"},
 		},
 		{
 			"NATS",
 			func(w *world, _, _ func() error) { w.stopNATS() },
-			(*world).restartNATS, "", []string{"not ready", "ready"}, // the command logs the connection
+			(*world).restartNATS, "",
+			[]string{"not ready", "ready"}, // the command logs the connection
 		},
 		{
 			"WeChat",
@@ -58,7 +60,8 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 				w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.HTTPStatus(502) })
 			},
 			func(w *world) { w.wechat.Every(nil) },
-			`"msg":"no code"`, []string{"WeChat away", "WeChat still away", "WeChat back"},
+			`"msg":"no code"`,
+			[]string{"WeChat away", "WeChat still away", "WeChat back"},
 		},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -81,15 +84,15 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 				c.advance(time.Minute)
 				noticed := strings.Count(w.log.String(), part.eachMinute)
 				for _, appid := range appids {
-					if w.nc.IsConnected() { // what a busy platform does
+					if w.nc.IsConnected() { // a busy platform looks up codes
 						_, _ = w.lookup(preauth.LookupRequest{AppID: appid, MinTTL: 9 * time.Minute})
 					}
 				}
 				if part.eachMinute != "" {
-					w.eventually("noticed again", func() bool { return strings.Count(w.log.String(), part.eachMinute) >= noticed+3 })
+					w.eventually("the outage is noticed again", func() bool { return strings.Count(w.log.String(), part.eachMinute) >= noticed+3 })
 				}
 			}
-			w.eventually("said so far", func() bool { return len(w.lines(before)) > 0 })
+			w.eventually("the outage is logged", func() bool { return len(w.lines(before)) > 0 })
 			if part.again != nil {
 				part.again(w)
 			} else if err := database.Restart(t.Context()); err != nil {
@@ -102,23 +105,23 @@ func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 			for _, appid := range appids {
 				r.await(consumer.StepCommitted, appid, 2)
 			}
-			w.eventually("its end is logged", func() bool { return strings.Contains(w.log.String()[before:], last) })
+			w.eventually("the end of the outage is logged", func() bool { return strings.Contains(w.log.String()[before:], last) })
 
 			lines := w.lines(before)
 			if len(lines) > 15 {
-				t.Errorf("%d lines:\n%s", len(lines), strings.Join(lines, ""))
+				t.Errorf("%d lines, want at most 15:\n%s", len(lines), strings.Join(lines, ""))
 			}
 			for _, msg := range part.want {
 				if !strings.Contains(strings.Join(lines, ""), fmt.Sprintf(`"msg":%q`, msg)) {
-					t.Errorf("%q is not said:\n%s", msg, strings.Join(lines, ""))
+					t.Errorf("%q is not logged:\n%s", msg, strings.Join(lines, ""))
 				}
 			}
 		})
 	}
 }
 
-// An orderly stop alarms nobody, whatever is away.
-func TestStopWithoutNATSAlarmsNobody(t *testing.T) {
+// An orderly shutdown logs no warning and no error, even without NATS.
+func TestStopWithoutNATSLogsNoWarning(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	w.announce("wx1", w.token("a"))
@@ -129,7 +132,7 @@ func TestStopWithoutNATSAlarmsNobody(t *testing.T) {
 	r.stop()
 	for _, line := range w.lines(before) {
 		if strings.Contains(line, `"level":"WARN","msg":"not ready"`) {
-			continue // it may be noticed at this moment
+			continue // the outage may be noticed only now
 		}
 		if !strings.Contains(line, `"level":"INFO"`) {
 			t.Error(line)
@@ -137,8 +140,8 @@ func TestStopWithoutNATSAlarmsNobody(t *testing.T) {
 	}
 }
 
-// Every series is there before anything has happened: an alert on an increase sees no counter that is
-// born at 1.
+// Every series exists before anything has happened: an alert on an increase does not see a counter
+// whose first value is 1.
 func TestEverySeriesExistsFromTheStart(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
@@ -168,20 +171,20 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 		}
 		for _, series := range want {
 			if !strings.Contains(metrics, "\n"+series+"\n") {
-				t.Errorf("there is no %s", series)
+				t.Errorf("missing series %s", series)
 			}
 		}
 	}
 	for _, class := range preauth.Classes() {
 		for _, series := range []string{"failures_total{class=%q} 0", "wechat_call_duration_seconds_count{class=%q} 0"} {
 			if series := "preauth_" + fmt.Sprintf(series, string(class)); !strings.Contains(metrics, "\n"+series+"\n") {
-				t.Errorf("there is no %s", series)
+				t.Errorf("missing series %s", series)
 			}
 		}
 	}
 }
 
-// Answers are counted by their codes, and the components by their states.
+// Answers are counted by code, components by state.
 func TestMetricsOfRequestsAndStates(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(oneSpare).ready()

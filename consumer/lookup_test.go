@@ -9,7 +9,8 @@ import (
 	"preauth/internal/view"
 )
 
-// fromMemory returns a handler of look-ups that knows one code, and fails where memory is not enough.
+// fromMemory returns a look-up handler that has one code in memory. It fails the test if memory is not
+// enough to answer.
 func fromMemory(tb testing.TB) func(data []byte) []byte {
 	now := time.Now()
 	codes := view.NewCodes()
@@ -28,16 +29,16 @@ func fromMemory(tb testing.TB) func(data []byte) []byte {
 	}
 }
 
-// An empty request that memory can answer costs no memory: the answer is written where the one before
-// was.
+// An empty request answered from memory allocates nothing: each answer is written into the buffer of
+// the one before.
 func TestAllocationsOfALookUp(t *testing.T) {
 	answer := fromMemory(t)
 	if got := testing.AllocsPerRun(1000, func() { answer(nil) }); got != 0 {
-		t.Errorf("%v allocations, want none", got)
+		t.Errorf("%v allocations, want 0", got)
 	}
 }
 
-// What memory does not serve is looked up in MySQL.
+// A look-up that memory cannot serve goes to MySQL.
 func TestLookUpsThatNeedMoreThanMemory(t *testing.T) {
 	now := time.Now()
 	codes := view.NewCodes()
@@ -54,11 +55,11 @@ func TestLookUpsThatNeedMoreThanMemory(t *testing.T) {
 	}{
 		"the code":             {now, "preauth.lookup.wx1", "", true},
 		"named in the body":    {now, "preauth.lookup", `{"component_appid":"wx1"}`, true},
-		"its whole life":       {now, "preauth.lookup.wx1", `{"min_ttl":600}`, true},
+		"its full life":        {now, "preauth.lookup.wx1", `{"min_ttl":600}`, true},
 		"more than its life":   {now, "preauth.lookup.wx1", `{"min_ttl":601}`, false},
 		"its revision":         {now, "preauth.lookup.wx1", `{"min_revision":7}`, true},
 		"a later revision":     {now, "preauth.lookup.wx1", `{"min_revision":8}`, false},
-		"just before its end":  {now.Add(10*time.Minute - 1), "preauth.lookup.wx1", "", true},
+		"just before expiry":   {now.Add(10*time.Minute - 1), "preauth.lookup.wx1", "", true},
 		"expired":              {now.Add(10 * time.Minute), "preauth.lookup.wx1", "", false},
 		"an unknown component": {now, "preauth.lookup.wx2", "", false},
 	} {

@@ -10,7 +10,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// counted returns a counter of the replica's metrics by the value of its label, without zeros.
+// counted returns the values of one of the replica's counters by the value of its label, without zeros.
 func (r *replica) counted(name string) map[string]int {
 	r.t.Helper()
 	families, err := r.registry.Gather()
@@ -52,7 +52,7 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	w.wechat.Next("wx3", wechattest.Error(48001, ""))
 	w.announce("wx3", w.token("a")) // parked
 	finished()
-	// The code of a newer token is saved while this one waits for its answer.
+	// The code of a newer token is saved while this event waits for WeChat's answer.
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Next("wx4", wechattest.Fault{HoldAnswer: hold})
@@ -71,7 +71,7 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 		t.Errorf("events %v, want %v", got, want)
 	}
 	if got, want := other.counted("preauth_events_total"), map[string]int{"saved": 1}; !maps.Equal(got, want) {
-		t.Errorf("events of the other replica %v, want %v", got, want)
+		t.Errorf("events of the other replica: %v, want %v", got, want)
 	}
 	want = map[string]int{"bad_event": 1, "request": 1, "configuration": 1}
 	if got := r.counted("preauth_failures_total"); !maps.Equal(got, want) {
@@ -79,7 +79,7 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	}
 	for _, each := range []*replica{r, other} {
 		if !strings.Contains(each.metrics(), "preauth_end_to_end_duration_seconds_count 1\n") {
-			t.Error("not exactly one event counts as announced")
+			t.Error("the end-to-end duration does not count exactly one event")
 		}
 	}
 }

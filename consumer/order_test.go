@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// A file uses only what stands in files further down the table of docs/architecture.md.
+// A file uses only declarations of files that are further down the table in docs/architecture.md.
 func TestFilesUseOneAnotherOneWay(t *testing.T) {
 	order := filesOfTheArchitecture(t)
 	fset := token.NewFileSet()
@@ -40,7 +40,8 @@ func TestFilesUseOneAnotherOneWay(t *testing.T) {
 		t.Errorf("the table has %d files, the package %d", len(order), len(parsed))
 	}
 
-	// Nothing outside the package is of interest, so imports stay unknown and most errors are about them.
+	// Only uses within the package matter, so imports are not resolved and the errors about them are
+	// ignored.
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}, Selections: map[*ast.SelectorExpr]*types.Selection{}}
 	unknown := types.Config{Error: func(error) {}, Importer: noImports{}, FakeImportC: true}
 	pkg, _ := unknown.Check("preauth/consumer", fset, parsed, info)
@@ -56,11 +57,11 @@ func TestFilesUseOneAnotherOneWay(t *testing.T) {
 			uses++
 		}
 		if place(to) < place(from) {
-			t.Errorf("%s uses %s of %s, which is higher", fset.Position(ident.Pos()), object.Name(), to)
+			t.Errorf("%s uses %s of %s, which is further up the table", fset.Position(ident.Pos()), object.Name(), to)
 		}
 	}
 	if uses < 300 {
-		t.Errorf("only %d uses were found", uses)
+		t.Errorf("found only %d uses", uses)
 	}
 }
 
@@ -68,7 +69,7 @@ type noImports struct{}
 
 func (noImports) Import(string) (*types.Package, error) { return nil, errors.New("not imported") }
 
-// filesOfTheArchitecture returns the files of the table, the highest first.
+// filesOfTheArchitecture returns the files of the table from top to bottom.
 func filesOfTheArchitecture(t *testing.T) []string {
 	t.Helper()
 	page, err := os.ReadFile("../docs/architecture.md")

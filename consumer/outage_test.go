@@ -33,7 +33,7 @@ func TestStartsWithEverythingAway(t *testing.T) {
 	})
 
 	w.restartNATS()
-	w.eventually("NATS is there", func() bool { return !contains(r.service.Ready(), "NATS:") })
+	w.eventually("NATS is back", func() bool { return !contains(r.service.Ready(), "NATS:") })
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestMySQLIsKilledAndComesBack(t *testing.T) {
 		t.Errorf("look-up without MySQL: %v", err)
 	}
 	if _, err := w.lookup(preauth.LookupRequest{AppID: "wx3"}); code(err) != preauth.StatusInternal {
-		t.Errorf("look-up that needs MySQL: %v", err)
+		t.Errorf("look-up that needs MySQL: got %v", err)
 	}
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -148,12 +148,12 @@ func TestStreamOfAnnouncementsIsReCreated(t *testing.T) {
 			})
 			after := w.settled(r, "wx1")
 			if !after.PreAuthCode.Equal(before.PreAuthCode) || after.MessageID() != before.MessageID() {
-				t.Errorf("another announcement: %+v", after)
+				t.Errorf("announced something else: %+v", after)
 			}
 			w.announce("wx1", w.token("b"))
 			r.await(consumer.StepCommitted, "wx1", 2)
 			if update := w.settled(r, "wx1"); update.Revision != 2 {
-				t.Errorf("then revision %d", update.Revision)
+				t.Errorf("the next token gave revision %d, want 2", update.Revision)
 			}
 		})
 	}
@@ -168,11 +168,11 @@ func TestStreamOfTokensIsReCreated(t *testing.T) {
 	if err := w.js.DeleteStream(w.within(), "COMPONENT_TOKENS"); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("stream created again", func() bool {
+	w.eventually("the stream is recreated", func() bool {
 		_, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
 		return err == nil
 	})
-	// Its sequences begin again, below the one that MySQL knows.
+	// Its sequences start again at 1, below the one that MySQL has.
 	if sequence := w.announce("wx1", w.token("b")); sequence != 1 {
 		t.Fatalf("sequence %d", sequence)
 	}
@@ -182,10 +182,11 @@ func TestStreamOfTokensIsReCreated(t *testing.T) {
 	}
 }
 
-// A message of an older revision that follows a newer one would be what new subscribers read.
+// New subscribers read the stream's last message of a component, so an older revision must never follow
+// a newer one.
 func TestOlderRevisionNeverFollowsANewerOne(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	// This replica commits revision 1 and is then kept from announcing it: its connection is gone.
+	// This replica commits revision 1 but cannot announce it, because its connection is closed.
 	gone := make(chan struct{})
 	slowNATS := w.connect()
 	slow := w.start(func(s *setup) {
@@ -231,8 +232,9 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 	}
 }
 
-// A code that a look-up demands while the service stops is announced, and its row deleted, before Run returns.
-func TestShutdownFinishesWhatALookUpDemands(t *testing.T) {
+// A code that is made for a look-up during shutdown is announced, and its outbox row deleted, before
+// Run returns.
+func TestShutdownFinishesACodeForALookUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
 	c := &clock{}
@@ -272,15 +274,15 @@ func TestShutdownFinishesWhatALookUpDemands(t *testing.T) {
 		t.Error("Run returned while the code was being announced")
 	}
 	if err := next(w, asked); err != nil {
-		t.Errorf("the look-up gets %v", err)
+		t.Errorf("the look-up returned %v", err)
 	}
 	if n := r.count(consumer.StepCleared); n != 2 {
-		t.Errorf("%d announcements were finished, want 2", n)
+		t.Errorf("%d announcements finished, want 2", n)
 	}
 }
 
-// Nor is it lost if the look-up that demanded it has not waited so long.
-func TestShutdownFinishesWhatALookUpDemandedInVain(t *testing.T) {
+// The code is announced even if the look-up that it is made for has timed out.
+func TestShutdownFinishesACodeWhoseLookUpTimedOut(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	c := &clock{}
 	r := w.start(waitsBriefly, func(s *setup) { s.cfg.Now = c.Now }).ready()
@@ -294,10 +296,10 @@ func TestShutdownFinishesWhatALookUpDemandedInVain(t *testing.T) {
 	var err error
 	w.eventually("look-up answered", func() bool {
 		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1", MinTTL: 1770 * time.Second})
-		return code(err) != preauth.StatusInternal // MySQL took all the time
+		return code(err) != preauth.StatusInternal // MySQL used up the request's time
 	})
 	if code(err) != preauth.StatusUnavailable {
-		t.Fatalf("a look-up for which WeChat takes too long gets %v", err)
+		t.Fatalf("a look-up for which WeChat is too slow returned %v", err)
 	}
 	next(w, hold.Reached())
 	r.cancel()
@@ -308,7 +310,7 @@ func TestShutdownFinishesWhatALookUpDemandedInVain(t *testing.T) {
 	}
 	r.stopOnce.Do(func() {})
 	if n := r.count(consumer.StepCleared); n != 2 {
-		t.Errorf("%d announcements were finished, want 2", n)
+		t.Errorf("%d announcements finished, want 2", n)
 	}
 }
 
@@ -324,7 +326,7 @@ func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 		t.Fatal("the event was acknowledged")
 	}
 	hold.Release()
-	// It was put back, so another replica gets it.
+	// The event was returned to NATS, so another replica gets it.
 	other := w.start(deliveredOnce)
 	other.await(consumer.StepCommitted, "wx1", 1)
 	w.settled(other, "wx1")
@@ -335,7 +337,7 @@ func TestTwoReplicasShareTheWork(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	a := w.start(func(s *setup) { s.cfg.InFlight = 2 }).ready()
 	b := w.start(func(s *setup) { s.cfg.InFlight = 2 }).ready()
-	// Neither is so fast that nothing is left for the other.
+	// Hold WeChat's answers, so that no replica is fast enough to take all events.
 	hold := wechattest.NewHold()
 	defer hold.Release()
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{HoldAnswer: hold} })

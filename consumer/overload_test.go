@@ -14,17 +14,17 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// More look-ups, claims and events than can be served, with a MySQL that takes its time and a subscriber that reads
-// nothing: each request is answered, what memory knows as always, and what there is no room for with 429; events and
-// health go on; memory and goroutines stay within their bounds.
-func TestMoreThanCanBeServed(t *testing.T) {
+// The service gets more look-ups, claims and events than it can serve, MySQL is slow and one subscriber
+// reads nothing. Every request is answered: from memory as usual, or with 429 if there is no free slot.
+// Events are processed, the service stays ready, and memory and goroutines stay bounded.
+func TestOverload(t *testing.T) {
 	const (
 		components = 20
 		rounds     = 4000 // of three requests each
-		every      = 4    // rounds an event
+		every      = 4    // rounds per event
 		requests   = 16
 		inFlight   = 32
-		goroutines = 300 // seen 120
+		goroutines = 300 // measured: 120
 		memory     = 48 << 20
 	)
 	w := newWorldAlone(t, mysql, wechattest.Options{})
@@ -77,7 +77,7 @@ func TestMoreThanCanBeServed(t *testing.T) {
 	for range 3 * rounds {
 		reply, err := replies.NextMsg(patience)
 		if err != nil {
-			t.Fatalf("of %d requests were answered %v: %v", 3*rounds, counts, err)
+			t.Fatalf("%d requests, answers by code %v: %v", 3*rounds, counts, err)
 		}
 		if e := preauth.ParseError(reply.Header.Get, reply.Data); e != nil {
 			counts[e.Code]++
@@ -85,9 +85,9 @@ func TestMoreThanCanBeServed(t *testing.T) {
 			counts[200]++
 		}
 	}
-	t.Logf("answers by code: %v; %d goroutines more, %d MiB in use at most", counts, most, peak()>>20)
+	t.Logf("answers by code: %v; peak: %d more goroutines, %d MiB", counts, most, peak()>>20)
 	if counts[200] < rounds || counts[preauth.StatusTooMany] == 0 {
-		t.Error("memory answers always, and what is too much is refused")
+		t.Error("want every look-up that memory can answer to succeed, and some requests to be refused with 429")
 	}
 	for code, n := range counts {
 		if !slices.Contains([]int{200, preauth.StatusNotFound, preauth.StatusTooMany}, code) {
@@ -95,10 +95,10 @@ func TestMoreThanCanBeServed(t *testing.T) {
 		}
 	}
 	if most > goroutines {
-		t.Errorf("%d goroutines more, want at most %d", most, goroutines)
+		t.Errorf("%d more goroutines, want at most %d", most, goroutines)
 	}
 	if peak() > memory {
-		t.Errorf("%d MiB of memory were in use, want at most %d", peak()>>20, memory>>20)
+		t.Errorf("peak memory %d MiB, want at most %d", peak()>>20, memory>>20)
 	}
 	for appid, token := range newest {
 		w.eventually("the newest token of "+appid+" is used", func() bool { return w.asked(appid, token) })

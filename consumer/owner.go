@@ -12,13 +12,17 @@ import (
 	"preauth/repo"
 )
 
-// ownership knows whether the database belongs to this service's streams. Two services with streams of
-// their own would break each other on one database, so nothing works on it before that is certain.
+// ownership knows whether the database belongs to this service's streams. Two services with streams
+// of their own would break each other on one database, so nothing works on it before that is
+// certain.
 type ownership struct {
 	cfg    Config
 	nc     *nats.Conn
 	db     *repo.Repo
 	health *health
+
+	account string
+	asked   bool // for the account
 
 	mu      sync.Mutex
 	err     error         // nil while the database is ours
@@ -33,8 +37,11 @@ func newOwnership(cfg Config, nc *nats.Conn, db *repo.Repo, h *health) *ownershi
 
 // look asks the database whom it belongs to. While it does not answer, what it said last counts.
 func (o *ownership) look(ctx context.Context) {
+	if !o.asked && o.nc.IsConnected() { // once, since a server that does not answer never does
+		o.account, o.asked = account(ctx, o.nc), true
+	}
 	err := o.db.Own(ctx, repo.StreamSet{
-		Tokens: o.cfg.TokenStream, Updates: o.cfg.UpdateStream, Failures: o.cfg.FailureStream, Account: account(ctx, o.nc),
+		Tokens: o.cfg.TokenStream, Updates: o.cfg.UpdateStream, Failures: o.cfg.FailureStream, Account: o.account,
 	}, o.cfg.Now())
 	o.health.setUse("database", err)
 	if err != nil && !errors.Is(err, repo.ErrOtherStreams) {

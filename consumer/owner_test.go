@@ -10,8 +10,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// Two services with streams of their own do not work on one database: the second one says so, and
-// works once the database was given to it.
+// Two services with different streams must not share a database. The second one reports that and stays
+// idle until it adopts the database.
 func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	ours := w.start().ready()
@@ -23,7 +23,7 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 		s.cfg.Subjects = subjects
 		s.cfg.TokenStream, s.cfg.UpdateStream, s.cfg.FailureStream = "OTHER_TOKENS", "OTHER_UPDATES", "OTHER_FAILURES"
 	})
-	w.eventually("not ready, with the reason and the way out", func() bool {
+	w.eventually("not ready, with the reason and the remedy", func() bool {
 		err := theirs.service.Ready()
 		return contains(err, "database: ") && contains(err, "COMPONENT_TOKENS, PREAUTH and PREAUTH_FAILED") && contains(err, "preauth schema adopt")
 	})
@@ -34,7 +34,7 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	if _, err := client.Claim(w.within(), preauth.ClaimRequest{AppID: "wx1"}); code(err) != preauth.StatusUnavailable {
 		t.Errorf("a claim of the other service: %v, want 503", err)
 	}
-	// A component that is due is nothing of theirs, whose stream never held its token.
+	// The other service must not renew a due component, whose token its stream never held.
 	w.due("wx1", time.Now())
 	ours.await(consumer.StepCommitted, "wx1", 2)
 	w.settled(ours, "wx1")
@@ -47,12 +47,12 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	theirs.ready()
-	w.eventually("the one before stops", func() bool { return contains(ours.service.Ready(), "database: ") })
+	w.eventually("the first service stops working", func() bool { return contains(ours.service.Ready(), "database: ") })
 	if err := client.Announce(w.within(), preauth.TokenEvent{AppID: "wx1", Token: w.token("theirs")}); err != nil {
 		t.Fatal(err)
 	}
 	theirs.await(consumer.StepCommitted, "wx1", 1)
 	if got := w.current("wx1"); got.Equal(before.PreAuthCode) {
-		t.Error("the code is the old one")
+		t.Error("the current code is still the old one")
 	}
 }

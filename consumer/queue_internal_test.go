@@ -19,7 +19,7 @@ func failure(appid, id string) pending {
 	return pending{Announcement: repo.Announcement{MessageID: id, AppID: appid, Failure: &preauth.Failure{AppID: appid}}}
 }
 
-// drain takes everything out of a queue, and returns the message ids in order.
+// drain empties a queue and returns the message ids in order.
 func drain(q *queue) (ids []string) {
 	for n, ok := q.next(); ok; n, ok = q.next() {
 		ids = append(ids, n.MessageID)
@@ -28,19 +28,20 @@ func drain(q *queue) (ids []string) {
 	return ids
 }
 
-// Of several announcements of a component that wait, the newest is published, whatever their order.
-func TestTheNewestRevisionThatWaitsIsPublished(t *testing.T) {
+// If several updates of a component wait, only the newest is published, whatever their order. Failures
+// are all published.
+func TestNewestWaitingRevisionIsPublished(t *testing.T) {
 	for name, test := range map[string]struct {
 		add       []pending
 		displaced []string
 		next      []string
 	}{
-		"in order":            {[]pending{update("wx1", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2"}},
-		"out of order":        {[]pending{update("wx1", 2), update("wx1", 1)}, []string{"wx1.1"}, []string{"wx1.2"}},
-		"the same twice":      {[]pending{update("wx1", 1), update("wx1", 1)}, nil, []string{"wx1.1"}},
-		"of two components":   {[]pending{update("wx1", 1), update("wx2", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2", "wx2.1"}},
-		"failures of one":     {[]pending{failure("wx1", "a"), failure("wx1", "b")}, nil, []string{"a", "b"}},
-		"a failure of nobody": {[]pending{failure("", "a"), failure("", "b")}, nil, []string{"a", "b"}},
+		"in order":                      {[]pending{update("wx1", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2"}},
+		"out of order":                  {[]pending{update("wx1", 2), update("wx1", 1)}, []string{"wx1.1"}, []string{"wx1.2"}},
+		"the same twice":                {[]pending{update("wx1", 1), update("wx1", 1)}, nil, []string{"wx1.1"}},
+		"two components":                {[]pending{update("wx1", 1), update("wx2", 1), update("wx1", 2)}, []string{"wx1.1"}, []string{"wx1.2", "wx2.1"}},
+		"two failures of one component": {[]pending{failure("wx1", "a"), failure("wx1", "b")}, nil, []string{"a", "b"}},
+		"failures without a component":  {[]pending{failure("", "a"), failure("", "b")}, nil, []string{"a", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := newQueue()
@@ -57,8 +58,9 @@ func TestTheNewestRevisionThatWaitsIsPublished(t *testing.T) {
 	}
 }
 
-// While an announcement of a component is under way, the next one waits, and no other component does.
-func TestOneAnnouncementOfAComponentIsUnderWay(t *testing.T) {
+// While an announcement of a component is in flight, the component's next one waits. Those of other
+// components do not.
+func TestOneAnnouncementPerComponentIsInFlight(t *testing.T) {
 	q := newQueue()
 	q.add(update("wx1", 1))
 	if n, ok := q.next(); !ok || n.MessageID != "wx1.1" {
@@ -70,7 +72,7 @@ func TestOneAnnouncementOfAComponentIsUnderWay(t *testing.T) {
 		t.Errorf("got %v, %v, want the other component's", n, ok)
 	}
 	if n, ok := q.next(); ok {
-		t.Errorf("%s is under way beside an older one", n.MessageID)
+		t.Errorf("%s is published while an older one is in flight", n.MessageID)
 	}
 	q.finish("wx1")
 	if n, ok := q.next(); !ok || n.MessageID != "wx1.2" {

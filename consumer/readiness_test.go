@@ -32,18 +32,18 @@ func TestReadinessComesBackWithEachStream(t *testing.T) {
 	}
 }
 
-// Somebody deletes the durable that the replicas share.
-func TestDurableThatVanishedIsMade(t *testing.T) {
-	t.Run("while a request for events is open", func(t *testing.T) {
+// If somebody deletes the durable that the replicas share, a replica recreates it.
+func TestDeletedDurableIsRecreated(t *testing.T) {
+	t.Run("while a pull request is open", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
 		r := w.start().ready()
-		w.eventually("a request is open", func() bool { durable, _ := w.consumers(); return durable.NumWaiting > 0 })
+		w.eventually("a pull request is open", func() bool { durable, _ := w.consumers(); return durable.NumWaiting > 0 })
 		w.deleteDurable()
 		w.announce("wx1", w.token("a"))
 		r.await(consumer.StepCommitted, "wx1", 1)
 		w.settled(r, "wx1")
 	})
-	t.Run("while the hand is full", func(t *testing.T) {
+	t.Run("while no event slot is free", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
 		r := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 		hold := wechattest.NewHold()
@@ -59,7 +59,7 @@ func TestDurableThatVanishedIsMade(t *testing.T) {
 		w.settled(r, "wx2")
 		r.ready()
 		if n := w.wechat.Count("wx1"); n != 1 {
-			t.Errorf("%d calls for an event that the new durable gave once more", n)
+			t.Errorf("%d calls for an event that the new durable redelivered, want 1", n)
 		}
 	})
 }
@@ -72,7 +72,8 @@ func (w *world) deleteDurable() {
 	}
 }
 
-func TestReadinessTellsOfAStandstill(t *testing.T) {
+// A replica is not ready if its events make no progress, or if it cannot tell.
+func TestReadinessReportsAStandstill(t *testing.T) {
 	t.Run("the durable is missing", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
 		r := w.start(func(s *setup) { s.cfg.InFlight, s.cfg.Stall = 1, time.Second }).ready()
@@ -81,16 +82,16 @@ func TestReadinessTellsOfAStandstill(t *testing.T) {
 		w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 		w.announce("wx1", w.token("a"))
 		next(w, hold.Reached())
-		w.deleteDurable() // which a replica without room for more does not notice otherwise
+		w.deleteDurable() // a replica without a free slot pulls nothing, so it does not notice
 		w.eventually("not ready", func() bool { return contains(r.service.Ready(), "progress: not known for ") })
 		hold.Release()
 		r.ready()
 	})
-	// An event that is handed out again and again moves nothing.
-	t.Run("an event is put back again and again", func(t *testing.T) {
+	// An event that is redelivered again and again is no progress.
+	t.Run("an event is returned to NATS again and again", func(t *testing.T) {
 		w := newWorld(t, wechattest.Options{})
 		db, faults := w.faulty()
-		stall := 7 * time.Second // longer than it takes until the event comes again
+		stall := 7 * time.Second // longer than the redelivery takes
 		r := w.start(func(s *setup) { s.db, s.cfg.Stall = db, stall }).ready()
 		refused := make([]repotest.Fault, 100)
 		for i := range refused {
@@ -109,12 +110,12 @@ func TestReadinessTellsOfAStandstill(t *testing.T) {
 	})
 }
 
-// A reader of a stream that looks for it while NATS is away must not hold up the end.
+// A reader that is looking for its stream while NATS is away must not delay the shutdown.
 func TestShutdownWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
-	// A slow machine may take as long as the reader, but not each time.
+	// A slow machine may take as long as the reader once, but not every time.
 	for range 5 {
-		if timeToStopWhileNATSIsAway(t) < 9*time.Second { // the reader takes ten
+		if timeToStopWhileNATSIsAway(t) < 9*time.Second { // the reader needs ten
 			return
 		}
 	}
@@ -135,15 +136,15 @@ func timeToStopWhileNATSIsAway(t *testing.T) time.Duration {
 	if err := w.js.DeleteConsumer(w.within(), "COMPONENT_TOKENS", readers[0]); err != nil {
 		t.Fatal(err)
 	}
-	next(w, stalled.reached) // it makes itself a new one
+	next(w, stalled.reached) // the reader is recreating its consumer
 	way.down()
-	w.eventually("away", func() bool { return !r.nc.IsConnected() })
+	w.eventually("disconnected", func() bool { return !r.nc.IsConnected() })
 	started := time.Now()
 	r.stop()
 	return time.Since(started)
 }
 
-// A server that takes nothing more, and does not say so, must not hold up the end, nor what tells of the state.
+// A server that silently stops reading must delay neither the shutdown nor the metrics.
 func TestShutdownWhileTheLineIsStalled(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	way := &line{}
@@ -162,16 +163,17 @@ func TestShutdownWhileTheLineIsStalled(t *testing.T) {
 	next(w, stalled.reached)
 
 	if !strings.Contains(r.metrics(), "preauth_events_in_flight 1\n") {
-		t.Error("the event is not in hand")
+		t.Error("the event is not in flight")
 	}
-	r.stop() // which does not wait for ever
+	r.stop() // must not wait for ever
 	other := w.start(redelivered)
 	hold.Release()
 	other.await(consumer.StepCommitted, "wx1", 1)
 	w.settled(other, "wx1")
 }
 
-// What NATS has given to a replica that stops is answered, or refused so that the client asks another.
+// A replica that shuts down answers the requests that NATS has delivered to it, or refuses them so that
+// the client can ask another replica.
 func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 	const requests = 5000
 	w := newWorld(t, wechattest.Options{})
@@ -186,7 +188,7 @@ func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range requests {
-		// One that memory answers, and one that needs MySQL.
+		// Every other one is answered from memory; the rest need MySQL.
 		appid := [...]string{"wx1", "wx2"}[i%2]
 		if err := w.nc.PublishRequest(preauth.SubjectFor("preauth.lookup", appid), replies.Subject, nil); err != nil {
 			t.Fatal(err)
@@ -196,7 +198,7 @@ func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.stop()
-	if err := r.nc.Drain(); err != nil { // as whoever ran the service does
+	if err := r.nc.Drain(); err != nil { // as the caller of Run does
 		t.Fatal(err)
 	}
 	w.eventually("connection drained", r.nc.IsClosed)
@@ -205,10 +207,10 @@ func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 	for range requests {
 		reply, err := replies.NextMsg(patience)
 		if err != nil {
-			t.Fatalf("%d requests, of which were answered %v: %v", requests, counts, err)
+			t.Fatalf("%d requests, answers by code %v: %v", requests, counts, err)
 		}
 		if reply.Header.Get("Status") == "503" {
-			counts[0]++ // nobody is there to answer
+			counts[0]++ // no responders
 		} else if e := preauth.ParseError(reply.Header.Get, reply.Data); e != nil {
 			counts[e.Code]++
 		} else {

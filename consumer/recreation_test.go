@@ -17,12 +17,12 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// asked reports whether WeChat was asked for a code of the component with the token.
+// asked reports whether WeChat got a call for the component with the token.
 func (w *world) asked(appid string, token preauth.Secret) bool {
 	return slices.ContainsFunc(w.wechat.Calls(appid), func(call wechattest.Call) bool { return call.Token.Equal(token) })
 }
 
-// tokenStream returns the stream of tokens.
+// tokenStream returns the token stream.
 func (w *world) tokenStream() jetstream.Stream {
 	w.t.Helper()
 	stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
@@ -32,8 +32,8 @@ func (w *world) tokenStream() jetstream.Stream {
 	return stream
 }
 
-// consumers returns the consumers of the stream of tokens: the durable that the replicas share, and those
-// with which each reads the stream into memory.
+// consumers returns the token stream's consumers: the durable that the replicas share, and the names of
+// those with which each replica reads the stream into memory.
 func (w *world) consumers() (durable *jetstream.ConsumerInfo, readers []string) {
 	w.t.Helper()
 	consumers := w.tokenStream().ListConsumers(w.within())
@@ -50,11 +50,11 @@ func (w *world) consumers() (durable *jetstream.ConsumerInfo, readers []string) 
 	return durable, readers
 }
 
-// A stream that was created anew counts from 1 again. A replica that has not noticed must not take its
-// events for the old stream's, of which it has seen later ones.
+// A recreated stream counts from 1 again. A replica that has not noticed the new stream must not take
+// its events for older events of the previous one.
 func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	// Given a component that is far on in the stream, and a replica that has no room for more.
+	// Given a component with several events in the stream, and a replica without a free slot.
 	r := w.start(func(s *setup) { s.cfg.InFlight = 1 }).ready()
 	for range 5 {
 		w.announce("wx1", w.token("old"))
@@ -66,7 +66,7 @@ func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	w.announce("wx2", w.token("a"))
 	next(w, hold.Reached())
 
-	// When the stream is created anew, and at once its durable, as another replica would do it.
+	// When the stream and right away its durable are recreated, as another replica would do it.
 	created := func() string { return strconv.FormatInt(w.tokenStream().CachedInfo().Created.UnixMicro(), 10) }
 	durable, _ := w.consumers()
 	was := created()
@@ -86,16 +86,16 @@ func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	}
 	hold.Release()
 
-	// Then its event is worked on.
+	// Then the new stream's event is processed.
 	w.eventually("WeChat asked with the newest token", func() bool { return w.asked("wx1", newest) })
 	w.settled(r, "wx1")
 }
 
-// The acknowledgement of an event is on its way while the stream is created anew, where another event has
-// its sequence.
+// An acknowledgement is in transit while the stream is recreated. In the new stream another event has
+// its sequence, and must not be acknowledged.
 func TestLateAcknowledgementHitsNoOtherEvent(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	// Given an acknowledgement that is on its way.
+	// Given an acknowledgement in transit.
 	way := &line{}
 	late := w.start(w.onLine(way)).ready()
 	stalled := way.stallAt("+ACK\r\n")
@@ -103,7 +103,7 @@ func TestLateAcknowledgementHitsNoOtherEvent(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	next(w, stalled.reached)
 
-	// When it arrives after another replica has taken up the first event of the new stream.
+	// When it arrives after another replica has received the first event of the new stream.
 	if err := w.js.DeleteStream(w.within(), "COMPONENT_TOKENS"); err != nil {
 		t.Fatal(err)
 	}
@@ -120,17 +120,17 @@ func TestLateAcknowledgementHitsNoOtherEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Then that event is still there when the other replica cannot finish it.
+	// Then that event is redelivered after the other replica failed to finish it.
 	other.stop()
 	late.await(consumer.StepCommitted, "wx2", 1)
 	w.settled(late, "wx2")
 }
 
-// An announcement is on its way while the stream of announcements is created anew, where a newer one has
-// the place that it was meant to follow.
+// An announcement is in transit while the update stream is recreated. In the new stream a newer
+// announcement has the sequence that it was meant to follow.
 func TestOlderRevisionNeverFollowsANewerOneInAReCreatedStream(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	// Given revision 2 on its way, to follow revision 1.
+	// Given revision 2 in transit, to follow revision 1.
 	way := &line{}
 	late := w.start(w.onLine(way)).ready()
 	w.announce("wx1", w.token("a"))
@@ -140,7 +140,7 @@ func TestOlderRevisionNeverFollowsANewerOneInAReCreatedStream(t *testing.T) {
 	w.announce("wx1", w.token("b"))
 	next(w, stalled.reached)
 
-	// When it arrives after revision 3 was announced, and announced again in a new stream.
+	// When it arrives after revision 3 was announced, and announced again in the new stream.
 	other := w.start().ready()
 	w.announce("wx1", w.token("c"))
 	revision3 := func() bool { update, ok := w.stored("wx1"); return ok && update.Revision == 3 }
@@ -163,16 +163,17 @@ func TestOlderRevisionNeverFollowsANewerOneInAReCreatedStream(t *testing.T) {
 	}
 }
 
-// NATS loses what it has not synced: the streams are the same, and give the sequences of the events that
-// were lost to others.
+// NATS loses what it has not synced. The stream stays the same one, but gives the sequences of the lost
+// events to new ones.
 func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 	cases := map[string]struct {
 		lost int // events of the component
 		then func(*world, *replica) *replica
 	}{
 		"the same sequence": {1, func(_ *world, r *replica) *replica { return r }},
-		// Two servers' clocks may differ, so an event with a smaller sequence has to be more than a minute
-		// later. The replica is another, because the first has seen the real times.
+		// Clocks of two servers may differ, so an event with a smaller sequence counts as newer only if
+		// it is more than a minute later. A second replica takes over because the first has seen the
+		// real times.
 		"a smaller sequence, two minutes later": {5, func(w *world, r *replica) *replica {
 			r.stop()
 			w.database.MustExec("UPDATE component SET token_time = token_time - INTERVAL 2 MINUTE")
@@ -212,10 +213,10 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 			}
 			newest := w.token("newest")
 			if sequence := w.announce("wx1", newest); sequence > last {
-				t.Fatalf("sequence %d was not given before", sequence)
+				t.Fatalf("sequence %d was not used before", sequence)
 			}
 
-			// Then its code becomes current, and is announced.
+			// Then the newer token's code becomes current and is announced.
 			w.eventually("WeChat asked with the newest token", func() bool { return w.asked("wx1", newest) })
 			w.eventually("announced", func() bool {
 				update, ok := w.stored("wx1")
@@ -226,8 +227,8 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 	}
 }
 
-// A stream of another owner that cannot serve is refused with what to change, is left alone, and is not
-// needed any more when it has gone.
+// If a stream of another owner is unsuitable, the service names what to change and leaves the stream
+// alone. Once that stream is deleted, the service creates its own.
 func TestStreamOfAnotherOwnerThatCannotServeIsRefused(t *testing.T) {
 	cases := map[string]struct {
 		config jetstream.StreamConfig

@@ -18,13 +18,13 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// The run is short by default. The long one:
+// The run is short by default. For a long one:
 //
 //	go test ./consumer -run TestClaimsWhileReplicasAreKilled -claims 20000 -timeout 30m -v
 var claims = flag.Int("claims", 1500, "codes claimed while replicas are killed")
 
-// Clients claim from replicas that are killed and started again: no code twice, none that was ever
-// announced or looked up, no claim id with two codes.
+// Clients claim codes while replicas are killed and restarted. No code is given twice, no claimed code
+// was ever announced or looked up, and no claim id gets two codes.
 func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 	const clients, replicas = 50, 3
 	w := newWorld(t, wechattest.Options{})
@@ -63,7 +63,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 		mu       sync.Mutex
 		byClaim  = map[string]string{} // claim id → code
 		byCode   = map[string]string{} // code → claim id
-		public   = map[string]bool{}   // announced or looked up
+		public   = map[string]bool{}   // the codes announced or looked up
 		retries  atomic.Int64
 		todo     atomic.Int64
 		visiting sync.WaitGroup
@@ -75,7 +75,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 			t.Errorf("claim id %s has two codes", g.claim)
 		}
 		if claim, ok := byCode[g.code]; ok && claim != g.claim {
-			t.Errorf("claim ids %s and %s have one code", claim, g.claim)
+			t.Errorf("claim ids %s and %s have the same code", claim, g.claim)
 		}
 		byClaim[g.claim], byCode[g.code] = g.code, g.claim
 	}
@@ -102,7 +102,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 					public[code.PreAuthCode.Reveal()] = true
 					mu.Unlock()
 				}
-				// A client repeats its request until it has an answer, and sometimes once more.
+				// A client repeats its request until it gets an answer, and sometimes once more.
 				patient := time.Second
 				for again := 1 + rand.IntN(2); again > 0; {
 					ctx, cancel := context.WithTimeout(w.t.Context(), patient)
@@ -110,7 +110,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 					cancel()
 					if err != nil {
 						retries.Add(1)
-						patient = min(2*patient, patience) // or a slow machine would never answer in time
+						patient = min(2*patient, patience) // a slow machine may need longer
 						continue
 					}
 					note(given{id, claim.PreAuthCode.Reveal()})
@@ -137,7 +137,7 @@ func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 		*claims, clients, kills.Load(), retries.Load(), len(public), w.wechat.Count(""))
 }
 
-// A replica in a cluster of three servers goes on when one of them stops.
+// A replica keeps working when one of the three servers of a NATS cluster stops.
 func TestClusterLosesAServer(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	cluster, err := natsserver.StartCluster(w.within(), 3, natsserver.Options{})
@@ -164,7 +164,7 @@ func TestClusterLosesAServer(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	r.await(consumer.StepCleared, "wx1", 1)
 
-	// The leader of the token stream stops in the middle of an event.
+	// The token stream's leader stops while an event is in flight.
 	stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
 	if err != nil {
 		t.Fatal(err)

@@ -200,10 +200,10 @@ type unavailable struct{ preauth.Failure }
 // Error says the same of each failure: its members follow in the answer.
 func (unavailable) Error() string { return "there is no valid code now" }
 
-// beyondLife refuses a min_ttl that a new code cannot have.
-type beyondLife struct{ most, life int64 } // seconds
+// minTTLError refuses a min_ttl that a new code cannot have.
+type minTTLError struct{ most, life int64 } // seconds
 
-func (e beyondLife) Error() string {
+func (e minTTLError) Error() string {
 	return fmt.Sprintf("min_ttl must be at most %d s: a new code lives for %d s, and it takes time to get one", e.most, e.life)
 }
 
@@ -215,7 +215,7 @@ func wireError(err error) *preauth.Error {
 	if failed, ok := errors.AsType[*issueError](err); ok {
 		return failureError(unavailable{failed.Failure}, failed.Failure)
 	}
-	if e, ok := errors.AsType[beyondLife](err); ok {
+	if e, ok := errors.AsType[minTTLError](err); ok {
 		return &preauth.Error{Code: preauth.StatusBadRequest, Message: e.Error()}
 	}
 	for _, known := range []struct {

@@ -16,7 +16,7 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// failure returns the failure that MySQL has of a component, nil for none.
+// failure returns a component's failure in MySQL, nil for none.
 func (r *replica) failure(appid string) *preauth.Failure {
 	r.t.Helper()
 	known, err := r.db.Components(r.within(), []string{appid})
@@ -26,7 +26,8 @@ func (r *replica) failure(appid string) *preauth.Failure {
 	return known[appid].Failure
 }
 
-// A replica that NATS does not reach has an old token in memory, and must leave the component to the others.
+// A replica that lost NATS may have an old token in memory. It must leave the component to the other
+// replicas.
 func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// Given a replica that has missed a component's newest token.
@@ -35,11 +36,11 @@ func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	w.announce("wx1", w.token("a"))
 	cut.await(consumer.StepCommitted, "wx1", 1)
 	way.down()
-	w.eventually("away", func() bool { return !cut.nc.IsConnected() })
+	w.eventually("disconnected", func() bool { return !cut.nc.IsConnected() })
 	other := w.start().ready()
 	failures := w.failures()
 
-	// When WeChat fails for a while, so that the component is due again and again.
+	// When WeChat fails for a while, so that the component comes due again and again.
 	var mended atomic.Bool
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault {
 		if mended.Load() {
@@ -57,7 +58,7 @@ func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	}
 	mended.Store(true)
 
-	// Then it gets its code, and the replica without NATS had no part in it.
+	// Then the component gets its code, and the replica without NATS has not touched it.
 	other.await(consumer.StepCommitted, "wx1", 1)
 	if n := cut.count(consumer.StepFailed); n != 0 {
 		t.Errorf("%d failures recorded by the replica without NATS", n)
@@ -67,7 +68,8 @@ func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	}
 }
 
-// A token that has gone from the stream, though it lives, may be in another replica's memory.
+// A valid token that is gone from the stream may still be in another replica's memory, so the failure
+// has a time of the next try and asks to announce the token again.
 func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -82,18 +84,18 @@ func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	}
 	failures := w.failures()
 	ignorant := w.start(withClock).ready()
-	c.advance(25 * time.Minute) // the code's last quarter
+	c.advance(25 * time.Minute) // into the last quarter of the code's life
 
 	failure := next(w, failures)
 	if failure.Class != preauth.ClassTokenExpired || failure.RetryAt.IsZero() || !strings.Contains(failure.ErrMsg, "announce it again") {
 		t.Errorf("got %+v", failure)
 	}
-	c.advance(-25 * time.Minute) // back to the stream's time
+	c.advance(-25 * time.Minute) // back to the stream's clock
 	w.announce("wx1", token)
 	ignorant.await(consumer.StepRepeated, "wx1", 1)
 	c.advance(25 * time.Minute)
 	if step := ignorant.await(consumer.StepCommitted, "wx1", 1); step.Cause != preauth.CauseRenewal || step.Revision != 2 {
-		t.Errorf("then %+v", step)
+		t.Errorf("after the token was announced again: got %+v", step)
 	}
 	w.settled(ignorant, "wx1")
 	if failure := ignorant.failure("wx1"); failure != nil {
@@ -101,8 +103,8 @@ func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	}
 }
 
-// After a token that WeChat rejected, the one before is announced again: the code made with it is current
-// still, and is renewed like any other.
+// WeChat rejects a token, and the one before is announced again. The code made with that one is still
+// current, and is renewed like any other.
 func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -127,8 +129,8 @@ func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-// A newer event lets the older one be left alone; should it then be purged from the stream before anybody
-// takes it up, its token is not lost all the same.
+// A newer event supersedes the older one. If the newer event is then purged from the stream before a
+// replica receives it, its token is still used.
 func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -143,7 +145,7 @@ func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
 	newest := w.token("b")
 	w.announce("wx1", newest)
 	w.announce("wx3", w.token("a"))
-	w.eventually("both in memory", func() bool { return strings.Contains(r.metrics(), "preauth_view_tokens 3\n") })
+	w.eventually("both tokens are in memory", func() bool { return strings.Contains(r.metrics(), "preauth_view_tokens 3\n") })
 	if err := w.tokenStream().Purge(w.within()); err != nil {
 		t.Fatal(err)
 	}
@@ -152,12 +154,13 @@ func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
 
 	c.advance(25 * time.Minute)
 	if step := r.await(consumer.StepCommitted, "wx1", 2); step.Cause != preauth.CauseToken || !w.asked("wx1", newest) {
-		t.Errorf("then %+v", step)
+		t.Errorf("got %+v, want a code made with the newest token", step)
 	}
 	w.settled(r, "wx1")
 }
 
-// WeChat takes connections and never answers.
+// WeChat accepts connections and never answers. Renewals back off, with a failure announced as the
+// attempt count doubles.
 func TestRenewalsBackOffWhileWeChatHangs(t *testing.T) {
 	const first = 100 * time.Millisecond
 	var c clock
@@ -175,27 +178,27 @@ func TestRenewalsBackOffWhileWeChatHangs(t *testing.T) {
 	defer hold.Release()
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Fault{Hold: hold} })
 	c.advance(25 * time.Minute)
-	for _, attempt := range []int{1, 2, 4} { // what is announced of them
+	for _, attempt := range []int{1, 2, 4} { // the attempts that are announced
 		failure := next(w, failures)
 		wait, want := failure.RetryAt.Sub(failure.OccurredAt), first<<(attempt-1)
 		if failure.Class != preauth.ClassTransient || failure.Attempt != attempt || wait < want || wait > want*5/4 {
-			t.Errorf("attempt %d: %+v, a wait of %v, want %v and up to a quarter more", attempt, failure, wait, want)
+			t.Errorf("attempt %d: got %+v with a wait of %v, want %v to a quarter more", attempt, failure, wait, want)
 		}
 	}
-	// Look-ups are answered as long as the code lives.
+	// Look-ups are answered while the code is valid.
 	if got, err := w.lookup(preauth.LookupRequest{AppID: "wx1"}); err != nil || got.Revision != 1 {
-		t.Errorf("look-up gives revision %d: %v", got.Revision, err)
+		t.Errorf("the look-up returned revision %d: %v", got.Revision, err)
 	}
 	w.wechat.Every(nil)
 	hold.Release()
 	if step := r.await(consumer.StepCommitted, "wx1", 2); step.Cause != preauth.CauseRenewal {
-		t.Errorf("then %+v", step)
+		t.Errorf("after WeChat recovered: got %+v, want a renewal", step)
 	}
 	w.settled(r, "wx1")
 }
 
-// WeChat gives a code that another component has already. The database refuses it, and so it is a bad
-// reply: the event is done, and WeChat is asked again when its time has come.
+// WeChat answers with a code that another component already has. The database refuses it, so it counts
+// as a bad reply: the event is acknowledged, and WeChat is called again at the time of the next try.
 func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -214,21 +217,21 @@ func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
 	w.acknowledged()
 	_, err := w.lookup(preauth.LookupRequest{AppID: "wx2"})
 	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassBadReply {
-		t.Errorf("look-up says %v", err)
+		t.Errorf("the look-up returned %v", err)
 	}
 	if n := w.wechat.Count("wx2"); n != 1 {
-		t.Errorf("%d calls before the time of the next try", n)
+		t.Errorf("%d calls before the time of the next try, want 1", n)
 	}
 	c.advance(15 * time.Minute)
 	r.await(consumer.StepCommitted, "wx2", 1)
 	w.settled(r, "wx2")
 	if !w.current("wx1").Equal(held) {
-		t.Error("the other component has lost its code")
+		t.Error("the other component lost its code")
 	}
 }
 
-// A component that is leased, and has to wait for an event in hand, is not worked on once more when the event
-// has brought what it was due for.
+// A leased component waits for an event that is in flight. If that event brings a new code, the
+// component is no longer due and its renewal makes no call.
 func TestComponentThatAnEventServedMeanwhileIsNotRenewed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -239,31 +242,32 @@ func TestComponentThatAnEventServedMeanwhileIsNotRenewed(t *testing.T) {
 	w.settled(r, "wx1")
 	hold := wechattest.NewHold()
 	defer hold.Release()
-	// The code has to outlive the call, from when on its life counts.
+	// A code's life counts from the call, and this one has to outlive the wait below.
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold, Reply: map[string]any{"expires_in": 3600}})
 	w.announce("wx1", w.token("b"))
 	next(w, hold.Reached())
 
-	// When its code is due, while the event waits for WeChat.
+	// When its code comes due while the event waits for WeChat.
 	leased := make(chan struct{})
 	faults.Script("leased", repotest.Fault{After: func() { close(leased) }})
 	c.advance(25 * time.Minute)
 	next(w, leased)
-	// The next components are asked for after this one was handed out.
+	// The renewer asks for the next due components after it has dispatched this one.
 	asked := make(chan struct{})
 	faults.Script("due", repotest.Fault{}, repotest.Fault{Before: func() { close(asked) }})
 	next(w, asked)
 	hold.Release()
 
 	r.await(consumer.StepCommitted, "wx1", 2)
-	r.stop() // which waits for what was begun
+	r.stop() // waits for the renewal
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one for each token", n)
+		t.Errorf("%d calls, want 2: one for each token", n)
 	}
 	w.settled(w.start(func(s *setup) { s.cfg.Now = c.Now }), "wx1")
 }
 
-// WeChat repeats itself at each renewal. The attempts count, and are announced as they double.
+// WeChat answers every renewal with the same known code. The attempts are counted, and announced as
+// their number doubles.
 func TestCodeGivenAgainAndAgainIsCounted(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -291,9 +295,9 @@ func TestCodeGivenAgainAndAgainIsCounted(t *testing.T) {
 	w.settled(r, "wx2")
 }
 
-// Of an outage that lasts, each attempt is in MySQL, and few are announced: the first, whenever their number
-// has doubled, and whatever is new.
-func TestLongOutageFloodsNobody(t *testing.T) {
+// During a long outage every attempt is recorded in MySQL, but few are announced: the first, each that
+// doubles the attempt count, and each that says something new.
+func TestLongOutageAnnouncesFewFailures(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	r := w.start(waitsBriefly, func(s *setup) { s.cfg.Now = c.Now }).ready()
@@ -316,28 +320,29 @@ func TestLongOutageFloodsNobody(t *testing.T) {
 		if failure.Class == preauth.ClassConfiguration {
 			break
 		}
-		if failure.Attempt != 64 && failure.Attempt != 128 { // where this machine is slow
+		if failure.Attempt != 64 && failure.Attempt != 128 { // on a slow machine
 			t.Fatalf("got %+v", failure)
 		}
 	}
 	known := r.failure("wx1")
 	w.eventually("the next attempt is in MySQL", func() bool { return r.failure("wx1").Attempt > known.Attempt })
-	// A look-up that no code serves says the last one, whether or not it was announced.
+	// A look-up without a valid code returns the last failure, whether or not it was announced.
 	c.advance(10 * time.Minute)
 	var err error
 	w.eventually("look-up answered", func() bool {
 		_, err = w.lookup(preauth.LookupRequest{AppID: "wx1"})
-		return code(err) != preauth.StatusInternal // MySQL took all the time
+		return code(err) != preauth.StatusInternal // MySQL used up the request's time
 	})
 	if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Class != preauth.ClassConfiguration {
-		t.Errorf("look-up says %v", err)
+		t.Errorf("the look-up returned %v", err)
 	}
 	w.wechat.Every(nil)
 	r.await(consumer.StepCommitted, "wx1", 2)
 	w.settled(r, "wx1")
 }
 
-// A renewed code that MySQL refuses, for want of a right, say, is kept: the turns that follow cost no call.
+// If MySQL refuses a renewed code, for example because a privilege is missing, the replica keeps the
+// code. The following attempts to save it cost no call.
 func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -362,7 +367,8 @@ func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	}
 }
 
-// A code that MySQL refuses for want of a right, say, is kept until somebody has mended that.
+// If MySQL refuses the code of an event, for example because a privilege is missing, the replica keeps
+// the code until that is repaired.
 func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
@@ -378,7 +384,8 @@ func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	}
 }
 
-// heartbeats returns an item for each sign of life that a replica gives of an event in hand.
+// heartbeats returns an item for each in-progress message (+WPI) that a replica sends for an event in
+// flight.
 func (w *world) heartbeats() <-chan struct{} {
 	w.t.Helper()
 	beats := make(chan struct{}, 1000)
@@ -397,7 +404,7 @@ func (w *world) heartbeats() <-chan struct{} {
 	return beats
 }
 
-// Work that takes longer than the ack wait stays with the replica that has it.
+// An event that is in flight longer than the ack wait is not redelivered to another replica.
 func TestEventInFlightForLongIsNotWorkedOnTwice(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	first := w.start().ready()
@@ -409,7 +416,7 @@ func TestEventInFlightForLongIsNotWorkedOnTwice(t *testing.T) {
 	second := w.start().ready()
 
 	beats := w.heartbeats()
-	for range 4 { // three in an ack wait
+	for range 4 { // the replica sends three per ack wait
 		next(w, beats)
 	}
 	hold.Release()
@@ -423,7 +430,7 @@ func TestEventInFlightForLongIsNotWorkedOnTwice(t *testing.T) {
 	}
 }
 
-// A sign of life that cannot be sent is not the last.
+// Heartbeats continue after one could not be sent.
 func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	way := &line{}
@@ -435,7 +442,7 @@ func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
 	next(w, hold.Reached())
 	beats := w.heartbeats()
 	next(w, beats)
-	// For so long that another replica gets the event, there is no way to send one.
+	// The line stays cut until another replica gets the event.
 	way.down()
 	other := w.start(redelivered)
 	other.await(consumer.StepAcknowledged, "wx1", 1)

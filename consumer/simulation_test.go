@@ -17,12 +17,12 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// The simulation is short by default. A whole day of a large platform:
+// The simulation is short by default. To simulate a whole day of a large platform:
 //
 //	go test ./consumer -run TestSimulatedDay -simulate 24h -simulate-components 1000 -timeout 1h -v
 var (
 	simulated  = flag.Duration("simulate", 2*time.Hour, "simulated time")
-	components = flag.Int("simulate-components", 10, "components of the simulation")
+	components = flag.Int("simulate-components", 10, "simulated components")
 )
 
 // simClock stands still until it is moved.
@@ -32,8 +32,8 @@ func (c *simClock) Now() time.Time          { return time.Unix(0, c.now.Load()).
 func (c *simClock) set(t time.Time)         { c.now.Store(t.UnixNano()) }
 func (c *simClock) advance(d time.Duration) { c.now.Add(int64(d)) }
 
-// At no instant in which a component's token lives, and WeChat answered within the last lead time,
-// does a look-up miss; and the codes made are hardly more than are needed for that.
+// No look-up misses while the component's token is valid and WeChat has answered within the last lead
+// time. The service makes hardly more codes than that takes.
 func TestSimulatedDay(t *testing.T) {
 	for _, life := range []time.Duration{600 * time.Second, 1800 * time.Second} {
 		t.Run(life.String(), func(t *testing.T) { simulate(t, life, *simulated, *components) })
@@ -47,14 +47,14 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	)
 	lead := life / 4
 	var clock simClock
-	// In the past, so that the stream's time stamps, which are real, are never before it.
+	// The simulation runs in the past, so that the stream's real time stamps are never before its clock.
 	clock.set(time.Now().Add(-duration - 3*time.Hour))
 	start := clock.Now()
 
 	w := newWorld(t, wechattest.Options{CodeLife: life, Now: clock.Now, KeepCalls: 1 << 20})
 	var (
 		mu   sync.Mutex
-		done = map[uint64]bool{} // the sequences acknowledged: on a loaded machine some are so twice
+		done = map[uint64]bool{} // acknowledged sequences; on a loaded machine some come twice
 	)
 	w.start(func(s *setup) {
 		s.cfg.Now = clock.Now
@@ -68,7 +68,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 		s.cfg.CallsPerSecond, s.cfg.CallsPerDay = 100_000, 100_000_000
 	}).ready()
 
-	// WeChat fails for stretches, each shorter than the lead and some longer.
+	// WeChat fails for stretches of up to twice the lead time.
 	random := rand.New(rand.NewPCG(1, uint64(life)))
 	var failing atomic.Bool
 	var failed atomic.Int64
@@ -84,7 +84,7 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	for at := start.Add(time.Hour); at.Before(start.Add(duration)); at = at.Add(2*time.Hour + time.Duration(random.Int64N(int64(time.Hour)))) {
 		stretches = append(stretches, stretch{at, at.Add(time.Duration(random.Int64N(int64(2 * lead))))})
 	}
-	var answered time.Time // when WeChat last was in order
+	var answered time.Time // when WeChat last worked
 	next := make([]time.Time, components)
 	appids := make([]string, components)
 	for i := range next {
@@ -120,10 +120,10 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 			w.publish(preauth.SubjectFor("component.token.updated", appid), event.Encode())
 			known[i] = known[i] || !inStretch
 			settledEvents++
-			// Until the next token, or the end of the simulation, each code serves until its lead begins.
+			// Until the next token or the end of the simulation, each code serves until its lead begins.
 			minimum += int((min(refresh, start.Add(duration).Sub(now)) + life - lead - 1) / (life - lead))
 		}
-		// The clock stands until nothing is left to do.
+		// The clock stands still until no work is left.
 		w.eventually("events done", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
@@ -142,18 +142,18 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	}
 	made := len(w.wechat.Issued(""))
 	ratio := float64(made) / float64(minimum)
-	t.Logf("%d components, %v, life %v: %d look-ups, %d missed; %d codes made, %d needed: ratio %.3f; %d calls failed in %d stretches",
+	t.Logf("%d components, %v, life %v: %d look-ups, %d missed; %d codes made, %d needed: ratio %.3f; %d calls failed in %d outages",
 		components, duration, life, looked, missed, made, minimum, ratio, failed.Load(), len(stretches))
 	if missed > 0 {
 		t.Errorf("%d of %d look-ups missed", missed, looked)
 	}
 	if made > minimum*105/100+2 { // two, because a short simulation has few
-		t.Errorf("%.3f times the necessary codes were made", ratio)
+		t.Errorf("%d codes made, %.3f times the %d needed, want at most 1.05 times", made, ratio, minimum)
 	}
 }
 
-// lookUpAll looks up the components that should have a code, and returns how many those are and how
-// many got none.
+// lookUpAll looks up the components that should have a code. It returns how many it looked up and how
+// many of them got no code.
 func lookUpAll(w *world, appids []string, known []bool) (looked, missed int) {
 	var replies sync.WaitGroup
 	var bad atomic.Int64
@@ -181,7 +181,7 @@ func lookUpAll(w *world, appids []string, known []bool) (looked, missed int) {
 	return looked, int(bad.Load())
 }
 
-// dueNow returns how many components wait to be worked on, or are worked on.
+// dueNow returns how many components are due or leased.
 func dueNow(database *sqlx.DB, now time.Time) (int, error) {
 	var due int
 	err := database.Get(&due, "SELECT COUNT(*) FROM component WHERE due_at <= ? OR lease IS NOT NULL", now)

@@ -7,7 +7,7 @@ import (
 	"preauth/internal/view"
 )
 
-// Claims while WeChat gives no code don't pile up timers: an earlier pending one wins.
+// Claims during an outage of WeChat don't pile up timers: an earlier pending timer wins.
 func TestTimersForSparesDoNotPileUp(t *testing.T) {
 	for name, test := range map[string]struct {
 		waits []time.Duration

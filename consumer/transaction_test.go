@@ -11,8 +11,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// Promise 7: while WeChat or NATS is waited for, no transaction is open.
-func TestNothingIsWaitedForInATransaction(t *testing.T) {
+// Promise 7: no transaction is open while the service waits for WeChat or NATS.
+func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	wire := &wire{}
@@ -28,7 +28,7 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 		}
 		return n
 	}
-	// InnoDB shows the same again to whoever looks within 100 ms.
+	// InnoDB caches this view: a query within 100 ms of the last one gets the same result.
 	tick := time.NewTicker(150 * time.Millisecond)
 	defer tick.Stop()
 	none := func(waitingFor string) {
@@ -41,7 +41,7 @@ func TestNothingIsWaitedForInATransaction(t *testing.T) {
 	tx := db.MustBegin()
 	tx.MustExec("UPDATE component SET appid = appid")
 	if n := transactions(); n == 0 {
-		t.Fatal("the test does not see a transaction")
+		t.Fatal("the test's query does not see an open transaction")
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)

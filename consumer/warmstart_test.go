@@ -12,8 +12,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// For each message of a consumer with several filters, nats-server may walk all subjects of the
-// stream, so that a start takes a time that grows with the square of the number of components.
+// If a consumer has several filters, nats-server may walk all subjects of the stream for each message.
+// The time of a start would then grow with the square of the number of components.
 func TestConsumersHaveOneFilterAtMost(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -22,7 +22,7 @@ func TestConsumersHaveOneFilterAtMost(t *testing.T) {
 	}{
 		{"the service's own stream", []string{"component.token.updated", "component.token.updated.>"}, ""},
 		{"one form only", []string{"component.token.updated.*"}, ""},
-		{"one form and other things", []string{"component.token.updated", "orders.>"}, "component.token.updated"},
+		{"one form and other subjects", []string{"component.token.updated", "orders.>"}, "component.token.updated"},
 		{"more than tokens", []string{"component.>"}, "component.token.>"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -44,14 +44,14 @@ func TestConsumersHaveOneFilterAtMost(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n < 2 {
-				t.Errorf("%d consumers of the token stream: the shared one and the replica's reader have to be there", n)
+				t.Errorf("%d consumers of the token stream, want the shared durable and the replica's reader", n)
 			}
 		})
 	}
 }
 
 // A start takes the same time with either form of the token subject, and on a stream that takes other
-// things too. With two filters on the consumers, the form with the appid took a hundred times as long.
+// subjects too. With two filters per consumer, the form with the appid took a hundred times as long.
 func TestStartTakesTheSameTimeWithBothSubjects(t *testing.T) {
 	if testing.Short() {
 		t.Skip("publishes 60,000 events")
@@ -77,7 +77,7 @@ func TestStartTakesTheSameTimeWithBothSubjects(t *testing.T) {
 			}
 			w.publishAcknowledged(components, events, form.subject)
 			took[form.name] = time.Hour
-			for range 2 { // the faster of two, since the machine may be busy with something else
+			for range 2 { // take the faster of two, since the machine may be busy
 				begin := time.Now()
 				r := w.start().ready()
 				took[form.name] = min(took[form.name], time.Since(begin))
@@ -88,7 +88,7 @@ func TestStartTakesTheSameTimeWithBothSubjects(t *testing.T) {
 	t.Logf("%v", took)
 	for name, duration := range took {
 		if first, ok := took["flat"]; ok && duration > 5*first+time.Second {
-			t.Errorf("%s: a start takes %v, and %v with one subject for all", name, duration, first)
+			t.Errorf("%s: a start takes %v, but %v with one subject for all components", name, duration, first)
 		}
 	}
 }

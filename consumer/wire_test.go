@@ -11,23 +11,25 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// wire is a replica's way to NATS on which each message that the replica publishes has a name, and is cut at the
-// one that a test names: before the server gets it, or after that and before the answer comes.
+// wire is a replica's connection to NATS. It names each message that the replica publishes, and cuts the
+// connection at the message that a test names: before the server gets the message, or after that but
+// before the answer arrives.
 type wire struct {
 	mu      sync.Mutex
 	sent    []string
 	at      string
 	applied bool
-	cut     chan struct{} // closed when the wire has been cut
-	held    chan struct{} // where the wire is not cut but held: closed when it is let go
+	cut     chan struct{} // closed when the wire is cut, or stalls
+	held    chan struct{} // if not nil, the wire stalls instead of being cut, until this is closed
 }
 
-// onWire has a replica reach NATS by the wire.
+// onWire makes a replica connect to NATS through the wire.
 func (w *world) onWire(wire *wire) func(*setup) {
 	return func(s *setup) { s.nc = w.connect(nats.SetCustomDialer(wire)) }
 }
 
-// cutAt cuts the connection once, at the next message of that name. What the replica sends before it arrives.
+// cutAt cuts the connection once, at the next message with that name. Everything that the replica sent
+// earlier still arrives.
 func (w *wire) cutAt(name string, applied bool) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -35,7 +37,7 @@ func (w *wire) cutAt(name string, applied bool) <-chan struct{} {
 	return w.cut
 }
 
-// holdAt stalls the connection once, at the next message of that name, until it is released.
+// holdAt stalls the connection once, at the next message with that name, until release is called.
 func (w *wire) holdAt(name string) (reached <-chan struct{}, release func()) {
 	reached = w.cutAt(name, false)
 	w.mu.Lock()
@@ -45,7 +47,7 @@ func (w *wire) holdAt(name string) (reached <-chan struct{}, release func()) {
 	return reached, func() { close(held) }
 }
 
-// messages returns the names of what was published since the last call.
+// messages returns the names of the messages published since the last call.
 func (w *wire) messages() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -85,20 +87,20 @@ func (c *wireConn) Write(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(b[:through])
 	if err == nil && through > 0 {
-		_ = c.Conn.(*net.TCPConn).CloseWrite() // the server reads to the end, and its answer finds nobody
+		_ = c.Conn.(*net.TCPConn).CloseWrite() // the server reads everything, but its answer is lost
 	}
 	return n, errors.Join(net.ErrClosed, err, c.Conn.Close())
 }
 
-// inspect takes down the messages in what the client writes at once, which are whole. It returns how much of it is
-// to go through before the wire is cut.
+// inspect records the names of the messages in one write of the client, which holds whole messages only.
+// It returns how many bytes to let through before the wire is cut.
 func (c *wireConn) inspect(b []byte) (through int, cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for at := 0; at < len(b); {
 		end := bytes.Index(b[at:], []byte("\r\n"))
 		if end < 0 {
-			break // the client writes no such thing
+			break // the client never writes a partial line
 		}
 		line := strings.Fields(string(b[at : at+end]))
 		next := at + end + 2
@@ -124,7 +126,8 @@ func (c *wireConn) inspect(b []byte) (through int, cut bool) {
 	return len(b), false
 }
 
-// messageName returns what a message is for, by its subject and, of an acknowledgement, its kind.
+// messageName returns the purpose of a message, which follows from its subject and, for an
+// acknowledgement, from its body.
 func messageName(subject, body string) string {
 	for _, kind := range []struct{ prefix, body, name string }{
 		{"preauth.updated.", "", "publish update"},
@@ -137,6 +140,7 @@ func messageName(subject, body string) string {
 		{"$JS.API.STREAM.CREATE.COMPONENT_TOKENS", "", "create token stream"},
 		{"$JS.API.STREAM.CREATE.PREAUTH_FAILED", "", "create failure stream"},
 		{"$JS.API.STREAM.CREATE.PREAUTH", "", "create update stream"},
+		{"$SYS.REQ.USER.INFO", "", "ask for the account"},
 		{"$JS.API.STREAM.NAMES", "", "find token stream"},
 		{"$JS.API.STREAM.INFO.", "", "look at stream"},
 		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.preauth-", "", "create durable"},

@@ -97,7 +97,7 @@ func TestMessagesOfTheContract(t *testing.T) {
 				return nil, err
 			}
 			return preauth.ParseError(func(string) string { return strconv.Itoa(reply.Error.Code) }, body).Encode(), nil
-		}}, 13),
+		}}, 14),
 	}
 	for heading, writers := range written {
 		bodies := messages(t, heading)
@@ -342,8 +342,8 @@ func TestErrorsOfTheContract(t *testing.T) {
 	t.Run("when the time is over", func(t *testing.T) { checkErrors(t, time.Second, true) })
 }
 
-// checkErrors provokes the errors that are answered at once, or else (late) those that are answered when
-// the request's time is over.
+// checkErrors provokes the errors that are answered at once, or else (late) those that are answered
+// when the request's time is over.
 func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 	t.Helper()
 	var now clock
@@ -398,6 +398,15 @@ func checkErrors(t *testing.T, timeout time.Duration, late bool) {
 				}
 			}
 			return s.ask(t, "preauth.claim.wx2", "")
+		},
+		func() *nats.Msg {
+			s.announce(t, "wx7", "token-wx7", time.Hour)
+			known, err := preauth.ParseLookup(s.ask(t, "preauth.lookup.wx7", "").Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.wechat.Next("wx7", wechattest.Fault{Reply: map[string]any{"pre_auth_code": known.PreAuthCode.Reveal()}})
+			return s.ask(t, "preauth.claim.wx7", "")
 		},
 		func() *nats.Msg { return s.ask(t, "preauth.lookup."+appID, `{"min_revision":9}`) },
 		func() *nats.Msg {

@@ -275,6 +275,7 @@ func TestWordsThatAreQuotedExist(t *testing.T) {
 	})
 	others := []string{"permissions violation", "context deadline exceeded", "consumer deleted", "Access denied", "Error decrypting our stream metafile"}
 	quote := regexp.MustCompile("`(?:\\w[\\w ]*: )?([A-Za-z]+(?: [A-Za-z-]+)+)`")
+	outage := regexp.MustCompile(`^(?:MySQL|NATS|WeChat)( away| still away| back)$`)
 	command := regexp.MustCompile(`^(?:nats|preauth|make|docker|go|SHOW|CREATE) `)
 	quotes := 0
 	for _, quoted := range quote.FindAllStringSubmatch(read(t, "docs/operation.md"), -1) {
@@ -283,6 +284,9 @@ func TestWordsThatAreQuotedExist(t *testing.T) {
 			continue
 		}
 		quotes++
+		if verb := outage.FindStringSubmatch(words); verb != nil { // package outage joins these
+			words = `"` + verb[1] + `"`
+		}
 		if !strings.Contains(code, words) {
 			t.Errorf("operation.md quotes %q, which the service does not say", words)
 		}

@@ -103,6 +103,23 @@ func TestCommandsOfREADME(t *testing.T) {
 	})
 }
 
+// README shows parts of the first minute that dev-transcript.md has. A line "…" stands for what is
+// left out.
+func TestREADMEShowsTheTranscript(t *testing.T) {
+	excerpt, transcript := shown(t, "README.md", "text", "See it run"), blocks(t, "docs/dev-transcript.md", "text")
+	if len(excerpt) != 1 || len(transcript) != 1 {
+		t.Fatalf("%d and %d blocks, want one each", len(excerpt), len(transcript))
+	}
+	rest := transcript[0].text
+	for part := range strings.SplitSeq(excerpt[0], "  …\n") {
+		_, after, found := strings.Cut(rest, part)
+		if !found {
+			t.Errorf("the transcript does not have, in this order,\n%s", part)
+		}
+		rest = after
+	}
+}
+
 // startDev runs README's command for its first terminal, until the test ends, and returns when the
 // service has a code of the sandbox's first component.
 func startDev(t *testing.T, command, url string) {

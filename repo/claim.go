@@ -101,10 +101,10 @@ func (row claimRow) claim() Claim {
 	}
 }
 
-// Claim returns the code of a claim id: the one that it has, if that outlives MinTTL, otherwise a spare
-// that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
-// [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code that the claim id
-// may have got before the answer was lost.
+// Claim returns the code of a claim id: the one that it has, if that outlives MinTTL, otherwise a
+// spare that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
+// [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code that the
+// claim id may have got before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
@@ -134,8 +134,8 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		case err != nil && !errors.Is(err, errDuplicate):
 			return Claim{}, err
 		}
-		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or by the
-		// first try of this UPDATE, if its answer was lost.
+		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or
+		// by the first try of this UPDATE, if its answer was lost.
 	}
 	return Claim{}, fmt.Errorf("repo: claim: %w: %w", ErrUnavailable, errRaces)
 }
@@ -147,8 +147,8 @@ const maxRaces = 100
 var errRaces = errors.New("other claims were quicker again and again")
 
 // oldestSpares is how many of the oldest spares a claim picks one from. It picks at random, so that
-// concurrent claims rarely race for the same spare: of 16, the default number of connections, one in
-// five does. Reading 64 entries of the index costs next to nothing.
+// concurrent claims rarely race for the same spare: of 16, the default number of connections, one
+// in five does. Reading 64 entries of the index costs next to nothing.
 const oldestSpares = 64
 
 // claimable returns the live code of the claim id, and a spare for it. Each may be nil.
@@ -185,7 +185,8 @@ func (r ClaimRequest) serve(live *claimRow) (Claim, bool, error) {
 // outlives reports whether a code that expires then lives long enough for the request.
 func (r ClaimRequest) outlives(expiresAt time.Time) bool { return expiresAt.After(r.At.Add(r.MinTTL)) }
 
-// retireClaim takes its code from a claim id, to make room for another one. Nobody else gets the old one.
+// retireClaim takes its code from a claim id, to make room for another one. Nobody else gets the
+// old one.
 func (r *Repo) retireClaim(ctx context.Context, id uint64, at time.Time) error {
 	_, err := r.exec(ctx, "claim", "/* repo.retire_claim */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", at, id)
 	return err
@@ -196,9 +197,10 @@ func (r ClaimRequest) claim(code Code) Claim {
 	return Claim{AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, Code: code, ClaimedAt: r.At}
 }
 
-// InsertClaim gives a new code to a request for which [Repo.Claim] had none. If the claim id has got
-// another code meanwhile, that one is returned and the new code becomes a spare; it does so too if the
-// error is [ErrReference]. The error is [ErrKnownCode] if the code was saved before and is not free.
+// InsertClaim gives a new code to a request for which [Repo.Claim] had none. If the claim id has
+// got another code meanwhile, that one is returned and the new code becomes a spare; it does so too
+// if the error is [ErrReference]. The error is [ErrKnownCode] if the code was saved before and is
+// not free.
 func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCode) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
@@ -251,8 +253,8 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 	return Claim{}, fmt.Errorf("repo: insert claim: %w: %w", ErrUnavailable, errRaces)
 }
 
-// conflicts returns what keeps a new code from being inserted: the live code of the claim id, and the
-// row that already has the new code. Each may be nil.
+// conflicts returns what keeps a new code from being inserted: the live code of the claim id, and
+// the row that already has the new code. Each may be nil.
 func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *claimRow, err error) {
 	rows, err := query[claimRow](ctx, r, "insert claim", "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
 		"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
@@ -271,8 +273,8 @@ func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode
 	return live, saved, nil
 }
 
-// AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it is
-// used for, so the same spares may be added again.
+// AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it
+// is used for, so the same spares may be added again.
 func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
 	rows := make([]codeRow, len(spares))
 	for i, s := range spares {
@@ -299,8 +301,8 @@ VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON D
 	return nil
 }
 
-// CountSpares returns how many spares each of the components has that expire after aliveAt. A component
-// without any is not in the map.
+// CountSpares returns how many spares each of the components has that expire after aliveAt. A
+// component without any is not in the map.
 func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
 	spares := make(map[string]int, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {
@@ -320,8 +322,8 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 	return spares, nil
 }
 
-// Resolve returns the claim that a code was given to. It does so after the code expired or was replaced
-// too, until it is purged. The error may be [ErrNotClaimed].
+// Resolve returns the claim that a code was given to. It does so after the code expired or was
+// replaced too, until it is purged. The error may be [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) {
 	rows, err := query[claimRow](ctx, r, "resolve", "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
 	switch {

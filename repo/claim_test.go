@@ -588,8 +588,8 @@ func TestSimultaneousClaimsGetOneCodeEach(t *testing.T) {
 	}
 }
 
-// Simultaneous requests of one claim id get one code, whether it is a spare, is made for them or replaces
-// an expired one. Surplus codes become spares.
+// Simultaneous requests of one claim id get one code, whether it is a spare, is made for them or
+// replaces an expired one. Surplus codes become spares.
 func TestSimultaneousRequestsOfOneClaimIDGetOneCode(t *testing.T) {
 	for name, test := range map[string]struct {
 		spares  int
@@ -684,7 +684,8 @@ func TestSimultaneousRequestsWithOtherReferences(t *testing.T) {
 	d.consistent(t)
 }
 
-// meanwhile has a claim of another replica run between a claim's choice of a spare and its attempt to take it.
+// meanwhile has a claim of another replica run between a claim's choice of a spare and its attempt
+// to take it.
 func (d *database) meanwhile(t testing.TB, claim func(other *repo.Repo) error) {
 	t.Helper()
 	other, _ := open(t, d.dsn)
@@ -757,7 +758,8 @@ func TestAClaimIDThatGetsACodeMeanwhile(t *testing.T) {
 	}
 }
 
-// Few spares expire unused if the oldest go first. Claims pick from several so that they rarely want the same.
+// Few spares expire unused if the oldest go first. Claims pick from several so that they rarely
+// want the same.
 func TestOneOfTheOldestSparesIsGiven(t *testing.T) {
 	d := newDatabase(t)
 	d.stock(t, start.Add(time.Minute), numbered("young", 200)...)
@@ -775,7 +777,8 @@ func TestOneOfTheOldestSparesIsGiven(t *testing.T) {
 	}
 }
 
-// A crowd of claims on one spare costs each that gets none two looks and one attempt, not a race each.
+// A crowd of claims on one spare costs each that gets none two looks and one attempt, not a race
+// each.
 func TestACrowdOfClaimsOnOneSpare(t *testing.T) {
 	// Given one spare, and claims of several replicas that have all chosen it,
 	d := newDatabase(t)
@@ -881,8 +884,8 @@ func TestClaimsThatLoseEveryRaceAreGivenUp(t *testing.T) {
 	}
 }
 
-// A claim that loses the answer to any of its statements finds its code when it is repeated, and uses no
-// second one.
+// A claim that loses the answer to any of its statements finds its code when it is repeated, and
+// uses no second one.
 func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 	d := newDatabase(t)
 	now := start.Add(time.Hour)
@@ -1110,8 +1113,8 @@ func TestRandomOperationsAgreeWithAModel(t *testing.T) {
 	d.consistent(t)
 }
 
-// Claims, renewals, new spares and purges of one component run at the same time. Deadlocks have to stay
-// rare.
+// Claims, renewals, new spares and purges of one component run at the same time. Deadlocks have to
+// stay rare.
 func TestClaimsAndSavesDoNotDeadlock(t *testing.T) {
 	d := newDatabase(t)
 	other, otherFaults := open(t, d.dsn)

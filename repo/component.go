@@ -18,7 +18,8 @@ type Component struct {
 	Token Token
 	// Attempts counts the failed calls of WeChat since the last code.
 	Attempts int
-	// DueAt is when to work on the component next. The zero time means: not before a newer token comes.
+	// DueAt is when to work on the component next. The zero time means: not before a newer token
+	// comes.
 	DueAt time.Time
 	// Failure is the last failure, nil after a success.
 	Failure *preauth.Failure
@@ -46,9 +47,9 @@ func (c Code) stored() Code {
 	return c
 }
 
-// selectComponents reads components with their current codes. The hints keep the plan the same however
-// few rows there are: it reads, and with FOR UPDATE locks, the component's row first, and touches no row
-// of other components.
+// selectComponents reads components with their current codes. The hints keep the plan the same
+// however few rows there are: it reads, and with FOR UPDATE locks, the component's row first, and
+// touches no row of other components.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
 	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
 	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
@@ -138,8 +139,8 @@ func textOf(f *preauth.Failure) sql.Null[string] {
 	return sql.Null[string]{V: string(f.Encode()), Valid: true}
 }
 
-// failureFrom reads a failure as it is stored, nil for none. A text that is not a failure must not block
-// the component.
+// failureFrom reads a failure as it is stored, nil for none. A text that is not a failure must not
+// block the component.
 func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	if !body.Valid {
 		return nil
@@ -151,7 +152,8 @@ func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
 	return &f
 }
 
-// Components returns the named components. One that no valid token event ever named is not in the map.
+// Components returns the named components. One that no valid token event ever named is not in the
+// map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, maxIn) {

@@ -135,7 +135,8 @@ func FuzzConnector(f *testing.F) {
 	})
 }
 
-// A server that took no TLS configuration over a connection, or has a certificate that nobody signed, is refused.
+// A server that took no TLS configuration over a connection, or has a certificate that nobody
+// signed, is refused.
 func TestTLSIsNotDropped(t *testing.T) {
 	d := newDatabase(t)
 	for _, dsn := range []string{d.dsn, d.dsn + "?tls=true"} {

@@ -15,8 +15,8 @@ import (
 // Option changes what a DSN cannot express.
 type Option func(*mysql.Config) error
 
-// TLS encrypts all connections with config. If config names no server, the server's certificate must be
-// for the DSN's host. The DSN's parameter tls must be true or missing.
+// TLS encrypts all connections with config. If config names no server, the server's certificate
+// must be for the DSN's host. The DSN's parameter tls must be true or missing.
 func TLS(config *tls.Config) Option {
 	return func(cfg *mysql.Config) error {
 		switch {

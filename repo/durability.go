@@ -14,9 +14,9 @@ type Warning struct {
 	Advice string
 }
 
-// Durability returns the settings by which the server may lose an acknowledged commit when it, or its
-// machine, crashes: a claimed code is then given to somebody else. It returns none for a safe server.
-// TiDB has no such setting: its replication alone decides.
+// Durability returns the settings by which the server may lose an acknowledged commit when it, or
+// its machine, crashes: a claimed code is then given to somebody else. It returns none for a safe
+// server. TiDB has no such setting: its replication alone decides.
 func (r *Repo) Durability(ctx context.Context) ([]Warning, error) {
 	type row struct {
 		Name  string `db:"Variable_name"`

@@ -23,8 +23,8 @@ import (
 // Any other error means a missing or older schema, a missing privilege or a bug.
 var ErrUnavailable = errors.New("database unavailable")
 
-// An operation that exceeds these limits is ErrUnavailable. The pauses add up to about 0.3 s: enough
-// for the other side of a deadlock to finish, and callers learn of an outage soon.
+// An operation that exceeds these limits is ErrUnavailable. The pauses add up to about 0.3 s:
+// enough for the other side of a deadlock to finish, and callers learn of an outage soon.
 const (
 	maxTries   = 6
 	firstPause = 10 * time.Millisecond
@@ -53,8 +53,8 @@ func retry(ctx context.Context, f func() error) error {
 	return err
 }
 
-// describe returns the error of an operation that failed with err. It shows shown in err's place, and
-// says what to change where that is known.
+// describe returns the error of an operation that failed with err. It shows shown in err's place,
+// and says what to change where that is known.
 func describe(ctx context.Context, operation string, err, shown error) error {
 	if err == nil {
 		return nil
@@ -91,12 +91,13 @@ func remedy(err error) string {
 	return ""
 }
 
-// readOnly holds the numbers of the errors of a server, a transaction or a table that takes no writes.
-var readOnly = []uint16{1290, 1792, 1836, 1036}
+// readOnly holds the numbers of the errors of a server, a transaction or a table that takes no
+// writes. 1015 is what MySQL says with innodb_read_only.
+var readOnly = []uint16{1290, 1792, 1836, 1036, 1015}
 
-// isPacketTooLarge reports whether a statement is larger than the server's max_allowed_packet. The driver
-// knows the limit and may say so itself, or send the arguments one by one, for which the server's error
-// has no number of its own.
+// isPacketTooLarge reports whether a statement is larger than the server's max_allowed_packet. The
+// driver knows the limit and may say so itself, or send the arguments one by one, for which the
+// server's error has no number of its own.
 func isPacketTooLarge(err error) bool {
 	server, ok := errors.AsType[*mysql.MySQLError](err)
 	return errors.Is(err, mysql.ErrPktTooLarge) ||
@@ -160,8 +161,8 @@ var transient = slices.Concat(readOnly, []uint16{
 	9006, 9008, 9010, 9011, // TiDB: garbage collector's limit, storage limit, stale command, time stamps
 })
 
-// quotable holds the numbers of the server errors whose texts quote names and settings at most. Any other
-// text may quote a value or a piece of the statement, and so a code.
+// quotable holds the numbers of the server errors whose texts quote names and settings at most. Any
+// other text may quote a value or a piece of the statement, and so a code.
 var quotable = slices.Concat(readOnly, []uint16{
 	1044, 1045, 1049, 1142, 1143, 1227, // a missing privilege or database
 	noSuchTable, unknownColumn, noSuchKey,

@@ -10,10 +10,11 @@ import (
 	"time"
 )
 
-// LeaseDue leases at most limit components that are due at now, the longest due first. It sets their
-// DueAt to until, and no other call of any replica gets them before. Save an [Outcome] with a code or a
-// failure before until: it sets DueAt anew and ends the lease. If the replica dies, others take over at
-// until. After an error some components may be leased until then with nobody working on them.
+// LeaseDue leases at most limit components that are due at now, the longest due first. It sets
+// their DueAt to until, and no other call of any replica gets them before. Save an [Outcome] with a
+// code or a failure before until: it sets DueAt anew and ends the lease. If the replica dies,
+// others take over at until. After an error some components may be leased until then with nobody
+// working on them.
 func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([]Component, error) {
 	now, until = stored(now), stored(until)
 	if !until.After(now) {
@@ -43,8 +44,8 @@ func newLease() []byte {
 	return lease
 }
 
-// leaseEach leases those of the components that are still due, in the given order. The lease names the
-// rows that it got, so both statements can be repeated.
+// leaseEach leases those of the components that are still due, in the given order. The lease names
+// the rows that it got, so both statements can be repeated.
 func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, until time.Time) ([]Component, error) {
 	// All calls lock the rows in the same order, and saving transactions do too.
 	sorted := slices.Sorted(slices.Values(due))
@@ -68,10 +69,10 @@ func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, u
 	return leased, nil
 }
 
-// Extend renews the lease that ends at dueAt, as LeaseDue, Lease or an earlier Extend set it; it now
-// ends at until. It returns false if the lease is over: an outcome was saved, or another replica has
-// the component. It renews a lease that ran out if nobody else took the component. After an error the
-// lease may be renewed.
+// Extend renews the lease that ends at dueAt, as LeaseDue, Lease or an earlier Extend set it; it
+// now ends at until. It returns false if the lease is over: an outcome was saved, or another
+// replica has the component. It renews a lease that ran out if nobody else took the component.
+// After an error the lease may be renewed.
 func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time) (bool, error) {
 	dueAt, until = stored(dueAt), stored(until)
 	// The lease ends at until already if the answer to an earlier try was lost.
@@ -80,10 +81,11 @@ func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time)
 	return err == nil && rows > 0, err
 }
 
-// Lease leases one component like [Repo.LeaseDue], due or not, if its newest code still has the given
-// revision. It returns false if the code is newer, or if another lease lasts beyond now: the component
-// is then as it was read, and DueAt is the end of the other lease. A component that no valid token event
-// ever named is returned as the zero Component. After an error the component may be leased.
+// Lease leases one component like [Repo.LeaseDue], due or not, if its newest code still has the
+// given revision. It returns false if the code is newer, or if another lease lasts beyond now: the
+// component is then as it was read, and DueAt is the end of the other lease. A component that no
+// valid token event ever named is returned as the zero Component. After an error the component may
+// be leased.
 func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, until time.Time) (Component, bool, error) {
 	now, until = stored(now), stored(until)
 	if !until.After(now) {

@@ -15,16 +15,17 @@ type Announcement struct {
 	MessageID string
 	// AppID is "" for the failure of an event that names no valid component.
 	AppID string
-	// Update or Failure is what to publish. Both are nil if a newer code has replaced the announced one:
-	// delete the row.
+	// Update or Failure is what to publish. Both are nil if a newer code has replaced the announced
+	// one: delete the row.
 	Update  *preauth.Update
 	Failure *preauth.Failure
 	// CreatedAt is the outcome's time, in UTC.
 	CreatedAt time.Time
 }
 
-// Outbox returns the oldest announcements created before the given time: at most limit updates and at
-// most limit failures, so that a stream that takes none does not hide the announcements for the other.
+// Outbox returns the oldest announcements created before the given time: at most limit updates and
+// at most limit failures, so that a stream that takes none does not hide the announcements for the
+// other.
 func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Announcement, error) {
 	type row struct {
 		outboxRow
@@ -74,8 +75,8 @@ func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
 	return nil
 }
 
-// OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the zero
-// time if none waits.
+// OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the
+// zero time if none waits.
 func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err error) {
 	type row struct {
 		Depth  int                 `db:"depth"`
@@ -88,12 +89,12 @@ func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err
 	return found[0].Depth, found[0].Oldest.V, nil
 }
 
-// ListCurrent returns the announcements of the current codes, expired ones too, in the order of their
-// components: at most limit, and only components after the given one. The first page follows "", and
-// each further page the last AppID of the page before.
+// ListCurrent returns the announcements of the current codes, expired ones too, in the order of
+// their components: at most limit, and only components after the given one. The first page follows
+// "", and each further page the last AppID of the page before.
 func (r *Repo) ListCurrent(ctx context.Context, afterAppID string, limit int) ([]preauth.Update, error) {
-	// A component that ever had a code has a current one, so the page is known before the codes are read,
-	// and no server reads retired codes.
+	// A component that ever had a code has a current one, so the page is known before the codes are
+	// read, and no server reads retired codes.
 	rows, err := query[codeRow](ctx, r, "list current", `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at
 FROM (SELECT appid FROM component WHERE appid > ? AND revision > 0 ORDER BY appid LIMIT ?) AS c
 JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0

@@ -12,14 +12,14 @@ import (
 	"preauth"
 )
 
-// Outcome is the result of working on a token: a Code, a Failure, or neither if the token was announced
-// again while the code made with it has life left. If that code is no longer current when the outcome is
-// saved, the component becomes due at once.
+// Outcome is the result of working on a token: a Code, a Failure, or neither if the token was
+// announced again while the code made with it has life left. If that code is no longer current when
+// the outcome is saved, the component becomes due at once.
 type Outcome struct {
 	// AppID is the component_appid, "" only for a bad event that names no valid one.
 	AppID string
-	// Token is the token that was worked on. Its zero value means a bad event: the Failure goes into the
-	// outbox, and no component changes.
+	// Token is the token that was worked on. Its zero value means a bad event: the Failure goes into
+	// the outbox, and no component changes.
 	Token Token
 	// Cause is why the token was worked on.
 	Cause   preauth.Cause
@@ -33,8 +33,8 @@ type Outcome struct {
 	// revisions keep growing after the database was restored from a backup. If Code is the current code
 	// already, it gets a higher revision too, and is announced again.
 	MinRevision uint64
-	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must be the
-	// same when the same outcome is saved again. A failure with an empty one is recorded in the
+	// FailureID is the message id of the failure, 1 to 350 characters without white space. It must be
+	// the same when the same outcome is saved again. A failure with an empty one is recorded in the
 	// component's row and not announced; a bad event must have one.
 	FailureID string
 }

@@ -20,8 +20,9 @@ type plan struct {
 	at time.Time
 	// components are the rows to lock, nil until they are locked.
 	components map[string]*component
-	// owners maps a code to the component that has it: "" if none has, or the code is still to be looked
-	// up. A code that is not in the map counts as new, and the unique key finds out if it is not.
+	// owners maps a code to the component that has it: "" if none has, or the code is still to be
+	// looked up. A code that is not in the map counts as new, and the unique key finds out if it is
+	// not.
 	owners map[string]string
 
 	raised   []*component // whose code gets a higher revision
@@ -184,15 +185,15 @@ func (p *plan) apply(o Outcome, result *Result) {
 	}
 }
 
-// isServed reports whether another replica got a code for the same event, so that this replica's code or
-// failure is useless.
+// isServed reports whether another replica got a code for the same event, so that this replica's
+// code or failure is useless.
 func (c *component) isServed(o Outcome) bool {
 	return o.Cause == preauth.CauseToken && (o.Code != nil || o.Failure != nil) &&
 		c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At)
 }
 
-// isStale decides on an outcome whose event could be newer or older than the component's: it is stale if
-// it is older than the last outcome by more than the replicas' clocks may differ.
+// isStale decides on an outcome whose event could be newer or older than the component's: it is
+// stale if it is older than the last outcome by more than the replicas' clocks may differ.
 func (c *component) isStale(o Outcome) bool {
 	return o.Token.Position.isAmbiguous(c.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
 }

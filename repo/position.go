@@ -11,8 +11,8 @@ import (
 // Position is the place of a token event in the order of all token events. Times are in UTC, and
 // compared to the microsecond, which is what the database keeps.
 type Position struct {
-	// Stream and StreamCreated identify the stream. A stream that was deleted and created again under its
-	// old name is another stream.
+	// Stream and StreamCreated identify the stream. A stream that was deleted and created again under
+	// its old name is another stream.
 	Stream        string
 	StreamCreated time.Time
 	// Sequence is the event's sequence in the stream.
@@ -21,19 +21,20 @@ type Position struct {
 	Time time.Time
 }
 
-// rolledBack is how much later an event with a smaller sequence must be to count as newer: its stream then
-// lost messages and gave their sequences to others. Smaller differences may come from the servers' clocks.
+// rolledBack is how much later an event with a smaller sequence must be to count as newer: its
+// stream then lost messages and gave their sequences to others. Smaller differences may come from
+// the servers' clocks.
 const rolledBack = time.Minute
 
 // After reports whether p, an event in progress, is newer than q, a recorded one.
 //
-// Within a stream the sequence decides, unless the stream was rolled back, by a restore or by a power
-// failure before it had synced: then an event with a later time has the same or a smaller sequence.
-// Between two streams the time decides, because a new stream counts from 1 again. The zero Position is
-// before every other.
+// Within a stream the sequence decides, unless the stream was rolled back, by a restore or by a
+// power failure before it had synced: then an event with a later time has the same or a smaller
+// sequence. Between two streams the time decides, because a new stream counts from 1 again. The
+// zero Position is before every other.
 //
-// If sequences and times of one stream contradict each other by more than a minute, each event is after
-// the other: see isAmbiguous.
+// If sequences and times of one stream contradict each other by more than a minute, each event is
+// after the other: see isAmbiguous.
 func (p Position) After(q Position) bool { return p.compare(q) > 0 }
 
 func (p Position) compare(q Position) int {
@@ -52,10 +53,10 @@ func (p Position) compare(q Position) int {
 	)
 }
 
-// isAmbiguous reports whether the sequences and the times of one stream contradict each other by more than
-// the servers' clocks may differ. Either the stream was rolled back and the smaller sequence is newer, or
-// the server's clock was set back and it is older: the positions cannot tell. The outcome that was
-// produced later then counts as the newer one.
+// isAmbiguous reports whether the sequences and the times of one stream contradict each other by
+// more than the servers' clocks may differ. Either the stream was rolled back and the smaller
+// sequence is newer, or the server's clock was set back and it is older: the positions cannot tell.
+// The outcome that was produced later then counts as the newer one.
 func (p Position) isAmbiguous(q Position) bool {
 	p, q = p.stored(), q.stored()
 	bySequence, byTime := cmp.Compare(p.Sequence, q.Sequence), p.Time.Compare(q.Time)

@@ -7,9 +7,9 @@ import (
 )
 
 // Purge deletes codes that expired before the given time, claimed or not: the oldest first, at most
-// limit, and no current code. It returns how many it deleted, which is less than limit if no more are
-// left or another replica deletes the same. The rows stay locked until all are deleted, so keep limit
-// at some hundred.
+// limit, and no current code. It returns how many it deleted, which is less than limit if no more
+// are left or another replica deletes the same. The rows stay locked until all are deleted, so keep
+// limit at some hundred.
 func (r *Repo) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
 	ids, err := query[uint64](ctx, r, "purge", "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
 		"WHERE expires_at < ? AND (slot IS NULL OR slot > 0) ORDER BY expires_at LIMIT ?", stored(before), max(limit, 0))

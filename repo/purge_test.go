@@ -32,8 +32,8 @@ func (d *database) purge(t testing.TB, before time.Time, limit, want int) {
 }
 
 func TestPurge(t *testing.T) {
-	// Given a component whose codes have been replaced again and again, one whose code has expired, and
-	// spares, claims and former claims of the same age,
+	// Given a component whose codes have been replaced again and again, one whose code has expired,
+	// and spares, claims and former claims of the same age,
 	d := newDatabase(t)
 	minute := func(n int) time.Time { return start.Add(time.Duration(n) * time.Minute) }
 	life := func(from int) func(*repo.Outcome) { // of half an hour, as all codes have here
@@ -175,8 +175,8 @@ func TestPurgeBesideOtherWork(t *testing.T) {
 	d.consistent(t)
 }
 
-// A year with a component that is renewed every quarter of an hour, one that is renewed every day, and
-// claims.
+// A year with a component that is renewed every quarter of an hour, one that is renewed every day,
+// and claims.
 func TestAYearLeavesSmallTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")

@@ -116,8 +116,8 @@ func eventually(t testing.TB, condition func() bool) {
 	}
 }
 
-// A transaction that waited for a lock must see what was committed meanwhile, not a snapshot from its
-// beginning.
+// A transaction that waited for a lock must see what was committed meanwhile, not a snapshot from
+// its beginning.
 func TestALateEventWaitsForTheNewerOne(t *testing.T) {
 	for name, given := range map[string][]repo.Outcome{
 		"a component known before": {succeeded("wx1", at(1), "a")},
@@ -179,8 +179,8 @@ func TestOverlappingBatchesInAnyOrder(t *testing.T) {
 	d.consistent(t)
 }
 
-// Transactions about different components must not deadlock, or several replicas spend their time on
-// retries: see the key current_code in the schema.
+// Transactions about different components must not deadlock, or several replicas spend their time
+// on retries: see the key current_code in the schema.
 func TestBatchesOfDifferentComponentsDoNotDeadlock(t *testing.T) {
 	d := newDatabase(t)
 	const workers, components = 6, 10

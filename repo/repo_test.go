@@ -217,8 +217,8 @@ func within(t testing.TB) context.Context {
 // start is the time of the tests by the service's clock. The server's clock does not matter.
 var start = time.Date(2026, 7, 1, 12, 0, 0, 123456000, time.UTC)
 
-// at returns the event with a sequence in the stream that all tests share. The stream took it that many
-// seconds after start.
+// at returns the event with a sequence in the stream that all tests share. The stream took it that
+// many seconds after start.
 func at(sequence uint64) repo.Position {
 	return repo.Position{
 		Stream: "COMPONENT_TOKENS", StreamCreated: start.Add(-24 * time.Hour),

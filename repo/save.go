@@ -7,15 +7,16 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// MaxBatch bounds the outcomes of one transaction. 100 failures of [preauth.MaxBody] bytes fit into the
-// smallest max_allowed_packet that is a server's default.
+// MaxBatch bounds the outcomes of one transaction. 100 failures of [preauth.MaxBody] bytes fit into
+// the smallest max_allowed_packet that is a server's default.
 const MaxBatch = 100
 
 // Save commits outcomes, at most [MaxBatch] in one transaction, or fewer where the server's
-// max_allowed_packet is too small for that, and returns the result of each, in the same order. Outcomes of one component count in their order, as if they were saved one by one.
+// max_allowed_packet is too small for that, and returns the result of each, in the same order.
+// Outcomes of one component count in their order, as if they were saved one by one.
 //
-// After an error any of them may be committed: see [ErrUnavailable]. Save the same outcomes again; those
-// that were committed get the answer that was lost.
+// After an error any of them may be committed: see [ErrUnavailable]. Save the same outcomes again;
+// those that were committed get the answer that was lost.
 func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	results := make([]Result, 0, len(outcomes))
 	for batch := range slices.Chunk(outcomes, MaxBatch) {
@@ -43,9 +44,9 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Res
 	return results, err
 }
 
-// saveOnce makes one attempt at the transaction: lock, decide, write. The first attempt trusts that the
-// codes are new. A further one looks them up: the attempt before may have been committed, or have found
-// a code in the unique key.
+// saveOnce makes one attempt at the transaction: lock, decide, write. The first attempt trusts that
+// the codes are new. A further one looks them up: the attempt before may have been committed, or
+// have found a code in the unique key.
 func saveOnce(ctx context.Context, conn *sqlx.Conn, outcomes []Outcome, lookUp bool) ([]Result, error) {
 	results := make([]Result, len(outcomes))
 	p := plan{components: map[string]*component{}, owners: map[string]string{}}

@@ -538,8 +538,9 @@ func TestALoneEventIsCheap(t *testing.T) {
 	}
 }
 
-// A rolled-back stream gives a smaller sequence to a newer event, and a clock that was set back gives it an
-// earlier time. In both cases a late outcome, because MySQL was down for example, changes nothing.
+// A rolled-back stream gives a smaller sequence to a newer event, and a clock that was set back
+// gives it an earlier time. In both cases a late outcome, because MySQL was down for example,
+// changes nothing.
 func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 	for name, newer := range map[string]repo.Position{
 		"rolled back":    later(at(2), 2*time.Minute),

@@ -16,8 +16,8 @@ import (
 )
 
 // ApplySchema creates the tables of [preauth.Schema] that are missing and changes nothing else. Any
-// number of replicas may do so at once. Each statement commits by itself: after an error a part of the
-// schema may exist, so apply it again.
+// number of replicas may do so at once. Each statement commits by itself: after an error a part of
+// the schema may exist, so apply it again.
 func (r *Repo) ApplySchema(ctx context.Context) error {
 	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
 		// These statements hold no data, so the server's text can be shown.
@@ -41,8 +41,8 @@ var uniqueKeys = []string{
 	"stream_set.PRIMARY",
 }
 
-// Check returns nil if the server can be reached, reads and writes, and the schema is complete. The error
-// says what to do. It costs a few short statements, of which one writes and is rolled back.
+// Check returns nil if the server can be reached, reads and writes, and the schema is complete. The
+// error says what to do. It costs a few short statements, of which one writes and is rolled back.
 func (r *Repo) Check(ctx context.Context) error {
 	found, err := query[string](ctx, r, "check", `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
 FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
@@ -68,9 +68,9 @@ FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_uniqu
 	return r.probe(ctx)
 }
 
-// probe writes a row and rolls it back: a server that is read-only answers all queries. The row has a key
-// of its own, so that replicas do not wait for one another. It reaches no other replica of the service, no
-// replica of the database and no binary log.
+// probe writes a row and rolls it back: a server that is read-only answers all queries. The row has
+// a key of its own, so that replicas do not wait for one another. It reaches no other replica of
+// the service, no replica of the database and no binary log.
 func (r *Repo) probe(ctx context.Context) error {
 	err := r.do(ctx, "check", func(conn *sqlx.Conn) error {
 		return transaction(ctx, conn, func(tx *sqlx.Tx) error {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// idleTimeout is how long the server waits for the next statement. A host that vanishes in the middle of
-// a transaction holds its locks that long.
+// idleTimeout is how long the server waits for the next statement. A host that vanishes in the
+// middle of a transaction holds its locks that long.
 const idleTimeout = 20 * time.Second
 
 // variable is a variable of the session, and the value that SHOW VARIABLES has for it.
@@ -29,17 +29,18 @@ var sessionVariables = []variable{
 	{"sql_mode", "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION"}, // a value that is too long is refused, not truncated
 	{"time_zone", "+00:00"},
 	{"unique_checks", "ON"}, // without it InnoDB may skip unique keys
-	// A statement's wait for a row lock, in seconds. Rows are locked for milliseconds. The wait must end
-	// before readTimeout, or the server would wait on for a client that gave up.
+	// A statement's wait for a row lock, in seconds. Rows are locked for milliseconds. The wait must
+	// end before readTimeout, or the server would wait on for a client that gave up.
 	{"innodb_lock_wait_timeout", "5"},
 	{"wait_timeout", strconv.Itoa(int(idleTimeout / time.Second))},
 }
 
-// transactionVariables are set by SET TRANSACTION: MariaDB calls them tx_isolation and tx_read_only.
+// transactionVariables are set by SET TRANSACTION: MariaDB calls them tx_isolation and
+// tx_read_only.
 var transactionVariables = []variable{{"transaction_isolation", "READ-COMMITTED"}, {"transaction_read_only", "OFF"}}
 
-// sessions makes connections whose sessions hold the variables above, whatever the server's defaults,
-// init_connect and the driver made of them.
+// sessions makes connections whose sessions hold the variables above, whatever the server's
+// defaults, init_connect and the driver made of them.
 type sessions struct{ driver.Connector }
 
 // Connect implements [driver.Connector].

@@ -3,7 +3,6 @@ package repo_test
 import (
 	"context"
 	"database/sql/driver"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -16,8 +15,8 @@ import (
 	"preauth/repo"
 )
 
-// ownServer starts a server for one test, with more arguments, and a database on it. It has a user who may
-// not do everything: init_connect and read_only pass over those who may.
+// ownServer starts a server for one test, with more arguments, and a database on it. It has a user
+// who may not do everything: init_connect and read_only pass over those who may.
 func ownServer(t *testing.T, arguments ...string) *database {
 	t.Helper()
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
@@ -72,8 +71,8 @@ var sessionDefaults = map[string]string{
 	"no wait for locks":            "innodb_lock_wait_timeout = 1",
 }
 
-// Whatever a session is by default, what the service is told that it committed is committed, once, as it was
-// given.
+// Whatever a session is by default, what the service is told that it committed is committed, once,
+// as it was given.
 func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 	d := ownServer(t)
 	if err := d.ApplySchema(t.Context()); err != nil {
@@ -98,13 +97,8 @@ func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 				return
 			}
 			variable, _, _ := strings.Cut(assignment, " ")
-			d.exec(t, "SET @before = @@GLOBAL."+variable)
-			var before any
-			if err := d.raw.Get(&before, "SELECT @@GLOBAL."+variable); err != nil {
-				t.Fatal(err)
-			}
 			d.exec(t, "SET GLOBAL "+assignment)
-			defer d.raw.Exec("SET GLOBAL "+variable+" = ?", before)
+			defer d.exec(t, "SET GLOBAL "+variable+" = DEFAULT")
 			d.keepsPromises(t)
 		})
 	}
@@ -117,7 +111,8 @@ func TestSessionsHoldWhatThePromisesRestOn(t *testing.T) {
 	}
 }
 
-// keepsPromises uses the database by new connections, with each kind of DSN, and looks at what is left by others.
+// keepsPromises uses the database by new connections, with each kind of DSN, and looks at what is
+// left by others.
 func (d *database) keepsPromises(t *testing.T) {
 	t.Helper()
 	for _, parameters := range []string{"", "?parseTime=true&loc=UTC&charset=utf8mb4", "?compress=true&readTimeout=5s", "?tls=preferred"} {
@@ -190,6 +185,9 @@ func TestASessionThatHoldsSomethingElse(t *testing.T) {
 			"sql_select_limit = 9", "innodb_lock_wait_timeout = 77", "wait_timeout = 777",
 			isolation + " = 'REPEATABLE-READ'", readOnly + " = ON",
 		} {
+			if strings.HasPrefix(assignment, readOnly) && server.Engine() == mysqlserver.TiDB {
+				continue // it takes no other value
+			}
 			conn := connect(t, d.dsn)
 			if err := repo.CheckSession(within(t), conn); err != nil {
 				t.Fatal(err)
@@ -198,8 +196,11 @@ func TestASessionThatHoldsSomethingElse(t *testing.T) {
 				t.Fatal(err)
 			}
 			name, value, _ := strings.Cut(strings.Replace(strings.ReplaceAll(assignment, "'", ""), "tx_", "transaction_", 1), " = ")
+			if name == "sql_select_limit" {
+				value = "" // which may not be among the variables that are left
+			}
 			err := repo.CheckSession(within(t), conn)
-			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the session's %s is %q", name, value)) || !strings.Contains(err.Error(), "proxy") {
+			if !says(err, "the session's "+name+" is \""+value, "proxy") {
 				t.Errorf("%s: %v", assignment, err)
 			}
 		}

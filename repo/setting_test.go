@@ -108,8 +108,8 @@ func TestBatchesFitIntoTheServersPackets(t *testing.T) {
 	}
 }
 
-// A server that answers reads and refuses writes is not ready, in its own words, and is left for one that takes
-// writes.
+// A server that answers reads and refuses writes is not ready, in its own words, and is left for
+// one that takes writes.
 func TestAServerThatTakesNoWrites(t *testing.T) {
 	d := ownServer(t)
 	if err := d.ApplySchema(within(t)); err != nil {
@@ -134,7 +134,8 @@ func TestAServerThatTakesNoWrites(t *testing.T) {
 					t.Errorf("%s: %v", what, err)
 				}
 			}
-			// Once the server takes writes again, or the address leads to another one, the next call gets there.
+			// Once the server takes writes again, or the address leads to another one, the next call gets
+			// there.
 			d.exec(t, "SET GLOBAL read_only = 0")
 			d.faults.Operations()
 			if err := d.Check(within(t)); err != nil {
@@ -288,7 +289,8 @@ func TestDurability(t *testing.T) {
 	})
 }
 
-// The server hangs up on a client that is still sending too large a packet, so the packet must not be begun.
+// The server hangs up on a client that is still sending too large a packet, so the packet must not
+// be begun.
 func TestTheLargestFailuresFitIntoAMegabyte(t *testing.T) {
 	d := ownServer(t, "--max-allowed-packet=1M")
 	if err := d.ApplySchema(within(t)); err != nil {

@@ -16,8 +16,9 @@ const maxIn = 500
 // errDuplicate means that a unique key already has the value.
 var errDuplicate = errors.New("a unique key already has the value")
 
-// do runs one operation on a connection until it succeeds or fails for good. f must be safe to repeat.
-// The error names the operation, wraps [ErrUnavailable] where that applies, and quotes no data.
+// do runs one operation on a connection until it succeeds or fails for good. f must be safe to
+// repeat. The error names the operation, wraps [ErrUnavailable] where that applies, and quotes no
+// data.
 func (r *Repo) do(ctx context.Context, operation string, f func(conn *sqlx.Conn) error) error {
 	err := retry(ctx, func() error {
 		conn, err := r.db.Connx(ctx)
@@ -34,9 +35,9 @@ func (r *Repo) do(ctx context.Context, operation string, f func(conn *sqlx.Conn)
 	return describe(ctx, operation, err, redact(err))
 }
 
-// keepsConnection holds the numbers of the server errors after which a connection is used again. Any
-// other may be due to the server behind it or to its session's settings: the server may have become a
-// replica, or binlog_format may have been mended for new sessions.
+// keepsConnection holds the numbers of the server errors after which a connection is used again.
+// Any other may be due to the server behind it or to its session's settings: the server may have
+// become a replica, or binlog_format may have been mended for new sessions.
 var keepsConnection = []uint16{duplicateEntry, 1205, 1213, 8002, 9007}
 
 // discard closes a connection instead of putting it back into the pool.
@@ -108,8 +109,8 @@ func query[Row any](ctx context.Context, r *Repo, operation, statement string, a
 	return rows, err
 }
 
-// selectIn replaces what into points to by the rows that a query returns. The slices among the arguments
-// are expanded.
+// selectIn replaces what into points to by the rows that a query returns. The slices among the
+// arguments are expanded.
 func selectIn[Row any](ctx context.Context, db sqlx.QueryerContext, into *[]Row, statement string, args ...any) error {
 	statement, args, err := sqlx.In(statement, args...)
 	if err != nil {
@@ -119,7 +120,8 @@ func selectIn[Row any](ctx context.Context, db sqlx.QueryerContext, into *[]Row,
 	return sqlx.SelectContext(ctx, db, into, statement, args...)
 }
 
-// split calls f with all items, or, if a packet is too large for the server, with ever smaller pieces.
+// split calls f with all items, or, if a packet is too large for the server, with ever smaller
+// pieces.
 func split[Item any](items []Item, f func([]Item) error) error {
 	err := f(items)
 	if len(items) < 2 || !isPacketTooLarge(err) {

@@ -67,7 +67,7 @@ func (r reply) code(host string, token preauth.Secret) (Code, error) {
 	return Code{}, e
 }
 
-// answer is the content of a reply's body, as far as it can be parsed.
+// answer holds the members of a reply's body that could be parsed.
 type answer struct {
 	errCode   int
 	errMsg    string

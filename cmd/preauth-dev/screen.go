@@ -110,7 +110,8 @@ type logLines struct {
 }
 
 func (l logLines) Write(line []byte) (int, error) {
-	if l.all || !bytes.Contains(line, []byte(`msg="no code"`)) { // failures are events
+	// Events show the failures of WeChat.
+	if l.all || !bytes.Contains(line, []byte(`msg="no code"`)) && !bytes.Contains(line, []byte(`msg="WeChat `)) {
 		l.screen.event(neutral, "", "log: %s", line)
 	}
 	return len(line), nil

@@ -442,6 +442,7 @@ func attempts(durable string) []attempt {
 		{"pause the durable", []string{asAdmin}, requesting("$JS.API.CONSUMER.PAUSE.COMPONENT_TOKENS.none", "{}", another)},
 
 		{"create any stream", []string{asAdmin}, requesting("$JS.API.STREAM.CREATE.OTHER", `{"name":"ANOTHER"}`, another)},
+		{"ask which account it is in", []string{asPreauth, asAdmin}, requesting("$SYS.REQ.USER.INFO", "", `"account":`)},
 		// The admin is not in the system account: there are no responders and no events.
 		{"ask the system", []string{asAdmin}, requesting("$SYS.REQ.SERVER.PING", "", nobody)},
 		{"hear the system", []string{asAdmin}, subscribing("$SYS.>", "")},

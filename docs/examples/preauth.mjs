@@ -39,10 +39,10 @@ async function ask(subject, request) {
 }
 
 // Before you send a visitor to WeChat, claim a code for this visitor. The id makes the request safe to
-// repeat.
+// repeat. Ask for the minutes that a visitor needs; the codes of "make dev" live for 40 seconds.
 const claim_id = `visitor-${Date.now()}`;
 const links = { redirect_uri: "https://example.com/authorized", auth_type: 3 };
-const claim = await ask(`preauth.claim.${appid}`, { claim_id, reference: "order 7", min_ttl: 60, ...links });
+const claim = await ask(`preauth.claim.${appid}`, { claim_id, reference: "order 7", min_ttl: 20, ...links });
 console.log(`claimed: ${claim.expires_in} s left`);
 console.log(`redirect the browser to ${claim.links.pc.split("?")[0]}?…`); // the rest holds the code, a secret
 
@@ -51,7 +51,7 @@ const resolved = await ask("preauth.resolve", { pre_auth_code: claim.pre_auth_co
 console.log(`resolved: ${resolved.claim_id === claim_id ? "this visitor" : "another"}, ${resolved.reference}`);
 
 // If any code will do, look up the current one. min_revision makes sure it is not older than the one seen.
-const current = await ask(`preauth.lookup.${appid}`, { min_ttl: 60, min_revision: seen });
+const current = await ask(`preauth.lookup.${appid}`, { min_ttl: 20, min_revision: seen });
 console.log(`looked up: revision ${current.revision}, ${current.expires_in} s left`);
 
 await nc.drain();

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"preauth/internal/outage"
 )
 
 // NATS is how to connect to NATS. Where the nats CLI has a variable for a setting, this is the same
@@ -134,41 +136,6 @@ func nkey(file string) nats.Option {
 // writeTimeout is how long a write may block before the connection is given up.
 const writeTimeout = 5 * time.Second
 
-// outage logs that NATS is away: once, once more if the reason changes, and then after a minute and
-// in growing intervals of at most ten. nats.go calls its callbacks one at a time.
-type outage struct {
-	log         *slog.Logger
-	since, next time.Time // zero while the connection is up
-	pause       time.Duration
-	reason      string // "" once a second one was logged
-}
-
-func (o *outage) away(err error) {
-	now := time.Now()
-	switch {
-	case o.since.IsZero():
-		o.since, o.pause, o.reason = now, time.Minute, err.Error()
-		o.next = now.Add(o.pause)
-		o.log.Warn("NATS away", "error", err)
-	case now.After(o.next):
-		o.pause = min(2*o.pause, 10*time.Minute)
-		o.next = now.Add(o.pause)
-		o.log.Warn("NATS still away", "error", err, "for", now.Sub(o.since).Round(time.Second))
-	case o.reason != "" && o.reason != err.Error():
-		o.reason = ""
-		o.log.Warn("NATS still away", "error", err, "for", now.Sub(o.since).Round(time.Second))
-	}
-}
-
-func (o *outage) back(nc *nats.Conn) {
-	if o.since.IsZero() {
-		o.log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
-		return
-	}
-	o.log.Info("NATS back", "server", nc.ConnectedUrlRedacted(), "after", time.Since(o.since).Round(time.Millisecond))
-	o.since = time.Time{}
-}
-
 // connect returns a connection that may not be established yet: it retries forever in the
 // background. closed is called once the connection is closed for good, either by [nats.Conn.Close]
 // or because a server ended it in a way that forbids another attempt.
@@ -184,18 +151,22 @@ func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 	// shutdown.
 	o.FlusherTimeout, o.ReconnectOnFlusherError = writeTimeout, true
 
-	outage := &outage{log: log}
-	o.ConnectedCB, o.ReconnectedCB = outage.back, outage.back
-	o.ReconnectErrCB = func(_ *nats.Conn, err error) { outage.away(err) }
+	down := outage.New(log, "NATS", time.Now)
+	connected := func(nc *nats.Conn) {
+		down.Back()
+		log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
+	}
+	o.ConnectedCB, o.ReconnectedCB = connected, connected
+	o.ReconnectErrCB = func(_ *nats.Conn, err error) { down.Away(err) }
 	o.DisconnectedErrCB = func(_ *nats.Conn, err error) {
 		if err != nil { // not by Close
-			outage.away(err)
+			down.Away(err)
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		switch {
 		case !nc.IsConnected():
-			outage.away(err)
+			down.Away(err)
 		case sub != nil:
 			log.Warn("NATS reports an error", "error", err, "subject", sub.Subject)
 		default:

@@ -20,7 +20,7 @@ import (
 
 // A setting is a field with tags for kong. Three more tags say which values it may have:
 //
-//	range:"1s..10m"       a number or a duration, with its smallest and, if there is one, its largest value
+//	range:"1s..10m"       a number or a duration, its smallest and, if any, its largest value
 //	values:"auto,text"    one of a few texts or numbers
 //	form:"address"        a text that has one of the forms below
 

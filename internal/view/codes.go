@@ -57,9 +57,9 @@ func newCode(code preauth.Update) *Code {
 	}.Answer()}
 }
 
-// Correct takes in what MySQL says of a component, nil for no code, when it was read after seen was in
-// the view. It reports whether MySQL contradicts seen: no replica has committed that code. Such a code
-// is in the view no more. A code that came since is not touched.
+// Correct takes in what MySQL says of a component, nil for no code, when it was read after seen was
+// in the view. It reports whether MySQL contradicts seen: no replica has committed that code. Such
+// a code is in the view no more. A code that came since is not touched.
 func (v *Codes) Correct(appid string, seen *Code, truth *preauth.Update) (contradicted bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -3,8 +3,8 @@
 //	r, faults, err := repotest.Open(dsn, 4)
 //	faults.Script("commit", repotest.Applied) // the next COMMIT takes effect, but its answer is lost
 //
-// An operation is "connect", "begin", "commit", "rollback", or the name in the comment that begins each
-// statement of package repo, such as "lock" for /* repo.lock */.
+// An operation is "connect", "begin", "commit", "rollback", or the name in the comment that begins
+// each statement of package repo, such as "lock" for /* repo.lock */.
 package repotest
 
 import (
@@ -50,8 +50,8 @@ func Answered(number uint16, text string) Fault {
 	return Fault{Skip: true, Err: &mysql.MySQLError{Number: number, Message: text}}
 }
 
-// Faults is a connector that passes operations on to another one, and makes those fail that a script
-// names. It is safe for concurrent use.
+// Faults is a connector that passes operations on to another one, and makes those fail that a
+// script names. It is safe for concurrent use.
 type Faults struct {
 	connector driver.Connector
 
@@ -66,7 +66,8 @@ func Faulty(connector driver.Connector) *Faults {
 	return &Faults{connector: connector, script: map[string][]Fault{}, refused: map[uint16]int{}}
 }
 
-// Open returns a Repo like [repo.Open], and the faults of its connections. The caller closes the Repo.
+// Open returns a Repo like [repo.Open], and the faults of its connections. The caller closes the
+// Repo.
 func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 	connector, err := repo.Connector(dsn)
 	if err != nil {
@@ -79,8 +80,8 @@ func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 	return repo.New(sqlx.NewDb(db, "mysql")), faults, nil
 }
 
-// Script queues faults for the next runs of an operation, one for each run. A zero [Fault] lets a run
-// pass.
+// Script queues faults for the next runs of an operation, one for each run. A zero [Fault] lets a
+// run pass.
 func (f *Faults) Script(operation string, faults ...Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,8 +115,8 @@ func (f *Faults) Operations() []string {
 	return seen
 }
 
-// Refusals returns how often the server itself refused an operation since the last call, by error number:
-// 1213 for a deadlock, 1062 for a duplicate in a unique key.
+// Refusals returns how often the server itself refused an operation since the last call, by error
+// number: 1213 for a deadlock, 1062 for a duplicate in a unique key.
 func (f *Faults) Refusals() map[uint16]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -167,8 +168,8 @@ func (f *Faults) next(operation string) Fault {
 	return faults[0]
 }
 
-// meet runs an operation on a connection, with its fault. An answer that the program does not get is
-// passed to drop.
+// meet runs an operation on a connection, with its fault. An answer that the program does not get
+// is passed to drop.
 func meet[Answer any](f *Faults, operation string, on *conn, run func() (Answer, error), drop func(Answer)) (answer Answer, err error) {
 	var none Answer
 	fault := f.next(operation)
