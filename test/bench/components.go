@@ -85,8 +85,8 @@ func (b *bench) eventRates(ctx context.Context, contenders []contender, componen
 }
 
 // warmStarts returns in how many seconds a service is ready that finds two events of each of n
-// components in the stream, acknowledged before: by form, then by contender. It also returns by how many
-// seconds the latest renewal was late, with the last form.
+// components in the stream, acknowledged before: by form, then by contender. It also returns by how
+// many seconds the latest renewal was late, with the last form.
 func (b *bench) warmStarts(ctx context.Context, contenders []contender, n int) (starts [][][]float64, late [][]float64, err error) {
 	if err := b.seed(ctx, n, contenders...); err != nil {
 		return nil, nil, err
@@ -133,8 +133,8 @@ func (b *bench) warmStarts(ctx context.Context, contenders []contender, n int) (
 	return starts, late, nil
 }
 
-// settledTokens gives the token stream some events of each of n components, one after the other as from
-// a token service with replicas, all acknowledged.
+// settledTokens gives the token stream some events of each of n components, one after the other as
+// from a token service with replicas, all acknowledged.
 func (p *place) settledTokens(ctx context.Context, f form, n, of int) error {
 	if err := p.recreateTokens(ctx); err != nil || n == 0 {
 		return err
@@ -170,8 +170,8 @@ func (p *place) settledTokens(ctx context.Context, f form, n, of int) error {
 // collected has the heap collected often, so that the least that is ever in use is what is alive.
 const collected = "GOGC=5"
 
-// liveHeaps returns how many bytes of heap each of n components costs in memory, with its token and its
-// code: one value for each version.
+// liveHeaps returns how many bytes of heap each of n components costs in memory, with its token and
+// its code: one value for each version.
 func (b *bench) liveHeaps(ctx context.Context, n int) ([][]float64, error) {
 	var found [][]float64
 	for _, c := range b.services(collected) {
@@ -222,8 +222,8 @@ const renewedEvery = 1800 * time.Second * 3 / 4
 // renewing is for how long renewals are watched. Renewals that are too slow are later and later.
 const renewing = 30 * time.Second
 
-// renewals has the components fall due as they do when their codes were made one after the other. It
-// returns by how many seconds the latest was late.
+// renewals has the components fall due as they do when their codes were made one after the other.
+// It returns by how many seconds the latest was late.
 func (p *place) renewals(ctx context.Context) (worst float64, err error) {
 	begin := time.Now().UTC()
 	_, err = p.db.ExecContext(ctx, "UPDATE component SET lease = NULL, due_at = DATE_ADD(?, INTERVAL FLOOR(RAND() * ?) MICROSECOND)",

@@ -23,11 +23,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// runFloor is the straight-line program: fetch one message, call WeChat once, commit one transaction,
-// publish once and wait for the stream's answer, acknowledge, and fetch the next message. It does not
-// batch, renew, record failures, keep a view or answer look-ups, and it retries nothing but deadlocks.
-// It does not read either whether the event was worked on before, unless asked to with -read: preauth
-// has to, so that a redelivered event costs no call.
+// runFloor is the straight-line program: fetch one message, call WeChat once, commit one
+// transaction, publish once and wait for the stream's answer, acknowledge, and fetch the next
+// message. It does not batch, renew, record failures, keep a view or answer look-ups, and it
+// retries nothing but deadlocks. It does not read either whether the event was worked on before,
+// unless asked to with -read: preauth has to, so that a redelivered event costs no call.
 func runFloor(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
 	workers := flags.Int("workers", 1, "workers side by side")
@@ -72,8 +72,8 @@ type straight struct {
 	trace   *tracer
 }
 
-// announced is how many outbox rows one DELETE removes. Nobody sees when they go, so a DELETE for each
-// would not be indispensable.
+// announced is how many outbox rows one DELETE removes. Nobody sees when they go, so a DELETE for
+// each would not be indispensable.
 const announced = 100
 
 func (f *straight) work(ctx context.Context, js jetstream.JetStream, msg jetstream.Msg, published []string) ([]string, error) {
@@ -172,8 +172,8 @@ func (u update) header() nats.Header {
 	}
 }
 
-// save is the transaction: it locks and updates the component's row, retires the old code, inserts the
-// new one, and calls announce. After a deadlock it tries again.
+// save is the transaction: it locks and updates the component's row, retires the old code, inserts
+// the new one, and calls announce. After a deadlock it tries again.
 func (f *straight) save(
 	ctx context.Context, event tokenEvent, code code, sequence uint64, at time.Time, announce func(*sql.Tx, update) error,
 ) (update, error) {

@@ -80,9 +80,9 @@ func (l *lone) event(ctx context.Context, f form, i int) (span, error) {
 	}
 }
 
-// sustained keeps so many events under way that a program is never without work, one for each component
-// in turn. It returns how many announcements arrived while it measured. It does not measure before
-// warmup is over, and at the end it waits for all that is under way.
+// sustained keeps so many events under way that a program is never without work, one for each
+// component in turn. It returns how many announcements arrived while it measured. It does not
+// measure before warmup is over, and at the end it waits for all that is under way.
 func (p *program) sustained(ctx context.Context, f form, components, underWay int, warmup, length time.Duration) (rate, error) {
 	slots := make(chan struct{}, underWay)
 	var mu sync.Mutex
@@ -165,12 +165,13 @@ func (p *place) feed(ctx context.Context, f form, components int, slots chan<- s
 	}
 }
 
-// smallestBatch is how many events have to be due to be published as an atomic batch, and largestBatch
-// how many go into one. The stream syncs a batch once, and would otherwise be slower than the programs.
+// smallestBatch is how many events have to be due to be published as an atomic batch, and
+// largestBatch how many go into one. The stream syncs a batch once, and would otherwise be slower
+// than the programs.
 const smallestBatch, largestBatch = 50, 250
 
-// publish publishes messages: as a batch and waiting for it, or, if they are few, one by one and without
-// waiting.
+// publish publishes messages: as a batch and waiting for it, or, if they are few, one by one and
+// without waiting.
 func (p *place) publish(ctx context.Context, msgs []*nats.Msg) error {
 	for batch := range slices.Chunk(msgs, largestBatch) {
 		if len(batch) >= smallestBatch {

@@ -1,16 +1,16 @@
-// Command bench measures preauth beside the alternatives: a straight-line program that does only what
-// is indispensable (floor), the same job built with Watermill (watermill), the textbook way to claim a
-// row (textbook), a bare endpoint of a NATS micro service (micro), and what platforms do without
-// preauth (sdk).
+// Command bench measures preauth beside the alternatives: a straight-line program that does only
+// what is indispensable (floor), the same job built with Watermill (watermill), the textbook way to
+// claim a row (textbook), a bare endpoint of a NATS micro service (micro), and what platforms do
+// without preauth (sdk).
 //
 //	go -C test/bench run . ROW... [-rounds N]    some rows of the table of goals, or all
 //	go -C test/bench run . ROW... -against REV   the same, also for the service as it was at REV
 //	go -C test/bench run . -help
 //
 // Every program is a process of its own, with a NATS account and a database of its own, beside one
-// nats-server, one database server and one stand-in for WeChat, which are processes too, on loopback
-// addresses. Each figure is the ratio of two programs within one round. The table has the median over
-// the rounds, the smallest and the largest. Nothing is left behind.
+// nats-server, one database server and one stand-in for WeChat, which are processes too, on
+// loopback addresses. Each figure is the ratio of two programs within one round. The table has the
+// median over the rounds, the smallest and the largest. Nothing is left behind.
 package main
 
 import (

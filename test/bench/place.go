@@ -39,8 +39,8 @@ var forms = []form{
 	{"subject with appid", func(appid string) string { return tokenSubject + "." + appid }},
 }
 
-// place is what one program works with: a NATS account and a database of its own. So several programs
-// can run at the same time on the same subjects, streams and tables.
+// place is what one program works with: a NATS account and a database of its own. So several
+// programs can run at the same time on the same subjects, streams and tables.
 type place struct {
 	*rig
 	natsURL, dsn string
@@ -224,7 +224,8 @@ func newCode() preauth.Secret {
 	return preauth.NewSecret("preauthcode@@@" + (rand.Text() + rand.Text() + rand.Text() + rand.Text())[:86])
 }
 
-// tokens makes the bodies of token events, each with a token of its own that is as long as WeChat's.
+// tokens makes the bodies of token events, each with a token of its own that is as long as
+// WeChat's.
 type tokens struct {
 	random string
 	n      int
@@ -251,8 +252,8 @@ type program struct {
 	admin string // where its metrics and profiles are
 }
 
-// startPreauth starts a version of the service as an operator would, with settings in variables, and
-// returns when it is ready.
+// startPreauth starts a version of the service as an operator would, with settings in variables,
+// and returns when it is ready.
 func (p *place) startPreauth(ctx context.Context, v version, variables ...string) (*program, error) {
 	admin, _, err := loopback.Address("")
 	if err != nil {
@@ -315,8 +316,8 @@ func (p *program) metric(ctx context.Context, name string) (float64, error) {
 	return sum, nil
 }
 
-// inside says what preauth's own metrics tell of its work so far: the mean times of its parts, and how
-// many outcomes one transaction saved.
+// inside says what preauth's own metrics tell of its work so far: the mean times of its parts, and
+// how many outcomes one transaction saved.
 func (p *program) inside(ctx context.Context) string {
 	mean := func(name string) float64 {
 		sum, _ := p.metric(ctx, name+"_sum")

@@ -60,8 +60,8 @@ func connect() (*nats.Conn, error) {
 	return nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1))
 }
 
-// openDatabase opens the database as preauth does, with as many connections as it may have. trace may
-// be nil.
+// openDatabase opens the database as preauth does, with as many connections as it may have. trace
+// may be nil.
 func openDatabase(trace *tracer) (*sql.DB, error) {
 	connector, err := repo.Connector(os.Getenv("MYSQL_DSN"))
 	if err != nil {

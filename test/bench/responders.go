@@ -34,8 +34,8 @@ func runMicro(ctx context.Context, args []string) error {
 	})
 }
 
-// runSDK answers look-ups as a platform does that has an SDK and no preauth: it asks WeChat for a new
-// code each time.
+// runSDK answers look-ups as a platform does that has an SDK and no preauth: it asks WeChat for a
+// new code each time.
 func runSDK(ctx context.Context, _ []string) error {
 	stand, err := url.Parse(os.Getenv("PREAUTH_WECHAT_URL"))
 	if err != nil {

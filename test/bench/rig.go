@@ -23,8 +23,8 @@ import (
 	"preauth/repo"
 )
 
-// rig is what all programs share: nats-server, the database server and the stand-in for WeChat, each a
-// process of its own.
+// rig is what all programs share: nats-server, the database server and the stand-in for WeChat,
+// each a process of its own.
 type rig struct {
 	dir string
 	// versions are those of preauth that are measured: the working tree's, and that of -against.
@@ -44,7 +44,8 @@ type rig struct {
 // version is a built preauth.
 type version struct{ name, binary string }
 
-// connections is how many connections to the database each program may have: the default of preauth.
+// connections is how many connections to the database each program may have: the default of
+// preauth.
 const connections = 16
 
 // idleTime is after how long an idle connection to the database is closed, sooner than the database
@@ -185,8 +186,8 @@ func accountUser(i int) string { return fmt.Sprintf("place%d", i) }
 
 func (r *rig) urlOf(i int) string { return "nats://" + accountUser(i) + ":any@" + r.natsAddress }
 
-// startDatabase starts MariaDB or MySQL with innodb_flush_log_at_trx_commit=1, or TiDB where neither is
-// installed.
+// startDatabase starts MariaDB or MySQL with innodb_flush_log_at_trx_commit=1, or TiDB where
+// neither is installed.
 func (r *rig) startDatabase(ctx context.Context) (err error) {
 	if r.mysql, err = mysqlserver.Start(ctx, mysqlserver.Options{Dir: filepath.Join(r.dir, "mysql")}); err != nil {
 		return err

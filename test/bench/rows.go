@@ -72,8 +72,8 @@ func (b *bench) progress(format string, args ...any) {
 	}
 }
 
-// unlimited are preauth's settings without its own limits of calls, which are WeChat's quotas and not
-// its speed, and without spares, which the other programs do not make.
+// unlimited are preauth's settings without its own limits of calls, which are WeChat's quotas and
+// not its speed, and without spares, which the other programs do not make.
 var unlimited = []string{"PREAUTH_CALLS_PER_SECOND=100000", "PREAUTH_CALLS_PER_DAY=100000000", "PREAUTH_SPARES=0"}
 
 // contender is one of the programs that are compared.
@@ -101,8 +101,8 @@ func (b *bench) services(variables ...string) []contender {
 	return services
 }
 
-// startProfiled starts the service within this command, and writes what it does with the processor to
-// a file.
+// startProfiled starts the service within this command, and writes what it does with the processor
+// to a file.
 func (b *bench) startProfiled(ctx context.Context, p *place) (*program, error) {
 	started, err := p.startYardstick(ctx, "traced", "-steps=false")
 	if err != nil {
@@ -177,8 +177,8 @@ func (b *bench) stop(ctx context.Context, name string, p *program) error {
 	return errors.Join(err, emptyErr)
 }
 
-// inTurn calls measure with each contender in each round, in an order that changes, and returns what it
-// measured: by contender, then by round.
+// inTurn calls measure with each contender in each round, in an order that changes, and returns
+// what it measured: by contender, then by round.
 func (b *bench) inTurn(contenders []contender, measure func(round int, c contender) (float64, error)) ([][]float64, error) {
 	values := make([][]float64, len(contenders))
 	for round := range b.rounds {
@@ -258,8 +258,8 @@ func (b *bench) loneEvents() int { return max(20, int(b.length/(15*time.Millisec
 // restTime is how long the system rests after a lone event.
 const restTime = 5 * time.Millisecond
 
-// loneEvents publishes n events for each program, one at a time and for the programs in turn, and a third
-// as many before to warm up. It returns how many milliseconds each took.
+// loneEvents publishes n events for each program, one at a time and for the programs in turn, and a
+// third as many before to warm up. It returns how many milliseconds each took.
 func loneEvents(ctx context.Context, programs []*program, f form, components, n int) ([][]float64, error) {
 	spans, err := loneSpans(ctx, programs, f, components, n)
 	if err != nil {
@@ -302,8 +302,8 @@ func loneSpans(ctx context.Context, programs []*program, f form, components, n i
 	return spans, nil
 }
 
-// underWay is how many events are at most published and not yet announced where rates are measured: more
-// than any of the programs works on at once.
+// underWay is how many events are at most published and not yet announced where rates are measured:
+// more than any of the programs works on at once.
 const underWay = 1000
 
 // warmup is how long a program works before it is measured.
@@ -481,8 +481,8 @@ func measureLookup(ctx context.Context, b *bench) error {
 	})
 }
 
-// lookUps measures look-ups, and how many calls of WeChat they cost. slow has WeChat take 50 ms for a
-// call.
+// lookUps measures look-ups, and how many calls of WeChat they cost. slow has WeChat take 50 ms for
+// a call.
 func (b *bench) lookUps(ctx context.Context, p *program, slow bool, subjects []string, atOnce int) (got rate, called int, err error) {
 	if slow {
 		if err := b.delay(ctx, 50*time.Millisecond); err != nil {
@@ -572,8 +572,8 @@ func measureBacklog(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// drain starts a program that finds n events, and returns how long it took from the first acknowledgement
-// to the last.
+// drain starts a program that finds n events, and returns how long it took from the first
+// acknowledgement to the last.
 func (b *bench) drain(ctx context.Context, c contender, f form, n, components int) (time.Duration, error) {
 	p, err := b.place(ctx, c.name)
 	if err != nil {

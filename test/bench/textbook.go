@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// runTextbook answers claims the way that textbooks take a row from a queue: in one transaction, lock
-// the oldest spare that nobody else has locked, and give it to the claim. It does not look whether the
-// claim id has a code already.
+// runTextbook answers claims the way that textbooks take a row from a queue: in one transaction,
+// lock the oldest spare that nobody else has locked, and give it to the claim. It does not look
+// whether the claim id has a code already.
 func runTextbook(ctx context.Context, _ []string) error {
 	db, err := openDatabase(nil)
 	if err != nil {

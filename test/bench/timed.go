@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// tracer prints a line for each thing that a program does, and when, for the program that started it.
-// The nil tracer prints nothing.
+// tracer prints a line for each thing that a program does, and when, for the program that started
+// it. The nil tracer prints nothing.
 type tracer struct {
 	mu  sync.Mutex
 	out *bufio.Writer

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// stations are what an event passes on its way, in this order: the name of a step or of a statement, and
-// what the time since the station before is spent on.
+// stations are what an event passes on its way, in this order: the name of a step or of a
+// statement, and what the time since the station before is spent on.
 var stations = []struct{ name, what string }{
 	{"received", "stream: stored, synced, delivered"},
 	{"sql.components", "SELECT component"},

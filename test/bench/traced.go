@@ -21,8 +21,8 @@ import (
 	"preauth/wechat"
 )
 
-// runTraced is preauth's service with a line on standard output for each step of each event, and with
-// profiles. The rows measure the real program; this one shows what it spends its time on.
+// runTraced is preauth's service with a line on standard output for each step of each event, and
+// with profiles. The rows measure the real program; this one shows what it spends its time on.
 func runTraced(ctx context.Context, args []string) error {
 	debug.SetGCPercent(400) // as in preauth serve
 	flags := flag.NewFlagSet("traced", flag.ContinueOnError)

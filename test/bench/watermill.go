@@ -20,9 +20,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// runWatermill does the same job as Watermill's documentation builds it: a router with the JetStream
-// subscriber, a handler whose transaction publishes to the forwarder's outbox table, and the forwarder,
-// which publishes the rows to JetStream.
+// runWatermill does the same job as Watermill's documentation builds it: a router with the
+// JetStream subscriber, a handler whose transaction publishes to the forwarder's outbox table, and
+// the forwarder, which publishes the rows to JetStream.
 func runWatermill(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("watermill", flag.ContinueOnError)
 	subject := flags.String("subject", tokenSubject, "subject of the token events")

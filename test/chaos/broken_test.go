@@ -12,12 +12,12 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// replacement is a text of a source file, which it must hold once, and the text in its place in a broken
-// build.
+// replacement is a text of a source file, which it must hold once, and the text in its place in a
+// broken build.
 type replacement struct{ file, text, by string }
 
-// brokenBuilds are builds of the service that break a promise, each by a mistake that a programmer could
-// make.
+// brokenBuilds are builds of the service that break a promise, each by a mistake that a programmer
+// could make.
 var brokenBuilds = []struct {
 	name         string
 	replacements []replacement
@@ -194,7 +194,8 @@ var brokenBuilds = []struct {
 	},
 }
 
-// TestBrokenBuildsAreFound runs a campaign against each broken build. The checker must find the breach.
+// TestBrokenBuildsAreFound runs a campaign against each broken build. The checker must find the
+// breach.
 func TestBrokenBuildsAreFound(t *testing.T) {
 	if !*broken {
 		t.Skip("takes half an hour: ask for it with -broken")
@@ -225,8 +226,8 @@ func TestBrokenBuildsAreFound(t *testing.T) {
 	}
 }
 
-// TestTextsOfBrokenBuilds makes sure that every replacement still finds its text. It starts no server:
-// run it after each change of the service.
+// TestTextsOfBrokenBuilds makes sure that every replacement still finds its text. It starts no
+// server: run it after each change of the service.
 func TestTextsOfBrokenBuilds(t *testing.T) {
 	for _, b := range brokenBuilds {
 		t.Run(b.name, func(t *testing.T) {

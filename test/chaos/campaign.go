@@ -143,9 +143,10 @@ func (c campaign) tell(ctx context.Context, rec *history.Recorder) {
 // lease is how long a component is left to the replica that renews its code.
 const lease = 20 * time.Second
 
-// settle announces a last good token for every other component. It waits until the system has nothing
-// left to do and look-ups agree, or the time for that is over, and returns how long that took. Then it
-// leaves the system alone for the life of a code, except for look-ups, and checks again.
+// settle announces a last good token for every other component. It waits until the system has
+// nothing left to do and look-ups agree, or the time for that is over, and returns how long that
+// took. Then it leaves the system alone for the life of a code, except for look-ups, and checks
+// again.
 func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Workload) (*check.Evidence, time.Duration, error) {
 	begin := g.rec.Now()
 	for i, appid := range clients.AppIDs() {
@@ -160,8 +161,8 @@ func (c campaign) settle(ctx context.Context, g *gatherer, clients *workload.Wor
 	}}
 	err := c.await(ctx, g, clients, e, c.settleTime+c.maxSkew)
 	settling := g.rec.Now() - begin
-	// A replica that died may hold the lease of a component for longer than its code lives. Only after the
-	// lease no code may expire.
+	// A replica that died may hold the lease of a component for longer than its code lives. Only after
+	// the lease no code may expire.
 	if err == nil && len(e.Undone) == 0 && system.Wait(ctx, begin+lease-g.rec.Now()) {
 		err = c.await(ctx, g, clients, e, c.settleTime)
 	}
@@ -225,8 +226,8 @@ func (c campaign) look(ctx context.Context, g *gatherer, e *check.Evidence) (err
 	return nil
 }
 
-// probe looks up each component so often that every replica is likely to answer. It says which answers
-// do not match the state.
+// probe looks up each component so often that every replica is likely to answer. It says which
+// answers do not match the state.
 func (c campaign) probe(ctx context.Context, clients *workload.Workload, state check.State) (undone []string) {
 	for _, appid := range clients.AppIDs() {
 		component, ok := state.Components[appid]
@@ -243,8 +244,8 @@ func (c campaign) probe(ctx context.Context, clients *workload.Workload, state c
 	return nil
 }
 
-// complete stops the replicas in an orderly way, so that nothing changes any more. Then it collects the
-// rest of the evidence: all rows, the failures, the secrets found.
+// complete stops the replicas in an orderly way, so that nothing changes any more. Then it collects
+// the rest of the evidence: all rows, the failures, the secrets found.
 func (c campaign) complete(ctx context.Context, e *check.Evidence, g *gatherer, secrets *searcher) error {
 	var ending sync.WaitGroup
 	for _, r := range g.system.Replicas {

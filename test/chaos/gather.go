@@ -94,8 +94,8 @@ func (g *gatherer) read(ctx context.Context, name string, headersOnly bool, each
 	return nil
 }
 
-// state returns the state of the system, without what tokens and failures return. It has the current
-// codes only, unless all is set.
+// state returns the state of the system, without what tokens and failures return. It has the
+// current codes only, unless all is set.
 func (g *gatherer) state(ctx context.Context, all bool) (check.State, error) {
 	state := check.State{Now: g.rec.Now(), Announced: map[string]check.Announcement{}, Components: map[string]check.Component{}}
 	// Announcements first: if one comes before the rows are read, at least the rows show it.

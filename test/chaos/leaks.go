@@ -40,7 +40,8 @@ func (s *searcher) scraping(ctx context.Context, sys *system.System) {
 	}
 }
 
-// search records a leak if a text holds the beginning of a token, or of a code if codes are forbidden too.
+// search records a leak if a text holds the beginning of a token, or of a code if codes are
+// forbidden too.
 func (s *searcher) search(name string, text io.Reader, codes bool) {
 	marks := [][]byte{[]byte(workload.TokenMark)}
 	if codes {

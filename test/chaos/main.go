@@ -1,7 +1,7 @@
 // Command chaos tests the promises of preauth under faults. It runs several replicas of the real
-// service with a real NATS server, a real database and a stand-in for WeChat, and uses them as clients
-// do. Meanwhile it kills, stops and cuts off each part. Then it waits until the system has settled, and
-// decides from the history whether every promise was kept.
+// service with a real NATS server, a real database and a stand-in for WeChat, and uses them as
+// clients do. Meanwhile it kills, stops and cuts off each part. Then it waits until the system has
+// settled, and decides from the history whether every promise was kept.
 //
 //	go -C test/chaos run . -for 30m              # from a fresh seed, which is printed
 //	go -C test/chaos run . -for 5m -seed 4711    # with the choices of an earlier run
@@ -9,8 +9,8 @@
 //	go -C test/chaos test .                      # a short one
 //
 // The exit status is 0 if all promises were kept, 1 if one was broken, and 2 if the harness itself
-// failed. After a violation it keeps the directory with the history, the logs and the data, and prints
-// its name.
+// failed. After a violation it keeps the directory with the history, the logs and the data, and
+// prints its name.
 package main
 
 import (

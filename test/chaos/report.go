@@ -13,8 +13,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// report writes the verdict: the violations with the events that show them, and the table of what was
-// done.
+// report writes the verdict: the violations with the events that show them, and the table of what
+// was done.
 func (o *outcome) report(w io.Writer) {
 	const shown = 5 // violations of a promise, and events of each
 	of := map[string]int{}

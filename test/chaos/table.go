@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// table says what a run did. It is printed in Markdown, and the tables of several runs can be added.
+// table says what a run did. It is printed in Markdown, and the tables of several runs can be
+// added.
 type table []row
 
 // row is what was counted or timed, with its value.
@@ -41,8 +42,8 @@ func readTable(r io.Reader) (table, error) {
 	return t, lines.Err()
 }
 
-// find returns the index of row i of another table in this one, or -1. A row that begins with dots belongs
-// to the nearest row above it without dots.
+// find returns the index of row i of another table in this one, or -1. A row that begins with dots
+// belongs to the nearest row above it without dots.
 func (t table) find(other table, i int) int {
 	whole := func(t table, i int) (what string) {
 		for what = t[i].what; i > 0 && strings.HasPrefix(t[i].what, "..."); {
@@ -59,8 +60,8 @@ func (t table) find(other table, i int) int {
 	return -1
 }
 
-// add returns the sum of two tables of the same form. A row that only one of them has comes after the row
-// that it follows there.
+// add returns the sum of two tables of the same form. A row that only one of them has comes after
+// the row that it follows there.
 func (t table) add(other table) (table, error) {
 	if len(t) == 0 {
 		return other, nil

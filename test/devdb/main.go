@@ -1,16 +1,17 @@
-// Command devdb is a MySQL-protocol server for development and tests on a machine without MariaDB and
-// MySQL. It is TiDB with its built-in single-process store, pure Go without cgo.
+// Command devdb is a MySQL-protocol server for development and tests on a machine without MariaDB
+// and MySQL. It is TiDB with its built-in single-process store, pure Go without cgo.
 //
-// It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own because
-// TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must not carry.
-// "go -C test/devdb install" builds it. Package preauth/internal/mysqlserver starts it as a child
-// process. It is not for production: it keeps one copy of the data, and has one user, root, without a
-// password.
+// It exists so that preauth-dev and the tests run wherever Go does. It is a module of its own
+// because TiDB brings hundreds of modules and a binary of 240 MB, which builds of the service must
+// not carry. "go -C test/devdb install" builds it. Package preauth/internal/mysqlserver starts it
+// as a child process. It is not for production: it keeps one copy of the data, and has one user,
+// root, without a password.
 //
 // Once it accepts connections, it prints one line on standard output: "devdb: ready on
-// 127.0.0.1:PORT". It exits when its standard input ends: the parent holds the other end of a pipe, so
-// devdb exits even if the parent is killed. It also exits on SIGTERM and SIGINT. The data survives
-// kill -9. SELECT @@datadir returns the directory, so that a parent recognises its own server.
+// 127.0.0.1:PORT". It exits when its standard input ends: the parent holds the other end of a pipe,
+// so devdb exits even if the parent is killed. It also exits on SIGTERM and SIGINT. The data
+// survives kill -9. SELECT @@datadir returns the directory, so that a parent recognises its own
+// server.
 package main
 
 import (
@@ -131,7 +132,8 @@ func configure(listen, data, logLevel string) error {
 		return fmt.Errorf("-listen: port %q must be a number from 0 to 65535", portText)
 	}
 
-	// Temporary files are kept in the data directory, so that those of a killed predecessor are removed.
+	// Temporary files are kept in the data directory, so that those of a killed predecessor are
+	// removed.
 	temp := filepath.Join(data, "tmp")
 	if err := cmp.Or(os.RemoveAll(temp), os.MkdirAll(temp, 0o700), os.Setenv("TMPDIR", temp)); err != nil {
 		return err

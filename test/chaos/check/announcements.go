@@ -9,8 +9,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// announcedIsCommitted: every announced code is in the database, with the same message id each time. The
-// last message of each component in the stream announces its current code.
+// announcedIsCommitted: every announced code is in the database, with the same message id each
+// time. The last message of each component in the stream announces its current code.
 func announcedIsCommitted(x *index, v *verdict) {
 	for _, e := range x.Events {
 		if e.Op == history.Update || e.Op == history.Failure {
@@ -60,8 +60,8 @@ func (x *index) ofRevision(appid string, revision uint64) []history.Event {
 	return seen
 }
 
-// revisionsGrow: in the stream, each revision of a component is higher than the one before. The database
-// never goes back, and a look-up never gets an older revision than it asked for.
+// revisionsGrow: in the stream, each revision of a component is higher than the one before. The
+// database never goes back, and a look-up never gets an older revision than it asked for.
 func revisionsGrow(x *index, v *verdict) {
 	updates := map[string][]history.Event{}
 	rows := map[string]history.Event{}

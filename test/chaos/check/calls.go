@@ -11,19 +11,19 @@ import (
 //
 // Each code in the table cost one call. The table shows what the code was made for:
 //
-//   - A renewal is needed when a quarter of its predecessor's life is left, or less. A fiftieth more is
-//     allowed, because renewals are spread.
-//   - A code on demand is needed when its predecessor had less life left than some look-up asked for. So
-//     is a renewal that retries a failed demand.
-//   - A code for a token event is needed when its predecessor was made with another token or had expired.
-//     Two replicas may make one at the same time for a token that is announced twice. There are no more of
-//     them than events.
-//   - Spares and claims: one for each code that became current, one for each claim, and one more each time
-//     that two replicas make spares at once.
+//   - A renewal is needed when a quarter of its predecessor's life is left, or less. A fiftieth
+//     more is allowed, because renewals are spread.
+//   - A code on demand is needed when its predecessor had less life left than some look-up asked
+//     for. So is a renewal that retries a failed demand.
+//   - A code for a token event is needed when its predecessor was made with another token or had
+//     expired. Two replicas may make one at the same time for a token that is announced twice.
+//     There are no more of them than events.
+//   - Spares and claims: one for each code that became current, one for each claim, and one more
+//     each time that two replicas make spares at once.
 //
-// A code that WeChat issued may be missing in the table if its answer, process or database was lost, or if
-// a newer token superseded it: a fault or an event near the call explains each. Failed calls are retried at
-// a limited pace.
+// A code that WeChat issued may be missing in the table if its answer, process or database was
+// lost, or if a newer token superseded it: a fault or an event near the call explains each. Failed
+// calls are retried at a limited pace.
 func frugal(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		codes := x.revisions(appid)
@@ -82,12 +82,12 @@ func frugal(x *index, v *verdict) {
 // renewedWith is the most life that a code may have left when it is renewed.
 func renewedWith(life time.Duration) time.Duration { return life/4 + life/50 }
 
-// atOnce bounds the time between the calls of two replicas that work on two events with the same token at the
-// same time, when the second has not read the first event yet.
+// atOnce bounds the time between the calls of two replicas that work on two events with the same
+// token at the same time, when the second has not read the first event yet.
 const atOnce = time.Second
 
-// delayed reports whether a process or the database was held up between two calls, so that one replica could
-// not know what the other had done.
+// delayed reports whether a process or the database was held up between two calls, so that one
+// replica could not know what the other had done.
 func (x *index) delayed(begin, end time.Duration) bool {
 	return slices.ContainsFunc(x.delays, func(e history.Event) bool { return e.Begin <= end && e.End >= begin })
 }
@@ -110,8 +110,8 @@ func (x *index) claimsAsked(appid string) int {
 	return len(asked)
 }
 
-// aftermath is how long after a fault a code may still be lost because of it. The service waits for a
-// database that does not answer, and then until it is back.
+// aftermath is how long after a fault a code may still be lost because of it. The service waits for
+// a database that does not answer, and then until it is back.
 const aftermath = 20 * time.Second
 
 // wasted: each code that WeChat issued and that is not in the table has an explanation.
@@ -146,8 +146,9 @@ func (x *index) superseded(call Call) bool {
 	return false
 }
 
-// The pace of failing calls. For an event, a claim or a spare, the service tries 5 times in a row. After that it
-// retries a component after waits that double from 0.2 s to 3 s: a few times at first, then once in 3 s.
+// The pace of failing calls. For an event, a claim or a spare, the service tries 5 times in a row.
+// After that it retries a component after waits that double from 0.2 s to 3 s: a few times at
+// first, then once in 3 s.
 const (
 	triesAtOnce = 5
 	triesSoon   = 10

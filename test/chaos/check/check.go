@@ -68,7 +68,8 @@ type verdict struct {
 	promise string
 }
 
-// that counts a comparison, and adds a violation unless it holds. says must make sense without the events.
+// that counts a comparison, and adds a violation unless it holds. says must make sense without the
+// events.
 func (v *verdict) that(holds bool, events []history.Event, says string, args ...any) {
 	v.Checks[v.promise]++
 	if !holds {

@@ -15,8 +15,8 @@ const s = time.Second
 // limits are the limits of the evidence below.
 var limits = check.Limits{CodeLife: 30 * s, RequestTimeout: 4 * s, MaxMinTTL: 10 * s, Spares: 1}
 
-// sound returns the evidence of a run without violations: two good events of a component with a bad one
-// between them, a renewal, a claim, look-ups, and a spare that is left.
+// sound returns the evidence of a run without violations: two good events of a component with a bad
+// one between them, a renewal, a claim, look-ups, and a spare that is left.
 func sound() *check.Evidence {
 	update := func(at time.Duration, revision uint64, code history.Hash, id string, expires time.Duration) history.Event {
 		return history.Event{

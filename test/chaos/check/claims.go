@@ -10,7 +10,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// oneCodeOneVisitor: no code is given to two claims. A claimed code is never announced or looked up.
+// oneCodeOneVisitor: no code is given to two claims. A claimed code is never announced or looked
+// up.
 func oneCodeOneVisitor(x *index, v *verdict) {
 	for hash, events := range x.byCode {
 		var claims, public []history.Event
@@ -34,8 +35,8 @@ func oneCodeOneVisitor(x *index, v *verdict) {
 	}
 }
 
-// claimsLast: a claim that was answered is in the database. A claim id gets another code only when the one
-// before has too little life left. Another reference for a claim id is refused.
+// claimsLast: a claim that was answered is in the database. A claim id gets another code only when
+// the one before has too little life left. Another reference for a claim id is refused.
 func claimsLast(x *index, v *verdict) {
 	rows := map[claimKey][]*Code{}
 	for i := range x.State.Codes {
@@ -57,8 +58,8 @@ func claimsLast(x *index, v *verdict) {
 		}
 		for i := 1; i < len(rows[key]); i++ {
 			before, after := rows[key][i-1], rows[key][i]
-			// A replica replaced the code by its own clock, and may have died before another one went on. The
-			// request began at most RequestTimeout earlier.
+			// A replica replaced the code by its own clock, and may have died before another one went on.
+			// The request began at most RequestTimeout earlier.
 			begin := min(before.ClaimedAt, after.ClaimedAt) - x.Limits.RequestTimeout
 			slow, fast := x.skew(begin, x.State.Now)
 			v.that(before.ExpiresAt <= after.ClaimedAt+minTTLOf(answers)+x.Limits.RequestTimeout+slow+fast, answers,

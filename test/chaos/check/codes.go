@@ -8,8 +8,8 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// noExpiredCode: no code was given out after its expiry or with less life than asked for. No code is said to
-// live longer than it does.
+// noExpiredCode: no code was given out after its expiry or with less life than asked for. No code
+// is said to live longer than it does.
 func noExpiredCode(x *index, v *verdict) {
 	for _, e := range x.Events {
 		if (e.Op != history.Lookup && e.Op != history.Claim) || e.Status != history.OK {
@@ -31,13 +31,13 @@ func noExpiredCode(x *index, v *verdict) {
 	}
 }
 
-// askedBefore is how long before WeChat sees a call the service may have begun it. It is the service's
-// limit for one call.
+// askedBefore is how long before WeChat sees a call the service may have begun it. It is the
+// service's limit for one call.
 const askedBefore = 3 * time.Second
 
-// alwaysValid: a look-up gets a committed code or a reason, and no component that had a code is unknown. Once
-// the system has settled, every look-up and every claim of a component with a living token gets a code, and
-// the current code is renewed before it expires.
+// alwaysValid: a look-up gets a committed code or a reason, and no component that had a code is
+// unknown. Once the system has settled, every look-up and every claim of a component with a living
+// token gets a code, and the current code is renewed before it expires.
 func alwaysValid(x *index, v *verdict) {
 	known := map[string]time.Duration{}
 	for _, e := range x.Events {
@@ -63,22 +63,23 @@ func alwaysValid(x *index, v *verdict) {
 // Prober is the client that sends requests once the system has settled.
 const Prober = "prober"
 
-// hasCode reports whether a component must have a code until the given time, according to its settled
-// state.
+// hasCode reports whether a component must have a code until the given time, according to its
+// settled state.
 func (x *index) hasCode(appid string, until time.Duration) bool {
 	newest, ok := x.newest(appid)
 	return ok && newest.expires > until && x.State.Components[appid].Failure == nil
 }
 
-// refusedForClaim reports whether a claim got no code because WeChat had rejected the token or the request
-// before, for a claim or a spare. A replica then makes no more of these codes until a newer token comes.
+// refusedForClaim reports whether a claim got no code because WeChat had rejected the token or the
+// request before, for a claim or a spare. A replica then makes no more of these codes until a newer
+// token comes.
 func (x *index) refusedForClaim(e history.Event) bool {
 	newest, _ := x.newest(e.AppID)
 	return e.Op == history.Claim && (e.Class == preauth.ClassTokenRejected || e.Class == preauth.ClassRequest) &&
 		slices.ContainsFunc(x.Calls, func(call Call) bool { return call.Token == newest.Token && call.ErrCode != 0 })
 }
 
-// ahead is the least life that a code has left when another replaces it. The service renews it with a quarter
-// left. The rest allows for the interval of a second between two searches, for the call, and for a busy
-// machine.
+// ahead is the least life that a code has left when another replaces it. The service renews it with
+// a quarter left. The rest allows for the interval of a second between two searches, for the call,
+// and for a busy machine.
 func (x *index) ahead() time.Duration { return x.Limits.CodeLife / 15 }

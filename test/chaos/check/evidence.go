@@ -1,9 +1,9 @@
 // Package check decides from the evidence of a run whether preauth kept its promises.
 //
 // The evidence is what clients did and saw, the faults, and the final contents of the database, the
-// streams, the stand-in for WeChat and the processes' logs. The package knows the contract, but not how
-// the service works. It allows faults no more than their unavoidable effect: a wrong clock, for example,
-// makes times wrong by its error and changes nothing else.
+// streams, the stand-in for WeChat and the processes' logs. The package knows the contract, but not
+// how the service works. It allows faults no more than their unavoidable effect: a wrong clock, for
+// example, makes times wrong by its error and changes nothing else.
 package check
 
 import (
@@ -25,8 +25,8 @@ type Evidence struct {
 	// Events are the history, in the order in which the events began.
 	Events []history.Event
 
-	// State is the state of the database and the streams at the end: the system has settled, or the time
-	// for that is over, and the replicas have stopped.
+	// State is the state of the database and the streams at the end: the system has settled, or the
+	// time for that is over, and the replicas have stopped.
 	State State
 	// Undone is what the system had still to do when the time for that was over.
 	Undone []string
@@ -235,8 +235,8 @@ func (x *index) revisions(appid string) []*Code {
 	return codes
 }
 
-// skew returns by how much the clock of any replica was slow or fast at any time from begin to end. Both
-// are 0 or more.
+// skew returns by how much the clock of any replica was slow or fast at any time from begin to end.
+// Both are 0 or more.
 func (x *index) skew(begin, end time.Duration) (slow, fast time.Duration) {
 	for _, clock := range x.clocks {
 		if clock.Begin <= end && clock.End >= begin {

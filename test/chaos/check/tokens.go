@@ -8,8 +8,9 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// nothingLost: each event that JetStream acknowledged is in the stream. Each event in the stream has an
-// outcome: its component's row is from this event or a newer one, or a failure records it as bad.
+// nothingLost: each event that JetStream acknowledged is in the stream. Each event in the stream
+// has an outcome: its component's row is from this event or a newer one, or a failure records it as
+// bad.
 func nothingLost(x *index, v *verdict) {
 	stored := map[string]uint64{}
 	for _, message := range x.State.Tokens {
@@ -40,8 +41,8 @@ func nothingLost(x *index, v *verdict) {
 	}
 }
 
-// newestTokenWins: the component's row is from the newest event. In the order of revisions, no code of an
-// older event follows the code of a newer one.
+// newestTokenWins: the component's row is from the newest event. In the order of revisions, no code
+// of an older event follows the code of a newer one.
 func newestTokenWins(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		newest, ok := x.newest(appid)
@@ -142,8 +143,9 @@ func (x *index) undoneFor(appid string) string {
 	}
 }
 
-// givenUp reports whether the service had a reason to give up a token until a newer one comes: WeChat
-// rejected the token or the request, or the token had expired, if only by a clock that was fast.
+// givenUp reports whether the service had a reason to give up a token until a newer one comes:
+// WeChat rejected the token or the request, or the token had expired, if only by a clock that was
+// fast.
 func (x *index) givenUp(newest tokenEvent, failure Failure) bool {
 	if failure.Class == preauth.ClassTokenExpired {
 		return newest.expires <= failure.At

@@ -69,8 +69,8 @@ const (
 	OK = 200
 )
 
-// Event is one action with its reply, or one observation. Times count from the start of the run. Which
-// fields are set depends on Op.
+// Event is one action with its reply, or one observation. Times count from the start of the run.
+// Which fields are set depends on Op.
 type Event struct {
 	N     int           `json:"n"`
 	Op    Op            `json:"op"`
@@ -116,7 +116,8 @@ type Event struct {
 // IDHeader is the header that identifies a published message. The service ignores it.
 const IDHeader = "Chaos-Id"
 
-// Recorder keeps events in memory and writes them to a file, as JSON lines. It is safe for concurrent use.
+// Recorder keeps events in memory and writes them to a file, as JSON lines. It is safe for
+// concurrent use.
 type Recorder struct {
 	start time.Time
 
@@ -142,8 +143,8 @@ func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
 // At returns a wall-clock time as a time since the start.
 func (r *Recorder) At(t time.Time) time.Duration { return t.Round(0).Sub(r.start.Round(0)) }
 
-// Add records an event, and returns it complete. An event without an End ends now; one without a Begin
-// begins when it ends.
+// Add records an event, and returns it complete. An event without an End ends now; one without a
+// Begin begins when it ends.
 func (r *Recorder) Add(e Event) Event {
 	e.End = cmp.Or(e.End, r.Now())
 	e.Begin = cmp.Or(e.Begin, e.End)

@@ -1,8 +1,8 @@
 // Package nemesis breaks a running system, in many ways and in several at once, and repairs what it
 // broke.
 //
-// The seed determines which faults come, to what, for how long and after which pauses. The history has
-// each fault from its begin until it was undone.
+// The seed determines which faults come, to what, for how long and after which pauses. The history
+// has each fault from its begin until it was undone.
 package nemesis
 
 import (
@@ -79,7 +79,8 @@ type fault struct {
 	act    func(context.Context, *rand.Rand)
 }
 
-// Run breaks things until ctx ends, and then repairs them. The error is about what it cannot repair.
+// Run breaks things until ctx ends, and then repairs them. The error is about what it cannot
+// repair.
 func (n *Nemesis) Run(ctx context.Context) error {
 	var lanes sync.WaitGroup
 	lanes.Go(func() { n.setTempo(ctx, n.chance("tempo")) })
@@ -140,7 +141,8 @@ func (n *Nemesis) follow(ctx context.Context, l lane, rng *rand.Rand) {
 	}
 }
 
-// pause waits until it is time for the next fault. A change of tempo takes effect on the current wait.
+// pause waits until it is time for the next fault. A change of tempo takes effect on the current
+// wait.
 func (n *Nemesis) pause(ctx context.Context, l lane, rng *rand.Rand) bool {
 	const step = 50 * time.Millisecond
 	for left := rng.ExpFloat64(); left > 0; {
@@ -152,9 +154,9 @@ func (n *Nemesis) pause(ctx context.Context, l lane, rng *rand.Rand) bool {
 	return ctx.Err() == nil
 }
 
-// during causes a fault with begin, waits for a time of up to longest or until ctx ends, undoes the fault
-// with the function that begin returned, and records it. A nil function means that the fault could not
-// be caused.
+// during causes a fault with begin, waits for a time of up to longest or until ctx ends, undoes the
+// fault with the function that begin returned, and records it. A nil function means that the fault
+// could not be caused.
 func (n *Nemesis) during(ctx context.Context, rng *rand.Rand, longest time.Duration, e history.Event, begin func() (undo func() error)) {
 	e.Op, e.Begin = history.Fault, n.Recorder.Now()
 	// Drawn even if begin fails, so that later choices do not depend on that.

@@ -16,8 +16,8 @@ import (
 type Programs struct{ Preauth, NATS string }
 
 // Build builds the service into dir, as for production but with a clock that can be set wrong, and
-// nats-server in the version of the project's go.mod. overlay has other texts for source files of the
-// project, by their path within it; nil has none.
+// nats-server in the version of the project's go.mod. overlay has other texts for source files of
+// the project, by their path within it; nil has none.
 func Build(ctx context.Context, dir string, overlay map[string]string) (Programs, error) {
 	programs := Programs{Preauth: filepath.Join(dir, "preauth"), NATS: filepath.Join(dir, "nats-server")}
 	root, err := Root(ctx)
@@ -34,8 +34,8 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
 }
 
-// Compile compiles the packages of the files in overlay, without linking a program. dir takes files of
-// its own.
+// Compile compiles the packages of the files in overlay, without linking a program. dir takes files
+// of its own.
 func Compile(ctx context.Context, dir string, overlay map[string]string) error {
 	root, err := Root(ctx)
 	if err != nil {
@@ -54,8 +54,8 @@ func Compile(ctx context.Context, dir string, overlay map[string]string) error {
 	return goIn(ctx, root, append([]string{"build", "-overlay", name}, packages...)...)
 }
 
-// Root returns the directory of the project that the harness belongs to. The working directory must be
-// in the harness's module.
+// Root returns the directory of the project that the harness belongs to. The working directory must
+// be in the harness's module.
 func Root(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "preauth").Output()
 	if err != nil {
@@ -73,8 +73,8 @@ func goIn(ctx context.Context, dir string, args ...string) error {
 	return nil
 }
 
-// writeOverlay writes the texts, and the file for go build -overlay that names them. It returns the name
-// of that file.
+// writeOverlay writes the texts, and the file for go build -overlay that names them. It returns the
+// name of that file.
 func writeOverlay(dir, root string, texts map[string]string) (string, error) {
 	replace := map[string]string{}
 	for name, text := range texts {

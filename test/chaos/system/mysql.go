@@ -36,8 +36,8 @@ var grants = []string{
 	"GRANT SELECT, INSERT, UPDATE ON preauth.stream_set TO 'preauth'@'%'",
 }
 
-// startMySQL starts a server with the schema, and with a user that has no more rights than the service
-// needs.
+// startMySQL starts a server with the schema, and with a user that has no more rights than the
+// service needs.
 func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, preauth string, log func(string, ...any)) (_ *MySQL, err error) {
 	m := &MySQL{Dir: filepath.Join(dir, "mysql")}
 	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{Engine: engine, Dir: m.Dir, Log: log}); err != nil {

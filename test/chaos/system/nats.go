@@ -15,8 +15,8 @@ import (
 	"preauth/internal/loopback"
 )
 
-// maxFileStore is the space of a NATS server for its streams. The largest, that of failures, may take
-// 64 MiB. A fault can fill the rest quickly.
+// maxFileStore is the space of a NATS server for its streams. The largest, that of failures, may
+// take 64 MiB. A fault can fill the rest quickly.
 const maxFileStore = 96 << 20
 
 // NATS is one NATS server or a cluster of them.

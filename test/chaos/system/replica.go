@@ -31,8 +31,8 @@ type Replica struct {
 	faults  []string // what it did that a service must never do
 }
 
-// stopLimit bounds the time that the service may take to stop after SIGTERM: its own limit of 15 s, 5 s for
-// the last messages, and as much again for a busy machine.
+// stopLimit bounds the time that the service may take to stop after SIGTERM: its own limit of 15 s,
+// 5 s for the last messages, and as much again for a busy machine.
 const stopLimit = 40 * time.Second
 
 // ErrDown means that the replica does not run or is stopped.
@@ -73,8 +73,8 @@ func (r *Replica) Kill() error {
 	return nil
 }
 
-// Terminate stops the replica with SIGTERM and waits until it is gone. It returns ErrDown for a replica
-// that is still starting.
+// Terminate stops the replica with SIGTERM and waits until it is gone. It returns ErrDown for a
+// replica that is still starting.
 func (r *Replica) Terminate() error {
 	asked, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

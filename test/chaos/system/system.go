@@ -1,7 +1,7 @@
 // Package system runs preauth with all its surroundings for the fault harness: replicas of the real
-// binary, nats-server and a MySQL-protocol server as processes, the stand-in for WeChat, and a proxy
-// between each replica and each server. Everything listens on loopback addresses and ends with the
-// harness.
+// binary, nats-server and a MySQL-protocol server as processes, the stand-in for WeChat, and a
+// proxy between each replica and each server. Everything listens on loopback addresses and ends
+// with the harness.
 package system
 
 import (
@@ -42,8 +42,8 @@ type System struct {
 	proxies []*Proxy
 }
 
-// The service's settings that differ from the defaults. Its waits fit a run of a minute. It has no limit
-// of calls, because the checker counts how many it makes.
+// The service's settings that differ from the defaults. Its waits fit a run of a minute. It has no
+// limit of calls, because the checker counts how many it makes.
 const (
 	// Spares is the number of spares of a component.
 	Spares = 1
@@ -51,7 +51,8 @@ const (
 	RequestTimeout = 4 * time.Second
 	// LongestDelay is the longest wait between two tries.
 	LongestDelay = 5 * time.Second
-	// Lease is how long a component is left to a replica that may have died, a constant of the service.
+	// Lease is how long a component is left to a replica that may have died, a constant of the
+	// service.
 	Lease = 20 * time.Second
 )
 

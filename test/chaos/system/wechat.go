@@ -7,8 +7,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// WeChat is the stand-in, with a fault for all calls. It runs in the harness's process: it is not under
-// test, and its log is evidence that must survive.
+// WeChat is the stand-in, with a fault for all calls. It runs in the harness's process: it is not
+// under test, and its log is evidence that must survive.
 type WeChat struct {
 	*wechattest.Server
 
@@ -55,8 +55,8 @@ func (w *WeChat) decide(call wechattest.Call) wechattest.Fault {
 	return fault
 }
 
-// SetFault gives the n-th call from now on, counted from 1, the fault that the function returns. A nil
-// function ends that. Calls of the function are serialized.
+// SetFault gives the n-th call from now on, counted from 1, the fault that the function returns. A
+// nil function ends that. Calls of the function are serialized.
 func (w *WeChat) SetFault(fault func(n int) wechattest.Fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

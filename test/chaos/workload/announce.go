@@ -70,8 +70,8 @@ func (w *Workload) issue(c *component, rng *rand.Rand) token {
 	return t
 }
 
-// PublishGood announces a new, long-lived token for a component. It returns when the stream has stored
-// the event.
+// PublishGood announces a new, long-lived token for a component. It returns when the stream has
+// stored the event.
 func (w *Workload) PublishGood(ctx context.Context, appid string) error {
 	rng := w.chance("good " + appid)
 	t := w.issue(w.component(appid), rng)

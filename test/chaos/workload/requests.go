@@ -102,7 +102,8 @@ func (w *Workload) claimCodes(ctx context.Context, name string, rng *rand.Rand) 
 	}
 }
 
-// claimAgain repeats a claim that was answered before, sometimes in a way that the service has to refuse.
+// claimAgain repeats a claim that was answered before, sometimes in a way that the service has to
+// refuse.
 func (w *Workload) claimAgain(ctx context.Context, name string, rng *rand.Rand) bool {
 	w.mu.Lock()
 	if len(w.claims) == 0 {

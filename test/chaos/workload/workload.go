@@ -1,6 +1,6 @@
-// Package workload uses the service as its clients do, all at once and not always well: token services
-// that announce, repeat, reorder and garble tokens, programs that look up, claim and resolve codes, and
-// a subscriber. It records what it does and sees.
+// Package workload uses the service as its clients do, all at once and not always well: token
+// services that announce, repeat, reorder and garble tokens, programs that look up, claim and
+// resolve codes, and a subscriber. It records what it does and sees.
 package workload
 
 import (
