@@ -217,8 +217,24 @@ func TestClientClaimFails(t *testing.T) {
 		}
 	})
 	t.Run("when the request breaks the contract", func(t *testing.T) {
-		_, err := newClient(t, connect(t)).Claim(t.Context(), preauth.ClaimRequest{AppID: appID, ClaimID: marker + "\n"})
-		checkRefused(t, err, "claim_id must be UTF-8 without control characters")
+		nc := connect(t)
+		requests := answer(t, nc, "preauth.claim.>", nil, aClaim().Encode())
+		client := newClient(t, nc)
+		for says, request := range map[string]preauth.ClaimRequest{
+			"name the component":                           {},
+			"64 letters, digits":                           {AppID: ">"},
+			"claim_id must be UTF-8 without control":       {AppID: appID, ClaimID: marker + "\n"},
+			"reference has 257 characters":                 {AppID: appID, Reference: strings.Repeat("r", 257)},
+			"min_ttl must be 0 to 86400 seconds":           {AppID: appID, MinTTL: 24*time.Hour + 1},
+			"redirect_uri must be an absolute http or":     {AppID: appID, LinkOptions: preauth.LinkOptions{RedirectURI: marker}},
+			"category_id_list must be ids of permission s": {AppID: appID, LinkOptions: preauth.LinkOptions{CategoryIDList: marker}},
+		} {
+			_, err := client.Claim(t.Context(), request)
+			checkRefused(t, err, says)
+		}
+		if len(requests) > 0 {
+			t.Error("a request that breaks the contract was sent")
+		}
 	})
 	for name, change := range map[string]func(*preauth.Claim){
 		"component": func(c *preauth.Claim) { c.AppID = "wx1" },

@@ -54,6 +54,33 @@ func TestFailureOnTheWire(t *testing.T) {
 	}
 }
 
+// Every character survives, whether or not JSON has to escape it.
+func TestErrMsgOnTheWire(t *testing.T) {
+	for c := range rune(0x180) {
+		f := aFailure()
+		f.ErrMsg = "a" + string(c) + "b"
+		got, err := preauth.ParseFailure(f.Encode())
+		if err != nil || got != f {
+			t.Errorf("%q became %q, %v", f.ErrMsg, got.ErrMsg, err)
+		}
+	}
+}
+
+func TestLargestBody(t *testing.T) {
+	f := aFailure()
+	f.ErrMsg = ""
+	f.ErrMsg = strings.Repeat("x", preauth.MaxBody-len(f.Encode())-len(`"errmsg":"",`))
+	if body := f.Encode(); len(body) != preauth.MaxBody {
+		t.Fatalf("the body has %d bytes", len(body))
+	}
+	if got, err := preauth.ParseFailure(f.Encode()); err != nil || got != f {
+		t.Errorf("a body of %d bytes: %v", preauth.MaxBody, err)
+	}
+	f.ErrMsg += "x"
+	_, err := preauth.ParseFailure(f.Encode())
+	checkRefused(t, err, "the body has 65537 bytes: the limit is 65536")
+}
+
 func TestFailureSubjectAndHeader(t *testing.T) {
 	if got := aFailure().Subject("preauth.failed"); got != "preauth.failed."+appID {
 		t.Errorf("Subject() = %q", got)

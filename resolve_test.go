@@ -21,7 +21,7 @@ func TestParseResolveRequest(t *testing.T) {
 		"an empty body":      {``, "must be a JSON object"},
 		"no code":            {`{}`, "set it to the code to resolve"},
 		"an empty code":      {`{"pre_auth_code":""}`, "set it to the code to resolve"},
-		"a code too long":    {`{"pre_auth_code":"` + code + strings.Repeat("c", preauth.MaxCode) + `"}`, "must have 1 to 512 bytes"},
+		"a code too long":    {`{"pre_auth_code":"` + code + strings.Repeat("c", preauth.MaxCode+1-len(code)) + `"}`, "must have 1 to 512 bytes"},
 		"a code as an array": {`{"pre_auth_code":["` + code + `"]}`, "pre_auth_code must be a string"},
 		"two codes":          {`{"pre_auth_code":"` + code + `","pre_auth_code":"` + code + `"}`, "pre_auth_code appears twice"},
 	}

@@ -22,9 +22,9 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// way is one kind of work that the service does. Each of its operations on MySQL, NATS and WeChat is
-// made to fail twice: once without being applied, and once applied but reported as failed. The work
-// must reach the same end state each time.
+// way is one kind of work that the service does. Each of its operations on MySQL, NATS and WeChat
+// is made to fail, without being applied or applied but reported as failed. The work must reach the
+// same end state each time.
 type way struct {
 	spares int // the service's setting; 0 for none
 	// given prepares a component.
@@ -42,8 +42,8 @@ type way struct {
 	// purged is how many codes are deleted.
 	purged int
 
-	// reads and writes are the operations on MySQL. The reads, which include those that only read
-	// again, fail only without being applied. messages are what the replica sends to NATS.
+	// reads and writes are the operations on MySQL. Those that only repeat something count as
+	// reads, which fail only without being applied. messages are what the replica sends to NATS.
 	reads, writes, messages []string
 	// elsewhere are further operations and messages, which another way interrupts.
 	elsewhere []string
@@ -127,7 +127,7 @@ func ways() map[string]way {
 	}
 
 	return map[string]way{
-		"token event, the first": {
+		"first token event": {
 			given: func(*bench) {},
 			do:    func(b *bench) { b.announce(b.appid, b.token("first")) },
 
@@ -135,14 +135,14 @@ func ways() map[string]way {
 			reads: []string{"components"}, writes: append([]string{"create", "code", "announce", "announced"}, saving...),
 			messages: []string{"ack", "publish update", "pull events"},
 		},
-		"token event, the next": {
+		"next token event": {
 			given: afterAToken, do: announceAnother,
 
 			revision: 2, calls: 1, updates: 1,
 			reads: []string{"components", "owners"}, writes: nextCode,
 			messages: []string{"ack", "publish update"},
 		},
-		"token event, repeated": {
+		"repeated token event": {
 			given: func(b *bench) {
 				b.spare = b.token("repeated")
 				b.announce(b.appid, b.spare)
@@ -154,7 +154,7 @@ func ways() map[string]way {
 			reads:    []string{"components"}, writes: saving,
 			messages: []string{"ack"},
 		},
-		"token event, in flight for long": {
+		"token event in flight for long": {
 			given: afterAToken,
 			do: func(b *bench) {
 				hold := wechattest.NewHold()
@@ -170,21 +170,21 @@ func ways() map[string]way {
 			messages:  []string{"in progress"},
 			elsewhere: append([]string{"components", "ack", "publish update"}, nextCode...),
 		},
-		"token event, given back": {
+		"token event returned to NATS": {
 			given: func(*bench) {},
 			do: func(b *bench) {
 				release := b.r.holdHealth(b.faults)
 				defer release()
 				b.faults.Script("components", repotest.Answered(1142, "SELECT command denied"))
 				b.announce(b.appid, b.token("first"))
-				b.eventually("given back", func() bool { return b.faults.Unmet() == 0 })
+				b.eventually("the event is returned to NATS", func() bool { return b.faults.Unmet() == 0 })
 			},
 
 			revision: 1, calls: 1, updates: 1,
 			messages:  []string{"nak"},
 			elsewhere: []string{"begin", "lock", "create", "component", "code", "announce", "commit", "announced", "ack", "publish update"},
 		},
-		"failure recorded, to be tried again": {
+		"recorded failure that is retried": {
 			given: afterAToken,
 			do: func(b *bench) {
 				failed := b.r.stepsOf(consumer.StepFailed, b.appid)
@@ -202,7 +202,7 @@ func ways() map[string]way {
 			messages: []string{"ack", "publish failure", "publish update"},
 			lost:     []string{"lease applied again and again"},
 		},
-		"failure recorded, given up": {
+		"recorded failure that is given up": {
 			given: afterAToken,
 			do: func(b *bench) {
 				b.wechat.Next(b.appid, wechattest.Error(47001, ""))
@@ -317,7 +317,7 @@ func ways() map[string]way {
 			reads: []string{"claimable"}, writes: []string{"retire_claim", "claim"},
 			elsewhere: []string{"spares", "add_spares"},
 		},
-		"claim made while waiting": {
+		"claim without a spare": {
 			given: afterAToken, do: claim, then: claimed,
 
 			revision: 1, calls: 1,
@@ -325,7 +325,7 @@ func ways() map[string]way {
 			messages: []string{"answer"},
 			more:     map[string]int{"claim_new not applied again and again": 1},
 		},
-		"claim made while waiting, after the old code expired": {
+		"claim without a spare after the old code expired": {
 			given: func(b *bench) {
 				afterAToken(b)
 				expireClaim(b)
@@ -664,7 +664,7 @@ func (b *bench) quiet() {
 	b.t.Helper()
 	b.r.ready()
 	b.acknowledged()
-	b.eventually("nothing leased and nothing to announce", func() bool {
+	b.eventually("no component is due or leased, and the outbox is empty", func() bool {
 		due, err := dueNow(b.database, b.clock.Now())
 		rows, _, err2 := b.r.db.OutboxDepth(b.within())
 		return err == nil && err2 == nil && due == 0 && rows == 0
@@ -697,10 +697,10 @@ func (b *bench) hurry(met func(*bench) bool) (stop func()) {
 // benches counts the components of all benches.
 var benches atomic.Int64
 
-// Each operation of each way fails, without being applied or applied but reported as failed, once or
-// until repo gives up. The system recovers by itself and reaches the same end state as without the
-// failure: one current code, made with the newest token and announced; all events acknowledged; no
-// code given twice; and as many calls of WeChat as the table says.
+// Each operation of each way fails, without being applied or applied but reported as failed, once
+// or until repo gives up. The system recovers by itself and reaches the same end state as without
+// the failure: one current code, made with the newest token and announced; all events acknowledged;
+// no code given twice; and as many calls of WeChat as the table says.
 func TestEveryWriteBothWays(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of cases")
@@ -731,8 +731,8 @@ func TestEveryWriteBothWays(t *testing.T) {
 	}
 }
 
-// A replica that starts becomes ready and works although one of its requests to NATS, or the answer,
-// is lost.
+// A replica that starts becomes ready and works although one of its requests to NATS, or the
+// answer, is lost.
 func TestEveryCreationBothWays(t *testing.T) {
 	creations := []string{
 		"ask for the account", "find token stream", "look at stream", "create token stream", "create update stream", "create failure stream",

@@ -44,8 +44,8 @@ func TestEventSupersededBeforeItsTurnCostsNoCall(t *testing.T) {
 	}
 }
 
-// A renewal whose lease ends while it waits for a call slot makes no call. The replica with the next
-// lease does.
+// A renewal whose lease ends while it waits for a call slot makes no call. The replica with the
+// next lease does.
 func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -176,7 +176,7 @@ func TestRequestsBeforeTheTokensAreReadLoseNoToken(t *testing.T) {
 		}
 	}
 	r := w.start(func(s *setup) { s.cfg.Now, s.cfg.RequestTimeout = c.Now, time.Second })
-	w.eventually("look-ups from memory", func() bool {
+	w.eventually("look-ups are answered from memory", func() bool {
 		_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
 		return err == nil
 	})

@@ -80,8 +80,8 @@ func TestSparesThatCannotLastUntilTheRenewalAreMadeOnce(t *testing.T) {
 	}
 }
 
-// If no spare can last until the renewal, a claim still costs one call, to replace the spare that it
-// took. A claim that repeats its claim id costs none.
+// If no spare can last until the renewal, a claim still costs one call, to replace the spare that
+// it took. A claim that repeats its claim id costs none.
 func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	const spares = 3
 	w := newWorld(t, wechattest.Options{CodeLife: 10 * time.Minute})
@@ -115,7 +115,8 @@ func TestSparesAreRetried(t *testing.T) {
 	}
 }
 
-// Claims do not retry a token that WeChat rejected for a claim until a renewal has succeeded with it.
+// Claims do not retry a token that WeChat rejected for a claim until a renewal has succeeded with
+// it.
 func TestClaimsWorkAgainAfterARenewal(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 20 * time.Minute, Now: c.Now})
@@ -275,15 +276,15 @@ func TestClaimsThatCannotBeServed(t *testing.T) {
 		code          int
 		says          string
 	}{
-		"never seen":           {"preauth.claim.wx2", "", 404, "no token event"},
-		"no component":         {"preauth.claim", "", 400, "component_appid is missing"},
-		"impossible component": {"preauth.claim.a.b", "", 400, "component_appid must be"},
-		"claim_id too long":    {"preauth.claim.wx1", `{"claim_id":"` + long + `"}`, 400, "claim_id has 200 characters"},
-		"control character":    {"preauth.claim.wx1", `{"reference":"a\u0000b"}`, 400, "reference must be UTF-8 without control characters"},
-		"min_ttl":              {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
-		"quota":                {"preauth.claim.wx1", `{}`, 503, "no valid code"},
-		"no code to resolve":   {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
-		"unknown code":         {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
+		"never seen":         {"preauth.claim.wx2", "", 404, "no token event"},
+		"no component":       {"preauth.claim", "", 400, "component_appid is missing"},
+		"invalid component":  {"preauth.claim.a.b", "", 400, "component_appid must be"},
+		"claim_id too long":  {"preauth.claim.wx1", `{"claim_id":"` + long + `"}`, 400, "claim_id has 200 characters"},
+		"control character":  {"preauth.claim.wx1", `{"reference":"a\u0000b"}`, 400, "reference must be UTF-8 without control characters"},
+		"min_ttl":            {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
+		"quota":              {"preauth.claim.wx1", `{}`, 503, "no valid code"},
+		"no code to resolve": {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
+		"unknown code":       {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -379,8 +380,8 @@ func TestCallLimits(t *testing.T) {
 	}
 }
 
-// A claim skips a spare that would expire before the visitor can open the page. A claim id keeps the
-// code that it has until that expires.
+// A claim skips a spare that would expire before the visitor can open the page. A claim id keeps
+// the code that it has until that expires.
 func TestClaimSkipsSparesAboutToExpire(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{CodeLife: 30 * time.Minute, Now: c.Now})
@@ -436,8 +437,8 @@ func TestSparesLastFromRenewalToRenewal(t *testing.T) {
 	}
 }
 
-// If WeChat answers a claim with a code that it issued before, the claim fails as a bad reply and not
-// as an error of the database.
+// If WeChat answers a claim with a code that it issued before, the claim fails as a bad reply and
+// not as an error of the database.
 func TestClaimOfAKnownCodeIsRefused(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

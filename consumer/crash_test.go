@@ -33,8 +33,8 @@ const (
 // never is a step that no replica takes.
 const never consumer.StepName = "never"
 
-// crashingReplica is the main function of a replica's own process. It closes stdout once the replica
-// is ready, and exits when stdin is closed.
+// crashingReplica is the main function of a replica's own process. It closes stdout once the
+// replica is ready, and exits when stdin is closed.
 func crashingReplica() {
 	fail := func(err error) {
 		if err != nil {
@@ -118,8 +118,8 @@ func (w *world) crash(at consumer.StepName) {
 	}
 }
 
-// The process is killed in each gap between two external effects. After a restart there is always one
-// current code, and the stream's last message announces it.
+// The process is killed in each gap between two external effects. After a restart there is always
+// one current code, and the stream's last message announces it.
 func TestKilledInEachGap(t *testing.T) {
 	gaps := map[consumer.StepName]struct{ calls int }{
 		consumer.StepReceived:     {calls: 1},

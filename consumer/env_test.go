@@ -372,8 +372,8 @@ func (r *replica) ready() *replica {
 	return r
 }
 
-// holdHealth blocks the replica's periodic check of MySQL until it is released or the test ends. The
-// check's reads have the same names as an event's, so a scripted fault could hit them instead.
+// holdHealth blocks the replica's periodic check of MySQL until it is released or the test ends.
+// The check's reads have the same names as an event's, so a scripted fault could hit them instead.
 func (r *replica) holdHealth(faults *repotest.Faults) (release func()) {
 	r.t.Helper()
 	held, released := make(chan struct{}), make(chan struct{})

@@ -48,7 +48,7 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 		t.Errorf("the code lives for %v, want 10m", life)
 	}
 	if calls := w.wechat.Calls("wx1"); len(calls) != 1 || !calls[0].Token.Equal(token) {
-		t.Error("WeChat was not asked once with the token")
+		t.Error("WeChat was not called exactly once with the token")
 	}
 	if got := w.settled(r, "wx1"); got.Revision != 1 {
 		t.Errorf("settled at revision %d", got.Revision)
@@ -221,7 +221,7 @@ func TestRejectedTokenRedeliveredAsNewMakesNoCall(t *testing.T) {
 		return r.stepsOf(consumer.StepSuperseded, "wx1")-superseded+r.stepsOf(consumer.StepFailed, "wx1")-1 == 2
 	})
 	if more := w.wechat.Count("wx1") - calls; more != 0 {
-		t.Errorf("%d more calls", more)
+		t.Errorf("%d more calls, want 0", more)
 	}
 }
 
@@ -251,7 +251,7 @@ func TestTokenRejectedInAnotherReplicaAndDeliveredAgainMakesNoCall(t *testing.T)
 	w.eventually("all events received again", func() bool { return r.stepsOf(consumer.StepReceived, "wx1") == 3 })
 	w.acknowledged()
 	if more := w.wechat.Count("wx1") - calls; more != 0 {
-		t.Errorf("%d more calls", more)
+		t.Errorf("%d more calls, want 0", more)
 	}
 }
 
@@ -350,13 +350,13 @@ func TestBadEventsAreRecordedAndBlockNoOthers(t *testing.T) {
 		class         preauth.Class
 		says          string
 	}{
-		"not JSON":         {"component.token.updated", secret, "", preauth.ClassBadEvent, "JSON object"},
-		"empty":            {"component.token.updated", "", "", preauth.ClassBadEvent, "JSON object"},
-		"no token":         {"component.token.updated.wx9", `{"x":1}`, "wx9", preauth.ClassBadEvent, "component_access_token is missing"},
-		"impossible appid": {"component.token.updated", good("wx/9 *"), "", preauth.ClassBadEvent, "component_appid must be"},
-		"no appid":         {"component.token.updated", good(""), "", preauth.ClassBadEvent, "component_appid is missing"},
-		"two-token appid":  {"component.token.updated.wx9.more", good(""), "", preauth.ClassBadEvent, "component_appid must be"},
-		"appid mismatch":   {"component.token.updated.wx9", good("wx8"), "", preauth.ClassBadEvent, "different components"},
+		"not JSON":        {"component.token.updated", secret, "", preauth.ClassBadEvent, "JSON object"},
+		"empty":           {"component.token.updated", "", "", preauth.ClassBadEvent, "JSON object"},
+		"no token":        {"component.token.updated.wx9", `{"x":1}`, "wx9", preauth.ClassBadEvent, "component_access_token is missing"},
+		"invalid appid":   {"component.token.updated", good("wx/9 *"), "", preauth.ClassBadEvent, "component_appid must be"},
+		"no appid":        {"component.token.updated", good(""), "", preauth.ClassBadEvent, "component_appid is missing"},
+		"two-token appid": {"component.token.updated.wx9.more", good(""), "", preauth.ClassBadEvent, "component_appid must be"},
+		"appid mismatch":  {"component.token.updated.wx9", good("wx8"), "", preauth.ClassBadEvent, "different components"},
 		"too large": {
 			"component.token.updated.wx9", good("wx9") + strings.Repeat(" ", preauth.MaxBody), "wx9", preauth.ClassBadEvent, "limit",
 		},
@@ -365,7 +365,7 @@ func TestBadEventsAreRecordedAndBlockNoOthers(t *testing.T) {
 			fmt.Sprintf(`{"component_access_token":%q,"issued_at":"2026-01-01T00:00:00Z","expires_at":%q}`, secret, past),
 			"wx9", preauth.ClassBadEvent, "expires_at",
 		},
-		"dead on arrival": {
+		"expired on arrival": {
 			"component.token.updated.wx10",
 			fmt.Sprintf(`{"component_access_token":%q,"issued_at":%q,"expires_in":60}`, secret, past),
 			"wx10", preauth.ClassTokenExpired, "expired",
@@ -637,7 +637,7 @@ func TestLookUps(t *testing.T) {
 	}{
 		"never seen":            {"preauth.lookup.wx2", "", 404, "no token event"},
 		"no component":          {"preauth.lookup", "", 400, "component_appid is missing"},
-		"impossible component":  {"preauth.lookup.a.b", "", 400, "component_appid must be"},
+		"invalid component":     {"preauth.lookup.a.b", "", 400, "component_appid must be"},
 		"not JSON":              {"preauth.lookup", "wx1", 400, "JSON object"},
 		"two components":        {"preauth.lookup.wx1", `{"component_appid":"wx2"}`, 400, "different components"},
 		"negative min_ttl":      {"preauth.lookup.wx1", `{"min_ttl":-1}`, 400, "min_ttl"},
@@ -753,8 +753,8 @@ func TestRequestsForAFirstCodeThatTakesLongAreRefused(t *testing.T) {
 	}
 }
 
-// The client chooses the reply subject, and the service has publish permissions that the client lacks.
-// So it must not answer on a subject of the contract or of JetStream.
+// The client chooses the reply subject, and the service has publish permissions that the client
+// lacks. So it must not answer on a subject of the contract or of JetStream.
 func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

@@ -105,8 +105,8 @@ func TestForeignUpdateOfAnUnknownComponent(t *testing.T) {
 	})
 }
 
-// After the database is restored from a backup, look-ups return its codes, and they are announced with
-// a revision above the stream's.
+// After the database is restored from a backup, look-ups return its codes, and they are announced
+// with a revision above the stream's.
 func TestRestoredDatabaseIsTheTruth(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

@@ -28,8 +28,8 @@ func (w *world) lines(after int) (seen []string) {
 	return seen
 }
 
-// An outage of ten minutes is logged once when it begins, now and then while it lasts, and once when it
-// is over, however much work it blocks.
+// An outage of ten minutes is logged once when it begins, now and then while it lasts, and once
+// when it is over, however much work it blocks.
 func TestOutageOfTenMinutesIsFewLines(t *testing.T) {
 	for _, part := range []struct {
 		name       string

@@ -9,8 +9,8 @@ import (
 	"preauth/internal/view"
 )
 
-// fromMemory returns a look-up handler that has one code in memory. It fails the test if memory is not
-// enough to answer.
+// fromMemory returns a look-up handler that has one code in memory. It fails the test if memory is
+// not enough to answer.
 func fromMemory(tb testing.TB) func(data []byte) []byte {
 	now := time.Now()
 	codes := view.NewCodes()
@@ -29,8 +29,8 @@ func fromMemory(tb testing.TB) func(data []byte) []byte {
 	}
 }
 
-// An empty request answered from memory allocates nothing: each answer is written into the buffer of
-// the one before.
+// An empty request answered from memory allocates nothing: each answer is written into the buffer
+// of the one before.
 func TestAllocationsOfALookUp(t *testing.T) {
 	answer := fromMemory(t)
 	if got := testing.AllocsPerRun(1000, func() { answer(nil) }); got != 0 {

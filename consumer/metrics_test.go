@@ -10,7 +10,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// counted returns the values of one of the replica's counters by the value of its label, without zeros.
+// counted returns the values of one of the replica's counters by the value of its label, without
+// zeros.
 func (r *replica) counted(name string) map[string]int {
 	r.t.Helper()
 	families, err := r.registry.Gather()

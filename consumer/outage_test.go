@@ -182,8 +182,8 @@ func TestStreamOfTokensIsReCreated(t *testing.T) {
 	}
 }
 
-// New subscribers read the stream's last message of a component, so an older revision must never follow
-// a newer one.
+// New subscribers read the stream's last message of a component, so an older revision must never
+// follow a newer one.
 func TestOlderRevisionNeverFollowsANewerOne(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// This replica commits revision 1 but cannot announce it, because its connection is closed.
@@ -232,8 +232,8 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 	}
 }
 
-// A code that is made for a look-up during shutdown is announced, and its outbox row deleted, before
-// Run returns.
+// A code that is made for a look-up during shutdown is announced, and its outbox row deleted,
+// before Run returns.
 func TestShutdownFinishesACodeForALookUp(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()

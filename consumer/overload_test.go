@@ -14,9 +14,10 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// The service gets more look-ups, claims and events than it can serve, MySQL is slow and one subscriber
-// reads nothing. Every request is answered: from memory as usual, or with 429 if there is no free slot.
-// Events are processed, the service stays ready, and memory and goroutines stay bounded.
+// The service gets more look-ups, claims and events than it can serve, MySQL is slow and one
+// subscriber reads nothing. Every request is answered: from memory as usual, or with 429 if there
+// is no free slot. Events are processed, the service stays ready, and memory and goroutines stay
+// bounded.
 func TestOverload(t *testing.T) {
 	const (
 		components = 20

@@ -10,8 +10,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// Two services with different streams must not share a database. The second one reports that and stays
-// idle until it adopts the database.
+// Two services with different streams must not share a database. The second one reports that and
+// stays idle until it adopts the database.
 func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	ours := w.start().ready()

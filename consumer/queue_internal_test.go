@@ -28,8 +28,8 @@ func drain(q *queue) (ids []string) {
 	return ids
 }
 
-// If several updates of a component wait, only the newest is published, whatever their order. Failures
-// are all published.
+// If several updates of a component wait, only the newest is published, whatever their order.
+// Failures are all published.
 func TestNewestWaitingRevisionIsPublished(t *testing.T) {
 	for name, test := range map[string]struct {
 		add       []pending

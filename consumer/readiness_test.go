@@ -119,7 +119,7 @@ func TestShutdownWhileNATSIsAway(t *testing.T) {
 			return
 		}
 	}
-	t.Error("Run waits for the reader")
+	t.Error("Run waited for the reader each time")
 }
 
 func timeToStopWhileNATSIsAway(t *testing.T) time.Duration {
@@ -172,8 +172,8 @@ func TestShutdownWhileTheLineIsStalled(t *testing.T) {
 	w.settled(other, "wx1")
 }
 
-// A replica that shuts down answers the requests that NATS has delivered to it, or refuses them so that
-// the client can ask another replica.
+// A replica that shuts down answers the requests that NATS has delivered to it, or refuses them so
+// that the client can ask another replica.
 func TestLookUpsWhileStoppingAreAnsweredOrRefused(t *testing.T) {
 	const requests = 5000
 	w := newWorld(t, wechattest.Options{})

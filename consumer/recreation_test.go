@@ -32,8 +32,8 @@ func (w *world) tokenStream() jetstream.Stream {
 	return stream
 }
 
-// consumers returns the token stream's consumers: the durable that the replicas share, and the names of
-// those with which each replica reads the stream into memory.
+// consumers returns the token stream's consumers: the durable that the replicas share, and the
+// names of those with which each replica reads the stream into memory.
 func (w *world) consumers() (durable *jetstream.ConsumerInfo, readers []string) {
 	w.t.Helper()
 	consumers := w.tokenStream().ListConsumers(w.within())
@@ -50,8 +50,8 @@ func (w *world) consumers() (durable *jetstream.ConsumerInfo, readers []string) 
 	return durable, readers
 }
 
-// A recreated stream counts from 1 again. A replica that has not noticed the new stream must not take
-// its events for older events of the previous one.
+// A recreated stream counts from 1 again. A replica that has not noticed the new stream must not
+// take its events for older events of the previous one.
 func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// Given a component with several events in the stream, and a replica without a free slot.
@@ -91,8 +91,8 @@ func TestEventOfAReCreatedStreamIsNotTakenForAnOldOne(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-// An acknowledgement is in transit while the stream is recreated. In the new stream another event has
-// its sequence, and must not be acknowledged.
+// An acknowledgement is in transit while the stream is recreated. In the new stream another event
+// has its sequence, and must not be acknowledged.
 func TestLateAcknowledgementHitsNoOtherEvent(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// Given an acknowledgement in transit.
@@ -163,8 +163,8 @@ func TestOlderRevisionNeverFollowsANewerOneInAReCreatedStream(t *testing.T) {
 	}
 }
 
-// NATS loses what it has not synced. The stream stays the same one, but gives the sequences of the lost
-// events to new ones.
+// NATS loses what it has not synced. The stream stays the same one, but gives the sequences of the
+// lost events to new ones.
 func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 	cases := map[string]struct {
 		lost int // events of the component
@@ -209,7 +209,7 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 			w.restartNATS()
 			r = c.then(w, r.ready()).ready()
 			if !w.tokenStream().CachedInfo().Created.Equal(created) {
-				t.Fatal("the stream is another one")
+				t.Fatal("the stream is not the same one")
 			}
 			newest := w.token("newest")
 			if sequence := w.announce("wx1", newest); sequence > last {
@@ -227,8 +227,8 @@ func TestRolledBackStreamLosesNoNewerToken(t *testing.T) {
 	}
 }
 
-// If a stream of another owner is unsuitable, the service names what to change and leaves the stream
-// alone. Once that stream is deleted, the service creates its own.
+// If a stream of another owner is unsuitable, the service names what to change and leaves the
+// stream alone. Once that stream is deleted, the service creates its own.
 func TestStreamOfAnotherOwnerThatCannotServeIsRefused(t *testing.T) {
 	cases := map[string]struct {
 		config jetstream.StreamConfig
@@ -242,7 +242,7 @@ func TestStreamOfAnotherOwnerThatCannotServeIsRefused(t *testing.T) {
 			jetstream.StreamConfig{Name: "OTHERS", Subjects: []string{"component.>"}, Retention: jetstream.InterestPolicy},
 			"retention must be limits",
 		},
-		"the right name without the subjects": {
+		"right name, wrong subjects": {
 			jetstream.StreamConfig{Name: "COMPONENT_TOKENS", Subjects: []string{"something.else"}},
 			"does not take the subjects",
 		},

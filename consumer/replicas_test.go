@@ -23,8 +23,8 @@ import (
 //	go test ./consumer -run TestClaimsWhileReplicasAreKilled -claims 20000 -timeout 30m -v
 var claims = flag.Int("claims", 1500, "codes claimed while replicas are killed")
 
-// Clients claim codes while replicas are killed and restarted. No code is given twice, no claimed code
-// was ever announced or looked up, and no claim id gets two codes.
+// Clients claim codes while replicas are killed and restarted. No code is given twice, no claimed
+// code was ever announced or looked up, and no claim id gets two codes.
 func TestClaimsWhileReplicasAreKilled(t *testing.T) {
 	const clients, replicas = 50, 3
 	w := newWorld(t, wechattest.Options{})

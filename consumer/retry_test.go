@@ -26,8 +26,8 @@ func (r *replica) failure(appid string) *preauth.Failure {
 	return known[appid].Failure
 }
 
-// A replica that lost NATS may have an old token in memory. It must leave the component to the other
-// replicas.
+// A replica that lost NATS may have an old token in memory. It must leave the component to the
+// other replicas.
 func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	// Given a replica that has missed a component's newest token.
@@ -68,8 +68,8 @@ func TestReplicaWithoutNATSGivesUpNoLivingToken(t *testing.T) {
 	}
 }
 
-// A valid token that is gone from the stream may still be in another replica's memory, so the failure
-// has a time of the next try and asks to announce the token again.
+// A valid token that is gone from the stream may still be in another replica's memory, so the
+// failure has a time of the next try and asks to announce the token again.
 func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -103,8 +103,8 @@ func TestTokenThatTheStreamLostIsNotGivenUp(t *testing.T) {
 	}
 }
 
-// WeChat rejects a token, and the one before is announced again. The code made with that one is still
-// current, and is renewed like any other.
+// WeChat rejects a token, and the one before is announced again. The code made with that one is
+// still current, and is renewed like any other.
 func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -129,8 +129,8 @@ func TestTokenAnnouncedAgainAfterARejectedOneIsRenewed(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-// A newer event supersedes the older one. If the newer event is then purged from the stream before a
-// replica receives it, its token is still used.
+// A newer event supersedes the older one. If the newer event is then purged from the stream before
+// a replica receives it, its token is still used.
 func TestTokenOfAPurgedEventIsUsed(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -197,8 +197,9 @@ func TestRenewalsBackOffWhileWeChatHangs(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-// WeChat answers with a code that another component already has. The database refuses it, so it counts
-// as a bad reply: the event is acknowledged, and WeChat is called again at the time of the next try.
+// WeChat answers with a code that another component already has. The database refuses it, so it
+// counts as a bad reply: the event is acknowledged, and WeChat is called again at the time of the
+// next try.
 func TestCodeThatAnotherComponentHasIsABadReply(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -295,8 +296,8 @@ func TestCodeGivenAgainAndAgainIsCounted(t *testing.T) {
 	w.settled(r, "wx2")
 }
 
-// During a long outage every attempt is recorded in MySQL, but few are announced: the first, each that
-// doubles the attempt count, and each that says something new.
+// During a long outage every attempt is recorded in MySQL, but few are announced: the first, each
+// that doubles the attempt count, and each that says something new.
 func TestLongOutageAnnouncesFewFailures(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -341,8 +342,8 @@ func TestLongOutageAnnouncesFewFailures(t *testing.T) {
 	w.settled(r, "wx1")
 }
 
-// If MySQL refuses a renewed code, for example because a privilege is missing, the replica keeps the
-// code. The following attempts to save it cost no call.
+// If MySQL refuses a renewed code, for example because a privilege is missing, the replica keeps
+// the code. The following attempts to save it cost no call.
 func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
@@ -363,12 +364,12 @@ func TestRenewedCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	w.settled(r, "wx1")
 	r.ready()
 	if n := w.wechat.Count("wx1"); n != 2 {
-		t.Errorf("%d calls, want one for the token and one for the renewal", n)
+		t.Errorf("%d calls, want 1 for the token and 1 for the renewal", n)
 	}
 }
 
-// If MySQL refuses the code of an event, for example because a privilege is missing, the replica keeps
-// the code until that is repaired.
+// If MySQL refuses the code of an event, for example because a privilege is missing, the replica
+// keeps the code until that is repaired.
 func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()
@@ -384,8 +385,8 @@ func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 	}
 }
 
-// heartbeats returns an item for each in-progress message (+WPI) that a replica sends for an event in
-// flight.
+// heartbeats returns an item for each in-progress message (+WPI) that a replica sends for an event
+// in flight.
 func (w *world) heartbeats() <-chan struct{} {
 	w.t.Helper()
 	beats := make(chan struct{}, 1000)

@@ -213,8 +213,15 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	tokens := s.tokens
-	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error {
-		return s.intake.take(ctx, workCtx, stream, id, filter, ready)
+	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) (err error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s.owner.hold(ctx, func(ctx context.Context) {
+			if err = s.intake.take(ctx, workCtx, stream, id, filter, ready); err != nil {
+				cancel()
+			}
+		})
+		return err
 	}
 	var publishing, watching, taking sync.WaitGroup
 	publishCtx, stopPublishing := context.WithCancel(workCtx)
@@ -231,13 +238,9 @@ func (s *Service) Run(ctx context.Context) error {
 		watching.Go(func() { s.streams.keep(watchCtx, f) })
 	}
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
-	for _, take := range []func(context.Context){
-		func(ctx context.Context) { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) },
-		func(ctx context.Context) { s.renewer.run(ctx, workCtx) },
-		func(ctx context.Context) { s.spares.run(ctx, workCtx) },
-	} {
-		taking.Go(func() { s.owner.hold(ctx, take) })
-	}
+	taking.Go(func() { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) })
+	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.renewer.run(ctx, workCtx) }) })
+	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.spares.run(ctx, workCtx) }) })
 
 	<-ctx.Done()
 	s.log.Info("stopping", "in_flight", s.intake.inFlight(), "limit", s.cfg.Shutdown)

@@ -32,8 +32,8 @@ func (c *simClock) Now() time.Time          { return time.Unix(0, c.now.Load()).
 func (c *simClock) set(t time.Time)         { c.now.Store(t.UnixNano()) }
 func (c *simClock) advance(d time.Duration) { c.now.Add(int64(d)) }
 
-// No look-up misses while the component's token is valid and WeChat has answered within the last lead
-// time. The service makes hardly more codes than that takes.
+// No look-up misses while the component's token is valid and WeChat has answered within the last
+// lead time. The service makes hardly more codes than that takes.
 func TestSimulatedDay(t *testing.T) {
 	for _, life := range []time.Duration{600 * time.Second, 1800 * time.Second} {
 		t.Run(life.String(), func(t *testing.T) { simulate(t, life, *simulated, *components) })
@@ -47,7 +47,8 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	)
 	lead := life / 4
 	var clock simClock
-	// The simulation runs in the past, so that the stream's real time stamps are never before its clock.
+	// The simulation runs in the past, so that the stream's real time stamps are never before its
+	// clock.
 	clock.set(time.Now().Add(-duration - 3*time.Hour))
 	start := clock.Now()
 
@@ -152,8 +153,8 @@ func simulate(t *testing.T, life, duration time.Duration, components int) {
 	}
 }
 
-// lookUpAll looks up the components that should have a code. It returns how many it looked up and how
-// many of them got no code.
+// lookUpAll looks up the components that should have a code. It returns how many it looked up and
+// how many of them got no code.
 func lookUpAll(w *world, appids []string, known []bool) (looked, missed int) {
 	var replies sync.WaitGroup
 	var bad atomic.Int64

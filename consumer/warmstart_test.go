@@ -12,8 +12,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// If a consumer has several filters, nats-server may walk all subjects of the stream for each message.
-// The time of a start would then grow with the square of the number of components.
+// If a consumer has several filters, nats-server may walk all subjects of the stream for each
+// message. The time of a start would then grow with the square of the number of components.
 func TestConsumersHaveOneFilterAtMost(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -50,8 +50,9 @@ func TestConsumersHaveOneFilterAtMost(t *testing.T) {
 	}
 }
 
-// A start takes the same time with either form of the token subject, and on a stream that takes other
-// subjects too. With two filters per consumer, the form with the appid took a hundred times as long.
+// A start takes the same time with either form of the token subject, and on a stream that takes
+// other subjects too. With two filters per consumer, the form with the appid took a hundred times
+// as long.
 func TestStartTakesTheSameTimeWithBothSubjects(t *testing.T) {
 	if testing.Short() {
 		t.Skip("publishes 60,000 events")

@@ -11,9 +11,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// wire is a replica's connection to NATS. It names each message that the replica publishes, and cuts the
-// connection at the message that a test names: before the server gets the message, or after that but
-// before the answer arrives.
+// wire is a replica's connection to NATS. It names each message that the replica publishes, and
+// cuts the connection at the message that a test names: before the server gets the message, or
+// after that but before the answer arrives.
 type wire struct {
 	mu      sync.Mutex
 	sent    []string
@@ -28,8 +28,8 @@ func (w *world) onWire(wire *wire) func(*setup) {
 	return func(s *setup) { s.nc = w.connect(nats.SetCustomDialer(wire)) }
 }
 
-// cutAt cuts the connection once, at the next message with that name. Everything that the replica sent
-// earlier still arrives.
+// cutAt cuts the connection once, at the next message with that name. Everything that the replica
+// sent earlier still arrives.
 func (w *wire) cutAt(name string, applied bool) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -92,8 +92,8 @@ func (c *wireConn) Write(b []byte) (int, error) {
 	return n, errors.Join(net.ErrClosed, err, c.Conn.Close())
 }
 
-// inspect records the names of the messages in one write of the client, which holds whole messages only.
-// It returns how many bytes to let through before the wire is cut.
+// inspect records the names of the messages in one write of the client, which holds whole messages
+// only. It returns how many bytes to let through before the wire is cut.
 func (c *wireConn) inspect(b []byte) (through int, cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -443,8 +443,8 @@ func TestStatementsOfOperation(t *testing.T) {
 		}
 		rows.Close()
 	}
-	if len(all) != 14 {
-		t.Errorf("operation.md shows %d statements, want 14", len(all))
+	if len(all) != 13 {
+		t.Errorf("operation.md shows %d statements, want 13", len(all))
 	}
 }
 

@@ -141,10 +141,11 @@ func TestServeLogsInToNATS(t *testing.T) {
 			says:   "", // each side waits for the other to begin
 		},
 	}
-	dsn, stand := apptest.NewDatabase(t), newWeChat(t, "")
+	stand := newWeChat(t, "")
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			dsn := apptest.NewDatabase(t) // it belongs to one NATS account
 			url, appid := newNATSWith(t, test.config), fmt.Sprint("wx", i)
 			rest := []string{"--nats-url=" + url, "--mysql-dsn=" + dsn, "--wechat-url=" + stand.URL(), "--schema-apply"}
 

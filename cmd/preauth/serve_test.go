@@ -206,11 +206,11 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	}
 	nc := connect(t, server.URL())
 	sub := subscribe(t, nc, "preauth.updated")
-	service.Err.Await(t, `"taking token events"`)
+	service.Err.Await(t, `"stream":"COMPONENT_TOKENS"`)
 	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
 		t.Fatal(err)
 	}
-	expectReasons(t, admin, "MySQL: ")
+	expectReasons(t, admin, "MySQL: ", "token stream: ")
 
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -242,11 +242,11 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 	defer silent.Close()
 	service, admin := serve(t, "--nats-url="+newNATS(t).URL(),
 		"--mysql-dsn=root@tcp("+silent.Addr().String()+")/away?timeout=1h&readTimeout=1h", "--schema-apply")
-	service.Err.Await(t, `"taking token events"`)
+	service.Err.Await(t, `"stream":"COMPONENT_TOKENS"`)
 	if strings.Contains(service.Err.String(), "schema not applied") {
 		t.Error("the service waited for the database to fail")
 	}
-	expectReasons(t, admin, "MySQL: ")
+	expectReasons(t, admin, "MySQL: ", "token stream: ")
 	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}

@@ -182,7 +182,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "nothing is retried",
-		replacements: []replacement{{"consumer/service.go", "		func(ctx context.Context) { s.renewer.run(ctx, workCtx) },\n", ""}},
+		replacements: []replacement{{"consumer/service.go", "	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.renewer.run(ctx, workCtx) }) })\n", ""}},
 		broken:       []string{"the system settles by itself", "always valid"},
 	},
 	{
