@@ -85,6 +85,9 @@ type intervals struct {
 	extend time.Duration // to extend the lease of a component that is worked on
 	purge  time.Duration // for expired codes to delete
 	census time.Duration // at all components, to count them
+	// refusal is how long NATS's refusal of a message or subscription counts: longer than it takes until
+	// the service does the same again.
+	refusal time.Duration
 }
 
 // Delays are the waits between attempts after a failure, by the kind of failure. Each but Once is
@@ -141,6 +144,7 @@ func (c Config) withDefaults() Config {
 	c.intervals.extend = cmp.Or(c.intervals.extend, lease/4)
 	c.intervals.purge = cmp.Or(c.intervals.purge, 10*time.Minute)
 	c.intervals.census = cmp.Or(c.intervals.census, 30*time.Second)
+	c.intervals.refusal = cmp.Or(c.intervals.refusal, time.Minute)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -100,8 +100,21 @@ func newWorldOn(t *testing.T, mysql *mysqlserver.Server, options wechattest.Opti
 // measures the whole process.
 func newWorldAlone(t *testing.T, mysql *mysqlserver.Server, options wechattest.Options) *world {
 	t.Helper()
+	return newWorldWith(t, mysql, natsserver.Options{}, options)
+}
+
+// newWorldConfigured has a nats-server with a configuration of its own.
+func newWorldConfigured(t *testing.T, config string) *world {
+	t.Helper()
+	t.Parallel()
+	return newWorldWith(t, mysql, natsserver.Options{Config: config}, wechattest.Options{})
+}
+
+func newWorldWith(t *testing.T, mysql *mysqlserver.Server, nats natsserver.Options, options wechattest.Options) *world {
+	t.Helper()
 	w := &world{t: t, store: t.TempDir()}
-	server, err := natsserver.Start(natsserver.Options{StoreDir: w.store})
+	nats.StoreDir = w.store
+	server, err := natsserver.Start(nats)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,11 @@ import (
 // ShortenIntervals sets how often a service looks for due components, extends leases, purges codes
 // and counts the components.
 func ShortenIntervals(cfg *Config, due, extend, purge, census time.Duration) {
-	cfg.intervals = intervals{due: due, extend: extend, purge: purge, census: census}
+	cfg.intervals.due, cfg.intervals.extend, cfg.intervals.purge, cfg.intervals.census = due, extend, purge, census
 }
+
+// ShortenRefusals sets how long NATS's refusal of a message or subscription counts.
+func ShortenRefusals(cfg *Config, refusal time.Duration) { cfg.intervals.refusal = refusal }
 
 // KnowsToken reports whether token is the newest one of the component in the service's memory.
 func KnowsToken(s *Service, appid string, token preauth.Secret) bool {

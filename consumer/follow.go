@@ -28,43 +28,35 @@ type tokenFollower struct {
 }
 
 func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id identity) error {
-	filter, err := f.streams.tokenFilter(ctx, stream.CachedInfo())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
+	filter := f.streams.tokenFilter(stream.CachedInfo().Config)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	defer cancel()
+	defer cancel(nil)
 
 	f.tokens.Restart()
-	caughtUp, failed := make(chan struct{}), make(chan error, 1)
+	caughtUp := make(chan struct{})
 	reading.Go(func() {
-		cfg := jetstream.OrderedConsumerConfig{FilterSubjects: only(filter)}
-		failed <- f.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+		cfg := jetstream.ConsumerConfig{FilterSubject: filter}
+		cancel(f.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 			event, err := parseTokenEvent(f.cfg.Subjects.TokenUpdated, msg, meta)
 			if err == nil && f.streams.isTokenSubject(msg.Subject()) {
 				f.tokens.Add(event, positionOf(id, meta), f.cfg.Now())
 			}
 			f.tokens.Read(meta.Sequence.Stream)
-		}, func() { close(caughtUp) })
+		}, func() { close(caughtUp) }))
 	})
 	select {
 	case <-caughtUp:
 		f.tokens.MarkCaughtUp()
-	case err := <-failed:
-		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	f.awaitCodes(ctx)
-	return f.take(ctx, stream, id, filter, func() { f.health.set(tokenStream.part(), nil) })
-}
-
-// only returns the filters of a consumer with at most one.
-func only(filter string) []string {
-	if filter == "" {
-		return nil
+	if err := f.take(ctx, stream, id, filter, func() { f.health.set(tokenStream.part(), nil) }); err != nil {
+		return err
 	}
-	return []string{filter}
+	return context.Cause(ctx)
 }
 
 // awaitCodes waits until the stream of announcements has been read, so that new revisions are above
@@ -125,9 +117,9 @@ func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ id
 	defer comparing.Wait()
 	defer cancel()
 
-	cfg := jetstream.OrderedConsumerConfig{
-		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
-		FilterSubjects: []string{f.cfg.Subjects.Updated + ".*"},
+	cfg := jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		FilterSubject: f.cfg.Subjects.Updated + ".*",
 	}
 	return f.streams.read(ctx, stream, cfg, f.take, func() { close(caughtUp) })
 }

@@ -8,17 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/internal/inflight"
-)
-
-const (
-	// fetchFor is how long one pull request stays open on the server.
-	fetchFor = 30 * time.Second
-	// fetchHeartbeat lets the client notice within two of it that the server forgot the request.
-	fetchHeartbeat = 2 * time.Second
 )
 
 // intake pulls token events from the consumer that all replicas share: no more than there are slots
@@ -57,7 +49,7 @@ func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id 
 	defer cancel()
 	name := id.durable(i.cfg.Durable)
 	// It is the service's own, and the replicas share it. So a changed setting is applied.
-	cons, err := stream.CreateOrUpdateConsumer(reqCtx, jetstream.ConsumerConfig{
+	cfg := jetstream.ConsumerConfig{
 		Durable:       name,
 		Description:   "asks WeChat for the pre_auth_code that belongs to each token",
 		FilterSubject: filter,
@@ -65,7 +57,12 @@ func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id 
 		AckWait:       i.cfg.AckWait,
 		MaxDeliver:    -1,
 		MaxAckPending: max(1000, 8*i.cfg.InFlight),
-	})
+	}
+	cons, err := stream.CreateOrUpdateConsumer(reqCtx, cfg)
+	if errorCode(err) == codeAckPending {
+		cfg.MaxAckPending = 0 // what server, account and stream allow, at most 1000
+		cons, err = stream.CreateOrUpdateConsumer(reqCtx, cfg)
+	}
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", name, err)
 	}
@@ -83,12 +80,13 @@ func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id 
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound),
-			errors.Is(err, nats.ErrNoResponders): // the consumer is gone, and with it perhaps the stream
-			return err
-		case err != nil:
+		case err == nil:
+		case errors.Is(err, jetstream.ErrNoHeartbeat), errors.Is(err, jetstream.ErrServerShutdown),
+			errors.Is(err, jetstream.ErrConsumerLeadershipChanged): // the server forgot the request
 			i.log.Debug("pull request ended", "error", err)
 			pause(ctx, 50*time.Millisecond)
+		default: // the consumer is gone, and with it perhaps the stream; or the request is refused
+			return fmt.Errorf("consumer %s: %w", name, err)
 		}
 	}
 }
@@ -96,22 +94,9 @@ func (i *intake) take(ctx, workCtx context.Context, stream jetstream.Stream, id 
 // pull takes events into as many slots, until these are full or the request has ended.
 func (i *intake) pull(ctx, workCtx context.Context, cons jetstream.Consumer, id identity, slots int) error {
 	defer func() { i.slots.Release(slots) }() // those that are left
-	// The context ends the request at shutdown; its deadline is when the server ends it.
-	ctx, cancel := context.WithTimeout(ctx, fetchFor)
-	defer cancel()
-	batch, err := cons.Fetch(slots, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(fetchHeartbeat))
-	if err != nil {
-		return fmt.Errorf("pulling token events: %w", err)
-	}
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			i.log.Error("message without metadata", "error", err)
-			continue
-		}
+	return pull(ctx, cons, slots, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
 		if !i.wanted(msg.Subject()) { // the filter lets some of the stream's other messages through
-			_ = msg.Ack()
-			continue
+			return msg.Ack()
 		}
 		slots--
 		i.beats.Start(msg)
@@ -120,8 +105,8 @@ func (i *intake) pull(ctx, workCtx context.Context, cons jetstream.Consumer, id 
 			defer i.beats.Stop(msg)
 			i.work(workCtx, msg, meta, id)
 		})
-	}
-	return batch.Error()
+		return nil
+	})
 }
 
 // wait returns when the work on all events that were taken is done.

@@ -30,6 +30,7 @@ type metrics struct {
 	spares         prometheus.Counter
 	purged         prometheus.Counter
 	foreignUpdates prometheus.Counter
+	natsErrors     *prometheus.CounterVec
 }
 
 // answers counts the answers to requests of one kind by their code. Most are 200.
@@ -56,6 +57,8 @@ var (
 	requestCodes  = []string{"200", "400", "404", "429", "500", "503"}
 	claimCodes    = []string{"200", "201", "400", "404", "409", "429", "500", "503"}
 	resolveCodes  = []string{"200", "400", "404", "429", "500", "503"}
+
+	natsErrorKinds = []string{"stream", "permissions", "answers", "slow_consumer", "other"}
 )
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
@@ -108,6 +111,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		purged:   count("codes_purged_total", "Expired codes deleted after their retention."),
 		foreignUpdates: count("foreign_updates_total",
 			"Messages in the stream of announcements that MySQL contradicts."),
+		natsErrors: countBy("kind", natsErrorKinds, "nats_errors_total",
+			"What NATS refused or lost, by kind: stream (a stream is not followed), permissions, answers (on subjects that "+
+				"requesters chose), slow_consumer (messages dropped), other."),
 		transactions: durationsBy("result", results, "transaction_duration_seconds",
 			"Time of the saving transaction, retries included."),
 		publishes: durationsBy("result", results, "publish_duration_seconds", "Time until the stream has stored an announcement."),

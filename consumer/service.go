@@ -63,8 +63,8 @@ type Service struct {
 // caller's. Neither NATS nor the database has to be there yet. The connection should reconnect for
 // ever, also when a write takes more than seconds ([nats.FlusherTimeout],
 // [nats.Options].ReconnectOnFlusherError): until then, a stalled connection holds up everything that
-// uses it. Metrics are registered with registerer. An invalid cfg gives an error that wraps
-// [ErrConfig].
+// uses it. New adds to its error handler: one that is set later has to call [nats.Conn.ErrorHandler]'s.
+// Metrics are registered with registerer. An invalid cfg gives an error that wraps [ErrConfig].
 func New(
 	cfg Config, nc *nats.Conn, db *repo.Repo, api *wechat.Client, log *slog.Logger, registerer prometheus.Registerer,
 ) (*Service, error) {
@@ -82,7 +82,8 @@ func New(
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
 	owner := newOwnership(cfg, nc, db, h)
-	streams := newStreams(cfg, js, log, h)
+	streams := newStreams(cfg, js, log, h, m)
+	refusals := newRefusals(cfg, nc, h, m, log)
 	publisher := newPublisher(cfg, js, db, codes, h, m, log)
 	issuer := newIssuer(cfg, api, codes, m, log)
 	spares := newSpares(cfg, db, tokens, codes, issuer, h, m, log)
@@ -115,6 +116,7 @@ func New(
 		{"resolve", cfg.Subjects.Resolve, m.resolves, claims.resolveHandler},
 	}
 	s.watch(registerer, tokens, codes)
+	s.watches = append(s.watches, refusals.look)
 	return s, nil
 }
 

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
 )
@@ -52,10 +54,16 @@ func (id identity) durable(prefix string) string {
 
 var (
 	errOtherStream = errors.New("the stream was re-created or lost messages")
-	errStreamSplit = errors.New("two streams share the token subjects: let one stream cover both")
+	errStreamSplit = errors.New("they share the token subjects: let one stream cover them all")
 	errRetention   = errors.New("messages go away when they are acknowledged: its retention must be limits, " +
-		"because every replica reads the tokens into memory")
+		"because every replica reads it into memory")
 	errUncovered = errors.New("it does not take the subjects that it has to: rename it, or name another one in the settings")
+	errMirror    = errors.New("it is a mirror, which takes no messages itself: name the stream that it copies in the settings, " +
+		"and the domain of that with --nats-js-domain")
+	errSealed    = errors.New("it is sealed and takes no more messages: rename it, or name another one in the settings")
+	errNoAck     = errors.New("it does not say that it has stored a message: set no_ack to false")
+	errTransform = errors.New("its subject transform stores messages under subjects where nobody looks for them: " +
+		"let the transform leave these subjects alone")
 )
 
 // streams creates the streams where they are missing and watches them. It never alters one.
@@ -64,13 +72,16 @@ type streams struct {
 	js     jetstream.JetStream
 	log    *slog.Logger
 	health *health
+	failed prometheus.Counter
 
 	mu    sync.Mutex
 	drift map[role]string // as last reported
 }
 
-func newStreams(cfg Config, js jetstream.JetStream, log *slog.Logger, h *health) *streams {
-	return &streams{cfg: cfg, js: js, log: log, health: h, drift: map[role]string{}}
+func newStreams(cfg Config, js jetstream.JetStream, log *slog.Logger, h *health, m *metrics) *streams {
+	return &streams{
+		cfg: cfg, js: js, log: log, health: h, failed: m.natsErrors.WithLabelValues("stream"), drift: map[role]string{},
+	}
 }
 
 // follower does something with a stream for as long as it is there.
@@ -94,6 +105,8 @@ func (s *streams) keep(ctx context.Context, f follower) {
 		if ctx.Err() != nil {
 			return
 		}
+		err = withRemedy(err)
+		s.failed.Inc()
 		s.log.Debug("stream is not followed", "stream", string(f.role), "error", err)
 		s.health.set(f.role.part(), fmt.Errorf("is not followed: %w", err))
 		if time.Since(started) > retry.MaxInterval {
@@ -108,11 +121,7 @@ func (s *streams) once(ctx context.Context, f follower) error {
 	if err != nil {
 		return err
 	}
-	info := stream.CachedInfo()
-	if info.Config.Retention != jetstream.LimitsPolicy {
-		return fmt.Errorf("stream %s: %w", info.Config.Name, errRetention)
-	}
-	id := identityOf(info)
+	id := identityOf(stream.CachedInfo())
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -128,7 +137,7 @@ func (s *streams) once(ctx context.Context, f follower) error {
 	return err
 }
 
-// watch returns when the stream is gone, is another one, or has lost messages.
+// watch returns when the stream is gone, is another one, has lost messages, or cannot serve any more.
 func (s *streams) watch(ctx context.Context, f follower, stream jetstream.Stream, id identity) error {
 	var last uint64
 	for pause(ctx, jittered(streamCheck)) {
@@ -146,6 +155,9 @@ func (s *streams) watch(ctx context.Context, f follower, stream jetstream.Stream
 			continue // unreachable for the moment, which the connection's state tells
 		case identityOf(info) != id, info.State.LastSeq < last, info.State.NumSubjects < uint64(subjects):
 			return fmt.Errorf("stream %s: %w", id.name, errOtherStream)
+		}
+		if err := s.unfit(f.role, info.Config); err != nil {
+			return fmt.Errorf("stream %s: %w", id.name, err)
 		}
 		last = info.State.LastSeq
 	}
@@ -170,9 +182,16 @@ func (s *streams) ensure(ctx context.Context, r role) (jetstream.Stream, error) 
 	stream, err := s.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = s.js.CreateStream(ctx, want)
+		if want.AllowAtomicPublish && errorCode(err) == codeInvalidJSON { // from a server older than 2.12
+			want.AllowAtomicPublish = false
+			stream, err = s.js.CreateStream(ctx, want)
+		}
 		if err == nil {
 			s.log.Info("stream created", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
 		}
+	}
+	if err == nil {
+		err = s.unfit(r, stream.CachedInfo().Config)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
@@ -188,22 +207,77 @@ func (s *streams) tokenSubjects() []string {
 	return []string{s.cfg.Subjects.TokenUpdated, s.cfg.Subjects.TokenUpdated + ".>"}
 }
 
-// covering returns the name of the stream that covers the token subjects, "" if there is none.
+// covering returns the name of the stream that takes tokens, "" if there is none.
 func (s *streams) covering(ctx context.Context) (string, error) {
-	found := ""
+	var found []string
 	for _, subject := range s.tokenSubjects() {
-		name, err := s.js.StreamNameBySubject(ctx, subject)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-		case err != nil:
+		names := s.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
+		for name := range names.Name() {
+			if !slices.Contains(found, name) {
+				found = append(found, name)
+			}
+		}
+		if err := names.Err(); err != nil {
 			return "", fmt.Errorf("stream of %s: %w", subject, err)
-		case found != "" && name != found:
-			return "", fmt.Errorf("streams %s and %s: %w", found, name, errStreamSplit)
-		default:
-			found = name
 		}
 	}
-	return found, nil
+	if len(found) > 1 {
+		return "", fmt.Errorf("streams %s: %w", strings.Join(found, " and "), errStreamSplit)
+	}
+	return strings.Join(found, ""), nil
+}
+
+// unfit returns why a stream that exists cannot serve in a role, nil if it can.
+func (s *streams) unfit(r role, c jetstream.StreamConfig) error {
+	wanted := s.config(r).Subjects
+	takes := covers
+	if r == tokenStream { // which may be somebody else's, for the tokens of some components
+		takes = overlap
+	}
+	taken := func(subject string) bool {
+		return slices.ContainsFunc(c.Subjects, func(pattern string) bool { return takes(pattern, subject) })
+	}
+	moved := func(subject string) bool {
+		return c.SubjectTransform != nil && overlap(cmp.Or(c.SubjectTransform.Source, ">"), subject)
+	}
+	switch {
+	case c.Mirror != nil:
+		return errMirror
+	case c.Sealed:
+		return errSealed
+	case c.Retention != jetstream.LimitsPolicy:
+		return errRetention
+	case c.NoAck && r != tokenStream: // those who announce tokens decide whether they wait for it
+		return errNoAck
+	case !slices.ContainsFunc(wanted, taken):
+		return errUncovered
+	case slices.ContainsFunc(wanted, moved):
+		return errTransform
+	}
+	return nil
+}
+
+// overlap reports whether some subject matches both of two patterns.
+func overlap(a, b string) bool {
+	for {
+		first, restA, moreA := strings.Cut(a, ".")
+		second, restB, moreB := strings.Cut(b, ".")
+		switch {
+		case first == ">" || second == ">":
+			return true
+		case first != second && first != "*" && second != "*":
+			return false
+		case !moreA || !moreB:
+			return moreA == moreB
+		}
+		a, b = restA, restB
+	}
+}
+
+// covers reports whether a pattern matches all subjects of another one, whose only wildcard is a "*"
+// at its end.
+func covers(pattern, other string) bool {
+	return overlap(pattern, other) && strings.ContainsAny(pattern[len(pattern)-1:], "*>")
 }
 
 // isTokenSubject reports whether a subject is one on which tokens are announced, or a wildcard that
@@ -218,43 +292,27 @@ func (s *streams) isTokenSubject(subject string) bool {
 // consumer with several filters nats-server walks the subjects of the stream with each message, and a
 // start would take a time that grows with the square of the number of components. So the filter of a
 // stream that takes other things too may let some of these through.
-func (s *streams) tokenFilter(ctx context.Context, info *jetstream.StreamInfo) (string, error) {
+func (s *streams) tokenFilter(c jetstream.StreamConfig) string {
 	foreign := func(subject string) bool { return !s.isTokenSubject(subject) }
-	if subjects := info.Config.Subjects; len(subjects) > 0 && !slices.ContainsFunc(subjects, foreign) {
-		return "", nil
+	if !slices.ContainsFunc(c.Subjects, foreign) {
+		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	var covered []string
-	for _, subject := range s.tokenSubjects() {
-		name, err := s.js.StreamNameBySubject(ctx, subject)
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return "", fmt.Errorf("stream of %s: %w", subject, err)
-		}
-		if name == info.Config.Name {
-			covered = append(covered, subject)
-		}
-	}
-	switch len(covered) {
-	case 0:
-		return "", fmt.Errorf("stream %s: %w", info.Config.Name, errUncovered)
-	case 1:
-		return covered[0], nil
+	taken := slices.DeleteFunc(s.tokenSubjects(), func(subject string) bool {
+		return !slices.ContainsFunc(c.Subjects, func(pattern string) bool { return overlap(pattern, subject) })
+	})
+	if len(taken) == 1 {
+		return taken[0]
 	}
 	flat := s.cfg.Subjects.TokenUpdated
 	if dot := strings.LastIndexByte(flat, '.'); dot >= 0 {
-		return flat[:dot] + ".>", nil
+		return flat[:dot] + ".>"
 	}
-	return "", nil
+	return ""
 }
 
 // config is the configuration with which a missing stream is created.
 func (s *streams) config(r role) jetstream.StreamConfig {
-	c := jetstream.StreamConfig{
-		Storage:    jetstream.FileStorage,
-		Replicas:   s.cfg.StreamReplicas,
-		Duplicates: 2 * time.Minute,
-	}
+	c := jetstream.StreamConfig{Storage: jetstream.FileStorage, Replicas: s.cfg.StreamReplicas}
 	if s.cfg.StreamMaxBytes > 0 {
 		c.MaxBytes = s.cfg.StreamMaxBytes
 	}
@@ -319,48 +377,111 @@ func republished(c jetstream.StreamConfig) string {
 	return c.RePublish.Source + " to " + c.RePublish.Destination
 }
 
-// read feeds the messages of a stream to apply, one after the other and in order, until ctx ends.
-// caughtUp is called once, when all that was there at the start has been applied.
+const (
+	// pullHeartbeat lets the client notice within two of it that the server forgot a pull request.
+	pullHeartbeat = 2 * time.Second
+	// readBatch bounds the messages of one pull request for the views.
+	readBatch = 500
+	// readAgain is the wait before a stream is read again.
+	readAgain = 100 * time.Millisecond
+)
+
+// pull hands the messages of one pull request to take: at most n of them, or as many as the consumer
+// allows. It returns when the request has ended, with the reason if that is not its time. An error of
+// take ends it.
+func pull(ctx context.Context, cons jetstream.Consumer, n int, take func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+	if limit := cons.CachedInfo().Config.MaxRequestBatch; limit > 0 {
+		n = min(n, limit)
+	}
+	// Without a deadline, which would let the client stop listening before the server stops sending.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	batch, err := cons.Fetch(n, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
+	if err != nil {
+		return fmt.Errorf("pulling: %w", err)
+	}
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err == nil {
+			err = take(msg, meta)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err = batch.Error()
+	if errors.Is(err, nats.ErrNoResponders) {
+		return jetstream.ErrConsumerNotFound
+	}
+	return err
+}
+
+// errGap means that the connection lost messages, which a consumer without acknowledgements does not
+// send again.
+var errGap = errors.New("messages were lost on the way")
+
+// read feeds the messages of a stream to apply, each once and in order, until ctx ends. caughtUp is
+// called once, when all that was there at the start has been applied. read returns an error if it was
+// refused what it needs two times in a row.
 func (s *streams) read(
-	ctx context.Context, stream jetstream.Stream, cfg jetstream.OrderedConsumerConfig,
+	ctx context.Context, stream jetstream.Stream, cfg jetstream.ConsumerConfig,
 	apply func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
 ) error {
+	cfg.AckPolicy, cfg.MemoryStorage, cfg.Replicas = jetstream.AckNonePolicy, true, 1
 	cfg.InactiveThreshold = time.Minute
+	if limit := stream.CachedInfo().Config.ConsumerLimits.InactiveThreshold; limit > 0 {
+		cfg.InactiveThreshold = min(cfg.InactiveThreshold, limit)
+	}
+	caughtUp = sync.OnceFunc(caughtUp)
+	for failures := 0; ; {
+		err := s.readOn(ctx, stream, &cfg, apply, caughtUp, func() { failures = 0 })
+		failures++
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case failures > 1:
+			return fmt.Errorf("reading: %w", err)
+		}
+		s.log.Debug("reading the stream again from where it was", "error", err)
+		pause(ctx, readAgain)
+		for ctx.Err() == nil && s.js.Conn().Status() != nats.CONNECTED {
+			pause(ctx, readAgain)
+		}
+	}
+}
+
+// readOn reads a stream with one consumer until that fails. It moves the start in cfg behind what it
+// applied, and calls worked whenever the stream was read.
+func (s *streams) readOn(
+	ctx context.Context, stream jetstream.Stream, cfg *jetstream.ConsumerConfig,
+	apply func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp, worked func(),
+) error {
 	reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	cons, err := stream.OrderedConsumer(reqCtx, cfg)
+	cons, err := stream.CreateConsumer(reqCtx, *cfg)
 	if err != nil {
-		return fmt.Errorf("reading stream: %w", err)
+		return err
 	}
-	ready := sync.OnceFunc(caughtUp)
 	if cons.CachedInfo().NumPending == 0 {
-		ready()
+		caughtUp()
 	}
-	reading, err := cons.Consume(func(msg jetstream.Msg) {
-		meta, err := msg.Metadata()
+	for delivered := uint64(0); ; {
+		err := pull(ctx, cons, readBatch, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
+			if delivered++; meta.Sequence.Consumer != delivered {
+				return errGap
+			}
+			cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, meta.Sequence.Stream+1
+			apply(msg, meta)
+			if meta.NumPending == 0 {
+				caughtUp()
+			}
+			return nil
+		})
+		if delivered > 0 || err == nil {
+			worked()
+		}
 		if err != nil {
-			s.log.Error("message without metadata", "error", err)
-			return
+			return err
 		}
-		apply(msg, meta)
-		if meta.NumPending == 0 {
-			ready()
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("reading stream: %w", err)
 	}
-	<-ctx.Done()
-	// While the ordered consumer tries to find its stream again, it does not even stop.
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		reading.Stop()
-		<-reading.Closed()
-	}()
-	select {
-	case <-stopped:
-	case <-time.After(time.Second):
-	}
-	return nil
 }

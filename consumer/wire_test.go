@@ -146,7 +146,6 @@ func messageName(subject, body string) string {
 		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.preauth-", "", "create durable"},
 		{"$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS.", "", "create reader of tokens"},
 		{"$JS.API.CONSUMER.CREATE.PREAUTH.", "", "create reader of updates"},
-		{"$JS.API.CONSUMER.DELETE.", "", "delete reader"},
 		{"$JS.API.CONSUMER.INFO.", "", "look at consumer"},
 		{"$JS.API.CONSUMER.MSG.NEXT.COMPONENT_TOKENS.preauth-", "", "pull events"},
 		{"$JS.API.CONSUMER.MSG.NEXT.", "", "pull for memory"},

@@ -163,14 +163,10 @@ func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 			down.Away(err)
 		}
 	}
-	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		switch {
-		case !nc.IsConnected():
+	// The service tells of the other errors.
+	o.AsyncErrorCB = func(nc *nats.Conn, _ *nats.Subscription, err error) {
+		if !nc.IsConnected() {
 			down.Away(err)
-		case sub != nil:
-			log.Warn("NATS reports an error", "error", err, "subject", sub.Subject)
-		default:
-			log.Warn("NATS reports an error", "error", err)
 		}
 	}
 	o.ClosedCB = func(nc *nats.Conn) { closed(nc.LastError()) }

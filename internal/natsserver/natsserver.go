@@ -33,6 +33,9 @@ type Options struct {
 	// SyncAlways makes the server sync each message to disk before it acknowledges it (sync_interval:
 	// always). Otherwise it syncs every two minutes, and a power failure loses what came since.
 	SyncAlways bool
+	// Config is text in the form of nats-server's configuration file, for tests of limits, accounts and
+	// the like. What it says goes before the other options. It must leave addresses and the store alone.
+	Config string
 	// Log receives the server's warnings and errors. Nil drops them.
 	Log func(format string, args ...any)
 }
@@ -47,6 +50,7 @@ type Server struct {
 	temporary string // the directory that Close removes, or empty
 
 	mu     sync.Mutex
+	config string         // nats-server parses it at every start
 	nats   *server.Server // nil when stopped
 	closed bool
 }
@@ -76,7 +80,7 @@ func Start(opts Options) (*Server, error) {
 
 // newServer returns a server that is not started and has no address yet.
 func newServer(opts Options) (*Server, error) {
-	s := &Server{log: opts.Log}
+	s := &Server{log: opts.Log, config: opts.Config}
 	store := opts.StoreDir
 	if store == "" {
 		var err error
@@ -143,7 +147,11 @@ func (s *Server) Restart() error {
 		return fmt.Errorf("start nats-server on %s: it is closed", s.URL())
 	}
 	s.stop()
-	nats, err := server.NewServer(s.options.Clone()) // NewServer changes its options
+	options, err := s.configured()
+	if err != nil {
+		return err
+	}
+	nats, err := server.NewServer(options)
 	if err != nil {
 		return fmt.Errorf("start nats-server on %s: %w", s.URL(), err)
 	}
@@ -169,6 +177,36 @@ func (s *Server) Restart() error {
 		return fmt.Errorf("start nats-server on %s: %w", s.URL(), err)
 	}
 	s.nats = nats
+	return nil
+}
+
+// configured returns what to give to nats-server, which changes it. The caller holds mu.
+func (s *Server) configured() (*server.Options, error) {
+	options := s.options.Clone()
+	if s.config == "" {
+		return options, nil
+	}
+	if err := options.ProcessConfigString(s.config); err != nil {
+		return nil, fmt.Errorf("configure nats-server on %s: %w", s.URL(), err)
+	}
+	return options, nil
+}
+
+// Reload replaces [Options.Config], also while the server runs, as the signal reload of nats-server
+// does. An error leaves the server as it is.
+func (s *Server) Reload(config string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.config
+	s.config = config
+	options, err := s.configured()
+	if err == nil && s.nats != nil {
+		err = s.nats.ReloadOptions(options)
+	}
+	if err != nil {
+		s.config = before
+		return fmt.Errorf("reload nats-server on %s: %w", s.URL(), err)
+	}
 	return nil
 }
 

@@ -321,3 +321,35 @@ func TestStartClusterRefusesBadOptions(t *testing.T) {
 		})
 	}
 }
+
+func TestConfigurationIsReloadedAndKept(t *testing.T) {
+	config := func(streams int) string {
+		return fmt.Sprintf("accounts: {A: {jetstream: {max_streams: %d}, users: [{user: a, password: a}]}}\nno_auth_user: a", streams)
+	}
+	s := start(t, natsserver.Options{Config: config(5)})
+	allowed := func() int {
+		t.Helper()
+		info, err := connect(t, s.URL()).AccountInfo(within(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Limits.MaxStreams
+	}
+	if n := allowed(); n != 5 {
+		t.Errorf("%d streams are allowed, want 5", n)
+	}
+	if err := s.Reload(config(7)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reload("accounts: {"); err == nil {
+		t.Error("an impossible configuration was taken")
+	}
+	for range 2 {
+		if n := allowed(); n != 7 {
+			t.Errorf("%d streams are allowed, want 7", n)
+		}
+		if err := s.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
