@@ -433,15 +433,15 @@ func (s *streams) read(
 		cfg.InactiveThreshold = min(cfg.InactiveThreshold, limit)
 	}
 	caughtUp = sync.OnceFunc(caughtUp)
-	for failures := 0; ; {
-		err := s.readOn(ctx, stream, &cfg, apply, caughtUp, func() { failures = 0 })
-		failures++
+	for failed := false; ; {
+		worked, err := s.readOn(ctx, stream, &cfg, apply, caughtUp)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case failures > 1:
+		case failed && !worked:
 			return fmt.Errorf("reading: %w", err)
 		}
+		failed = !worked
 		s.log.Debug("reading the stream again from where it was", "error", err)
 		pause(ctx, readAgain)
 		for ctx.Err() == nil && s.js.Conn().Status() != nats.CONNECTED {
@@ -450,17 +450,17 @@ func (s *streams) read(
 	}
 }
 
-// readOn reads a stream with one consumer until that fails. It moves the start in cfg behind what it
-// applied, and calls worked whenever the stream was read.
+// readOn reads a stream with one consumer until that fails, and reports whether it worked before. It
+// moves the start in cfg behind what it applied.
 func (s *streams) readOn(
 	ctx context.Context, stream jetstream.Stream, cfg *jetstream.ConsumerConfig,
-	apply func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp, worked func(),
-) error {
+	apply func(jetstream.Msg, *jetstream.MsgMetadata), caughtUp func(),
+) (worked bool, err error) {
 	reqCtx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	cons, err := stream.CreateConsumer(reqCtx, *cfg)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if cons.CachedInfo().NumPending == 0 {
 		caughtUp()
@@ -477,11 +477,9 @@ func (s *streams) readOn(
 			}
 			return nil
 		})
-		if delivered > 0 || err == nil {
-			worked()
-		}
+		worked = worked || delivered > 0 || err == nil
 		if err != nil {
-			return err
+			return worked, err
 		}
 	}
 }
