@@ -1,6 +1,9 @@
 package preauth_test
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,5 +68,20 @@ func TestSubjectsWithPrefix(t *testing.T) {
 	}
 	if got := defaults.WithPrefix("acme"); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// Classes has every constant of the type.
+func TestClassesAreComplete(t *testing.T) {
+	source, err := os.ReadFile("class.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var declared []preauth.Class
+	for _, constant := range regexp.MustCompile(`(?m)^\tClass\w+ Class = "(\w+)"$`).FindAllStringSubmatch(string(source), -1) {
+		declared = append(declared, preauth.Class(constant[1]))
+	}
+	if got := preauth.Classes(); !slices.Equal(got, declared) || len(got) == 0 {
+		t.Errorf("got %q, declared are %q", got, declared)
 	}
 }

@@ -73,15 +73,16 @@ func (f *tokenFollower) awaitCodes(ctx context.Context) {
 // seconds for an update that this replica did not commit itself: somebody else may have published
 // it.
 type codeFollower struct {
-	cfg       Config
-	streams   *streams
-	db        *repo.Repo
-	codes     *view.Codes
-	publisher *publisher
-	owner     *ownership
-	health    *health
-	metrics   *metrics
-	log       *slog.Logger
+	cfg     Config
+	streams *streams
+	db      *repo.Repo
+	codes   *view.Codes
+	owner   *ownership
+	health  *health
+	metrics *metrics
+	log     *slog.Logger
+	// announce has a code published, and reports false if there is no room for it now.
+	announce func(repo.Announcement) bool
 
 	mu sync.Mutex
 	// suspects are the components to compare with MySQL, each with the highest revision under which the
@@ -91,11 +92,11 @@ type codeFollower struct {
 }
 
 func newCodeFollower(
-	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, p *publisher, o *ownership, h *health, m *metrics,
+	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, o *ownership, h *health, m *metrics,
 	log *slog.Logger,
 ) *codeFollower {
 	return &codeFollower{
-		cfg: cfg, streams: s, db: db, codes: codes, publisher: p, owner: o, health: h, metrics: m, log: log,
+		cfg: cfg, streams: s, db: db, codes: codes, owner: o, health: h, metrics: m, log: log,
 		suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 }
@@ -168,6 +169,8 @@ const (
 	compareSoon = 2 * time.Second
 	// collectSuspects is for how long suspects are collected before MySQL is asked, in one query.
 	collectSuspects = time.Second
+	// roomPoll is how often the publisher is asked again while it has no room.
+	roomPoll = 10 * time.Millisecond
 	// comparePage bounds the codes that are read at once.
 	comparePage = 1000
 )
@@ -307,14 +310,19 @@ func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error
 	for _, result := range results {
 		if a := result.Announcement; a != nil && a.Update != nil {
 			f.codes.Add(*a.Update)
-			f.publisher.enqueue(ctx, *a, time.Time{})
+			f.announce(*a)
 		}
 	}
 	return err
 }
 
 func (f *codeFollower) publishAgain(ctx context.Context, code preauth.Update) {
-	f.publisher.enqueueWithoutRow(ctx, repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code})
+	// It has no row in the outbox, so it is not left to the next sweep.
+	for !f.announce(repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code}) {
+		if !pause(ctx, roomPoll) {
+			return
+		}
+	}
 }
 
 // existenceFollower follows a stream that only has to exist.

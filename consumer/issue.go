@@ -175,7 +175,8 @@ func (i *issuer) succeed(outcome repo.Outcome, asked time.Time, code wechat.Code
 }
 
 // renewAt is when a code is to be renewed: when a quarter of its life is left, or a little earlier,
-// so that codes made at the same time are not renewed at the same time.
+// so that codes made at the same time are not renewed at the same time. Spares are topped up then, so
+// they count on a renewal before an eighth is left.
 func renewAt(code *repo.Code) time.Time {
 	life := code.ExpiresAt.Sub(code.IssuedAt)
 	lead := life/4 + rand.N(life/50+1)

@@ -24,8 +24,6 @@ const (
 	sweepAge = 2 * time.Second
 	// sweepBatch bounds the rows of each kind that one search finds.
 	sweepBatch = 500
-	// roomPoll is how often somebody who waits for room looks for it.
-	roomPoll = 10 * time.Millisecond
 	// publishing bounds the announcements that wait for a stream's answer.
 	publishing = 256
 	// publishTimeout bounds the wait for the stream's answer.
@@ -90,7 +88,8 @@ func (p *publisher) run(ctx, workCtx context.Context) {
 
 // enqueue takes an announcement that was committed just now, and begins to publish it if that can be
 // now. It never waits: an announcement that finds no room stays in the outbox, and enqueue reports
-// false. Publishing goes on under ctx. eventAt is the stream's time stamp of the token event that
+// false. Publishing goes on under ctx, and so may that of others: it has to be the context of all work.
+// eventAt is the stream's time stamp of the token event that
 // brought the code, the zero time if none did.
 func (p *publisher) enqueue(ctx context.Context, a repo.Announcement, eventAt time.Time) bool {
 	p.mu.Lock()
@@ -102,15 +101,6 @@ func (p *publisher) enqueue(ctx context.Context, a repo.Announcement, eventAt ti
 	p.add(q, pending{a, eventAt})
 	p.dispatch(ctx)
 	return true
-}
-
-// enqueueWithoutRow takes an announcement that may have no row in the outbox, once there is room.
-func (p *publisher) enqueueWithoutRow(ctx context.Context, a repo.Announcement) {
-	for !p.enqueue(ctx, a, time.Time{}) {
-		if !pause(ctx, roomPoll) {
-			return
-		}
-	}
 }
 
 // sweep enqueues the rows of the outbox that nobody seems to be publishing.

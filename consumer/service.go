@@ -48,8 +48,8 @@ type Service struct {
 
 	owner     *ownership
 	streams   *streams
-	followers []follower
 	tokens    tokenFollower
+	updates   *codeFollower
 	intake    *intake
 	renewer   *renewer
 	spares    *spares
@@ -95,12 +95,8 @@ func New(
 	s := &Service{
 		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, streams: streams, intake: intake, renewer: renewer,
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
-		tokens: tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
-	}
-	updates := newCodeFollower(cfg, streams, db, codes, publisher, owner, h, m, log)
-	s.followers = []follower{
-		{role: failureStream, follow: existenceFollower{failureStream, h}.follow},
-		{role: updateStream, follow: updates.follow, subjects: codes.StoredLen},
+		tokens:  tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
+		updates: newCodeFollower(cfg, streams, db, codes, owner, h, m, log),
 	}
 	components := components{db: db, tokens: tokens, now: cfg.Now}
 	lookups := &lookups{
@@ -236,7 +232,11 @@ func (s *Service) Run(ctx context.Context) error {
 	for _, look := range s.watches {
 		watching.Go(func() { watch(watchCtx, look) })
 	}
-	for _, f := range s.followers {
+	s.updates.announce = func(a repo.Announcement) bool { return s.publisher.enqueue(workCtx, a, time.Time{}) }
+	for _, f := range []follower{
+		{role: failureStream, follow: existenceFollower{failureStream, s.health}.follow},
+		{role: updateStream, follow: s.updates.follow, subjects: s.updates.codes.StoredLen},
+	} {
 		watching.Go(func() { s.streams.keep(watchCtx, f) })
 	}
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
