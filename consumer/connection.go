@@ -76,11 +76,15 @@ type refusals struct {
 	mu          sync.Mutex
 	last        time.Time // zero while there is no reason
 	resubscribe bool
+	pause       time.Duration // until the next look at the reason; it grows while connecting anew does not help
 }
+
+// longestPause bounds the pause between two connections that are made to subscribe again.
+const longestPause = 10 * time.Minute
 
 func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Logger) *refusals {
 	r := &refusals{
-		nc: nc, health: h, log: log, errors: m.natsErrors, stands: cfg.intervals.refusal,
+		nc: nc, health: h, log: log, errors: m.natsErrors, stands: cfg.intervals.refusal, pause: cfg.intervals.refusal,
 		own: []string{"$JS.", "_INBOX.", "_R_.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + "."},
 	}
 	next := nc.ErrorHandler()
@@ -130,14 +134,14 @@ func (r *refusals) look(context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.last.IsZero() || time.Since(r.last) < r.stands:
+	case r.last.IsZero() || time.Since(r.last) < r.pause:
 	case r.resubscribe:
-		r.resubscribe, r.last = false, time.Now()
+		r.resubscribe, r.last, r.pause = false, time.Now(), min(2*r.pause, longestPause)
 		if err := r.nc.ForceReconnect(); err != nil {
 			r.log.Warn("not connected anew", "error", err)
 		}
 	default:
-		r.last = time.Time{}
+		r.last, r.pause = time.Time{}, r.stands
 		r.health.set(permissionsPart, nil)
 	}
 }

@@ -241,17 +241,21 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	f.suspects = map[string]uint64{}
 	f.mu.Unlock()
 	appids := slices.Collect(maps.Keys(suspects))
-	seen := make(map[string]*view.Code, len(appids)) // before MySQL is asked
+	before := make(map[string]sight, len(appids)) // before MySQL is asked
 	for _, appid := range appids {
-		seen[appid] = f.codes.Current(appid)
+		before[appid] = sight{f.codes.Current(appid), f.codes.LastStored(appid).Revision, suspects[appid]}
 	}
 	known, err := f.db.Components(ctx, appids)
 	if err == nil {
 		var raises []repo.Outcome
 		for _, appid := range appids {
-			raises = append(raises, f.judge(ctx, appid, known[appid], seen[appid], suspects[appid])...)
+			raises = append(raises, f.judge(ctx, appid, known[appid], before[appid])...)
 		}
-		err = f.raise(ctx, raises)
+		if err = f.raise(ctx, raises); err != nil {
+			for _, o := range raises { // the view does not tell any more
+				f.suspect(o.AppID, o.MinRevision)
+			}
+		}
 	}
 	if err == nil {
 		return true
@@ -263,25 +267,28 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	return false
 }
 
+// sight is what a replica knew of a component before it asked MySQL.
+type sight struct {
+	code    *view.Code
+	stored  uint64 // the revision of the stream's last message
+	foreign uint64 // a revision under which the stream held another code, 0 for none
+}
+
 // judge has the view agree with MySQL about a component, and the stream too where it lacks the
-// current code. It returns the outcome that gives the code a higher revision, if the stream holds a
-// revision that MySQL does not have: subscribers that saw it ignore all that are not above it. seen
-// was in the view before MySQL was asked, and foreign a revision under which the stream held
-// another code, 0 for none.
-func (f *codeFollower) judge(
-	ctx context.Context, appid string, component repo.Component, seen *view.Code, foreign uint64,
-) []repo.Outcome {
+// current code. It returns the outcome that gives the code a higher revision, if the stream held a
+// revision that MySQL does not have: subscribers that saw it ignore all that are not above it.
+func (f *codeFollower) judge(ctx context.Context, appid string, component repo.Component, before sight) []repo.Outcome {
 	var truth *preauth.Update
 	if component.Current != nil {
 		update := updateOf(appid, *component.Current)
 		truth = &update
 	}
-	if f.codes.Correct(appid, seen, truth) {
-		foreign = max(foreign, seen.Revision)
+	foreign := before.foreign
+	if f.codes.Correct(appid, before.code, truth) {
+		foreign = max(foreign, before.code.Revision)
 	}
-	stored := f.codes.LastStored(appid).Revision
-	if truth != nil && stored > truth.Revision {
-		foreign = max(foreign, stored)
+	if truth != nil && before.stored > truth.Revision {
+		foreign = max(foreign, before.stored)
 	}
 	if foreign > 0 {
 		f.metrics.foreignUpdates.Inc()
@@ -295,7 +302,7 @@ func (f *codeFollower) judge(
 			AppID: appid, Token: component.Token, Cause: truth.Cause, Code: &component.Current.Code,
 			DueAt: component.DueAt, At: f.cfg.Now(), MinRevision: foreign,
 		}}
-	case stored < truth.Revision:
+	case f.codes.LastStored(appid).Revision < truth.Revision:
 		f.publishAgain(ctx, *truth)
 	}
 	return nil

@@ -23,11 +23,23 @@ type health struct {
 
 	mu      sync.Mutex
 	reasons map[string]error
+	// uses are the last errors of parts that use MySQL.
+	uses map[string]use
 }
+
+// use is an error of a part that uses MySQL. Another replica may do next what this one could not, so
+// the error counts for useStands only, unless the part fails again.
+type use struct {
+	err error
+	at  time.Time
+}
+
+// useStands is longer than a part waits before it tries again.
+const useStands = 30 * time.Second
 
 // newHealth returns a health in which each of the parts has yet to begin.
 func newHealth(mysql *outage.Log, parts ...string) *health {
-	h := &health{mysql: mysql, reasons: map[string]error{}}
+	h := &health{mysql: mysql, reasons: map[string]error{}, uses: map[string]use{}}
 	for _, part := range parts {
 		h.reasons[part] = errNotStarted
 	}
@@ -44,13 +56,6 @@ func (h *health) set(part string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	if part == mysqlPart {
-		if err != nil {
-			h.mysql.Away(err)
-		} else {
-			h.mysql.Back()
-		}
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err == nil {
@@ -58,15 +63,54 @@ func (h *health) set(part string, err error) {
 	} else {
 		h.reasons[part] = err
 	}
+	if part == mysqlPart {
+		h.logMySQL()
+	}
 }
 
-// setUse notes how a part fares that uses MySQL. If MySQL is away, that is MySQL's state and not the
-// part's: the watch of MySQL tells when it is back.
+// setUse notes how a part fares that uses MySQL.
 func (h *health) setUse(part string, err error) {
-	if errors.Is(err, repo.ErrUnavailable) {
-		part = mysqlPart
+	if errors.Is(err, context.Canceled) {
+		return
 	}
-	h.set(part, err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		delete(h.uses, part)
+	} else {
+		h.uses[part] = use{err, time.Now()}
+	}
+	h.logMySQL()
+}
+
+// logMySQL logs that MySQL is away, or back. It is away if the watch says so, and also if it takes the
+// watch's statements and not those of some part. The caller holds mu.
+func (h *health) logMySQL() {
+	away := h.reasons[mysqlPart]
+	if away == nil {
+		away = h.usesOfMySQL()
+	}
+	switch {
+	case away == nil:
+		h.mysql.Back()
+	case !errors.Is(away, errNotStarted):
+		h.mysql.Away(away)
+	}
+}
+
+// usesOfMySQL returns the errors of parts for which MySQL is away, and forgets old ones of all parts.
+// The caller holds mu.
+func (h *health) usesOfMySQL() error {
+	var away []error
+	for _, part := range slices.Sorted(maps.Keys(h.uses)) {
+		switch u := h.uses[part]; {
+		case time.Since(u.at) > useStands:
+			delete(h.uses, part)
+		case errors.Is(u.err, repo.ErrUnavailable):
+			away = append(away, fmt.Errorf("%s: %w", part, u.err))
+		}
+	}
+	return errors.Join(away...)
 }
 
 // levelOf returns the level at which a failure is logged: that MySQL is away is logged once for all.
@@ -81,11 +125,20 @@ func levelOf(err error) slog.Level {
 func (h *health) notReady() []reason {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var reasons []reason
-	for _, part := range slices.Sorted(maps.Keys(h.reasons)) {
-		reasons = append(reasons, reason{part, h.reasons[part]})
+	reasons := maps.Clone(h.reasons)
+	if away := h.usesOfMySQL(); away != nil && reasons[mysqlPart] == nil {
+		reasons[mysqlPart] = away
 	}
-	return reasons
+	for part, u := range h.uses {
+		if !errors.Is(u.err, repo.ErrUnavailable) {
+			reasons[part] = u.err
+		}
+	}
+	var sorted []reason
+	for _, part := range slices.Sorted(maps.Keys(reasons)) {
+		sorted = append(sorted, reason{part, reasons[part]})
+	}
+	return sorted
 }
 
 // untilAvailable repeats a call of package repo for as long as MySQL is away. It returns the call's

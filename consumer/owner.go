@@ -22,7 +22,7 @@ type ownership struct {
 	health *health
 
 	account string
-	asked   bool // for the account
+	asked   int // for the account
 
 	mu      sync.Mutex
 	err     error         // nil while the database is ours
@@ -37,8 +37,9 @@ func newOwnership(cfg Config, nc *nats.Conn, db *repo.Repo, h *health) *ownershi
 
 // look asks the database whom it belongs to. While it does not answer, what it said last counts.
 func (o *ownership) look(ctx context.Context) {
-	if !o.asked && o.nc.IsConnected() { // once, since a server that does not answer never does
-		o.account, o.asked = account(ctx, o.nc), true
+	if o.account == "" && o.asked < accountTries && o.nc.IsConnected() {
+		o.account = account(ctx, o.nc)
+		o.asked++
 	}
 	err := o.db.Own(ctx, repo.StreamSet{
 		Tokens: o.cfg.TokenStream, Updates: o.cfg.UpdateStream, Failures: o.cfg.FailureStream, Account: o.account,
@@ -87,8 +88,8 @@ func (o *ownership) hold(ctx context.Context, work func(ctx context.Context)) {
 	}
 }
 
-// accountTimeout bounds the question for the account, which a server need not answer.
-const accountTimeout = time.Second
+// accountTimeout and accountTries bound the questions for the account, which a server need not answer.
+const accountTimeout, accountTries = time.Second, 5
 
 // account returns the NATS account of a connection, "" if it cannot be told.
 func account(ctx context.Context, nc *nats.Conn) string {

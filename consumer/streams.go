@@ -238,7 +238,9 @@ func (s *streams) unfit(r role, c jetstream.StreamConfig) error {
 		return slices.ContainsFunc(c.Subjects, func(pattern string) bool { return takes(pattern, subject) })
 	}
 	moved := func(subject string) bool {
-		return c.SubjectTransform != nil && overlap(cmp.Or(c.SubjectTransform.Source, ">"), subject)
+		t := c.SubjectTransform
+		return t != nil && overlap(cmp.Or(t.Source, ">"), subject) && t.Destination != t.Source &&
+			(r != tokenStream || !s.isTokenSubject(t.Destination))
 	}
 	switch {
 	case c.Mirror != nil:
