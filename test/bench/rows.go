@@ -504,7 +504,7 @@ func (b *bench) lookUps(ctx context.Context, p *program, slow bool, subjects []s
 func measureClaim(ctx context.Context, b *bench) error {
 	const atOnce = 128
 	// More than can be claimed in the time.
-	spares := int((b.warmup() + b.length).Seconds() * 25_000)
+	spares := int((b.warmup() + b.length).Seconds() * 20_000)
 	contenders := append([]contender{yardstick("textbook")}, b.services()...)
 	for _, components := range []int{100, 1} {
 		subjects := subjectsOf(claimSubject, components)
