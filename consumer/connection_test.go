@@ -14,7 +14,8 @@ import (
 	"preauth/consumer"
 )
 
-// users returns a configuration of nats-server in which the service has the permissions, and everybody else has all.
+// users returns a configuration of nats-server in which the service has the permissions, and
+// everybody else has all.
 func users(permissions string) string {
 	return fmt.Sprintf(`
 accounts: {
@@ -30,14 +31,15 @@ no_auth_user: a
 `, permissions)
 }
 
-// asService has a replica log in as the user with the permissions, and notice soon that they have changed.
+// asService has a replica log in as the user with the permissions, and notice soon that they have
+// changed.
 func (w *world) asService(s *setup) {
 	s.nc = w.connect(nats.UserInfo("service", "service"))
 	consumer.ShortenRefusals(&s.cfg, 3*time.Second)
 }
 
-// NATS drops what it does not permit, and says so to nobody who waits for an answer. It is a reason all the same, until
-// it is permitted.
+// NATS drops what it does not permit, and says so to nobody who waits for an answer. It is a reason
+// all the same, until it is permitted.
 func TestWhatNATSDoesNotPermitIsAReason(t *testing.T) {
 	const everything = `publish: ">"`
 	lookup := func(w *world, _ *replica) bool {
@@ -87,7 +89,8 @@ func TestWhatNATSDoesNotPermitIsAReason(t *testing.T) {
 	}
 }
 
-// A requester that wants its answer on a subject that is not permitted does not make the service unready.
+// A requester that wants its answer on a subject that is not permitted does not make the service
+// unready.
 func TestAnswerThatIsNotPermittedIsNoReason(t *testing.T) {
 	w := newWorldConfigured(t, users(`publish: {deny: "elsewhere.>"}`))
 	r := w.start(w.asService).ready()
@@ -108,8 +111,8 @@ func TestTooFewSubscriptionsAreAReason(t *testing.T) {
 	})
 }
 
-// The consumers with which a replica reads the streams vanish, and it may not make others: its memory would grow old
-// in silence.
+// The consumers with which a replica reads the streams vanish, and it may not make others: its
+// memory would grow old in silence.
 func TestStreamThatCannotBeReadAnyMoreIsAReason(t *testing.T) {
 	w := newWorldConfigured(t, users(`publish: ">"`))
 	r := w.start(w.asService).ready()

@@ -27,8 +27,8 @@ type health struct {
 	uses map[string]use
 }
 
-// use is an error of a part that uses MySQL. Another replica may do next what this one could not, so
-// the error counts for useStands only, unless the part fails again.
+// use is an error of a part that uses MySQL. Another replica may do next what this one could not,
+// so the error counts for useStands only, unless the part fails again.
 type use struct {
 	err error
 	at  time.Time
@@ -51,7 +51,8 @@ var errNotStarted = errors.New("has not started yet")
 // mysqlPart names the database in a health.
 const mysqlPart = "MySQL"
 
-// set notes how a part fares; nil means that it works. A cancelled context says nothing of the part.
+// set notes how a part fares; nil means that it works. A cancelled context says nothing of the
+// part.
 func (h *health) set(part string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
@@ -83,8 +84,8 @@ func (h *health) setUse(part string, err error) {
 	h.logMySQL()
 }
 
-// logMySQL logs that MySQL is away, or back. It is away if the watch says so, and also if it takes the
-// watch's statements and not those of some part. The caller holds mu.
+// logMySQL logs that MySQL is away, or back. It is away if the watch says so, and also if it takes
+// the watch's statements and not those of some part. The caller holds mu.
 func (h *health) logMySQL() {
 	away := h.reasons[mysqlPart]
 	if away == nil {
@@ -98,8 +99,8 @@ func (h *health) logMySQL() {
 	}
 }
 
-// usesOfMySQL returns the errors of parts for which MySQL is away, and forgets old ones of all parts.
-// The caller holds mu.
+// usesOfMySQL returns the errors of parts for which MySQL is away, and forgets old ones of all
+// parts. The caller holds mu.
 func (h *health) usesOfMySQL() error {
 	var away []error
 	for _, part := range slices.Sorted(maps.Keys(h.uses)) {
@@ -113,7 +114,8 @@ func (h *health) usesOfMySQL() error {
 	return errors.Join(away...)
 }
 
-// levelOf returns the level at which a failure is logged: that MySQL is away is logged once for all.
+// levelOf returns the level at which a failure is logged: that MySQL is away is logged once for
+// all.
 func levelOf(err error) slog.Level {
 	if errors.Is(err, repo.ErrUnavailable) || errors.Is(err, context.Canceled) {
 		return slog.LevelDebug

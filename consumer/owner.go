@@ -88,7 +88,8 @@ func (o *ownership) hold(ctx context.Context, work func(ctx context.Context)) {
 	}
 }
 
-// accountTimeout and accountTries bound the questions for the account, which a server need not answer.
+// accountTimeout and accountTries bound the questions for the account, which a server need not
+// answer.
 const accountTimeout, accountTries = time.Second, 5
 
 // account returns the NATS account of a connection, "" if it cannot be told.

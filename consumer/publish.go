@@ -39,9 +39,9 @@ const updatesPart, failuresPart = "announcing updates", "announcing failures"
 // errChanging: see conflictTries.
 var errChanging = errors.New("the component's last announcement keeps changing")
 
-// publisher publishes what was committed. The outbox is the queue that lasts; what comes from memory
-// is a shortcut. A row is deleted once the stream has stored its announcement. A row that stays,
-// because of a crash or a failed publish, is found by the next sweep of any replica.
+// publisher publishes what was committed. The outbox is the queue that lasts; what comes from
+// memory is a shortcut. A row is deleted once the stream has stored its announcement. A row that
+// stays, because of a crash or a failed publish, is found by the next sweep of any replica.
 //
 // Several replicas may publish the same announcement. The message id lets the stream drop the
 // repetition for two minutes. After that, the expected last sequence of the component's subject
@@ -73,8 +73,8 @@ func newPublisher(
 	return p
 }
 
-// run publishes what sweeps of the outbox find, until ctx ends. It then returns when everything that
-// was enqueued is published, or workCtx has ended.
+// run publishes what sweeps of the outbox find, until ctx ends. It then returns when everything
+// that was enqueued is published, or workCtx has ended.
 func (p *publisher) run(ctx, workCtx context.Context) {
 	for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
 		p.sweep(workCtx)
@@ -86,11 +86,11 @@ func (p *publisher) run(ctx, workCtx context.Context) {
 	}
 }
 
-// enqueue takes an announcement that was committed just now, and begins to publish it if that can be
-// now. It never waits: an announcement that finds no room stays in the outbox, and enqueue reports
-// false. Publishing goes on under ctx, and so may that of others: it has to be the context of all work.
-// eventAt is the stream's time stamp of the token event that
-// brought the code, the zero time if none did.
+// enqueue takes an announcement that was committed just now, and begins to publish it if that can
+// be now. It never waits: an announcement that finds no room stays in the outbox, and enqueue
+// reports false. Publishing goes on under ctx, and so may that of others: it has to be the context
+// of all work. eventAt is the stream's time stamp of the token event that brought the code, the
+// zero time if none did.
 func (p *publisher) enqueue(ctx context.Context, a repo.Announcement, eventAt time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

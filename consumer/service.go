@@ -2,9 +2,9 @@
 // claims.
 //
 // An event takes one way through the package. The intake pulls it from the stream. The worker
-// (event.go) decides what to do with it, has the issuer ask WeChat for a code and the committer save
-// it in one transaction, and acknowledges the event. What was committed goes to the view, which
-// answers look-ups, and to the publisher, which announces it. Beside that way
+// (event.go) decides what to do with it, has the issuer ask WeChat for a code and the committer
+// save it in one transaction, and acknowledges the event. What was committed goes to the view,
+// which answers look-ups, and to the publisher, which announces it. Beside that way
 //
 //   - followers read the streams into the views, and have published again what a stream has lost;
 //   - the renewer works on components whose code nears its expiry or whose last attempt failed;
@@ -62,9 +62,10 @@ type Service struct {
 // New returns a service on the given connection, database and WeChat client, which stay the
 // caller's. Neither NATS nor the database has to be there yet. The connection should reconnect for
 // ever, also when a write takes more than seconds ([nats.FlusherTimeout],
-// [nats.Options].ReconnectOnFlusherError): until then, a stalled connection holds up everything that
-// uses it. New adds to its error handler: one that is set later has to call [nats.Conn.ErrorHandler]'s.
-// Metrics are registered with registerer. An invalid cfg gives an error that wraps [ErrConfig].
+// [nats.Options].ReconnectOnFlusherError): until then, a stalled connection holds up everything
+// that uses it. New adds to its error handler: one that is set later has to call
+// [nats.Conn.ErrorHandler]'s. Metrics are registered with registerer. An invalid cfg gives an error
+// that wraps [ErrConfig].
 func New(
 	cfg Config, nc *nats.Conn, db *repo.Repo, api *wechat.Client, log *slog.Logger, registerer prometheus.Registerer,
 ) (*Service, error) {
@@ -123,7 +124,8 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 	return jetstream.NewWithDomain(nc, domain)
 }
 
-// watch sets up what looks at MySQL, at the progress of events and at the readiness, and the gauges.
+// watch sets up what looks at MySQL, at the progress of events and at the readiness, and the
+// gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
 	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
 	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
@@ -187,9 +189,9 @@ func unix(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// Ready returns nil if the service does all its work, and otherwise why not, part by part. A service
-// that is not ready still does what it can: without MySQL, for example, it answers look-ups from
-// memory.
+// Ready returns nil if the service does all its work, and otherwise why not, part by part. A
+// service that is not ready still does what it can: without MySQL, for example, it answers look-ups
+// from memory.
 func (s *Service) Ready() error { return joined(s.notReady()) }
 
 func (s *Service) notReady() []reason {
@@ -200,8 +202,8 @@ func (s *Service) notReady() []reason {
 	return reasons
 }
 
-// Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or WeChat
-// is away, it waits and goes on by itself; an error is a defect.
+// Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or
+// WeChat is away, it waits and goes on by itself; an error is a defect.
 func (s *Service) Run(ctx context.Context) error {
 	// Work that was begun is finished, acknowledged and announced, until the time for that is over.
 	workCtx, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -267,8 +269,8 @@ func (s *Service) Run(ctx context.Context) error {
 // purgeBatch bounds the rows that one statement deletes.
 const purgeBatch = 500
 
-// purge deletes codes that expired longer ago than they are to be kept, until ctx ends. Any number of
-// replicas may do so.
+// purge deletes codes that expired longer ago than they are to be kept, until ctx ends. Any number
+// of replicas may do so.
 func (s *Service) purge(ctx context.Context) {
 	for pause(ctx, jittered(s.cfg.intervals.purge)) {
 		for deleted := purgeBatch; deleted == purgeBatch && ctx.Err() == nil; {

@@ -156,8 +156,8 @@ func TestReasonNamesWhatNATSRequires(t *testing.T) {
 	}
 }
 
-// Streams that exist under the service's names, or for its subjects, and do not hold what it needs are refused, with the
-// reason that fits. One that was changed to be so is noticed.
+// Streams that exist under the service's names, or for its subjects, and do not hold what it needs
+// are refused, with the reason that fits. One that was changed to be so is noticed.
 func TestStreamThatDoesNotHoldItsMessagesIsRefused(t *testing.T) {
 	tokens := []string{"component.token.updated", "component.token.updated.>"}
 	elsewhere := &jetstream.SubjectTransformConfig{Source: "component.>", Destination: "elsewhere.>"}
