@@ -109,10 +109,11 @@ func checkParameters(list string) error {
 // parseDSN returns the driver's configuration. Its errors hold nothing of the DSN but names of
 // parameters: the driver's own may quote a part of the password.
 func parseDSN(dsn string) (cfg *mysql.Config, err error) {
-	form := errors.New("it must read user:password@tcp(host:3306)/database?option=value")
+	says := "it must read user:password@tcp(host:3306)/database?option=value"
 	if mark := strings.IndexByte(dsn, '?'); mark >= 0 && strings.LastIndexByte(dsn, '/') > mark {
-		form = fmt.Errorf("%w, and a \"/\" in a value must be written %%2F", form)
+		says += ", and a \"/\" in a value must be written %2F"
 	}
+	form := errors.New(says)
 	defer func() {
 		if recover() != nil { // the driver panics on an option that it no longer has
 			cfg, err = nil, form
