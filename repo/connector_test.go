@@ -104,6 +104,7 @@ func FuzzConnector(f *testing.F) {
 		{"u:", "@tcp(h)/" + strings.Repeat("d", 100_000) + "?a=" + strings.Repeat("&a=", 10_000)},
 		{"user:p@ss/w:ord?", "@tcp(h)/db?parseTime=\r\n"},
 		{"", "?/"},
+		{"", "/?/"},
 	} {
 		f.Add(around[0], around[1])
 	}

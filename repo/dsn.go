@@ -132,7 +132,7 @@ func parseDSN(dsn string) (cfg *mysql.Config, err error) {
 	case err != nil:
 		return nil, form
 	case cfg.DBName == "":
-		return nil, fmt.Errorf("it names no database: %w", form)
+		return nil, errors.New("it names no database: " + says)
 	case cfg.Timeout < 0 || cfg.ReadTimeout < 0 || cfg.WriteTimeout < 0:
 		return nil, errors.New("timeout, readTimeout and writeTimeout must not be negative")
 	}
