@@ -467,7 +467,7 @@ func TestStartRefusesBadOptions(t *testing.T) {
 	for name, opts := range map[string]Options{
 		"unknown engine":           {Engine: "oracle"},
 		"directory that is a file": {Dir: file},
-		"DSN that is none":         {DSN: "user:hunter2/"},
+		"not a DSN":                {DSN: "user:hunter2/"},
 		"DSN where nobody is":      {DSN: "user:hunter2@tcp(127.0.0.1:1)/"},
 	} {
 		t.Run(name, func(t *testing.T) {
