@@ -32,19 +32,19 @@ type committer struct {
 	now       func() time.Time
 	retry     time.Duration // after a code that MySQL refuses
 	wechat    *outage.Log
-	// saved is told each component that got a new current code.
-	saved func(appid string)
+	// onNewCode is told each component that got a new current code.
+	onNewCode func(appid string)
 
 	outcomes *batch.Batcher[repo.Outcome, repo.Result]
 }
 
 func newCommitter(
 	cfg Config, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger,
-	wechat *outage.Log, saved func(appid string),
+	wechat *outage.Log, onNewCode func(appid string),
 ) *committer {
 	c := &committer{
 		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.Trace, now: cfg.Now,
-		retry: cfg.Delays.TransientMax, wechat: wechat, saved: saved,
+		retry: cfg.Delays.TransientMax, wechat: wechat, onNewCode: onNewCode,
 	}
 	c.outcomes = batch.New(transactions, repo.MaxBatch, c.save)
 	return c
@@ -113,7 +113,7 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 		c.wechat.Back()
 		c.log.Info("code saved", "component", step.AppID, "sequence", step.Sequence,
 			"cause", string(outcome.Cause), "revision", result.Revision, "expires_at", outcome.Code.ExpiresAt)
-		c.saved(step.AppID)
+		c.onNewCode(step.AppID)
 	case StepRepeated:
 		c.log.Debug("token announced again", "component", step.AppID, "sequence", step.Sequence)
 	default: // superseded: nothing has changed

@@ -77,7 +77,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
 	w.step(StepReceived, step)
 	if err != nil {
-		w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))
+		w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))
 		return
 	}
 
@@ -92,7 +92,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	w.tokens.Await(ctx, position.Sequence)
 	superseded := func() bool { return w.tokens.Superseded(event.AppID, position) }
 	if superseded() {
-		w.supersede(msg, step)
+		w.skip(msg, step)
 		return
 	}
 	known, err := w.rows.Do(ctx, event.AppID)
@@ -107,9 +107,9 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	how := arrival{w.tokens.FirstOf(event.AppID, token), meta.NumDelivered}
 	switch decide(known, token, how, now) {
 	case decisionSuperseded:
-		w.supersede(msg, step)
+		w.skip(msg, step)
 		return
-	case decisionLeave:
+	case decisionLater:
 		w.redeliver(msg, returnDelay)
 		return
 	case decisionKeep:
@@ -118,10 +118,10 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 		outcome = expired(outcome, now)
 	case decisionIssue:
 		outcome, err = w.issuer.issue(ctx, order{
-			outcome: outcome, secret: event.Token, issuedAt: event.IssuedAt, tries: quickTries, superseded: superseded,
+			outcome: outcome, secret: event.Token, issuedAt: event.IssuedAt, tries: quickTries, unwanted: superseded,
 		})
-		if errors.Is(err, errSuperseded) {
-			w.supersede(msg, step)
+		if errors.Is(err, errUnwanted) {
+			w.skip(msg, step)
 			return
 		}
 		if err != nil {
@@ -129,7 +129,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 			return
 		}
 	}
-	w.finish(ctx, msg, step, outcome)
+	w.commitAndAcknowledge(ctx, msg, step, outcome)
 }
 
 // arrival is how an event came.
@@ -148,8 +148,8 @@ const (
 	decisionIssue decision = iota
 	// decisionSuperseded: the outcome of this event, or of a newer one, is committed.
 	decisionSuperseded
-	// decisionLeave: the same token's first event is still worked on, here or elsewhere.
-	decisionLeave
+	// decisionLater: the same token's first event is still worked on, here or elsewhere.
+	decisionLater
 	// decisionKeep: the current code was made with this token and has life left.
 	decisionKeep
 	// decisionExpired: the token is dead.
@@ -158,11 +158,11 @@ const (
 
 // decide says what is done with an event, by the component's row and by how the event came.
 func decide(known repo.Component, token repo.Token, how arrival, now time.Time) decision {
-	leave := how.first.After(known.Token.Position) && now.Sub(how.first.Time) < firstFor && how.deliveries <= firstDeliveries
+	later := how.first.After(known.Token.Position) && now.Sub(how.first.Time) < firstFor && how.deliveries <= firstDeliveries
 	current := known.Current
 	switch {
-	case leave:
-		return decisionLeave
+	case later:
+		return decisionLater
 	case !token.Position.After(known.Token.Position):
 		return decisionSuperseded
 	case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):
@@ -174,9 +174,9 @@ func decide(known repo.Component, token repo.Token, how arrival, now time.Time) 
 	}
 }
 
-// finish commits the outcome of an event and acknowledges the event. While MySQL refuses the outcome,
+// commitAndAcknowledge commits the outcome of an event and acknowledges the event. While MySQL refuses the outcome,
 // the event stays in flight, since its next delivery would cost another call of WeChat.
-func (w *worker) finish(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
+func (w *worker) commitAndAcknowledge(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
 	saved, result, err := w.commit.commit(ctx, outcome, repo.Component{})
 	for err != nil && ctx.Err() == nil {
 		delay := jittered(defectDelay)
@@ -198,8 +198,8 @@ func (w *worker) finish(ctx context.Context, msg jetstream.Msg, step Step, outco
 	w.acknowledged(step, msg.Ack())
 }
 
-// supersede acknowledges an event whose component has a newer one, or that was finished before.
-func (w *worker) supersede(msg jetstream.Msg, step Step) {
+// skip acknowledges an event whose component has a newer one, or whose outcome is committed already.
+func (w *worker) skip(msg jetstream.Msg, step Step) {
 	w.metrics.superseded()
 	w.step(StepSuperseded, step)
 	w.acknowledged(step, msg.Ack())

@@ -44,12 +44,12 @@ func TestDecide(t *testing.T) {
 		"the token has expired":                 {taken(at(9, time.Minute)), dead, once, decisionExpired},
 		"expired, and its code is valid":        {with(a, now.Add(time.Second)), dead, once, decisionKeep},
 		"expired and older":                     {taken(at(11, 0)), dead, once, decisionSuperseded},
-		"the first event is in flight":          {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), 1}, decisionLeave},
+		"the first event is in flight":          {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), 1}, decisionLater},
 		"the first event is finished":           {taken(at(8, 2*time.Second)), event, arrival{at(8, 2*time.Second), 1}, decisionIssue},
 		"the first event was lost":              {taken(at(5, time.Minute)), event, arrival{at(8, firstFor), 1}, decisionIssue},
 		"left to it often enough":               {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), firstDeliveries + 1}, decisionIssue},
-		"left to it for the last time":          {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), firstDeliveries}, decisionLeave},
-		"never seen, the first event in flight": {repo.Component{}, event, arrival{at(8, 2*time.Second), 1}, decisionLeave},
+		"left to it for the last time":          {taken(at(5, time.Minute)), event, arrival{at(8, 2*time.Second), firstDeliveries}, decisionLater},
+		"never seen, the first event in flight": {repo.Component{}, event, arrival{at(8, 2*time.Second), 1}, decisionLater},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := decide(test.known, test.token, test.how, now); got != test.want {

@@ -28,9 +28,9 @@ const (
 	youngToken = 30 * time.Second
 )
 
-// errSuperseded means that the code is not wanted any more: a newer token was announced, or another
+// errUnwanted means that the code is not wanted any more: a newer token was announced, or another
 // replica works on the component.
-var errSuperseded = errors.New("a newer token was announced, or the component's lease has ended")
+var errUnwanted = errors.New("a newer token was announced, or the component's lease has ended")
 
 // china is the time zone in which WeChat's day begins.
 var china = time.FixedZone("UTC+8", 8*60*60)
@@ -95,12 +95,12 @@ type order struct {
 	tries int
 	// priority decides when calls are scarce.
 	priority priority
-	// superseded reports that the code is not wanted any more.
-	superseded func() bool
+	// unwanted reports that the code is not wanted any more.
+	unwanted func() bool
 }
 
 // issue completes the order's outcome with a code, or with the failure and the time of the next try.
-// The error is errSuperseded, that of ctx, or [quota.ErrExceeded] for a code that is not to become
+// The error is errUnwanted, that of ctx, or [quota.ErrExceeded] for a code that is not to become
 // current.
 func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 	started := i.now()
@@ -109,7 +109,7 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 		switch {
 		case ctx.Err() != nil:
 			return repo.Outcome{}, ctx.Err()
-		case errors.Is(err, errSuperseded), errors.Is(err, quota.ErrExceeded) && o.priority >= priorityClaim:
+		case errors.Is(err, errUnwanted), errors.Is(err, quota.ErrExceeded) && o.priority >= priorityClaim:
 			return repo.Outcome{}, err
 		}
 		now := i.now()
@@ -142,8 +142,8 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 // call makes one call. asked is when it began, and the code's life counts from then: WeChat begins to
 // count before its answer arrives, and nobody is to be given a code that has died since.
 func (i *issuer) call(ctx context.Context, o order) (asked time.Time, code wechat.Code, err error) {
-	if o.superseded() { // costs nothing of the quota
-		return time.Time{}, wechat.Code{}, errSuperseded
+	if o.unwanted() { // costs nothing of the quota
+		return time.Time{}, wechat.Code{}, errUnwanted
 	}
 	if err := i.quota.Wait(ctx, o.outcome.AppID, o.priority.reserve()); err != nil {
 		return time.Time{}, wechat.Code{}, err
@@ -152,8 +152,8 @@ func (i *issuer) call(ctx context.Context, o order) (asked time.Time, code wecha
 		return time.Time{}, wechat.Code{}, err
 	}
 	defer i.calls.Release(1)
-	if o.superseded() { // while it waited
-		return time.Time{}, wechat.Code{}, errSuperseded
+	if o.unwanted() { // while it waited
+		return time.Time{}, wechat.Code{}, errUnwanted
 	}
 	asked = i.now()
 	started := time.Now()

@@ -181,12 +181,12 @@ func (r *renewer) renew(ctx context.Context, component repo.Component, cause pre
 	}
 	outcome, err = r.issuer.issue(ctx, order{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
-		rejected:   component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
-		tries:      1, // the component's row keeps the time of the next one
-		priority:   renewalPriority(cause),
-		superseded: func() bool { return lost() || r.tokens.Superseded(component.AppID, outcome.Token.Position) },
+		rejected: component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
+		tries:    1, // the component's row keeps the time of the next one
+		priority: renewalPriority(cause),
+		unwanted: func() bool { return lost() || r.tokens.Superseded(component.AppID, outcome.Token.Position) },
 	})
-	if errors.Is(err, errSuperseded) {
+	if errors.Is(err, errUnwanted) {
 		return nil
 	}
 	if err != nil {

@@ -277,7 +277,7 @@ func (s *spares) issueUnannounced(ctx context.Context, appid string, p priority)
 			Token: repo.Token{Position: token.Position, Fingerprint: token.Fingerprint, ExpiresAt: token.ExpiresAt},
 		},
 		secret: token.Token, issuedAt: token.IssuedAt, tries: quickTries, priority: p,
-		superseded: func() bool { return false }, // the code is as good as one of a newer token
+		unwanted: func() bool { return false }, // the code is as good as one of a newer token
 	})
 	switch {
 	case err != nil:

@@ -37,7 +37,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event is ignored",
 		replacements: []replacement{{
-			"consumer/event.go", "w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "w.acknowledged(step, msg.Ack())",
+			"consumer/event.go", "w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "w.acknowledged(step, msg.Ack())",
 		}},
 		broken: []string{"nothing lost"},
 	},
@@ -188,7 +188,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event ends the process",
 		replacements: []replacement{{
-			"consumer/event.go", "w.finish(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "panic(err)",
+			"consumer/event.go", "w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "panic(err)",
 		}},
 		broken: []string{"the processes do as they should"},
 	},
