@@ -27,12 +27,14 @@ var brokenBuilds = []struct {
 	duration time.Duration
 }{
 	{
+		// The renewer takes up a token whose event never arrived. So it has to be broken too.
 		name: "an event is acknowledged when it is taken",
-		replacements: []replacement{{
-			"consumer/event.go", "	w.step(StepReceived, step)\n", "	w.step(StepReceived, step)\n	_ = msg.Ack()\n",
-		}},
+		replacements: []replacement{
+			{"consumer/event.go", "	w.step(StepReceived, step)\n", "	w.step(StepReceived, step)\n	_ = msg.Ack()\n"},
+			{"consumer/renew.go", "if now.Sub(token.Position.Time) < lease {", "if lease > 0 {"},
+		},
 		broken:   []string{"nothing lost", "the system settles by itself"},
-		duration: 60 * time.Second,
+		duration: 2 * time.Minute,
 	},
 	{
 		name: "a bad event is ignored",
