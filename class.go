@@ -1,6 +1,6 @@
 package preauth
 
-// Class says what kind of failure keeps a component without a new code, and thereby what ends it.
+// Class says what kind of failure it is, and thereby what ends it.
 // Package wechat maps WeChat's error codes to classes.
 type Class string
 
@@ -28,17 +28,23 @@ const (
 	// ClassBadReply is a reply without a usable code: a redirect, an unreadable body, no code, an
 	// impossible expires_in. The service retries it like [ClassTransient].
 	ClassBadReply Class = "bad_reply"
-	// ClassBadEvent is a token event that cannot be parsed or has impossible values.
+	// ClassBadEvent is an event that cannot be parsed or has impossible values.
 	ClassBadEvent Class = "bad_event"
 	// ClassTokenExpired means that the token had expired when its event arrived, or expired before
 	// WeChat gave a code.
 	ClassTokenExpired Class = "token_expired"
+	// ClassUnknownCode is an authorization with a code that the service does not know, or that
+	// belongs to another component.
+	ClassUnknownCode Class = "unknown_code"
+	// ClassSecondAuthorizer is an authorization with a code that another account authorized with
+	// before. WeChat refuses that, so it should not happen.
+	ClassSecondAuthorizer Class = "second_authorizer"
 )
 
 // Classes returns all classes.
 func Classes() []Class {
 	return []Class{
 		ClassTransient, ClassThrottled, ClassQuota, ClassTokenRejected, ClassAddressNotAllowed, ClassConfiguration,
-		ClassRequest, ClassUnknown, ClassBadReply, ClassBadEvent, ClassTokenExpired,
+		ClassRequest, ClassUnknown, ClassBadReply, ClassBadEvent, ClassTokenExpired, ClassUnknownCode, ClassSecondAuthorizer,
 	}
 }

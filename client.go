@@ -48,10 +48,30 @@ func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
 	if err := e.checkAt(time.Now()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
-	if _, err := c.js.Publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), e.Encode()); err != nil {
+	if err := c.publish(ctx, SubjectFor(c.subjects.TokenUpdated, e.AppID), e.TraceParent, e.Encode()); err != nil {
 		return fmt.Errorf("preauth: announce: %w", err)
 	}
 	return nil
+}
+
+// AnnounceAuthorization tells the service that an account authorized with a code, and returns once
+// the stream has stored that. Answer WeChat's push with "success" only then: WeChat repeats the push
+// otherwise, and a repeated event changes nothing. AnnounceAuthorization does not publish an event
+// that the service would refuse; the error then wraps [ErrInvalid].
+func (c *Client) AnnounceAuthorization(ctx context.Context, e AuthorizedEvent) error {
+	if err := e.Check(); err != nil {
+		return fmt.Errorf("preauth: announce authorization: %w", err)
+	}
+	if err := c.publish(ctx, SubjectFor(c.subjects.Authorization, e.AppID), e.TraceParent, e.Encode()); err != nil {
+		return fmt.Errorf("preauth: announce authorization: %w", err)
+	}
+	return nil
+}
+
+// publish publishes an event and returns once a stream has stored it.
+func (c *Client) publish(ctx context.Context, subject, traceParent string, body []byte) error {
+	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: withTraceParent(nats.Header{}, traceParent), Data: body})
+	return err
 }
 
 // Lookup returns the current code of a component. If ctx has no deadline, Lookup waits for at most
@@ -100,8 +120,8 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	return claim, nil
 }
 
-// Resolve returns the claim that a code was given to, and an [*Error] with [StatusNotFound] if the
-// code was never claimed. Deadline and other errors are those of [Client.Lookup].
+// Resolve returns the claim that a code was given to, or the revision with which it was announced.
+// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors are those of [Client.Lookup].
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	request := ResolveRequest{code}
 	if err := request.check(); err != nil {
@@ -135,8 +155,10 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 	return reply, nil
 }
 
-// Subscribe calls updated for every code that is announced from now on, and failed for every
-// message that is not an [Update]. It calls them one at a time. Neither may be nil.
+// Subscribe calls updated for every code that is announced from now on, also when it is announced as
+// spent, and failed for every message that is not an [Update]. It calls them one at a time. Neither
+// may be nil. Keep the [Update] with the highest revision, and ask it whether it is still
+// [Update.Usable].
 //
 // The subscription takes effect when the server has received it: flush the connection to wait for
 // that. Delivery is at most once, so announcements are missed while the connection is down. Look up
@@ -145,13 +167,39 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 //
 // Unsubscribe or drain the returned subscription to stop.
 func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subscription, error) {
-	sub, err := c.nc.Subscribe(c.subjects.Updated, func(msg *nats.Msg) {
+	return c.subscribe(c.subjects.Updated, func(msg *nats.Msg) error {
 		u, err := ParseUpdate(msg.Data)
 		if err != nil {
-			failed(fmt.Errorf("preauth: message on %s: %w", msg.Subject, err))
-			return
+			return err
 		}
+		u.TraceParent = traceParent(msg.Header)
 		updated(u)
+		return nil
+	}, failed)
+}
+
+// SubscribeAuthorized calls authorized for every code that is announced as spent from now on, and
+// failed for every message that is not an [Authorized]. Otherwise it is like [Client.Subscribe]: an
+// announcement is missed while the connection is down. All of the last week are in the stream
+// PREAUTH_AUTHORIZED.
+func (c *Client) SubscribeAuthorized(authorized func(Authorized), failed func(error)) (*nats.Subscription, error) {
+	return c.subscribe(c.subjects.Authorized, func(msg *nats.Msg) error {
+		a, err := ParseAuthorized(msg.Data)
+		if err != nil {
+			return err
+		}
+		a.TraceParent = traceParent(msg.Header)
+		authorized(a)
+		return nil
+	}, failed)
+}
+
+// subscribe hands each message on a subject to handle, and to failed what handle does not take.
+func (c *Client) subscribe(subject string, handle func(*nats.Msg) error, failed func(error)) (*nats.Subscription, error) {
+	sub, err := c.nc.Subscribe(subject, func(msg *nats.Msg) {
+		if err := handle(msg); err != nil {
+			failed(fmt.Errorf("preauth: message on %s: %w", msg.Subject, err))
+		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preauth: subscribe: %w", err)

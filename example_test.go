@@ -76,6 +76,51 @@ func ExampleClient_Claim() {
 	fmt.Println("authorized by", resolved.ClaimID, "for", resolved.Reference)
 }
 
+// The receiver of WeChat's pushes announces each authorization, before it answers the push.
+func ExampleClient_AnnounceAuthorization() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	err = client.AnnounceAuthorization(context.Background(), preauth.AuthorizedEvent{
+		AppID:           "wx0123456789abcdef", // the members of the push
+		PreAuthCode:     preauth.NewSecret("preauthcode@@@Q7Zk2vN0sLr4yXw8uTq1bHe6cJm3pGd5fAaVi9"),
+		AuthorizerAppID: "wx8888888888888888",
+		InfoType:        preauth.InfoAuthorized,
+		AuthorizedAt:    time.Unix(1773479190, 0), // its CreateTime
+	})
+	if err != nil {
+		log.Print(err) // do not answer the push with "success", and WeChat repeats it
+	}
+}
+
+// A program that sent visitors to WeChat learns which of them authorized.
+func ExampleClient_SubscribeAuthorized() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+
+	sub, err := client.SubscribeAuthorized(func(a preauth.Authorized) {
+		fmt.Println(a.AuthorizerAppID, "authorized as", a.ClaimID, "for", a.Reference)
+	}, func(err error) { log.Print(err) })
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = sub.Drain() }()
+}
+
 // A program that needs a single code looks up the current one.
 func ExampleClient_Lookup() {
 	nc, err := nats.Connect(nats.DefaultURL)

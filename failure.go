@@ -7,7 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Failure announces that a component got no new code. The service publishes it on
+// Failure announces that a component got no new code, or that the service could not use an
+// authorization. The service publishes it on
 // "preauth.failed.<appid>", and the NATS server copies it to "preauth.failed".
 //
 // While a failure lasts, it is announced again only when the attempt count doubles, and once more
@@ -27,7 +28,7 @@ type Failure struct {
 	// RequestIP is the address that WeChat saw and refused. It is "" unless Class is
 	// [ClassAddressNotAllowed].
 	RequestIP string
-	// Stream and StreamSequence identify the token event; "nats stream get" takes them.
+	// Stream and StreamSequence identify the event; "nats stream get" takes them.
 	Stream         string
 	StreamSequence uint64
 	// Attempt counts the failed calls since the last success. It is 0 if WeChat was not called.

@@ -161,6 +161,62 @@ func FuzzTokenEvent(f *testing.F) {
 	})
 }
 
+func FuzzAuthorizedEvent(f *testing.F) {
+	good := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","authorizer_appid":"` + authorizer + `"}`
+	for _, body := range hostileBodies(good, "component_appid", "pre_auth_code", "authorizer_appid", "info_type", "authorized_at") {
+		f.Add("", aTrace, body, at.UnixNano())
+		f.Add(appID, "", fmt.Appendf(nil, `{"specversion":"1.0","data":%s}`, body), at.UnixNano())
+	}
+	for _, value := range hostileValues {
+		text := strings.Trim(value, `"`)
+		f.Add(text, text, []byte(good), at.UnixNano())
+	}
+	f.Fuzz(func(t *testing.T, appid, trace string, body []byte, received int64) {
+		header, arrived := nats.Header{"traceparent": {trace}}, time.Unix(0, received)
+		event, err := parse(t, body, func() (preauth.AuthorizedEvent, error) {
+			return preauth.ParseAuthorizedEvent(appid, header, body, arrived)
+		})
+		if event.AppID != "" || err == nil {
+			checkFuzzedAppID(t, appid, event.AppID)
+		}
+		if err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		checkFuzzedAppID(t, "", event.AuthorizerAppID)
+		if event.AuthorizedAt.IsZero() || event.AuthorizedAt.After(arrived) {
+			t.Errorf("authorized at %v, and the event arrived at %v", event.AuthorizedAt, arrived)
+		}
+		if event.TraceParent != "" && (event.TraceParent != trace || len(trace) != len(aTrace)) {
+			t.Errorf("the trace %q became %q", trace, event.TraceParent)
+		}
+		if event.AuthorizedAt.Year() < 1970 {
+			return // cannot be encoded
+		}
+		again, err := preauth.ParseAuthorizedEvent("", header, event.Encode(), arrived)
+		if err != nil || !reflect.DeepEqual(again, event) {
+			t.Errorf("%+v became %+v, %v", event, again, err)
+		}
+	})
+}
+
+func FuzzAuthorized(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","claim_id":"visitor","authorizer_appid":"`+authorizer+`","authorized_at":"2026-03-14T09:06:00Z"}`, "component_appid", "claim_id", "reference", "claimed_at", "revision", "authorizer_appid", "info_type", "authorized_at", "issued_at", "expires_at") {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		authorized, err := parse(t, body, func() (preauth.Authorized, error) { return preauth.ParseAuthorized(body) })
+		if err != nil {
+			checkFuzzedError(t, err)
+			return
+		}
+		checkFuzzedAppID(t, "", authorized.AppID)
+		if again, err := preauth.ParseAuthorized(authorized.Encode()); err != nil || again != authorized {
+			t.Errorf("%+v became %+v, %v", authorized, again, err)
+		}
+	})
+}
+
 func FuzzLookupRequest(f *testing.F) {
 	for _, body := range hostileBodies(`{"component_appid":"`+appID+`"}`, "component_appid", "min_ttl", "min_revision", "redirect_uri", "auth_type", "biz_appid", "category_id_list") {
 		f.Add("", body)
@@ -184,7 +240,7 @@ func FuzzLookupRequest(f *testing.F) {
 }
 
 func FuzzUpdate(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","issued_at":"2026-03-14T09:00:00.25Z","expires_at":"2026-03-14T09:30:00.25Z","revision":42,"cause":"token"}`, "component_appid", "pre_auth_code", "issued_at", "expires_at", "revision", "cause") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","issued_at":"2026-03-14T09:00:00.25Z","expires_at":"2026-03-14T09:30:00.25Z","revision":42,"cause":"token"}`, "component_appid", "pre_auth_code", "issued_at", "expires_at", "revision", "cause", "spent") {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -321,7 +377,7 @@ func FuzzClaim(f *testing.F) {
 
 // FuzzResolve parses each body as a request and as an answer.
 func FuzzResolve(f *testing.F) {
-	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","claim_id":"visitor","claimed_at":"2026-03-14T09:04:48.8Z"}`, "component_appid", "pre_auth_code", "claim_id", "reference", "claimed_at", "issued_at", "expires_at") {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","pre_auth_code":"`+code+`","claim_id":"visitor","claimed_at":"2026-03-14T09:04:48.8Z"}`, "component_appid", "pre_auth_code", "claim_id", "reference", "claimed_at", "revision", "issued_at", "expires_at", "authorizer_appid", "authorized_at") {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -117,6 +117,8 @@ func expected(into any) string {
 		return "a whole number, 0 or more"
 	case *instant:
 		return "an RFC 3339 time such as 2006-01-02T15:04:05Z, in the years 1970 to 9999"
+	case *bool:
+		return "true or false"
 	case *string, **string, *bodyAppID:
 		return "a string"
 	default:
@@ -178,6 +180,13 @@ func (o object) uint(name string, value uint64) object {
 		return o
 	}
 	return strconv.AppendUint(o.name(name), value, 10)
+}
+
+func (o object) flag(name string, value bool) object {
+	if !value {
+		return o
+	}
+	return append(o.name(name), "true"...)
 }
 
 // time appends a time in RFC 3339, in UTC with microseconds.

@@ -10,6 +10,9 @@
 //   - A web application that sends an account's owner to WeChat claims a code for this visitor:
 //     [Client.Claim]. After the authorization it asks which claim the code belongs to:
 //     [Client.Resolve].
+//   - The receiver of WeChat's pushes announces each authorization: [Client.AnnounceAuthorization].
+//     The service then gives the code to nobody any more, and says whose it was:
+//     [Client.SubscribeAuthorized].
 //   - A program that needs only the current code looks it up: [Client.Lookup]. Everybody sees that
 //     code, and WeChat lets it serve a single authorization.
 //
@@ -17,9 +20,9 @@
 // members are ignored, a null counts as an absent member, and a known member that appears twice is
 // refused. Tokens and codes have the type [Secret], which does not print itself.
 //
-// Clients do not need ParseTokenEvent, ParseLookupRequest, ParseClaimRequest and
-// ParseResolveRequest: with these the service reads what clients send. They are exported for tests
-// and for programs that stand in for the service.
+// Clients do not need ParseTokenEvent, ParseAuthorizedEvent, ParseLookupRequest, ParseClaimRequest
+// and ParseResolveRequest: with these the service reads what clients send. They are exported for
+// tests and for programs that stand in for the service.
 package preauth
 
 import (
@@ -44,15 +47,19 @@ var ErrInvalid = errors.New("invalid")
 type Subjects struct {
 	// TokenUpdated carries token events from the token service.
 	TokenUpdated string
+	// Authorization carries authorizations from the receiver of WeChat's pushes.
+	Authorization string
 	// Updated carries announcements of new codes.
 	Updated string
 	// Failed carries announcements of failures.
 	Failed string
+	// Authorized carries announcements of codes that are spent.
+	Authorized string
 	// Lookup takes requests for the current code of a component.
 	Lookup string
 	// Claim takes requests for a code that nobody else gets.
 	Claim string
-	// Resolve takes requests for the claim that a code was given to.
+	// Resolve takes requests for what a code was used for.
 	Resolve string
 }
 
@@ -60,12 +67,14 @@ type Subjects struct {
 // otherwise.
 func DefaultSubjects() Subjects {
 	return Subjects{
-		TokenUpdated: "component.token.updated",
-		Updated:      "preauth.updated",
-		Failed:       "preauth.failed",
-		Lookup:       "preauth.lookup",
-		Claim:        "preauth.claim",
-		Resolve:      "preauth.resolve",
+		TokenUpdated:  "component.token.updated",
+		Authorization: "component.authorized",
+		Updated:       "preauth.updated",
+		Failed:        "preauth.failed",
+		Authorized:    "preauth.authorized",
+		Lookup:        "preauth.lookup",
+		Claim:         "preauth.claim",
+		Resolve:       "preauth.resolve",
 	}
 }
 
@@ -75,7 +84,9 @@ func (s Subjects) WithPrefix(prefix string) Subjects {
 	if prefix == "" {
 		return s
 	}
-	for _, subject := range []*string{&s.TokenUpdated, &s.Updated, &s.Failed, &s.Lookup, &s.Claim, &s.Resolve} {
+	for _, subject := range []*string{
+		&s.TokenUpdated, &s.Authorization, &s.Updated, &s.Failed, &s.Authorized, &s.Lookup, &s.Claim, &s.Resolve,
+	} {
 		*subject = prefix + "." + *subject
 	}
 	return s

@@ -30,7 +30,7 @@ func TestCheckAppID(t *testing.T) {
 
 func TestSubjects(t *testing.T) {
 	s := preauth.DefaultSubjects()
-	for _, subject := range []string{s.TokenUpdated, s.Updated, s.Failed, s.Lookup} {
+	for _, subject := range []string{s.TokenUpdated, s.Authorization, s.Updated, s.Failed, s.Authorized, s.Lookup} {
 		if got := preauth.AppIDFromSubject(subject, preauth.SubjectFor(subject, appID)); got != appID {
 			t.Errorf("below %s: got %q", subject, got)
 		}
@@ -63,7 +63,8 @@ func TestSubjectsWithPrefix(t *testing.T) {
 		t.Errorf("without a prefix: %+v, want %+v", got, defaults)
 	}
 	want := preauth.Subjects{
-		TokenUpdated: "acme.component.token.updated", Updated: "acme.preauth.updated", Failed: "acme.preauth.failed",
+		TokenUpdated: "acme.component.token.updated", Authorization: "acme.component.authorized",
+		Updated: "acme.preauth.updated", Failed: "acme.preauth.failed", Authorized: "acme.preauth.authorized",
 		Lookup: "acme.preauth.lookup", Claim: "acme.preauth.claim", Resolve: "acme.preauth.resolve",
 	}
 	if got := defaults.WithPrefix("acme"); got != want {

@@ -42,22 +42,44 @@ func aResolved() preauth.Resolved {
 }
 
 func TestResolvedOnTheWire(t *testing.T) {
-	want := `{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711",` +
-		`"claimed_at":"2026-03-14T09:27:53.589793Z","issued_at":"2026-03-14T09:26:53.589793Z","expires_at":"2026-03-14T09:56:53.589793Z"}`
-	if got := string(aResolved().Encode()); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	tests := map[string]struct {
+		resolved preauth.Resolved
+		wire     string
+	}{
+		"a claim": {
+			aResolved(),
+			`{"component_appid":"` + appID + `","claim_id":"visit-17","reference":"order 4711","claimed_at":"2026-03-14T09:27:53.589793Z",` +
+				`"issued_at":"2026-03-14T09:26:53.589793Z","expires_at":"2026-03-14T09:56:53.589793Z"}`,
+		},
+		"an announced code, spent": {
+			preauth.Resolved{
+				AppID: appID, Revision: 42, IssuedAt: at, ExpiresAt: at.Add(30 * time.Minute),
+				AuthorizerAppID: authorizer, AuthorizedAt: at.Add(time.Minute),
+			},
+			`{"component_appid":"` + appID + `","revision":42,` +
+				`"issued_at":"2026-03-14T09:26:53.589793Z","expires_at":"2026-03-14T09:56:53.589793Z",` +
+				`"authorizer_appid":"` + authorizer + `","authorized_at":"2026-03-14T09:27:53.589793Z"}`,
+		},
 	}
-	got, err := preauth.ParseResolved([]byte(want))
-	if err != nil || got != aResolved() {
-		t.Errorf("got %+v, %v", got, err)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := string(test.resolved.Encode()); got != test.wire {
+				t.Errorf("got  %s\nwant %s", got, test.wire)
+			}
+			got, err := preauth.ParseResolved([]byte(test.wire))
+			if err != nil || got != test.resolved {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
 	}
 }
 
 func TestParseResolvedRefuses(t *testing.T) {
 	tests := map[string]struct{ body, says string }{
 		"no component":        {`{"claim_id":"visit-17"}`, "component_appid is missing"},
-		"no claim id":         {`{"component_appid":"` + appID + `"}`, "needs claim_id"},
-		"a claim id as null":  {`{"component_appid":"` + appID + `","claim_id":null}`, "needs claim_id"},
+		"neither use":         {`{"component_appid":"` + appID + `"}`, "needs claim_id or revision"},
+		"a claim id as null":  {`{"component_appid":"` + appID + `","claim_id":null,"revision":0}`, "needs claim_id or revision"},
+		"a revision below 0":  {`{"component_appid":"` + appID + `","revision":-1}`, "revision must be a whole number, 0 or more"},
 		"a time as a number":  {`{"component_appid":"` + appID + `","claim_id":"c","issued_at":1}`, "issued_at must be an RFC 3339 time such as"},
 		"an impossible appid": {`{"component_appid":"` + marker + `.","claim_id":"c"}`, "64 letters, digits"},
 	}

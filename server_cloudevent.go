@@ -88,6 +88,35 @@ func (c *cloudEvent) payload() ([]byte, error) {
 	return data, nil
 }
 
+// decodeEvent finds the event data in a message and parses it into fields, whose members are given.
+func decodeEvent[F any](fields *F, members func(*F) []member, header nats.Header, body []byte) error {
+	mode, err := contentModeOf(header)
+	if err != nil {
+		return err
+	}
+	var envelope cloudEvent
+	switch mode {
+	case binaryMode:
+		return decodeObject(body, members(fields))
+	case structuredMode:
+		err = decodeObject(body, envelope.members())
+	case unknownMode:
+		err = decodeObject(body, append(members(fields), envelope.members()...))
+		if envelope.specVersion == nil {
+			return err
+		}
+		*fields = *new(F) // a CloudEvent's members beside the data are attributes, which do not count
+	}
+	if err != nil {
+		return err
+	}
+	data, err := envelope.payload()
+	if err != nil {
+		return err
+	}
+	return decodeObject(data, members(fields))
+}
+
 func checkSpecVersion(version string) error {
 	if version != "1.0" {
 		return invalid("specversion of the CloudEvent must be 1.0")

@@ -22,12 +22,12 @@ import (
 //   - An expires_at that is not after received, without an issued_at, belongs to a token that
 //     expired before its event arrived. Its life is taken to have been [DefaultTokenLife].
 //
-// The event has both times, in UTC with microseconds. It may have expired already. An error wraps
-// [ErrInvalid]. The event then has only an AppID: that of the one valid component which subject and
+// The event has both times, in UTC with microseconds. It may have expired already. Its TraceParent
+// is that of the headers, "" if they have no valid one. An error wraps [ErrInvalid]. The event then has only an AppID: that of the one valid component which subject and
 // body name, as far as they can be parsed, or "".
 func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
 	var fields tokenFields
-	err := fields.parse(header, body)
+	err := decodeEvent(&fields, (*tokenFields).members, header, body)
 	named, appidErr := fields.appid.agreeWith(appid)
 	e := TokenEvent{AppID: named}
 	if err = cmp.Or(err, appidErr); err != nil {
@@ -40,7 +40,9 @@ func ParseTokenEvent(appid string, header nats.Header, body []byte, received tim
 	if err != nil {
 		return e, err
 	}
-	return TokenEvent{AppID: named, Token: NewSecret(fields.token), IssuedAt: issuedAt, ExpiresAt: expiresAt}, nil
+	return TokenEvent{
+		AppID: named, Token: NewSecret(fields.token), IssuedAt: issuedAt, ExpiresAt: expiresAt, TraceParent: traceParent(header),
+	}, nil
 }
 
 // tokenFields are the members of a token event as they are in the message.
@@ -59,33 +61,4 @@ func (f *tokenFields) members() []member {
 		{name: "expires_at", into: &f.expiresAt},
 		{name: "expires_in", into: &f.expiresIn},
 	}
-}
-
-// parse finds the event data in a message and parses it.
-func (f *tokenFields) parse(header nats.Header, body []byte) error {
-	mode, err := contentModeOf(header)
-	if err != nil {
-		return err
-	}
-	var envelope cloudEvent
-	switch mode {
-	case binaryMode:
-		return decodeObject(body, f.members())
-	case structuredMode:
-		err = decodeObject(body, envelope.members())
-	case unknownMode:
-		err = decodeObject(body, append(f.members(), envelope.members()...))
-		if envelope.specVersion == nil {
-			return err
-		}
-		*f = tokenFields{} // a CloudEvent's members beside the data are attributes, which do not count
-	}
-	if err != nil {
-		return err
-	}
-	data, err := envelope.payload()
-	if err != nil {
-		return err
-	}
-	return decodeObject(data, f.members())
 }

@@ -33,6 +33,9 @@ type TokenEvent struct {
 	// ExpiresAt is when the token expires, at most [MaxTokenLife] after IssuedAt. The zero time
 	// stands for [DefaultTokenLife] after IssuedAt.
 	ExpiresAt time.Time
+	// TraceParent is the W3C trace context of the event, which the service passes on to the update.
+	// It is in the headers, not in the body. [Client.Announce] leaves out one that is not valid.
+	TraceParent string
 }
 
 // Encode returns the body of the event in plain JSON. It contains the token.

@@ -18,13 +18,15 @@ const (
 	CauseRenewal Cause = "renewal"
 	// CauseDemand is a look-up that wanted more life than the current code had left.
 	CauseDemand Cause = "demand"
+	// CauseSpent is an authorization, which the code before served.
+	CauseSpent Cause = "spent"
 )
 
 // MaxRevision is the highest possible revision: 2^53 - 1, the largest integer that JavaScript, and
 // every other reader that keeps numbers as float64, can tell from its neighbours.
 const MaxRevision = 1<<53 - 1
 
-// Update announces the current code of a component. The service publishes it on
+// Update announces the current code of a component, or that it is spent. The service publishes it on
 // "preauth.updated.<appid>", at least once and with the same Nats-Msg-Id each time, and the NATS
 // server copies it to "preauth.updated".
 type Update struct {
@@ -33,15 +35,26 @@ type Update struct {
 	// PreAuthCode is the code. Every subscriber sees it, but WeChat lets it serve a single
 	// authorization: claim a code for each visitor instead.
 	PreAuthCode Secret
-	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds.
+	// IssuedAt and ExpiresAt bound the life of the code, in UTC with microseconds. A spent code ends
+	// with its authorization.
 	IssuedAt, ExpiresAt time.Time
-	// Revision counts the component's codes from 1 to [MaxRevision] and only grows. Ignore an
+	// Revision counts the component's updates from 1 to [MaxRevision] and only grows. Ignore an
 	// Update whose Revision is not above the last one you saw: it is late or repeated.
 	Revision uint64
 	// Cause says why the code became current. A newer service may send causes that are not listed
 	// here.
 	Cause Cause
+	// Spent means that somebody authorized with the code, which the Update before announced. Nobody
+	// can use it any more, and the next code is being made.
+	Spent bool
+	// TraceParent is the W3C trace context of the event that led to the Update, "" if that had none.
+	// It is in the headers, not in the body.
+	TraceParent string
 }
+
+// Usable reports whether the code can serve an authorization now, as far as the Update says. The
+// Update before it is of no use in either case.
+func (u Update) Usable(now time.Time) bool { return !u.Spent && now.Before(u.ExpiresAt) }
 
 // MessageID returns the Nats-Msg-Id and CloudEvents id of the announcement: "<appid>.<revision>".
 func (u Update) MessageID() string { return u.AppID + "." + strconv.FormatUint(u.Revision, 10) }
@@ -57,13 +70,18 @@ func (u Update) Encode() []byte {
 		expiresIn(u.ExpiresAt.Sub(u.IssuedAt)).
 		uint("revision", u.Revision).
 		text("cause", string(u.Cause)).
+		flag("spent", u.Spent).
 		end()
 }
 
-// Header returns the headers of the announcement: the Nats-Msg-Id and the CloudEvents attributes in
-// binary mode. source is the CloudEvents source, a URI reference that identifies the deployment.
+// Header returns the headers of the announcement: the Nats-Msg-Id, the CloudEvents attributes in
+// binary mode, and the TraceParent. source is the CloudEvents source, a URI reference that identifies the deployment.
 func (u Update) Header(source string) nats.Header {
-	return cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, u.IssuedAt)
+	at := u.IssuedAt
+	if u.Spent {
+		at = u.ExpiresAt
+	}
+	return withTraceParent(cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, at), u.TraceParent)
 }
 
 // cloudEventHeader returns the attributes of a CloudEvent in binary mode and the message id by
@@ -100,6 +118,7 @@ func ParseUpdate(body []byte) (Update, error) {
 		{name: "expires_at", into: &expiresAt},
 		{name: "revision", into: &u.Revision},
 		{name: "cause", into: (*string)(&u.Cause)},
+		{name: "spent", into: &u.Spent},
 	})
 	if err != nil {
 		return Update{}, err

@@ -36,6 +36,45 @@ func TestUpdateOnTheWire(t *testing.T) {
 	}
 }
 
+// An update of a spent code has one member more, and its code has expired for those that do not know it.
+func TestSpentUpdateOnTheWire(t *testing.T) {
+	update := anUpdate()
+	update.Spent, update.ExpiresAt = true, at.Add(time.Minute)
+	want := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `",` +
+		`"issued_at":"2026-03-14T09:26:53.589793Z","expires_at":"2026-03-14T09:27:53.589793Z","expires_in":60,` +
+		`"revision":42,"cause":"renewal","spent":true}`
+	if got := string(update.Encode()); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got, err := preauth.ParseUpdate([]byte(want)); err != nil || !reflect.DeepEqual(got, update) {
+		t.Errorf("got %+v, %v, want %+v", got, err, update)
+	}
+	if got := update.Header("/preauth/test")["ce-time"]; !reflect.DeepEqual(got, []string{"2026-03-14T09:27:53.589793Z"}) {
+		t.Errorf("ce-time is %q, want when it was spent", got)
+	}
+}
+
+func TestUpdateUsable(t *testing.T) {
+	alive, spent := anUpdate(), anUpdate()
+	spent.Spent = true
+	for name, test := range map[string]struct {
+		update preauth.Update
+		now    time.Time
+		want   bool
+	}{
+		"alive":                    {alive, at, true},
+		"in its last microsecond":  {alive, alive.ExpiresAt.Add(-time.Microsecond), true},
+		"expired":                  {alive, alive.ExpiresAt, false},
+		"spent":                    {spent, at, false},
+		"no update was ever seen":  {preauth.Update{}, at, false},
+		"spent, by a slower clock": {spent, at.Add(-time.Hour), false},
+	} {
+		if got := test.update.Usable(test.now); got != test.want {
+			t.Errorf("%s: Usable() = %v", name, got)
+		}
+	}
+}
+
 func TestUpdateHeader(t *testing.T) {
 	update := anUpdate()
 	update.IssuedAt = at.In(time.FixedZone("CST", 8*3600)).Add(999)
@@ -119,6 +158,7 @@ func TestParseUpdateRefuses(t *testing.T) {
 		"beyond 64 bits":        {with(`"revision":42`, `"revision":18446744073709551616`), "revision must be a whole number, 0 or more"},
 		"a revision as text":    {with(`"revision":42`, `"revision":"`+marker+`"`), "revision must be a whole number, 0 or more"},
 		"a cause as a number":   {with(`"renewal"`, `1`), "cause must be a string"},
+		"spent as text":         {with(`{`, `{"spent":"`+marker+`",`), "spent must be true or false"},
 	}
 	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {

@@ -111,8 +111,10 @@ type Delays struct {
 func (c Config) withDefaults() Config {
 	subjects := preauth.DefaultSubjects()
 	c.Subjects.TokenUpdated = cmp.Or(c.Subjects.TokenUpdated, subjects.TokenUpdated)
+	c.Subjects.Authorization = cmp.Or(c.Subjects.Authorization, subjects.Authorization)
 	c.Subjects.Updated = cmp.Or(c.Subjects.Updated, subjects.Updated)
 	c.Subjects.Failed = cmp.Or(c.Subjects.Failed, subjects.Failed)
+	c.Subjects.Authorized = cmp.Or(c.Subjects.Authorized, subjects.Authorized)
 	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
 	c.Subjects.Claim = cmp.Or(c.Subjects.Claim, subjects.Claim)
 	c.Subjects.Resolve = cmp.Or(c.Subjects.Resolve, subjects.Resolve)
@@ -168,8 +170,9 @@ func (c Config) Check() error {
 		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...))
 	}
 	subjects := map[string]string{
-		"token": c.Subjects.TokenUpdated, "updated": c.Subjects.Updated,
-		"failed": c.Subjects.Failed, "look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
+		"token": c.Subjects.TokenUpdated, "authorization": c.Subjects.Authorization,
+		"updated": c.Subjects.Updated, "failed": c.Subjects.Failed, "authorized": c.Subjects.Authorized,
+		"look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
 	}
 	for name, s := range subjects {
 		if !subject.MatchString(s) {

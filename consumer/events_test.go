@@ -772,7 +772,8 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	inbox := w.nc.NewInbox()
 	for _, subject := range []string{"preauth.lookup.wx1", "preauth.claim.wx1", "preauth.resolve"} {
 		for _, reply := range []string{
-			"preauth.updated.wx2", "preauth.updated", "preauth.failed.wx2", "component.token.updated", "component.token.updated.wx2",
+			"preauth.updated.wx2", "preauth.updated", "preauth.failed.wx2", "preauth.authorized.wx2",
+			"component.token.updated", "component.token.updated.wx2", "component.authorized.wx2",
 			"preauth.lookup.wx1", "preauth.claim", "preauth.resolve", "$JS.API.STREAM.PURGE.PREAUTH", inbox,
 		} {
 			if err := w.nc.PublishRequest(subject, reply, nil); err != nil {

@@ -176,7 +176,8 @@ func (r *responder) answerable(reply string) bool {
 		rest, ok := strings.CutPrefix(reply, subject)
 		return ok && (rest == "" || rest[0] == '.')
 	}
-	if reply[0] == '$' || own(s.TokenUpdated) || own(s.Updated) || own(s.Failed) || own(s.Lookup) || own(s.Claim) || own(s.Resolve) {
+	if reply[0] == '$' || own(s.TokenUpdated) || own(s.Authorization) || own(s.Updated) || own(s.Failed) || own(s.Authorized) ||
+		own(s.Lookup) || own(s.Claim) || own(s.Resolve) {
 		r.log.Debug("request not answered: its reply subject is not one for answers", "subject", reply)
 		return false
 	}

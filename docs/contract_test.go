@@ -76,6 +76,13 @@ func TestMessagesOfTheContract(t *testing.T) {
 				return c.Encode(), err
 			},
 		},
+		"Authorization": {func(body []byte) ([]byte, error) {
+			e, err := preauth.ParseAuthorizedEvent("", nil, body, time.Date(2026, time.March, 14, 9, 6, 31, 0, time.UTC))
+			return parsed(e, err)
+		}},
+		"Authorized": slices.Repeat([]func([]byte) ([]byte, error){
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseAuthorized(body)) },
+		}, 2),
 		"Resolve": {
 			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolveRequest(body)) },
 			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },

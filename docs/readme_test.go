@@ -243,11 +243,16 @@ func TestSubjectsOfREADME(t *testing.T) {
 			_, err := preauth.ParseTokenEvent(appID, nil, body, time.Now())
 			return err
 		},
-		subjects.Updated: func(body []byte) error { _, err := preauth.ParseUpdate(body); return err },
-		subjects.Failed:  func(body []byte) error { _, err := preauth.ParseFailure(body); return err },
-		subjects.Lookup:  func(body []byte) error { _, err := preauth.ParseLookupRequest(appID, body); return err },
-		subjects.Claim:   func(body []byte) error { _, err := preauth.ParseClaimRequest(appID, body); return err },
-		subjects.Resolve: func(body []byte) error { _, err := preauth.ParseResolveRequest(body); return err },
+		subjects.Authorization: func(body []byte) error {
+			_, err := preauth.ParseAuthorizedEvent(appID, nil, body, time.Now())
+			return err
+		},
+		subjects.Authorized: func(body []byte) error { _, err := preauth.ParseAuthorized(body); return err },
+		subjects.Updated:    func(body []byte) error { _, err := preauth.ParseUpdate(body); return err },
+		subjects.Failed:     func(body []byte) error { _, err := preauth.ParseFailure(body); return err },
+		subjects.Lookup:     func(body []byte) error { _, err := preauth.ParseLookupRequest(appID, body); return err },
+		subjects.Claim:      func(body []byte) error { _, err := preauth.ParseClaimRequest(appID, body); return err },
+		subjects.Resolve:    func(body []byte) error { _, err := preauth.ParseResolveRequest(body); return err },
 	}
 	row := regexp.MustCompile("(?m)^\\| `([a-z.]+?)(?:\\.<appid>)?` \\| .* \\| `(\\{.*\\})` \\|$")
 	for _, cells := range row.FindAllStringSubmatch(read(t, "README.md"), -1) {

@@ -1,0 +1,97 @@
+package preauth_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth"
+)
+
+const aTrace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+// An event has the trace context of its headers, if that is valid, and is never refused because of it.
+func TestTraceParentOfAnEvent(t *testing.T) {
+	const other = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
+	tests := map[string]struct {
+		header nats.Header
+		want   string
+	}{
+		"none":                       {nats.Header{}, ""},
+		"a valid one":                {nats.Header{"traceparent": {aTrace}}, aTrace},
+		"as Go's net/http writes it": {nats.Header{"Traceparent": {aTrace}}, aTrace},
+		"beside a CloudEvent's":      {nats.Header{"ce-traceparent": {other}, "traceparent": {aTrace}}, aTrace},
+		"a later version":            {nats.Header{"traceparent": {"cc" + aTrace[2:]}}, "cc" + aTrace[2:]},
+		"two":                        {nats.Header{"traceparent": {aTrace, other}}, ""},
+		"two in two cases":           {nats.Header{"traceparent": {aTrace}, "TraceParent": {other}}, ""},
+		"an empty one":               {nats.Header{"traceparent": {""}}, ""},
+		"in capitals":                {nats.Header{"traceparent": {strings.ToUpper(aTrace)}}, ""},
+		"a forbidden version":        {nats.Header{"traceparent": {"ff" + aTrace[2:]}}, ""},
+		"no trace id":                {nats.Header{"traceparent": {"00-00000000000000000000000000000000-b7ad6b7169203331-01"}}, ""},
+		"no parent id":               {nats.Header{"traceparent": {"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"}}, ""},
+		"a field too many":           {nats.Header{"traceparent": {aTrace + "-00"}}, ""},
+		"a field too long":           {nats.Header{"traceparent": {aTrace + "0"}}, ""},
+		"white space":                {nats.Header{"traceparent": {" " + aTrace[1:]}}, ""},
+		"no digits":                  {nats.Header{"traceparent": {"00-0af7651916cd43dd8448eb211c80319g-b7ad6b7169203331-01"}}, ""},
+		"a secret":                   {nats.Header{"traceparent": {token}}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			event, err := preauth.ParseTokenEvent(appID, test.header, []byte(`{"component_access_token":"t"}`), at)
+			if err != nil || event.TraceParent != test.want {
+				t.Errorf("got %q, %v, want %q", event.TraceParent, err, test.want)
+			}
+		})
+	}
+}
+
+func TestTraceParentOfAnUpdate(t *testing.T) {
+	update := anUpdate()
+	update.TraceParent = aTrace
+	if got := update.Header("/preauth/test")["traceparent"]; !reflect.DeepEqual(got, []string{aTrace}) {
+		t.Errorf("the header is %q", got)
+	}
+	if body := string(update.Encode()); strings.Contains(body, aTrace) {
+		t.Errorf("the body has it: %s", body)
+	}
+	update.TraceParent = "00-x\r\nNats-Msg-Id: 1"
+	if got, ok := update.Header("/preauth/test")["traceparent"]; ok {
+		t.Errorf("the header is %q", got)
+	}
+
+	nc := connect(t)
+	updates := make(chan preauth.Update, 1)
+	if _, err := newClient(t, nc).Subscribe(func(u preauth.Update) { updates <- u }, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	update.TraceParent = aTrace
+	if err := nc.PublishMsg(&nats.Msg{Subject: "preauth.updated", Header: update.Header("/preauth/test"), Data: update.Encode()}); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, updates); got.TraceParent != aTrace {
+		t.Errorf("a subscriber gets %q", got.TraceParent)
+	}
+}
+
+func TestAnnounceSendsTheTraceParent(t *testing.T) {
+	nc := connect(t)
+	tokens := stream(t, nc, jetstream.StreamConfig{Name: "TOKENS", Subjects: []string{"component.token.updated.>"}})
+	client := newClient(t, nc)
+	for i, trace := range []string{aTrace, "not one"} {
+		event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(time.Hour), TraceParent: trace}
+		if err := client.Announce(t.Context(), event); err != nil {
+			t.Fatal(err)
+		}
+		stored, err := tokens.GetMsg(t.Context(), uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stored.Header.Values("traceparent"); trace == aTrace && !reflect.DeepEqual(got, []string{aTrace}) || trace != aTrace && len(got) > 0 {
+			t.Errorf("for %q the event has %q", trace, got)
+		}
+	}
+}
