@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/pause"
 	"preauth/internal/quota"
 	"preauth/repo"
 	"preauth/wechat"
@@ -79,7 +80,7 @@ func (c *claims) claimNew(ctx context.Context, request preauth.ClaimRequest) (re
 		return repo.Claim{}, unavailable{*f}
 	}
 	issued, err := c.spares.issueUnannounced(ctx, request.AppID, priorityClaim)
-	for errors.Is(err, errUnread) && pause(ctx, lookAgain) {
+	for errors.Is(err, errUnread) && pause.For(ctx, lookAgain) {
 		issued, err = c.spares.issueUnannounced(ctx, request.AppID, priorityClaim)
 	}
 	if err != nil {

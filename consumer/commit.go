@@ -10,6 +10,7 @@ import (
 	"preauth"
 	"preauth/internal/batch"
 	"preauth/internal/outage"
+	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -62,7 +63,7 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
 		now := c.now()
 		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
-		outcome = announceNews(fail(outcome, bad, before.Attempts+1, now, now.Add(jittered(c.retry))), before)
+		outcome = announceNews(fail(outcome, bad, before.Attempts+1, now, now.Add(pause.Jittered(c.retry))), before)
 		result, err = c.outcomes.Do(ctx, outcome)
 	}
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
 )
@@ -36,7 +37,7 @@ func (c components) get(ctx context.Context, appid string) (repo.Component, erro
 		if !announced {
 			return repo.Component{}, errNeverNamed
 		}
-		if !pause(ctx, lookAgain) {
+		if !pause.For(ctx, lookAgain) {
 			return repo.Component{}, errFirstCode
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"preauth"
 	"preauth/internal/batch"
 	"preauth/internal/keylock"
+	"preauth/internal/pause"
+	"preauth/internal/stream"
 	"preauth/internal/view"
 	"preauth/repo"
 )
@@ -71,7 +73,7 @@ func newWorker(
 }
 
 // work takes an event all its way. When ctx ends before, the event goes back to the stream.
-func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id identity) {
+func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity) {
 	position := positionOf(id, meta)
 	event, err := w.parse(msg, meta)
 	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
@@ -179,9 +181,9 @@ func decide(known repo.Component, token repo.Token, how arrival, now time.Time) 
 func (w *worker) commitAndAcknowledge(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
 	saved, result, err := w.commit.commit(ctx, outcome, repo.Component{})
 	for err != nil && ctx.Err() == nil {
-		delay := jittered(defectDelay)
+		delay := pause.Jittered(defectDelay)
 		w.log.Error("event not saved", "component", step.AppID, "sequence", step.Sequence, "retry_in", delay, "error", err)
-		if pause(ctx, delay) {
+		if pause.For(ctx, delay) {
 			saved, result, err = w.commit.commit(ctx, outcome, repo.Component{})
 		}
 	}
@@ -227,7 +229,7 @@ func (w *worker) giveBack(msg jetstream.Msg, cause error) {
 
 // redeliver has the stream deliver an event again later.
 func (w *worker) redeliver(msg jetstream.Msg, delay time.Duration) {
-	if err := msg.NakWithDelay(jittered(delay)); err != nil {
+	if err := msg.NakWithDelay(pause.Jittered(delay)); err != nil {
 		w.log.Debug("redelivery not asked for: it comes when the ack wait is over", "error", err)
 	}
 }
@@ -259,9 +261,9 @@ func badEvent(appid string, position repo.Position, cause error, now time.Time) 
 	}
 }
 
-func positionOf(id identity, meta *jetstream.MsgMetadata) repo.Position {
+func positionOf(id stream.Identity, meta *jetstream.MsgMetadata) repo.Position {
 	return repo.Position{
-		Stream: id.name, StreamCreated: id.created,
+		Stream: id.Name, StreamCreated: id.Created,
 		Sequence: meta.Sequence.Stream, Time: meta.Timestamp.UTC().Truncate(time.Microsecond),
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/pause"
+	"preauth/internal/stream"
 	"preauth/internal/view"
 	"preauth/repo"
 )
@@ -18,17 +20,16 @@ import (
 // tokenFollower reads the token stream into the view, and has its events taken once the view is
 // complete.
 type tokenFollower struct {
-	cfg     Config
-	streams *streams
-	tokens  *view.Tokens
-	codes   *view.Codes
-	health  *health
-	// take takes the events until ctx ends. ready is called once it does.
-	take func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) error
+	cfg    Config
+	role   stream.Role
+	reader *stream.Reader
+	tokens *view.Tokens
+	codes  *view.Codes
+	// take takes the events until ctx ends.
+	take func(ctx context.Context, source jetstream.Stream, id stream.Identity) error
 }
 
-func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id identity) error {
-	filter := f.streams.tokenFilter(stream.CachedInfo().Config)
+func (f *tokenFollower) follow(ctx context.Context, source jetstream.Stream, id stream.Identity) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var reading sync.WaitGroup
 	defer reading.Wait()
@@ -37,10 +38,10 @@ func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id 
 	f.tokens.Restart()
 	caughtUp := make(chan struct{})
 	reading.Go(func() {
-		cfg := jetstream.ConsumerConfig{FilterSubject: filter}
-		cancel(f.streams.read(ctx, stream, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+		cfg := jetstream.ConsumerConfig{FilterSubject: f.role.Filter(source.CachedInfo().Config)}
+		cancel(f.reader.Read(ctx, source, cfg, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 			event, err := parseTokenEvent(f.cfg.Subjects.TokenUpdated, msg, meta)
-			if err == nil && f.streams.isTokenSubject(msg.Subject()) {
+			if err == nil && f.role.IsEvent(msg.Subject()) {
 				f.tokens.Add(event, positionOf(id, meta), f.cfg.Now())
 			}
 			f.tokens.Read(meta.Sequence.Stream)
@@ -53,16 +54,19 @@ func (f *tokenFollower) follow(ctx context.Context, stream jetstream.Stream, id 
 		return context.Cause(ctx)
 	}
 	f.awaitCodes(ctx)
-	if err := f.take(ctx, stream, id, filter, func() { f.health.set(tokenStream.part(), nil) }); err != nil {
+	if err := f.take(ctx, source, id); err != nil {
 		return err
 	}
 	return context.Cause(ctx)
 }
 
+// codesPatience bounds the wait for the stream of announcements.
+const codesPatience = 5 * time.Second
+
 // awaitCodes waits until the stream of announcements has been read, so that new revisions are above
 // all that it holds. It does not wait for ever: the outbox keeps what the stream does not take.
 func (f *tokenFollower) awaitCodes(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := context.WithTimeout(ctx, codesPatience)
 	defer cancel()
 	_ = f.codes.AwaitCaughtUp(ctx)
 }
@@ -74,7 +78,8 @@ func (f *tokenFollower) awaitCodes(ctx context.Context) {
 // it.
 type codeFollower struct {
 	cfg     Config
-	streams *streams
+	role    stream.Role
+	reader  *stream.Reader
 	db      *repo.Repo
 	codes   *view.Codes
 	owner   *ownership
@@ -92,16 +97,16 @@ type codeFollower struct {
 }
 
 func newCodeFollower(
-	cfg Config, s *streams, db *repo.Repo, codes *view.Codes, o *ownership, h *health, m *metrics,
+	cfg Config, role stream.Role, reader *stream.Reader, db *repo.Repo, codes *view.Codes, o *ownership, h *health, m *metrics,
 	log *slog.Logger,
 ) *codeFollower {
 	return &codeFollower{
-		cfg: cfg, streams: s, db: db, codes: codes, owner: o, health: h, metrics: m, log: log,
+		cfg: cfg, role: role, reader: reader, db: db, codes: codes, owner: o, health: h, metrics: m, log: log,
 		suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 }
 
-func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ identity) error {
+func (f *codeFollower) follow(ctx context.Context, source jetstream.Stream, _ stream.Identity) error {
 	f.codes.Restart()
 	ctx, cancel := context.WithCancel(ctx)
 	caughtUp := make(chan struct{})
@@ -110,7 +115,7 @@ func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ id
 		select {
 		case <-caughtUp:
 			f.codes.MarkCaughtUp()
-			f.health.set(updateStream.part(), nil)
+			f.health.set(f.role.Name, nil)
 			f.owner.hold(ctx, f.compare)
 		case <-ctx.Done():
 		}
@@ -122,7 +127,7 @@ func (f *codeFollower) follow(ctx context.Context, stream jetstream.Stream, _ id
 		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
 		FilterSubject: f.cfg.Subjects.Updated + ".*",
 	}
-	return f.streams.read(ctx, stream, cfg, f.take, func() { close(caughtUp) })
+	return f.reader.Read(ctx, source, cfg, f.take, func() { close(caughtUp) })
 }
 
 // take takes in a message of the stream.
@@ -185,9 +190,9 @@ func (f *codeFollower) compare(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-all.C:
-			all.Reset(jittered(f.compareAll(ctx)))
+			all.Reset(pause.Jittered(f.compareAll(ctx)))
 		case <-f.wake:
-			if !pause(ctx, collectSuspects) || !f.compareSuspects(ctx) {
+			if !pause.For(ctx, collectSuspects) || !f.compareSuspects(ctx) {
 				all.Reset(compareSoon)
 			}
 		}
@@ -326,20 +331,17 @@ func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error
 func (f *codeFollower) publishAgain(ctx context.Context, code preauth.Update) {
 	// It has no row in the outbox, so it is not left to the next sweep.
 	for !f.announce(repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code}) {
-		if !pause(ctx, roomPoll) {
+		if !pause.For(ctx, roomPoll) {
 			return
 		}
 	}
 }
 
-// existenceFollower follows a stream that only has to exist.
-type existenceFollower struct {
-	role   role
-	health *health
-}
-
-func (f existenceFollower) follow(ctx context.Context, _ jetstream.Stream, _ identity) error {
-	f.health.set(f.role.part(), nil)
-	<-ctx.Done()
-	return nil
+// exists follows a stream that only has to exist.
+func exists(role stream.Role, h *health) stream.Follower {
+	return stream.Follower{Follow: func(ctx context.Context, _ jetstream.Stream, _ stream.Identity) error {
+		h.set(role.Name, nil)
+		<-ctx.Done()
+		return nil
+	}}
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"preauth/internal/outage"
+	"preauth/internal/pause"
+	"preauth/internal/stream"
 	"preauth/repo"
 )
 
@@ -157,23 +159,23 @@ func untilAvailable(ctx context.Context, health *health, part string, call func(
 		if !errors.Is(err, repo.ErrUnavailable) {
 			return err
 		}
-		if !pause(ctx, retry.NextBackOff()) {
+		if !pause.For(ctx, retry.NextBackOff()) {
 			return ctx.Err()
 		}
 	}
 }
 
-// watchEvery is how often a watch looks.
-const watchEvery = 2 * time.Second
+// watchEvery is how often a watch looks, and lookTimeout bounds one look.
+const watchEvery, lookTimeout = 2 * time.Second, 5 * time.Second
 
 // watch looks at something outside from time to time, until ctx ends. Each look has its own time
 // limit, so that one that hangs delays nothing else.
 func watch(ctx context.Context, look func(context.Context)) {
 	for {
-		lookCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+		lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
 		look(lookCtx)
 		cancel()
-		if !pause(ctx, jittered(watchEvery)) {
+		if !pause.For(ctx, pause.Jittered(watchEvery)) {
 			return
 		}
 	}
@@ -238,29 +240,20 @@ func (w *mysqlWatch) figures() (outboxRows int, oldest time.Time, census repo.Ce
 	return w.rows, w.oldest, w.census, len(w.warnings)
 }
 
-// progress is the state of the consumer that all replicas share.
-type progress struct {
-	floor    uint64 // all events up to this sequence are acknowledged
-	pending  uint64 // events in the stream that no replica has taken
-	inFlight int    // events that replicas work on
-}
-
-func (p progress) waiting() uint64 { return p.pending + uint64(p.inFlight) }
-
 // progressWatch finds a service that is up and gets nothing done.
 type progressWatch struct {
 	health *health
 	now    func() time.Time
 	stall  time.Duration
 	// ask returns the present progress.
-	ask func(context.Context) (progress, error)
+	ask func(context.Context) (stream.Progress, error)
 
 	mu       sync.Mutex
-	last     progress
+	last     stream.Progress
 	lastDone time.Time
 }
 
-func newProgressWatch(h *health, now func() time.Time, stall time.Duration, ask func(context.Context) (progress, error)) *progressWatch {
+func newProgressWatch(h *health, now func() time.Time, stall time.Duration, ask func(context.Context) (stream.Progress, error)) *progressWatch {
 	return &progressWatch{health: h, now: now, stall: stall, ask: ask, lastDone: now()}
 }
 
@@ -269,7 +262,7 @@ func (w *progressWatch) look(ctx context.Context) {
 	now := w.now()
 	w.mu.Lock()
 	if err == nil {
-		if state.waiting() == 0 || state.floor != w.last.floor || state.waiting() < w.last.waiting() {
+		if state.Waiting() == 0 || state.Floor != w.last.Floor || state.Waiting() < w.last.Waiting() {
 			w.lastDone = now
 		}
 		w.last = state
@@ -282,13 +275,13 @@ func (w *progressWatch) look(ctx context.Context) {
 	case err != nil:
 		err = fmt.Errorf("not known for %v: %w", idle.Truncate(time.Second), err)
 	default:
-		err = fmt.Errorf("%d token events wait and none was finished for %v", state.waiting(), idle.Truncate(time.Second))
+		err = fmt.Errorf("%d token events wait and none was finished for %v", state.Waiting(), idle.Truncate(time.Second))
 	}
 	w.health.set("progress", err)
 }
 
 // latest returns the progress as of the last look.
-func (w *progressWatch) latest() progress {
+func (w *progressWatch) latest() stream.Progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.last

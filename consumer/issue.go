@@ -10,6 +10,7 @@ import (
 
 	"preauth"
 	"preauth/internal/inflight"
+	"preauth/internal/pause"
 	"preauth/internal/quota"
 	"preauth/internal/view"
 	"preauth/repo"
@@ -126,7 +127,7 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 		o.rejected = o.rejected || failed.Class == preauth.ClassTokenRejected
 		if again && delay <= quickWait && try < o.tries && now.Sub(started) < quickTime {
 			i.log.Debug("trying again", "component", o.outcome.AppID, "class", string(failed.Class), "in", delay)
-			if !pause(ctx, delay) {
+			if !pause.For(ctx, delay) {
 				return repo.Outcome{}, ctx.Err()
 			}
 			continue
@@ -232,21 +233,21 @@ func (d Delays) after(class preauth.Class, attempt int, fresh bool, now time.Tim
 		if shift := min(attempt-1, 30); d.Transient<<shift > 0 {
 			doubled = min(d.TransientMax, d.Transient<<shift)
 		}
-		return jittered(doubled), true
+		return pause.Jittered(doubled), true
 	case preauth.ClassThrottled:
-		return jittered(d.Throttled), true
+		return pause.Jittered(d.Throttled), true
 	case preauth.ClassQuota:
 		y, mo, day := now.In(china).Date()
 		tomorrow := time.Date(y, mo, day+1, 0, 0, 0, 0, china)
 		// Spread over the first minute of the day, so that not all components ask at midnight.
-		return min(jittered(d.Quota), tomorrow.Sub(now)+rand.N(time.Minute)), true
+		return min(pause.Jittered(d.Quota), tomorrow.Sub(now)+rand.N(time.Minute)), true
 	case preauth.ClassAddressNotAllowed, preauth.ClassConfiguration:
-		return jittered(d.Operator), true
+		return pause.Jittered(d.Operator), true
 	case preauth.ClassUnknown:
 		if attempt == 1 {
 			return d.Once, true
 		}
-		return jittered(d.Operator), true
+		return pause.Jittered(d.Operator), true
 	case preauth.ClassTokenRejected:
 		return d.Once, fresh
 	default: // a defect of ours, which no repetition mends

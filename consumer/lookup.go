@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -112,7 +113,7 @@ func (l *lookups) awaitNew(ctx, workCtx context.Context, component repo.Componen
 			return timeUp
 		}
 	}
-	if !pause(ctx, lookAgain) {
+	if !pause.For(ctx, lookAgain) {
 		return timeUp
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
 )
@@ -76,7 +77,7 @@ func newPublisher(
 // run publishes what sweeps of the outbox find, until ctx ends. It then returns when everything
 // that was enqueued is published, or workCtx has ended.
 func (p *publisher) run(ctx, workCtx context.Context) {
-	for wait := time.Duration(0); pause(ctx, wait); wait = jittered(sweepEvery) {
+	for wait := time.Duration(0); pause.For(ctx, wait); wait = pause.Jittered(sweepEvery) {
 		p.sweep(workCtx)
 	}
 	p.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"preauth"
 	"preauth/internal/inflight"
 	"preauth/internal/keylock"
+	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -61,7 +62,7 @@ func newRenewer(
 // run renews due components until ctx ends. It then returns when the renewals under way are done, or
 // workCtx has ended.
 func (r *renewer) run(ctx, workCtx context.Context) {
-	for pause(ctx, jittered(r.cfg.intervals.due)) {
+	for pause.For(ctx, pause.Jittered(r.cfg.intervals.due)) {
 		for r.leaseDue(ctx, workCtx) { // as long as there may be more
 		}
 	}
@@ -171,7 +172,7 @@ func (r *renewer) renew(ctx context.Context, component repo.Component, cause pre
 			Class:  preauth.ClassTokenExpired,
 			ErrMsg: "the stream does not hold the component's token any more, though it should live: announce it again",
 		}
-		return r.save(ctx, component, fail(outcome, lost, component.Attempts, now, now.Add(jittered(r.cfg.Delays.Operator))))
+		return r.save(ctx, component, fail(outcome, lost, component.Attempts, now, now.Add(pause.Jittered(r.cfg.Delays.Operator))))
 	}
 	if unsaved, ok := r.unsavedFor(outcome, now); ok {
 		return r.save(ctx, component, unsaved)
@@ -212,10 +213,10 @@ func (r *renewer) holdLease(ctx context.Context, component repo.Component) (lost
 	every := r.cfg.intervals.extend
 	var holding sync.WaitGroup
 	holding.Go(func() {
-		for pause(ctx, every) {
+		for pause.For(ctx, every) {
 			until := r.cfg.Now().Add(lease)
 			extended, err := r.db.Extend(ctx, component.AppID, *end.Load(), until)
-			for err != nil && pause(ctx, every) { // to the same time, as it may have been extended
+			for err != nil && pause.For(ctx, every) { // to the same time, as it may have been extended
 				extended, err = r.db.Extend(ctx, component.AppID, *end.Load(), until)
 			}
 			if err != nil {

@@ -32,6 +32,8 @@ import (
 
 	"preauth/internal/keylock"
 	"preauth/internal/outage"
+	"preauth/internal/pause"
+	"preauth/internal/stream"
 	"preauth/internal/view"
 	"preauth/repo"
 	"preauth/wechat"
@@ -47,10 +49,11 @@ type Service struct {
 	metrics *metrics
 
 	owner     *ownership
-	streams   *streams
+	roles     roles
+	keeper    *stream.Keeper
 	tokens    tokenFollower
 	updates   *codeFollower
-	intake    *intake
+	intake    *stream.Intake
 	renewer   *renewer
 	spares    *spares
 	publisher *publisher
@@ -79,11 +82,13 @@ func New(
 	}
 	connected := func() bool { return nc.Status() == nats.CONNECTED }
 
-	h := newHealth(outage.New(log, mysqlPart, cfg.Now), tokenStream.part(), updateStream.part(), failureStream.part(), mysqlPart)
+	roles := newRoles(cfg)
+	h := newHealth(outage.New(log, mysqlPart, cfg.Now),
+		roles.tokens.Name, roles.updates.Name, roles.failures.Name, mysqlPart)
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
 	owner := newOwnership(cfg, nc, db, h)
-	streams := newStreams(cfg, js, log, h, m)
+	keeper := newKeeper(js, log, h, m)
 	refusals := newRefusals(cfg, nc, h, m, log)
 	publisher := newPublisher(cfg, js, db, codes, h, m, log)
 	issuer := newIssuer(cfg, api, codes, m, log)
@@ -91,13 +96,17 @@ func New(
 	committer := newCommitter(cfg, db, codes, publisher, h, m, log, outage.New(log, "WeChat", cfg.Now), spares.topUp)
 	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
-	intake := newIntake(cfg, js, log, worker.work, streams.isTokenSubject)
+	intake := stream.NewIntake(js, log, stream.IntakeOptions{
+		Role: roles.tokens, Durable: cfg.Durable, Description: "asks WeChat for the pre_auth_code that belongs to each token",
+		Limit: cfg.InFlight, AckWait: cfg.AckWait, Work: worker.work,
+	})
+	tokenReader, codeReader := stream.NewReader(nc, log), stream.NewReader(nc, log)
 
 	s := &Service{
-		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, streams: streams, intake: intake, renewer: renewer,
+		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, roles: roles, keeper: keeper, intake: intake, renewer: renewer,
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
-		tokens:  tokenFollower{cfg: cfg, streams: streams, tokens: tokens, codes: codes, health: h},
-		updates: newCodeFollower(cfg, streams, db, codes, owner, h, m, log),
+		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
+		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
 	}
 	components := components{db: db, tokens: tokens, now: cfg.Now}
 	lookups := &lookups{
@@ -113,7 +122,7 @@ func New(
 		{"resolve", cfg.Subjects.Resolve, m.resolves, claims.resolveHandler},
 	}
 	s.watch(registerer, tokens, codes)
-	s.watches = append(s.watches, refusals.look)
+	s.watches = append(s.watches, refusals.Look)
 	return s, nil
 }
 
@@ -128,16 +137,16 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 // gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
 	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
-	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.progress)
+	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.Progress)
 	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
 	s.watches = []func(context.Context){s.owner.look, database.look, events.look, readiness.look}
 
 	show := func(name, help string, read func() float64) { gauge(registerer, name, help, nil, read) }
-	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.inFlight()) })
+	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.InFlight()) })
 	show("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(codes.Len()) })
 	show("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(tokens.Len()) })
-	show("consumer_pending_events", "Token events that no replica has taken.", func() float64 { return float64(events.latest().pending) })
-	show("consumer_ack_pending_events", "Token events that replicas work on.", func() float64 { return float64(events.latest().inFlight) })
+	show("consumer_pending_events", "Token events that no replica has taken.", func() float64 { return float64(events.latest().Pending) })
+	show("consumer_ack_pending_events", "Token events that replicas work on.", func() float64 { return float64(events.latest().InFlight) })
 	show("ready", "1 if the service does all its work.", func() float64 {
 		if s.Ready() != nil {
 			return 0
@@ -213,16 +222,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	tokens := s.tokens
-	tokens.take = func(ctx context.Context, stream jetstream.Stream, id identity, filter string, ready func()) (err error) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		s.owner.hold(ctx, func(ctx context.Context) {
-			if err = s.intake.take(ctx, workCtx, stream, id, filter, ready); err != nil {
-				cancel()
-			}
-		})
-		return err
-	}
+	tokens.take = s.takes(workCtx, s.intake, s.roles.tokens)
 	var publishing, watching, taking sync.WaitGroup
 	publishCtx, stopPublishing := context.WithCancel(workCtx)
 	defer stopPublishing()
@@ -235,19 +235,17 @@ func (s *Service) Run(ctx context.Context) error {
 		watching.Go(func() { watch(watchCtx, look) })
 	}
 	s.updates.announce = func(a repo.Announcement) bool { return s.publisher.enqueue(workCtx, a, time.Time{}) }
-	for _, f := range []follower{
-		{role: failureStream, follow: existenceFollower{failureStream, s.health}.follow},
-		{role: updateStream, follow: s.updates.follow, subjects: s.updates.codes.StoredLen},
-	} {
-		watching.Go(func() { s.streams.keep(watchCtx, f) })
-	}
+	watching.Go(func() {
+		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{Follow: s.updates.follow, Subjects: s.updates.codes.StoredLen})
+	})
+	watching.Go(func() { s.keeper.Keep(watchCtx, s.roles.failures, exists(s.roles.failures, s.health)) })
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
-	taking.Go(func() { s.streams.keep(ctx, follower{role: tokenStream, follow: tokens.follow}) })
+	taking.Go(func() { s.keeper.Keep(ctx, s.roles.tokens, stream.Follower{Follow: tokens.follow}) })
 	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.renewer.run(ctx, workCtx) }) })
 	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.spares.run(ctx, workCtx) }) })
 
 	<-ctx.Done()
-	s.log.Info("stopping", "in_flight", s.intake.inFlight(), "limit", s.cfg.Shutdown)
+	s.log.Info("stopping", "in_flight", s.intake.InFlight(), "limit", s.cfg.Shutdown)
 	late := time.AfterFunc(s.cfg.Shutdown, func() {
 		s.log.Warn("out of time: giving up what is in flight")
 		giveUp()
@@ -255,7 +253,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer late.Stop()
 
 	taking.Wait()
-	s.intake.wait()
+	s.intake.Wait()
 	s.responder.stop()
 	s.renewer.waitForDemands() // begun by look-ups
 	stopWatching()
@@ -266,13 +264,31 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
+// takes returns what takes the events of a role's stream, while the database belongs to this service,
+// until ctx ends or they cannot be taken any more. The work on events that were taken goes on under
+// workCtx.
+func (s *Service) takes(
+	workCtx context.Context, intake *stream.Intake, role stream.Role,
+) func(ctx context.Context, source jetstream.Stream, id stream.Identity) error {
+	return func(ctx context.Context, source jetstream.Stream, id stream.Identity) (err error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s.owner.hold(ctx, func(ctx context.Context) {
+			if err = intake.Take(ctx, workCtx, source, id, func() { s.health.set(role.Name, nil) }); err != nil {
+				cancel()
+			}
+		})
+		return err
+	}
+}
+
 // purgeBatch bounds the rows that one statement deletes.
 const purgeBatch = 500
 
 // purge deletes codes that expired longer ago than they are to be kept, until ctx ends. Any number
 // of replicas may do so.
 func (s *Service) purge(ctx context.Context) {
-	for pause(ctx, jittered(s.cfg.intervals.purge)) {
+	for pause.For(ctx, pause.Jittered(s.cfg.intervals.purge)) {
 		for deleted := purgeBatch; deleted == purgeBatch && ctx.Err() == nil; {
 			var err error
 			deleted, err = s.db.Purge(ctx, s.cfg.Now().Add(-s.cfg.Retention), purgeBatch)

@@ -181,7 +181,7 @@ func TestStreamThatDoesNotHoldItsMessagesIsRefused(t *testing.T) {
 			[]jetstream.StreamConfig{
 				{Name: "ONE", Subjects: []string{"component.token.updated.wx1"}}, {Name: "TWO", Subjects: []string{"component.token.updated.wx2"}},
 			},
-			[]string{"token stream: ", "ONE and TWO", "share the token subjects"},
+			[]string{"token stream: ", "ONE and TWO", "share the subjects component.token.updated"},
 		},
 		"updates of one component": {
 			[]jetstream.StreamConfig{{Name: "PREAUTH", Subjects: []string{"preauth.updated.wx1"}}},

@@ -1,0 +1,174 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"preauth/internal/pause"
+)
+
+// lookEvery is how often a stream is looked at: whether it is still there and still the same.
+const lookEvery = 2 * time.Second
+
+var errOtherStream = errors.New("the stream was re-created or lost messages")
+
+// Keeper creates streams where they are missing and has them followed. It is safe for concurrent use.
+type Keeper struct {
+	js  jetstream.JetStream
+	log *slog.Logger
+	// failed is told why the stream of a role is not followed.
+	failed func(r Role, err error)
+
+	mu    sync.Mutex
+	drift map[string]string // by role, as last logged
+}
+
+// NewKeeper returns a Keeper. It tells failed each time a stream cannot be followed, or not any more.
+func NewKeeper(js jetstream.JetStream, log *slog.Logger, failed func(r Role, err error)) *Keeper {
+	return &Keeper{js: js, log: log, failed: failed, drift: map[string]string{}}
+}
+
+// Keep makes sure that the stream of a role is there and has it followed, again whenever it turns out
+// to be another one than before. It returns when ctx ends.
+func (k *Keeper) Keep(ctx context.Context, r Role, f Follower) {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 2*time.Second
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := k.once(ctx, r, f)
+		if ctx.Err() != nil {
+			return
+		}
+		k.log.Debug("stream is not followed", "stream", r.Name, "error", err)
+		k.failed(r, err)
+		if time.Since(started) > retry.MaxInterval {
+			retry.Reset()
+		}
+		pause.For(ctx, retry.NextBackOff())
+	}
+}
+
+func (k *Keeper) once(ctx context.Context, r Role, f Follower) error {
+	stream, err := k.ensure(ctx, r)
+	if err != nil {
+		return err
+	}
+	id := IdentityOf(stream.CachedInfo())
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { cancel(k.watch(ctx, r, f, stream, id)) })
+	defer watcher.Wait()
+	defer cancel(nil) // runs before the watcher is waited for
+
+	err = f.Follow(ctx, stream, id)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// watch returns when the stream is gone, is another one, has lost messages, or cannot serve any more.
+func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream.Stream, id Identity) error {
+	var last uint64
+	for pause.For(ctx, pause.Jittered(lookEvery)) {
+		subjects := 0
+		if f.Subjects != nil {
+			subjects = f.Subjects() // before the stream is asked: it may get more meanwhile
+		}
+		reqCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+		info, err := stream.Info(reqCtx)
+		cancel()
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("stream %s: %w", id.Name, err)
+		case err != nil:
+			continue // unreachable for the moment, which the connection's state tells
+		case IdentityOf(info) != id, info.State.LastSeq < last, info.State.NumSubjects < uint64(subjects):
+			return fmt.Errorf("stream %s: %w", id.Name, errOtherStream)
+		}
+		if err := r.unfit(info.Config); err != nil {
+			return fmt.Errorf("stream %s: %w", id.Name, err)
+		}
+		last = info.State.LastSeq
+	}
+	return context.Cause(ctx)
+}
+
+// ensure returns the stream of a role, created if it is missing.
+func (k *Keeper) ensure(ctx context.Context, r Role) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	want := r.config()
+	name := want.Name
+	if r.Events != "" {
+		covering, err := k.covering(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		if covering != "" {
+			name = covering
+		}
+	}
+	stream, err := k.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = k.js.CreateStream(ctx, want)
+		if want.AllowAtomicPublish && ErrorCode(err) == codeInvalidJSON { // from a server older than 2.12
+			want.AllowAtomicPublish = false
+			stream, err = k.js.CreateStream(ctx, want)
+		}
+		if err == nil {
+			k.log.Info("stream created", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
+		}
+	}
+	if err == nil {
+		err = r.unfit(stream.CachedInfo().Config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	k.reportDrift(r, want, stream.CachedInfo().Config)
+	return stream, nil
+}
+
+// covering returns the name of the stream that takes events, "" if there is none.
+func (k *Keeper) covering(ctx context.Context, r Role) (string, error) {
+	var found []string
+	for _, subject := range r.forms() {
+		names := k.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
+		for name := range names.Name() {
+			if !slices.Contains(found, name) {
+				found = append(found, name)
+			}
+		}
+		if err := names.Err(); err != nil {
+			return "", fmt.Errorf("stream of %s: %w", subject, err)
+		}
+	}
+	if len(found) > 1 {
+		return "", fmt.Errorf("streams %s share the subjects %s: let one stream cover them all",
+			strings.Join(found, " and "), strings.Join(r.forms(), " and "))
+	}
+	return strings.Join(found, ""), nil
+}
+
+// reportDrift logs, once per state, where an existing stream differs from what would be created.
+func (k *Keeper) reportDrift(r Role, want, have jetstream.StreamConfig) {
+	report := drift(want, have)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if report != "" && k.drift[r.Name] != report {
+		k.log.Warn("stream differs from the settings and is used as it is", "stream", have.Name, "drift", report)
+	}
+	k.drift[r.Name] = report
+}
