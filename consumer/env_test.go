@@ -24,6 +24,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/database"
 	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
 	"preauth/internal/natsserver"
@@ -134,7 +135,7 @@ func newWorldWith(t *testing.T, mysql *mysqlserver.Server, nats natsserver.Optio
 		}
 	})
 	w.dsn = mysql.DSN(name)
-	connector, err := repo.Connector(w.dsn)
+	connector, err := database.Connector(w.dsn)
 	if err != nil {
 		t.Fatal(err)
 	}

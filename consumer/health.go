@@ -13,6 +13,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"preauth/internal/database"
 	"preauth/internal/outage"
 	"preauth/internal/pause"
 	"preauth/internal/stream"
@@ -193,7 +194,7 @@ type mysqlWatch struct {
 	rows     int
 	oldest   time.Time
 	census   repo.Census
-	warnings []repo.Warning
+	warnings []database.Warning
 	counted  time.Time // when census and warnings were taken
 }
 

@@ -2,8 +2,9 @@ package repo
 
 import (
 	"context"
-	"database/sql"
 	"time"
+
+	"preauth/internal/database"
 )
 
 // Census counts all components and what the service has for them.
@@ -19,22 +20,16 @@ type Census struct {
 
 // Census returns the counts as of now. It reads all components.
 func (r *Repo) Census(ctx context.Context, now time.Time) (Census, error) {
-	type row struct {
-		Valid    int                 `db:"valid"`
-		Expiring int                 `db:"expiring"`
-		Failing  int                 `db:"failing"`
-		NoToken  int                 `db:"no_token"`
-		Spares   int                 `db:"spares"`
-		Code     sql.Null[time.Time] `db:"code_expires_at"`
-		Token    sql.Null[time.Time] `db:"token_expires_at"`
+	fields := func(c *Census) []any {
+		return []any{&c.Valid, &c.Expiring, &c.Failing, &c.NoToken, &c.Spares, database.OrZero(&c.CodeExpiresAt), database.OrZero(&c.TokenExpiresAt)}
 	}
 	now = stored(now)
-	found, err := query[row](ctx, r, "census", `/* repo.census */ SELECT
-	COALESCE(SUM(state = 'valid'), 0) AS valid, COALESCE(SUM(state = 'expiring'), 0) AS expiring,
-	COALESCE(SUM(state = 'failing'), 0) AS failing, COALESCE(SUM(state = 'no token'), 0) AS no_token,
-	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?) AS spares,
-	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END) AS code_expires_at,
-	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END) AS token_expires_at
+	found, err := database.Query(ctx, r.db, "repo: census", fields, `/* repo.census */ SELECT
+	COALESCE(SUM(state = 'valid'), 0), COALESCE(SUM(state = 'expiring'), 0),
+	COALESCE(SUM(state = 'failing'), 0), COALESCE(SUM(state = 'no token'), 0),
+	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?),
+	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END),
+	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END)
 FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
 		WHEN c.token_expires_at IS NULL OR c.token_expires_at <= ? THEN 'no token'
 		WHEN c.failure IS NOT NULL THEN 'failing'
@@ -45,9 +40,5 @@ FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
 	if err != nil {
 		return Census{}, err
 	}
-	f := found[0]
-	return Census{
-		Valid: f.Valid, Expiring: f.Expiring, Failing: f.Failing, NoToken: f.NoToken, Spares: f.Spares,
-		CodeExpiresAt: f.Code.V, TokenExpiresAt: f.Token.V,
-	}, nil
+	return found[0], nil
 }

@@ -3,15 +3,13 @@ package repo
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"preauth"
+	"preauth/internal/database"
 )
 
 var (
@@ -77,27 +75,18 @@ const (
 
 const selectClaims = "SELECT id, appid, code, cause, issued_at, expires_at, claim_id, reference, claimed_at, deleted_at FROM pre_auth_code "
 
+// claimRow is a row of selectClaims: a claim, or a code that may become one.
 type claimRow struct {
-	ID        uint64              `db:"id"`
-	AppID     string              `db:"appid"`
-	Code      []byte              `db:"code"`
-	Cause     string              `db:"cause"`
-	IssuedAt  time.Time           `db:"issued_at"`
-	ExpiresAt time.Time           `db:"expires_at"`
-	ClaimID   []byte              `db:"claim_id"`
-	Reference []byte              `db:"reference"`
-	ClaimedAt sql.Null[time.Time] `db:"claimed_at"`
-	DeletedAt sql.Null[time.Time] `db:"deleted_at"`
+	Claim
+	id        uint64
+	cause     string
+	deletedAt time.Time
 }
 
-func (row claimRow) code() Code {
-	return Code{PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt}
-}
-
-func (row claimRow) claim() Claim {
-	return Claim{
-		AppID: row.AppID, ClaimID: string(row.ClaimID), Reference: string(row.Reference), Code: row.code(),
-		ClaimedAt: row.ClaimedAt.V,
+func (row *claimRow) fields() []any {
+	return []any{
+		&row.id, &row.AppID, secret(&row.PreAuthCode), &row.cause, &row.IssuedAt, &row.ExpiresAt,
+		database.OrZero(&row.ClaimID), database.OrZero(&row.Reference), database.OrZero(&row.ClaimedAt), database.OrZero(&row.deletedAt),
 	}
 }
 
@@ -122,16 +111,16 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
 		}
 		if live != nil {
-			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
+			if err := r.retireClaim(ctx, live.id, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
-		rows, err := r.exec(ctx, "claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
-			causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
+		rows, err := r.db.Exec(ctx, "repo: claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
+			causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.id, causeSpare)
 		switch {
 		case rows == 1:
-			return request.claim(spare.code()), nil
-		case err != nil && !errors.Is(err, errDuplicate):
+			return request.claim(spare.Code), nil
+		case err != nil && !errors.Is(err, database.ErrDuplicate):
 			return Claim{}, err
 		}
 		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or
@@ -153,14 +142,14 @@ const oldestSpares = 64
 
 // claimable returns the live code of the claim id, and a spare for it. Each may be nil.
 func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (live, spare *claimRow, err error) {
-	rows, err := query[claimRow](ctx, r, "claim", "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
+	rows, err := database.Query(ctx, r.db, "repo: claim", (*claimRow).fields, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
 		"UNION ALL ("+selectClaims+`JOIN (SELECT id AS picked FROM (
 	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
 ) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked)`,
 		request.AppID, []byte(request.ClaimID),
 		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares)
 	for i, row := range rows {
-		if row.Cause == causeSpare {
+		if row.cause == causeSpare {
 			spare = &rows[i]
 		} else {
 			live = &rows[i]
@@ -174,12 +163,12 @@ func (r ClaimRequest) serve(live *claimRow) (Claim, bool, error) {
 	switch {
 	case live == nil:
 		return Claim{}, false, nil
-	case string(live.Reference) != r.Reference:
+	case live.Reference != r.Reference:
 		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
 	case !r.outlives(live.ExpiresAt):
 		return Claim{}, false, nil
 	}
-	return live.claim(), true, nil
+	return live.Claim, true, nil
 }
 
 // outlives reports whether a code that expires then lives long enough for the request.
@@ -188,7 +177,7 @@ func (r ClaimRequest) outlives(expiresAt time.Time) bool { return expiresAt.Afte
 // retireClaim takes its code from a claim id, to make room for another one. Nobody else gets the
 // old one.
 func (r *Repo) retireClaim(ctx context.Context, id uint64, at time.Time) error {
-	_, err := r.exec(ctx, "claim", "/* repo.retire_claim */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", at, id)
+	_, err := r.db.Exec(ctx, "repo: claim", "/* repo.retire_claim */ UPDATE pre_auth_code SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL", at, id)
 	return err
 }
 
@@ -210,14 +199,14 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 	}
 	request.At, code.Code = stored(request.At), code.Code.stored()
 	for range maxRaces {
-		_, err := r.exec(ctx, "insert claim", `/* repo.claim_new */ INSERT INTO pre_auth_code
+		_, err := r.db.Exec(ctx, "repo: insert claim", `/* repo.claim_new */ INSERT INTO pre_auth_code
 (appid, code, cause, token_fingerprint, issued_at, expires_at, claim_id, reference, claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			request.AppID, []byte(code.PreAuthCode.Reveal()), causeClaim, code.Fingerprint[:], code.IssuedAt, code.ExpiresAt,
 			[]byte(request.ClaimID), []byte(request.Reference), request.At)
 		if err == nil {
 			return request.claim(code.Code), nil
 		}
-		if !errors.Is(err, errDuplicate) {
+		if !errors.Is(err, database.ErrDuplicate) {
 			return Claim{}, err
 		}
 		live, saved, err := r.conflicts(ctx, request, code)
@@ -227,16 +216,16 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 		switch {
 		case err != nil:
 			return Claim{}, err
-		case live != nil && string(live.Reference) != request.Reference:
+		case live != nil && live.Reference != request.Reference:
 			return Claim{}, cmp.Or(keep(), fmt.Errorf("repo: insert claim: %w", ErrReference))
-		case live != nil && saved != nil && live.ID == saved.ID:
-			return live.claim(), nil // an earlier try saved it, and its answer was lost
+		case live != nil && saved != nil && live.id == saved.id:
+			return live.Claim, nil // an earlier try saved it, and its answer was lost
 		case live != nil && request.outlives(live.ExpiresAt):
 			if err := keep(); err != nil {
 				return Claim{}, err
 			}
-			return live.claim(), nil
-		case saved != nil && (saved.AppID != request.AppID || saved.Cause != causeSpare && saved.Cause != causeClaim):
+			return live.Claim, nil
+		case saved != nil && (saved.AppID != request.AppID || saved.cause != causeSpare && saved.cause != causeClaim):
 			return Claim{}, fmt.Errorf("repo: insert claim: %w", ErrKnownCode)
 		case saved != nil: // perhaps an earlier call saved it as a spare: that one, or any other, will do
 			claim, err := r.Claim(ctx, request)
@@ -245,7 +234,7 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 			}
 			return claim, err
 		case live != nil:
-			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
+			if err := r.retireClaim(ctx, live.id, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
@@ -256,17 +245,17 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 // conflicts returns what keeps a new code from being inserted: the live code of the claim id, and
 // the row that already has the new code. Each may be nil.
 func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *claimRow, err error) {
-	rows, err := query[claimRow](ctx, r, "insert claim", "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
+	rows, err := database.Query(ctx, r.db, "repo: insert claim", (*claimRow).fields, "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
 		"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
 		request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, row := range rows {
-		if row.AppID == request.AppID && string(row.ClaimID) == request.ClaimID && !row.DeletedAt.Valid {
+		if row.AppID == request.AppID && row.ClaimID == request.ClaimID && row.deletedAt.IsZero() {
 			live = &rows[i]
 		}
-		if string(row.Code) == code.PreAuthCode.Reveal() {
+		if row.PreAuthCode.Equal(code.PreAuthCode) {
 			saved = &rows[i]
 		}
 	}
@@ -276,23 +265,19 @@ func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode
 // AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it
 // is used for, so the same spares may be added again.
 func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
-	rows := make([]codeRow, len(spares))
+	rows := make([][]any, len(spares))
 	for i, s := range spares {
 		if err := s.check(); err != nil {
 			return err
 		}
 		code := s.Code.stored()
-		rows[i] = codeRow{
-			AppID: s.AppID, Code: []byte(code.PreAuthCode.Reveal()), Cause: causeSpare, Fingerprint: s.Fingerprint[:],
-			IssuedAt: code.IssuedAt, ExpiresAt: code.ExpiresAt,
-		}
+		rows[i] = []any{s.AppID, []byte(code.PreAuthCode.Reveal()), causeSpare, s.Fingerprint[:], code.IssuedAt, code.ExpiresAt}
 	}
 	for batch := range slices.Chunk(rows, MaxBatch) {
-		err := split(batch, func(piece []codeRow) error {
-			return r.do(ctx, "add spares", func(conn *sqlx.Conn) error {
-				return insert(ctx, conn, `/* repo.add_spares */ INSERT INTO pre_auth_code (appid, code, cause, token_fingerprint, issued_at, expires_at)
-VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
-			})
+		err := database.Split(batch, func(piece [][]any) error {
+			_, err := r.db.Exec(ctx, "repo: add spares", `/* repo.add_spares */ INSERT INTO pre_auth_code
+(appid, code, cause, token_fingerprint, issued_at, expires_at) VALUES ? ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
+			return err
 		})
 		if err != nil {
 			return err
@@ -305,18 +290,18 @@ VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON D
 // component without any is not in the map.
 func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Time) (map[string]int, error) {
 	spares := make(map[string]int, len(appids))
-	for piece := range slices.Chunk(appids, maxIn) {
+	for piece := range slices.Chunk(appids, database.MaxIn) {
 		type row struct {
-			AppID  string `db:"appid"`
-			Spares int    `db:"spares"`
+			appid  string
+			spares int
 		}
-		rows, err := query[row](ctx, r, "count spares", "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
+		rows, err := database.Query(ctx, r.db, "repo: count spares", func(row *row) []any { return []any{&row.appid, &row.spares} }, "/* repo.spares */ SELECT appid, COUNT(*) FROM pre_auth_code FORCE INDEX (spare) "+
 			"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			spares[row.AppID] = row.Spares
+			spares[row.appid] = row.spares
 		}
 	}
 	return spares, nil
@@ -325,14 +310,14 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 // Resolve returns the claim that a code was given to. It does so after the code expired or was
 // replaced too, until it is purged. The error may be [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) {
-	rows, err := query[claimRow](ctx, r, "resolve", "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
+	rows, err := database.Query(ctx, r.db, "repo: resolve", (*claimRow).fields, "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
 	switch {
 	case err != nil:
 		return Claim{}, err
 	case len(rows) == 0:
 		return Claim{}, fmt.Errorf("repo: resolve: %w", ErrNotClaimed)
 	}
-	return rows[0].claim(), nil
+	return rows[0].Claim, nil
 }
 
 // The room that the schema has, in bytes.

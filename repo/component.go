@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/database"
 )
 
 // Component is what MySQL knows of one component. Times are in UTC.
@@ -52,80 +53,45 @@ func (c Code) stored() Code {
 // touches no row of other components.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
 	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
-	p.id AS code_id, p.code, p.revision AS code_revision, p.cause, p.token_fingerprint AS code_fingerprint, p.issued_at, p.expires_at
+	p.id, p.code, p.revision, p.cause, p.token_fingerprint, p.issued_at, p.expires_at
 FROM component AS c FORCE INDEX (PRIMARY)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
 `
 
+// componentRow is a row of selectComponents.
 type componentRow struct {
-	AppID              string              `db:"appid"`
-	Revision           uint64              `db:"revision"`
-	TokenStream        string              `db:"token_stream"`
-	TokenStreamCreated sql.Null[time.Time] `db:"token_stream_created"`
-	TokenSequence      uint64              `db:"token_sequence"`
-	TokenTime          sql.Null[time.Time] `db:"token_time"`
-	TokenFingerprint   []byte              `db:"token_fingerprint"`
-	TokenExpiresAt     sql.Null[time.Time] `db:"token_expires_at"`
-	Attempts           int                 `db:"attempts"`
-	DueAt              sql.Null[time.Time] `db:"due_at"`
-	Lease              []byte              `db:"lease"`
-	Failure            sql.Null[string]    `db:"failure"`
-	UpdatedAt          time.Time           `db:"updated_at"`
-
-	CodeID          sql.Null[uint64]    `db:"code_id"`
-	Code            []byte              `db:"code"`
-	CodeRevision    sql.Null[uint64]    `db:"code_revision"`
-	Cause           sql.Null[string]    `db:"cause"`
-	CodeFingerprint []byte              `db:"code_fingerprint"`
-	IssuedAt        sql.Null[time.Time] `db:"issued_at"`
-	ExpiresAt       sql.Null[time.Time] `db:"expires_at"`
+	Component // without Current
+	current   CurrentCode
+	codeID    uint64 // of the current code, 0 if there is none
+	updatedAt time.Time
+	lease     []byte
 }
 
-func (row componentRow) component() Component {
-	c := Component{
-		AppID:    row.AppID,
-		Revision: row.Revision,
-		Token: Token{
-			Position: Position{
-				Stream: row.TokenStream, StreamCreated: row.TokenStreamCreated.V,
-				Sequence: row.TokenSequence, Time: row.TokenTime.V,
-			},
-			ExpiresAt: row.TokenExpiresAt.V,
-		},
-		Attempts: row.Attempts,
-		DueAt:    row.DueAt.V,
-		Failure:  failureFrom(row.AppID, row.Failure),
+func (row *componentRow) fields() []any {
+	position, current := &row.Token.Position, &row.current
+	return []any{
+		&row.AppID, &row.Revision, &position.Stream, database.OrZero(&position.StreamCreated), &position.Sequence, database.OrZero(&position.Time),
+		fingerprint(&row.Token.Fingerprint), database.OrZero(&row.Token.ExpiresAt), &row.Attempts, database.OrZero(&row.DueAt), &row.lease,
+		failure(&row.AppID, &row.Failure), &row.updatedAt,
+		database.OrZero(&row.codeID), secret(&current.PreAuthCode), database.OrZero(&current.Revision), database.OrZero(&current.Cause),
+		fingerprint(&current.Fingerprint), database.OrZero(&current.IssuedAt), database.OrZero(&current.ExpiresAt),
 	}
-	copy(c.Token.Fingerprint[:], row.TokenFingerprint)
-	if row.CodeID.Valid {
-		c.Current = &CurrentCode{
-			Code: Code{
-				PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V,
-			},
-			Revision: row.CodeRevision.V,
-			Cause:    preauth.Cause(row.Cause.V),
-		}
-		copy(c.Current.Fingerprint[:], row.CodeFingerprint)
-	}
-	return c
 }
 
-// rowOf returns the row without its current code.
-func rowOf(c Component, lease []byte) componentRow {
-	return componentRow{
-		AppID:              c.AppID,
-		Revision:           c.Revision,
-		TokenStream:        c.Token.Position.Stream,
-		TokenStreamCreated: null(c.Token.Position.StreamCreated),
-		TokenSequence:      c.Token.Position.Sequence,
-		TokenTime:          null(c.Token.Position.Time),
-		TokenFingerprint:   c.Token.Fingerprint[:],
-		TokenExpiresAt:     null(c.Token.ExpiresAt),
-		Attempts:           c.Attempts,
-		DueAt:              null(c.DueAt),
-		Lease:              lease,
-		Failure:            textOf(c.Failure),
+func (row *componentRow) component() Component {
+	if row.codeID != 0 {
+		row.Current = &row.current
 	}
+	return row.Component
+}
+
+// secret reads a code.
+func secret(field *preauth.Secret) sql.Scanner {
+	return database.Set(func(code string) { *field = preauth.NewSecret(code) })
+}
+
+func fingerprint(field *Fingerprint) sql.Scanner {
+	return database.Set(func(sum []byte) { copy(field[:], sum) })
 }
 
 // null returns the zero time as NULL.
@@ -139,25 +105,27 @@ func textOf(f *preauth.Failure) sql.Null[string] {
 	return sql.Null[string]{V: string(f.Encode()), Valid: true}
 }
 
-// failureFrom reads a failure as it is stored, nil for none. A text that is not a failure must not
-// block the component.
-func failureFrom(appid string, body sql.Null[string]) *preauth.Failure {
-	if !body.Valid {
-		return nil
-	}
-	f, err := preauth.ParseFailure([]byte(body.V))
-	if err != nil {
-		f = preauth.Failure{AppID: appid, Class: preauth.ClassUnknown, ErrMsg: "the failure stored in the database is unreadable"}
-	}
-	return &f
+// failure reads a failure as it is stored, nil for none. A text that is not a failure must not block
+// the component.
+func failure(appid *string, field **preauth.Failure) sql.Scanner {
+	return database.Set(func(body string) {
+		if body == "" {
+			return
+		}
+		f, err := preauth.ParseFailure([]byte(body))
+		if err != nil {
+			f = preauth.Failure{AppID: *appid, Class: preauth.ClassUnknown, ErrMsg: "the failure stored in the database is unreadable"}
+		}
+		*field = &f
+	})
 }
 
 // Components returns the named components. One that no valid token event ever named is not in the
 // map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
-	for piece := range slices.Chunk(appids, maxIn) {
-		rows, err := query[componentRow](ctx, r, "components", "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
+	for piece := range slices.Chunk(appids, database.MaxIn) {
+		rows, err := database.Query(ctx, r.db, "repo: components", (*componentRow).fields, "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"preauth/internal/database"
 )
 
 // LeaseDue leases at most limit components that are due at now, the longest due first. It sets
@@ -22,7 +24,7 @@ func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([
 	}
 	lease := newLease()
 	for {
-		due, err := query[string](ctx, r, "lease due",
+		due, err := database.Query(ctx, r.db, "repo: lease due", database.Value[string],
 			"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
 		if err != nil || len(due) == 0 {
 			return nil, err
@@ -50,13 +52,13 @@ func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, u
 	// All calls lock the rows in the same order, and saving transactions do too.
 	sorted := slices.Sorted(slices.Values(due))
 	var leased []Component
-	for piece := range slices.Chunk(sorted, maxIn) {
-		_, err := r.exec(ctx, "lease due", "/* repo.lease */ UPDATE component FORCE INDEX (PRIMARY) SET due_at = ?, lease = ? "+
+	for piece := range slices.Chunk(sorted, database.MaxIn) {
+		_, err := r.db.Exec(ctx, "repo: lease due", "/* repo.lease */ UPDATE component FORCE INDEX (PRIMARY) SET due_at = ?, lease = ? "+
 			"WHERE appid IN (?) AND due_at <= ?", until, lease, piece, now)
 		if err != nil {
 			return nil, err
 		}
-		rows, err := query[componentRow](ctx, r, "lease due", "/* repo.leased */ "+selectComponents+
+		rows, err := database.Query(ctx, r.db, "repo: lease due", (*componentRow).fields, "/* repo.leased */ "+selectComponents+
 			"WHERE c.appid IN (?) AND c.lease = ? AND c.due_at = ?", piece, lease, until)
 		if err != nil {
 			return nil, err
@@ -76,7 +78,7 @@ func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, u
 func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time) (bool, error) {
 	dueAt, until = stored(dueAt), stored(until)
 	// The lease ends at until already if the answer to an earlier try was lost.
-	rows, err := r.exec(ctx, "extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
+	rows, err := r.db.Exec(ctx, "repo: extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
 		"WHERE appid = ? AND due_at IN (?, ?) AND lease IS NOT NULL", until, appid, dueAt, until)
 	return err == nil && rows > 0, err
 }
@@ -92,14 +94,14 @@ func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, un
 		return Component{}, false, fmt.Errorf("repo: lease: %w", errNoLease)
 	}
 	lease := newLease()
-	_, err := r.exec(ctx, "lease", "/* repo.lease_one */ UPDATE component SET due_at = ?, lease = ? "+
+	_, err := r.db.Exec(ctx, "repo: lease", "/* repo.lease_one */ UPDATE component SET due_at = ?, lease = ? "+
 		"WHERE appid = ? AND revision = ? AND (lease IS NULL OR due_at <= ?)", until, lease, appid, revision, now)
 	if err != nil {
 		return Component{}, false, err
 	}
-	rows, err := query[componentRow](ctx, r, "lease", "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
+	rows, err := database.Query(ctx, r.db, "repo: lease", (*componentRow).fields, "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
 	if err != nil || len(rows) == 0 {
 		return Component{}, false, err
 	}
-	return rows[0].component(), bytes.Equal(rows[0].Lease, lease), nil
+	return rows[0].component(), bytes.Equal(rows[0].lease, lease), nil
 }

@@ -2,11 +2,11 @@ package repo
 
 import (
 	"context"
-	"database/sql"
 	"slices"
 	"time"
 
 	"preauth"
+	"preauth/internal/database"
 )
 
 // Announcement is a row of the outbox: a message to publish at least once.
@@ -28,14 +28,18 @@ type Announcement struct {
 // other.
 func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Announcement, error) {
 	type row struct {
-		outboxRow
-		Code      []byte              `db:"code"`
-		Cause     sql.Null[string]    `db:"cause"`
-		IssuedAt  sql.Null[time.Time] `db:"issued_at"`
-		ExpiresAt sql.Null[time.Time] `db:"expires_at"`
+		Announcement
+		update preauth.Update
+	}
+	fields := func(row *row) []any {
+		update := &row.update
+		return []any{
+			&row.MessageID, &row.AppID, database.OrZero(&update.Revision), failure(&row.AppID, &row.Failure), &row.CreatedAt,
+			secret(&update.PreAuthCode), database.OrZero(&update.Cause), database.OrZero(&update.IssuedAt), database.OrZero(&update.ExpiresAt),
+		}
 	}
 	before, limit = stored(before), max(limit, 0)
-	rows, err := query[row](ctx, r, "outbox", `/* repo.outbox */ (SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
+	rows, err := database.Query(ctx, r.db, "repo: outbox", fields, `/* repo.outbox */ (SELECT o.message_id, o.appid, o.revision, o.failure, o.created_at,
 	p.code, p.cause, p.issued_at, p.expires_at
 FROM outbox AS o FORCE INDEX (created)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
@@ -50,15 +54,10 @@ ORDER BY created_at, message_id`, before, limit, before, limit)
 	}
 	announcements := make([]Announcement, len(rows))
 	for i, row := range rows {
-		announcements[i] = Announcement{
-			MessageID: row.MessageID, AppID: row.AppID, Failure: failureFrom(row.AppID, row.Failure), CreatedAt: row.CreatedAt,
-		}
-		if row.Code != nil {
-			announcements[i].Update = &preauth.Update{
-				AppID: row.AppID, PreAuthCode: preauth.NewSecret(string(row.Code)),
-				IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V,
-				Revision: row.Revision.V, Cause: preauth.Cause(row.Cause.V),
-			}
+		announcements[i] = row.Announcement
+		if !row.update.PreAuthCode.IsZero() {
+			row.update.AppID = row.AppID
+			announcements[i].Update = &row.update
 		}
 	}
 	return announcements, nil
@@ -67,8 +66,8 @@ ORDER BY created_at, message_id`, before, limit, before, limit)
 // DeleteAnnounced removes announcements from the outbox. Unknown ids are no error.
 func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
 	// Replicas that delete the same rows lock them in the same order.
-	for piece := range slices.Chunk(slices.Sorted(slices.Values(messageIDs)), maxIn) {
-		if _, err := r.exec(ctx, "delete announced", "/* repo.announced */ DELETE FROM outbox WHERE message_id IN (?)", piece); err != nil {
+	for piece := range slices.Chunk(slices.Sorted(slices.Values(messageIDs)), database.MaxIn) {
+		if _, err := r.db.Exec(ctx, "repo: delete announced", "/* repo.announced */ DELETE FROM outbox WHERE message_id IN (?)", piece); err != nil {
 			return err
 		}
 	}
@@ -78,15 +77,9 @@ func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
 // OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the
 // zero time if none waits.
 func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err error) {
-	type row struct {
-		Depth  int                 `db:"depth"`
-		Oldest sql.Null[time.Time] `db:"oldest"`
-	}
-	found, err := query[row](ctx, r, "outbox depth", "/* repo.depth */ SELECT COUNT(*) AS depth, MIN(created_at) AS oldest FROM outbox")
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	return found[0].Depth, found[0].Oldest.V, nil
+	_, err = database.Query(ctx, r.db, "repo: outbox depth", func(*struct{}) []any { return []any{&rows, database.OrZero(&oldest)} },
+		"/* repo.depth */ SELECT COUNT(*), MIN(created_at) FROM outbox")
+	return rows, oldest, err
 }
 
 // ListCurrent returns the announcements of the current codes, expired ones too, in the order of
@@ -95,19 +88,11 @@ func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err
 func (r *Repo) ListCurrent(ctx context.Context, afterAppID string, limit int) ([]preauth.Update, error) {
 	// A component that ever had a code has a current one, so the page is known before the codes are
 	// read, and no server reads retired codes.
-	rows, err := query[codeRow](ctx, r, "list current", `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at
+	fields := func(u *preauth.Update) []any {
+		return []any{&u.AppID, &u.Revision, secret(&u.PreAuthCode), &u.Cause, &u.IssuedAt, &u.ExpiresAt}
+	}
+	return database.Query(ctx, r.db, "repo: list current", fields, `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at
 FROM (SELECT appid FROM component WHERE appid > ? AND revision > 0 ORDER BY appid LIMIT ?) AS c
 JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
 ORDER BY c.appid`, afterAppID, max(limit, 0))
-	if err != nil {
-		return nil, err
-	}
-	current := make([]preauth.Update, len(rows))
-	for i, row := range rows {
-		current[i] = preauth.Update{
-			AppID: row.AppID, PreAuthCode: preauth.NewSecret(string(row.Code)), IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt,
-			Revision: row.Revision, Cause: preauth.Cause(row.Cause),
-		}
-	}
-	return current, nil
 }

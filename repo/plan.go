@@ -9,9 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"preauth"
+	"preauth/internal/database"
 )
 
 // plan is what one transaction reads under its locks, decides and writes.
@@ -28,48 +27,29 @@ type plan struct {
 	raised   []*component // whose code gets a higher revision
 	retire   []uint64     // ids of the codes that stop being current
 	codes    []*codeRow   // to insert
-	failures []outboxRow
+	failures []*Announcement
 }
 
 // component is a locked row, as the transaction will leave it.
 type component struct {
-	Component
+	componentRow
 	changed bool
-	// updatedAt is the time of the last outcome.
-	updatedAt time.Time
-	// lease is kept until an outcome sets DueAt anew.
-	lease []byte
-	// codeID is the row of the current code, if the table has one.
-	codeID uint64
 	// planned is the current code if this transaction inserts it, and result belongs to its outcome.
 	planned *codeRow
 	result  *Result
 }
 
+// codeRow is a code to insert.
 type codeRow struct {
-	AppID       string              `db:"appid"`
-	Revision    uint64              `db:"revision"`
-	Code        []byte              `db:"code"`
-	Cause       string              `db:"cause"`
-	Fingerprint []byte              `db:"token_fingerprint"`
-	IssuedAt    time.Time           `db:"issued_at"`
-	ExpiresAt   time.Time           `db:"expires_at"`
-	DeletedAt   sql.Null[time.Time] `db:"deleted_at"`
-
+	*CurrentCode
+	// deletedAt is set if a later outcome of this call replaces the code.
+	deletedAt    time.Time
 	announcement *Announcement
-}
-
-type outboxRow struct {
-	MessageID string           `db:"message_id"`
-	AppID     string           `db:"appid"`
-	Revision  sql.Null[uint64] `db:"revision"`
-	Failure   sql.Null[string] `db:"failure"`
-	CreatedAt time.Time        `db:"created_at"`
 }
 
 // lock locks the components' rows and creates those that are missing. All transactions lock in the
 // same order.
-func (p *plan) lock(ctx context.Context, tx *sqlx.Tx) error {
+func (p *plan) lock(ctx context.Context, tx *database.Tx) error {
 	appids := slices.Sorted(maps.Keys(p.components))
 	if len(appids) == 0 {
 		return nil
@@ -81,18 +61,14 @@ func (p *plan) lock(ctx context.Context, tx *sqlx.Tx) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	type row struct {
-		AppID string    `db:"appid"`
-		At    time.Time `db:"at"`
-	}
-	rows := make([]row, len(missing))
+	rows := make([][]any, len(missing))
 	for i, appid := range missing {
-		rows[i] = row{appid, p.at}
+		rows[i] = []any{appid, p.at, p.at}
 	}
 	// If another transaction inserts the same row, this statement waits with an exclusive lock. INSERT
 	// IGNORE would wait with a shared lock, and two such waits are a deadlock.
-	err := insert(ctx, tx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
-VALUES (:appid, :at, :at) ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
+	err := tx.Exec(ctx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
+VALUES ? ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 	if err != nil {
 		return err
 	}
@@ -107,40 +83,33 @@ VALUES (:appid, :at, :at) ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 	return nil
 }
 
-func (p *plan) lockRows(ctx context.Context, tx *sqlx.Tx, appids []string) error {
-	var rows []componentRow
-	err := selectIn(ctx, tx, &rows,
+func (p *plan) lockRows(ctx context.Context, tx *database.Tx, appids []string) error {
+	rows, err := database.Select(ctx, tx, (*componentRow).fields,
 		"/* repo.lock */ "+selectComponents+"WHERE c.appid IN (?) ORDER BY c.appid FOR UPDATE", appids)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		p.components[row.AppID] = &component{
-			Component: row.component(), updatedAt: row.UpdatedAt, lease: row.Lease, codeID: row.CodeID.V,
-		}
+		row.Component = row.component()
+		p.components[row.AppID] = &component{componentRow: row}
 	}
 	return nil
 }
 
 // findOwners looks up the codes in owners.
-func (p *plan) findOwners(ctx context.Context, tx *sqlx.Tx) error {
-	if len(p.owners) == 0 {
-		return nil
-	}
+func (p *plan) findOwners(ctx context.Context, tx *database.Tx) error {
 	codes := make([][]byte, 0, len(p.owners))
 	for code := range p.owners {
 		codes = append(codes, []byte(code))
 	}
-	var rows []struct {
-		Code  []byte `db:"code"`
-		AppID string `db:"appid"`
-	}
-	err := selectIn(ctx, tx, &rows, "/* repo.owners */ SELECT code, appid FROM pre_auth_code WHERE code IN (?)", codes)
+	type row struct{ code, appid string }
+	rows, err := database.Select(ctx, tx, func(row *row) []any { return []any{&row.code, &row.appid} },
+		"/* repo.owners */ SELECT code, appid FROM pre_auth_code WHERE code IN (?)", codes)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		p.owners[string(row.Code)] = row.AppID
+		p.owners[row.code] = row.appid
 	}
 	return nil
 }
@@ -227,7 +196,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 
 	switch {
 	case c.planned != nil:
-		c.planned.DeletedAt = null(p.at)
+		c.planned.deletedAt = p.at
 		c.result.Announcement = nil
 	case c.Current != nil:
 		p.retire = append(p.retire, c.codeID)
@@ -238,11 +207,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	result.Status, result.Revision = Saved, c.Revision
 	result.Announcement = c.announcement(o.At)
 
-	c.planned, c.result = &codeRow{
-		AppID: o.AppID, Revision: c.Revision, Code: []byte(code), Cause: string(o.Cause),
-		Fingerprint: o.Token.Fingerprint[:], IssuedAt: o.Code.IssuedAt, ExpiresAt: o.Code.ExpiresAt,
-		announcement: result.Announcement,
-	}, result
+	c.planned, c.result = &codeRow{CurrentCode: c.Current, announcement: result.Announcement}, result
 	p.codes = append(p.codes, c.planned)
 }
 
@@ -261,67 +226,69 @@ func (p *plan) announceFailure(o Outcome, result *Result) {
 	if o.FailureID == "" {
 		return
 	}
-	p.failures = append(p.failures, outboxRow{
-		MessageID: o.FailureID, AppID: o.AppID, Failure: textOf(o.Failure), CreatedAt: o.At,
-	})
 	result.Announcement = &Announcement{MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, CreatedAt: o.At}
+	p.failures = append(p.failures, result.Announcement)
 }
 
 // write writes what was decided. After each statement the unique keys hold.
-func (p *plan) write(ctx context.Context, tx *sqlx.Tx) error {
-	type row struct {
-		componentRow
-		At time.Time `db:"at"`
-	}
-	var changed []row
+func (p *plan) write(ctx context.Context, tx *database.Tx) error {
+	var components, codes, outbox [][]any
 	for _, appid := range slices.Sorted(maps.Keys(p.components)) {
 		if c := p.components[appid]; c.changed {
-			changed = append(changed, row{rowOf(c.Component, c.lease), p.at})
-		}
-	}
-	err := insert(ctx, tx, `/* repo.component */ INSERT INTO component
-(appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at, attempts, due_at, lease, failure, created_at, updated_at)
-VALUES (:appid, :revision, :token_stream, :token_stream_created, :token_sequence, :token_time, :token_fingerprint, :token_expires_at, :attempts, :due_at, :lease, :failure, :at, :at)
-ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created),
-	token_sequence = VALUES(token_sequence), token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint),
-	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at),
-	lease = VALUES(lease), failure = VALUES(failure), updated_at = VALUES(updated_at)`, changed)
-	if err != nil {
-		return err
-	}
-	for _, c := range p.raised {
-		_, err := tx.ExecContext(ctx, "/* repo.raise */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET revision = ? WHERE id = ?", c.Revision, c.codeID)
-		if err != nil {
-			return err
-		}
-	}
-	if len(p.retire) > 0 {
-		_, err := execIn(ctx, tx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
-		if err != nil {
-			return err
-		}
-	}
-	err = insert(ctx, tx, `/* repo.code */ INSERT INTO pre_auth_code
-(appid, revision, code, cause, token_fingerprint, issued_at, expires_at, deleted_at)
-VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expires_at, :deleted_at)`, p.codes)
-	if err != nil {
-		return err
-	}
-	outbox := p.failures
-	for _, c := range p.raised {
-		a := c.announcement(p.at)
-		outbox = append(outbox, outboxRow{
-			MessageID: a.MessageID, AppID: a.AppID, Revision: sql.Null[uint64]{V: c.Revision, Valid: true}, CreatedAt: a.CreatedAt,
-		})
-	}
-	for _, code := range p.codes {
-		if !code.DeletedAt.Valid { // a code that a later outcome of this call replaced is not announced
-			outbox = append(outbox, outboxRow{
-				MessageID: code.announcement.MessageID, AppID: code.AppID,
-				Revision: sql.Null[uint64]{V: code.Revision, Valid: true}, CreatedAt: code.announcement.CreatedAt,
+			at := c.Token.Position
+			components = append(components, []any{
+				appid, c.Revision, at.Stream, null(at.StreamCreated), at.Sequence, null(at.Time), c.Token.Fingerprint[:], null(c.Token.ExpiresAt),
+				c.Attempts, null(c.DueAt), c.lease, textOf(c.Failure), p.at, p.at,
 			})
 		}
 	}
-	return insert(ctx, tx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
-VALUES (:message_id, :appid, :revision, :failure, :created_at) ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
+	announce := func(a *Announcement) {
+		var revision sql.Null[uint64]
+		if a.Update != nil {
+			revision = sql.Null[uint64]{V: a.Update.Revision, Valid: true}
+		}
+		outbox = append(outbox, []any{a.MessageID, a.AppID, revision, textOf(a.Failure), a.CreatedAt})
+	}
+	for _, failure := range p.failures {
+		announce(failure)
+	}
+	for _, c := range p.raised {
+		announce(c.announcement(p.at))
+	}
+	for _, c := range p.codes {
+		codes = append(codes, []any{
+			c.announcement.AppID, c.Revision, []byte(c.PreAuthCode.Reveal()), c.Cause, c.Fingerprint[:], c.IssuedAt, c.ExpiresAt, null(c.deletedAt),
+		})
+		if c.deletedAt.IsZero() { // a code that a later outcome of this call replaced is not announced
+			announce(c.announcement)
+		}
+	}
+
+	err := tx.Exec(ctx, `/* repo.component */ INSERT INTO component
+(appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at,
+	attempts, due_at, lease, failure, created_at, updated_at) VALUES ?
+ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created),
+	token_sequence = VALUES(token_sequence), token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint),
+	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at),
+	lease = VALUES(lease), failure = VALUES(failure), updated_at = VALUES(updated_at)`, components)
+	if err != nil {
+		return err
+	}
+	for _, c := range p.raised {
+		err := tx.Exec(ctx, "/* repo.raise */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET revision = ? WHERE id = ?", c.Revision, c.codeID)
+		if err != nil {
+			return err
+		}
+	}
+	err = tx.Exec(ctx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
+	if err != nil {
+		return err
+	}
+	err = tx.Exec(ctx, `/* repo.code */ INSERT INTO pre_auth_code
+(appid, revision, code, cause, token_fingerprint, issued_at, expires_at, deleted_at) VALUES ?`, codes)
+	if err != nil {
+		return err
+	}
+	return tx.Exec(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
+VALUES ? ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"preauth/internal/database"
 )
 
 // Purge deletes codes that expired before the given time, claimed or not: the oldest first, at most
@@ -11,15 +13,15 @@ import (
 // are left or another replica deletes the same. The rows stay locked until all are deleted, so keep
 // limit at some hundred.
 func (r *Repo) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
-	ids, err := query[uint64](ctx, r, "purge", "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
+	ids, err := database.Query(ctx, r.db, "repo: purge", database.Value[uint64], "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
 		"WHERE expires_at < ? AND (slot IS NULL OR slot > 0) ORDER BY expires_at LIMIT ?", stored(before), max(limit, 0))
 	if err != nil {
 		return 0, err
 	}
 	slices.Sort(ids) // replicas that delete the same rows lock them in the same order
 	deleted := 0
-	for piece := range slices.Chunk(ids, maxIn) {
-		rows, err := r.exec(ctx, "purge", "/* repo.purge */ DELETE p FROM pre_auth_code AS p FORCE INDEX (PRIMARY) WHERE p.id IN (?)", piece)
+	for piece := range slices.Chunk(ids, database.MaxIn) {
+		rows, err := r.db.Exec(ctx, "repo: purge", "/* repo.purge */ DELETE p FROM pre_auth_code AS p FORCE INDEX (PRIMARY) WHERE p.id IN (?)", piece)
 		if err != nil {
 			return deleted, err
 		}

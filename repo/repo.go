@@ -12,73 +12,41 @@
 //     once.
 //
 // It waits for nothing but the database, takes times from the caller, stores no
-// component_access_token, and puts no code, and of a DSN only the names of parameters, into an
-// error.
-//
-// The statements are the same for MySQL 8, MariaDB 10.6 and TiDB. Each begins with its name in a
-// comment, such as /* repo.lock */. SHOW PROCESSLIST shows it, and tests use it to make one
-// statement fail.
+// component_access_token, and puts no code into an error. Package database runs its statements, which
+// are the same for MySQL 8, MariaDB 10.6 and TiDB.
 package repo
 
 import (
-	"database/sql"
-	"database/sql/driver"
-	"errors"
-	"fmt"
-	"time"
+	"context"
 
-	"github.com/go-sql-driver/mysql"
-	"github.com/jmoiron/sqlx"
+	"preauth/internal/database"
 )
 
-// Repo is the database. It is safe for concurrent use.
-type Repo struct{ db *sqlx.DB }
+// ErrUnavailable marks an error that passes by itself. The operation may or may not have been
+// applied. Repeat the same call: it applies nothing twice, and its answer is right. Any other error
+// of the database means a missing or older schema, a missing privilege or a bug.
+var ErrUnavailable = database.ErrUnavailable
 
-// Open returns a Repo for the database that dsn names; [Connector] says what a DSN may hold. It
-// does not connect, so the server may start later. maxConns bounds the connections; idle ones are
-// closed after some seconds.
-func Open(dsn string, maxConns int, options ...Option) (*Repo, error) {
-	if maxConns < 1 {
-		return nil, fmt.Errorf("repo: open: at most %d connections are allowed: allow at least 1", maxConns)
-	}
-	connector, err := Connector(dsn, options...)
+// Repo is the database. It is safe for concurrent use.
+type Repo struct{ db *database.DB }
+
+// Open returns a Repo for the database that dsn names, see [database.Open].
+func Open(dsn string, maxConns int, options ...database.Option) (*Repo, error) {
+	db, err := database.Open(dsn, maxConns, options...)
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	db.SetConnMaxIdleTime(idleTimeout / 2)
-	// Short enough that the connections soon spread over all servers behind the address again.
-	db.SetConnMaxLifetime(3 * time.Minute)
-	return New(sqlx.NewDb(db, "mysql")), nil
+	return New(db), nil
 }
 
-// New returns a Repo over the caller's connections. They must come from [Connector], which tests
-// wrap.
-func New(db *sqlx.DB) *Repo { return &Repo{db: db} }
+// New returns a Repo for a database.
+func New(db *database.DB) *Repo { return &Repo{db: db} }
 
 // Close closes the connections.
 func (r *Repo) Close() error { return r.db.Close() }
 
-// Connector returns the connector that [Open] uses. dsn has the form of
-// github.com/go-sql-driver/mysql: user:password@tcp(host:3306)/database?option=value. Its
-// parameters may say how to reach the server (TLS, time-outs, authentication) and nothing else: the
-// service sets all variables of a session itself, and uses no session that does not hold them. The
-// error for a DSN that cannot work repeats no part of it but a parameter's name.
-func Connector(dsn string, options ...Option) (driver.Connector, error) {
-	cfg, err := parseDSN(dsn)
-	for _, option := range options {
-		if err == nil {
-			err = option(cfg)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("repo: the MySQL DSN: %w", err)
-	}
-	connector, err := mysql.NewConnector(cfg)
-	if err != nil {
-		return nil, errors.New("repo: the MySQL DSN: the driver refuses its options")
-	}
-	return sessions{connector}, nil
+// Durability returns the server's settings that can lose an acknowledged commit, see
+// [database.DB.Durability]. After such a loss a claimed code is given to somebody else.
+func (r *Repo) Durability(ctx context.Context) ([]database.Warning, error) {
+	return r.db.Durability(ctx)
 }

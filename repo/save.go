@@ -3,8 +3,9 @@ package repo
 import (
 	"context"
 	"slices"
+	"time"
 
-	"github.com/jmoiron/sqlx"
+	"preauth/internal/database"
 )
 
 // MaxBatch bounds the outcomes of one transaction. 100 failures of [preauth.MaxBody] bytes fit into
@@ -20,7 +21,7 @@ const MaxBatch = 100
 func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	results := make([]Result, 0, len(outcomes))
 	for batch := range slices.Chunk(outcomes, MaxBatch) {
-		err := split(batch, func(piece []Outcome) error {
+		err := database.Split(batch, func(piece []Outcome) error {
 			saved, err := r.saveBatch(ctx, piece)
 			if err == nil {
 				results = append(results, saved...)
@@ -34,42 +35,39 @@ func (r *Repo) Save(ctx context.Context, outcomes []Outcome) ([]Result, error) {
 	return results, nil
 }
 
-func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) (results []Result, err error) {
-	again := false
-	err = r.do(ctx, "save", func(conn *sqlx.Conn) error {
-		results, err = saveOnce(ctx, conn, outcomes, again)
-		again = true
-		return err
-	})
-	return results, err
-}
-
-// saveOnce makes one attempt at the transaction: lock, decide, write. The first attempt trusts that
-// the codes are new. A further one looks them up: the attempt before may have been committed, or
-// have found a code in the unique key.
-func saveOnce(ctx context.Context, conn *sqlx.Conn, outcomes []Outcome, lookUp bool) ([]Result, error) {
-	results := make([]Result, len(outcomes))
-	p := plan{components: map[string]*component{}, owners: map[string]string{}}
+// saveBatch saves in one transaction: lock, decide, write. Its first attempt trusts that the codes
+// are new. A further one looks them up: the attempt before may have been committed, or have found a
+// code in the unique key.
+func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) ([]Result, error) {
+	refused := make([]Result, len(outcomes))
+	var at time.Time
 	for i, o := range outcomes {
 		if err := o.check(); err != nil {
-			results[i] = Result{Status: Refused, Err: err}
-			continue
-		}
-		if at := stored(o.At); at.After(p.at) {
-			p.at = at
-		}
-		if !o.isBadEvent() {
-			p.components[o.AppID] = nil
-		}
-		if lookUp && o.Code != nil {
-			p.owners[o.Code.PreAuthCode.Reveal()] = ""
+			refused[i] = Result{Status: Refused, Err: err}
+		} else if o.At.After(at) {
+			at = o.At
 		}
 	}
-	if p.at.IsZero() {
+	results := refused
+	if at.IsZero() {
 		return results, nil // all are refused
 	}
-
-	err := transaction(ctx, conn, func(tx *sqlx.Tx) error {
+	again := false
+	err := r.db.Transaction(ctx, "repo: save", func(tx *database.Tx) error {
+		results = slices.Clone(refused)
+		p := plan{at: stored(at), components: map[string]*component{}, owners: map[string]string{}}
+		for i, o := range outcomes {
+			if results[i].Status == Refused {
+				continue
+			}
+			if !o.isBadEvent() {
+				p.components[o.AppID] = nil
+			}
+			if again && o.Code != nil {
+				p.owners[o.Code.PreAuthCode.Reveal()] = ""
+			}
+		}
+		again = true
 		if err := p.lock(ctx, tx); err != nil {
 			return err
 		}

@@ -10,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"preauth"
+	"preauth/internal/database"
 )
 
 // ApplySchema creates the tables of [preauth.Schema] that are missing and changes nothing else. Any
@@ -20,15 +19,7 @@ import (
 // the schema may exist, so apply it again.
 func (r *Repo) ApplySchema(ctx context.Context) error {
 	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
-		// These statements hold no data, so the server's text can be shown.
-		err := retry(ctx, func() error {
-			_, err := r.db.ExecContext(ctx, "/* repo.schema */ "+strings.TrimSuffix(statement, ";"))
-			if isServerError(err, tableExists) { // another replica created it first, despite IF NOT EXISTS
-				return nil
-			}
-			return err
-		})
-		if err := describe(ctx, "apply schema", err, err); err != nil {
+		if err := r.db.Define(ctx, "repo: apply schema", "/* repo.schema */ "+strings.TrimSuffix(statement, ";")); err != nil {
 			return err
 		}
 	}
@@ -44,7 +35,7 @@ var uniqueKeys = []string{
 // Check returns nil if the server can be reached, reads and writes, and the schema is complete. The
 // error says what to do. It costs a few short statements, of which one writes and is rolled back.
 func (r *Repo) Check(ctx context.Context) error {
-	found, err := query[string](ctx, r, "check", `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
+	found, err := database.Query(ctx, r.db, "repo: check", database.Value[string], `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
 FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
 	if err != nil {
 		return err
@@ -72,11 +63,9 @@ FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_uniqu
 // a key of its own, so that replicas do not wait for one another. It reaches no other replica of
 // the service, no replica of the database and no binary log.
 func (r *Repo) probe(ctx context.Context) error {
-	err := r.do(ctx, "check", func(conn *sqlx.Conn) error {
-		return transaction(ctx, conn, func(tx *sqlx.Tx) error {
-			_, err := execIn(ctx, tx, "/* repo.probe */ INSERT INTO outbox (message_id, appid, failure, created_at) VALUES (?, '', '', '2000-01-01')", "probe."+rand.Text())
-			return cmp.Or(err, errProbed)
-		})
+	err := r.db.Transaction(ctx, "repo: check", func(tx *database.Tx) error {
+		err := tx.Exec(ctx, "/* repo.probe */ INSERT INTO outbox (message_id, appid, failure, created_at) VALUES (?, '', '', '2000-01-01')", "probe."+rand.Text())
+		return cmp.Or(err, errProbed)
 	})
 	if errors.Is(err, errProbed) {
 		return nil

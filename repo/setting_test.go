@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -246,47 +245,6 @@ func TestTheSchemaOfAnOlderRelease(t *testing.T) {
 	if after := d.dump(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-}
-
-func TestDurability(t *testing.T) {
-	settingsOf := func(warnings []repo.Warning) string {
-		var text []string
-		for _, w := range warnings {
-			text = append(text, w.Setting+"="+w.Value)
-			if w.Advice == "" {
-				t.Errorf("%s: no advice", w.Setting)
-			}
-		}
-		slices.Sort(text)
-		return strings.Join(text, " ")
-	}
-	t.Run("a safe server", func(t *testing.T) {
-		d := ownServer(t, "--log-bin", "--server-id=1", "--sync-binlog=1")
-		if warnings, err := d.Durability(within(t)); err != nil || len(warnings) != 0 {
-			t.Errorf("%+v, %v", warnings, err)
-		}
-		// Each setting by itself, on a running server.
-		d.exec(t, "SET GLOBAL sync_binlog = 0")
-		d.exec(t, "SET GLOBAL innodb_flush_log_at_trx_commit = 0")
-		warnings, err := d.Durability(within(t))
-		if got := settingsOf(warnings); err != nil || got != "innodb_flush_log_at_trx_commit=0 sync_binlog=0" {
-			t.Errorf("%s, %v", got, err)
-		}
-	})
-	t.Run("an unsafe server", func(t *testing.T) {
-		d := ownServer(t, "--innodb-flush-log-at-trx-commit=2", "--skip-innodb-doublewrite", "--skip-log-bin", "--sync-binlog=0")
-		warnings, err := d.Durability(within(t))
-		if got := settingsOf(warnings); err != nil || got != "innodb_doublewrite=OFF innodb_flush_log_at_trx_commit=2" {
-			t.Errorf("%s, %v", got, err)
-		}
-	})
-	t.Run("no server", func(t *testing.T) {
-		d := newDatabase(t)
-		d.faults.Script("durability", repeated6(repotest.Applied)...)
-		if _, err := d.Durability(within(t)); !errors.Is(err, repo.ErrUnavailable) {
-			t.Error(err)
-		}
-	})
 }
 
 // The server hangs up on a client that is still sending too large a packet, so the packet must not

@@ -6,18 +6,22 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"preauth/internal/database"
 )
 
 // StreamSet names the streams of a service. Their creation is no part of it: a stream that is
 // deleted and created again belongs to the same set.
 type StreamSet struct {
 	// Tokens, Updates and Failures are the names of the streams, up to 255 characters.
-	Tokens   string `db:"token_stream"`
-	Updates  string `db:"update_stream"`
-	Failures string `db:"failure_stream"`
+	Tokens, Updates, Failures string
 	// Account is the NATS account that the streams are in, up to 255 characters in any form that is the
 	// same on all replicas. It is "" where it cannot be told, and then counts as the same as any.
-	Account string `db:"account"`
+	Account string
+}
+
+func streamSetFields(s *StreamSet) []any {
+	return []any{&s.Tokens, &s.Updates, &s.Failures, &s.Account}
 }
 
 // String names the streams, and the account if it is known.
@@ -73,7 +77,7 @@ func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error 
 		}
 	}
 	if err == nil && owner.Account == "" && streams.Account != "" && owner.same(streams) {
-		_, err = r.exec(ctx, "own", "/* repo.own_account */ UPDATE stream_set SET account = ? "+
+		_, err = r.db.Exec(ctx, "repo: own", "/* repo.own_account */ UPDATE stream_set SET account = ? "+
 			"WHERE id = 1 AND token_stream = ? AND update_stream = ? AND failure_stream = ? AND account = ''",
 			streams.Account, streams.Tokens, streams.Updates, streams.Failures)
 		if err == nil {
@@ -103,7 +107,7 @@ func (r *Repo) Adopt(ctx context.Context, streams StreamSet, now time.Time) (bef
 
 // owner returns the set that the database belongs to, the zero StreamSet if it belongs to none.
 func (r *Repo) owner(ctx context.Context) (StreamSet, error) {
-	rows, err := query[StreamSet](ctx, r, "own", "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1")
+	rows, err := database.Query(ctx, r.db, "repo: own", streamSetFields, "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1")
 	if err != nil || len(rows) == 0 {
 		return StreamSet{}, err
 	}
@@ -112,7 +116,7 @@ func (r *Repo) owner(ctx context.Context) (StreamSet, error) {
 
 // record inserts the row of a set, or does what onDuplicate says if there is one.
 func (r *Repo) record(ctx context.Context, streams StreamSet, now time.Time, onDuplicate string) error {
-	_, err := r.exec(ctx, "own", `/* repo.own */ INSERT INTO stream_set (id, token_stream, update_stream, failure_stream, account, since)
+	_, err := r.db.Exec(ctx, "repo: own", `/* repo.own */ INSERT INTO stream_set (id, token_stream, update_stream, failure_stream, account, since)
 VALUES (1, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE `+onDuplicate, streams.Tokens, streams.Updates, streams.Failures, streams.Account, stored(now))
 	return err
 }

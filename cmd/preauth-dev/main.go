@@ -21,10 +21,10 @@ import (
 
 	"preauth/consumer"
 	"preauth/internal/app"
+	"preauth/internal/database"
 	"preauth/internal/loopback"
 	"preauth/internal/mysqlserver"
 	"preauth/internal/natsserver"
-	"preauth/repo"
 	"preauth/wechat"
 	"preauth/wechat/wechattest"
 )
@@ -143,7 +143,7 @@ func (c sandbox) serve(ctx context.Context, demo *demo, settings app.Service) er
 func (c sandbox) check(ctx context.Context) error {
 	var errs []error
 	if c.DSN != "" {
-		if _, err := repo.Connector(c.DSN); err != nil {
+		if _, err := database.Connector(c.DSN); err != nil {
 			errs = append(errs, app.UsageErrorf("--mysql-dsn: %w", err))
 		}
 	}

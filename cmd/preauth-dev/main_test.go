@@ -410,7 +410,7 @@ func TestDevRefusesImpossibleValues(t *testing.T) {
 		{"--wechat-listen=192.0.2.1:0", "--wechat-listen: "},
 		{"--wechat-listen=", "--wechat-listen must be host:port"},
 		{"--admin-listen=here:now", "--admin-listen must be host:port"},
-		{"--mysql-dsn=me:" + apptest.Secret + "@tcp(127.0.0.1)/", "--mysql-dsn: repo: the MySQL DSN: it names no database: "},
+		{"--mysql-dsn=me:" + apptest.Secret + "@tcp(127.0.0.1)/", "--mysql-dsn: database: the MySQL DSN: it names no database: "},
 		{"--verbose=perhaps", "--verbose: bool value must be true, 1, yes, false, 0 or no"},
 	} {
 		apptest.Refused(t, run, []string{test.says}, test.arg)

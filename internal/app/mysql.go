@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"preauth/internal/database"
 	"preauth/repo"
 )
 
@@ -72,7 +73,7 @@ func (s MySQL) Open() (*repo.Repo, error) {
 
 // encryption returns the TLS option for the certificate files, or nothing if there are none. The
 // client's files are read again for each new connection.
-func (s MySQL) encryption() ([]repo.Option, error) {
+func (s MySQL) encryption() ([]database.Option, error) {
 	if (s.Cert == "") != (s.Key == "") {
 		return nil, UsageErrorf("--mysql-cert ($MYSQL_CERT) and --mysql-key ($MYSQL_KEY) go together: give both or none")
 	}
@@ -108,7 +109,7 @@ func (s MySQL) encryption() ([]repo.Option, error) {
 			return nil, UsageErrorf(must + ": these files contain something else")
 		}
 	}
-	return []repo.Option{repo.TLS(config)}, nil
+	return []database.Option{database.TLS(config)}, nil
 }
 
 // ApplySchema creates what the database lacks of the schema. The database itself must exist.

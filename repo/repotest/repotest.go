@@ -4,7 +4,7 @@
 //	faults.Script("commit", repotest.Applied) // the next COMMIT takes effect, but its answer is lost
 //
 // An operation is "connect", "begin", "commit", "rollback", or the name in the comment that begins
-// each statement of package repo, such as "lock" for /* repo.lock */.
+// each statement of packages repo and database, such as "lock" for /* repo.lock */.
 package repotest
 
 import (
@@ -18,8 +18,8 @@ import (
 	"sync"
 
 	"github.com/go-sql-driver/mysql"
-	"github.com/jmoiron/sqlx"
 
+	"preauth/internal/database"
 	"preauth/repo"
 )
 
@@ -69,7 +69,7 @@ func Faulty(connector driver.Connector) *Faults {
 // Open returns a Repo like [repo.Open], and the faults of its connections. The caller closes the
 // Repo.
 func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
-	connector, err := repo.Connector(dsn)
+	connector, err := database.Connector(dsn)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +77,7 @@ func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 	db := sql.OpenDB(faults)
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
-	return repo.New(sqlx.NewDb(db, "mysql")), faults, nil
+	return repo.New(database.New(db)), faults, nil
 }
 
 // Script queues faults for the next runs of an operation, one for each run. A zero [Fault] lets a
@@ -250,7 +250,7 @@ func (c *conn) QueryContext(ctx context.Context, statement string, args []driver
 	}, func(rows driver.Rows) { _ = rows.Close() })
 }
 
-var nameComment = regexp.MustCompile(`^\s*/\* repo\.(\w+) \*/`)
+var nameComment = regexp.MustCompile(`^/\* (?:repo|database)\.(\w+) \*/`)
 
 func operationOf(statement string) string {
 	if name := nameComment.FindStringSubmatch(statement); name != nil {

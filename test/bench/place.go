@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/database"
 	"preauth/internal/loopback"
 	"preauth/repo"
 )
@@ -67,12 +68,12 @@ func (r *rig) place(ctx context.Context, name string) (_ *place, err error) {
 	if p.js, err = jetstream.New(p.nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
 		return nil, err
 	}
-	database := fmt.Sprintf("preauth_%d", i)
-	if err := r.mysql.CreateDatabase(ctx, database); err != nil {
+	own := fmt.Sprintf("preauth_%d", i)
+	if err := r.mysql.CreateDatabase(ctx, own); err != nil {
 		return nil, err
 	}
-	p.dsn = r.mysql.DSN(database)
-	connector, err := repo.Connector(p.dsn)
+	p.dsn = r.mysql.DSN(own)
+	connector, err := database.Connector(p.dsn)
 	if err != nil {
 		return nil, err
 	}

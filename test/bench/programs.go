@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"preauth/repo"
+	"preauth/internal/database"
 )
 
 const (
@@ -63,7 +63,7 @@ func connect() (*nats.Conn, error) {
 // openDatabase opens the database as preauth does, with as many connections as it may have. trace
 // may be nil.
 func openDatabase(trace *tracer) (*sql.DB, error) {
-	connector, err := repo.Connector(os.Getenv("MYSQL_DSN"))
+	connector, err := database.Connector(os.Getenv("MYSQL_DSN"))
 	if err != nil {
 		return nil, err
 	}

@@ -18,9 +18,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"preauth/internal/database"
 	"preauth/internal/loopback"
 	"preauth/internal/mysqlserver"
-	"preauth/repo"
 )
 
 // rig is what all programs share: nats-server, the database server and the stand-in for WeChat,
@@ -199,7 +199,7 @@ func (r *rig) startDatabase(ctx context.Context) (err error) {
 	if err := r.mysql.CreateDatabase(ctx, own); err != nil {
 		return err
 	}
-	connector, err := repo.Connector(r.mysql.DSN(own))
+	connector, err := database.Connector(r.mysql.DSN(own))
 	if err != nil {
 		return err
 	}

@@ -12,11 +12,11 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"preauth/consumer"
+	"preauth/internal/database"
 	"preauth/repo"
 	"preauth/wechat"
 )
@@ -36,7 +36,7 @@ func runTraced(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	db := repo.New(sqlx.NewDb(pool, "mysql"))
+	db := repo.New(database.New(pool))
 	defer db.Close()
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{os.Getenv("PREAUTH_WECHAT_URL")}, MaxConnections: *calls})
 	if err != nil {

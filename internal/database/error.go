@@ -1,4 +1,4 @@
-package repo
+package database
 
 import (
 	"context"
@@ -64,11 +64,11 @@ func describe(ctx context.Context, operation string, err, shown error) error {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("%s: %w: %w", operation, ErrUnavailable, context.Cause(ctx))
 	case isTransient(err):
-		return fmt.Errorf("repo: %s: %w: %w", operation, ErrUnavailable, shown)
+		return fmt.Errorf("%s: %w: %w", operation, ErrUnavailable, shown)
 	default:
-		return fmt.Errorf("repo: %s: %w", operation, shown)
+		return fmt.Errorf("%s: %w", operation, shown)
 	}
 }
 

@@ -1,4 +1,4 @@
-package repo
+package database
 
 import (
 	"context"
@@ -15,21 +15,19 @@ type Warning struct {
 }
 
 // Durability returns the settings by which the server may lose an acknowledged commit when it, or
-// its machine, crashes: a claimed code is then given to somebody else. It returns none for a safe
-// server. TiDB has no such setting: its replication alone decides.
-func (r *Repo) Durability(ctx context.Context) ([]Warning, error) {
-	type row struct {
-		Name  string `db:"Variable_name"`
-		Value string `db:"Value"`
-	}
-	rows, err := query[row](ctx, r, "durability", "/* repo.durability */ SHOW GLOBAL VARIABLES WHERE Variable_name IN "+
-		"('innodb_flush_log_at_trx_commit', 'innodb_flush_method', 'innodb_doublewrite', 'log_bin', 'sync_binlog', 'version')")
+// its machine, crashes. It returns none for a safe server. TiDB has no such setting: its replication
+// alone decides.
+func (db *DB) Durability(ctx context.Context) ([]Warning, error) {
+	type row struct{ name, value string }
+	rows, err := Query(ctx, db, "database: durability", func(row *row) []any { return []any{&row.name, &row.value} },
+		"/* database.durability */ SHOW GLOBAL VARIABLES WHERE Variable_name IN "+
+			"('innodb_flush_log_at_trx_commit', 'innodb_flush_method', 'innodb_doublewrite', 'log_bin', 'sync_binlog', 'version')")
 	if err != nil {
 		return nil, err
 	}
 	value := map[string]string{}
 	for _, row := range rows {
-		value[row.Name] = row.Value
+		value[row.name] = row.value
 	}
 	if strings.Contains(value["version"], "TiDB") { // it has MySQL's variables, which do nothing
 		return nil, nil

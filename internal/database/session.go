@@ -1,4 +1,4 @@
-package repo
+package database
 
 import (
 	"context"
@@ -74,7 +74,7 @@ func setSession(ctx context.Context, conn driver.Conn) error {
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
 		"ROLLBACK", // what init_connect may have begun
 	} {
-		if _, err := execer.ExecContext(ctx, "/* repo.session */ "+statement, nil); err != nil {
+		if _, err := execer.ExecContext(ctx, "/* database.session */ "+statement, nil); err != nil {
 			return err
 		}
 	}
@@ -108,7 +108,7 @@ func sessionOf(ctx context.Context, conn driver.Conn) (map[string]string, error)
 	for _, v := range append(transactionVariables[:2:2], sessionVariables...) {
 		names = append(names, "'"+v.name+"'")
 	}
-	rows, err := queryer.QueryContext(ctx, "/* repo.session */ SHOW SESSION VARIABLES WHERE Variable_name IN ("+strings.Join(names, ", ")+")", nil)
+	rows, err := queryer.QueryContext(ctx, "/* database.session */ SHOW SESSION VARIABLES WHERE Variable_name IN ("+strings.Join(names, ", ")+")", nil)
 	if err != nil {
 		return nil, err
 	}
