@@ -80,8 +80,8 @@ type Authorized struct {
 	// zero if it was given to none.
 	ClaimID, Reference string
 	ClaimedAt          time.Time
-	// Revision is the one of the code's last [Update] before. It is 0 if the code was never
-	// announced.
+	// Revision is the one of the code's last [Update]: of the one that says it is spent, if it was the
+	// current code. It is 0 if the code was never announced.
 	Revision uint64
 	// AuthorizerAppID is the account that authorized.
 	AuthorizerAppID string

@@ -164,7 +164,7 @@ func ExampleClient_Subscribe() {
 		panic(err)
 	}
 
-	newest := map[string]preauth.Update{}
+	newest := map[string]preauth.Update{} // one of them is of use while it is Usable
 	sub, err := client.Subscribe(func(u preauth.Update) {
 		if u.Revision > newest[u.AppID].Revision {
 			newest[u.AppID] = u

@@ -31,7 +31,8 @@ type Failure struct {
 	// Stream and StreamSequence identify the event; "nats stream get" takes them.
 	Stream         string
 	StreamSequence uint64
-	// Attempt counts the failed calls since the last success. It is 0 if WeChat was not called.
+	// Attempt counts the failed calls since the last code. Each new token counts from 1 again. It is
+	// 0 if WeChat was not called.
 	Attempt int
 	// RetryAt is when the service tries again, in UTC. It is zero if the service waits for a newer
 	// token.

@@ -61,7 +61,9 @@ func TestMessagesOfTheContract(t *testing.T) {
 			_, err := preauth.ParseTokenEvent(appID, nil, body, received)
 			return body, err // publishers need not write it as the client does
 		}}, 2),
-		"Update": {func(body []byte) ([]byte, error) { return parsed(preauth.ParseUpdate(body)) }},
+		"Update": slices.Repeat([]func([]byte) ([]byte, error){
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseUpdate(body)) },
+		}, 2),
 		"Failure": slices.Repeat([]func([]byte) ([]byte, error){
 			func(body []byte) ([]byte, error) { return parsed(preauth.ParseFailure(body)) },
 		}, 3),
@@ -85,6 +87,7 @@ func TestMessagesOfTheContract(t *testing.T) {
 		}, 2),
 		"Resolve": {
 			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolveRequest(body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },
 			func(body []byte) ([]byte, error) { return parsed(preauth.ParseResolved(body)) },
 		},
 		"Look-up": {
