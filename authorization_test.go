@@ -60,7 +60,7 @@ func TestParseAuthorizedEventTakes(t *testing.T) {
 			nats.Header{"Content-Type": {"application/cloudevents+json"}},
 			`{"specversion":"1.0","authorized_at":"2026-03-14T09:00:00Z","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at},
 		},
-		"one without headers": {nil, `{"specversion":"1.0","authorizer_appid":"wx3","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at}},
+		"one without headers": {nil, `{"specversion":"1.0","info_type":"authorized","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
