@@ -9,6 +9,9 @@
 // n-th call, a [Hold] stops a call at a chosen point until the test releases it, and [Options].Now
 // is the clock.
 //
+// [Server.Authorize] plays the visitor who authorizes with a code, and [Server.PushTo] names the
+// receiver of WeChat's pushes about that.
+//
 // What WeChat does not document, such as the size of its quotas, is an option.
 package wechattest
 
@@ -81,6 +84,8 @@ type Server struct {
 	calls      []Call
 	count      map[string]int
 	changed    chan struct{} // closed at the next call; nil if nobody waits
+
+	authorizations authorizations
 }
 
 // token is what WeChat knows about a token that it issued.
