@@ -84,6 +84,14 @@ func TestServeLogsInToNATS(t *testing.T) {
 			says:   "Authorization Violation",
 		},
 		{
+			name:   "context of the nats CLI",
+			config: `authorization {user: me, password: "` + secret + `"}`,
+			args:   []string{"--context=" + write(t, "context.json", `{"user":"me","password":"`+secret+`"}`)},
+			wrong:  []string{"--context=" + write(t, "context.json", `{"user":"me","password":"`+secret+`!"}`)},
+			client: []nats.Option{nats.UserInfo("me", secret)},
+			says:   "Authorization Violation",
+		},
+		{
 			name:   "token",
 			config: `authorization {token: "` + secret + `"}`,
 			args:   []string{"--nats-token=" + secret},

@@ -77,7 +77,7 @@ func FuzzSettings(f *testing.F) {
 // by mistake.
 func mayHoldSecret(flag string) bool {
 	return strings.HasPrefix(flag, "mysql-dsn") || strings.HasPrefix(flag, "nats-") && flag != "nats-tls-first" ||
-		flag == "wechat-url" || flag == "wechat-path"
+		flag == "context" || flag == "wechat-url" || flag == "wechat-path"
 }
 
 // settle checks the settings as "preauth serve" does before it starts.

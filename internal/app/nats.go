@@ -18,6 +18,7 @@ import (
 // NATS is how to connect to NATS. Where the nats CLI has a variable for a setting, this is the same
 // one.
 type NATS struct {
+	Context     string `name:"context" env:"NATS_CONTEXT" placeholder:"NAME" help:"Context of the nats CLI, by its name or the absolute path of its file. The settings below win over it; one of a login or a certificate replaces all of that."`
 	URL         string `name:"nats-url" env:"NATS_URL" default:"nats://127.0.0.1:4222" form:"servers" help:"Servers, separated by commas."`
 	User        string `name:"nats-user" env:"NATS_USER" placeholder:"NAME" help:"User name, or a token if there is no password."`
 	Password    string `name:"nats-password" env:"NATS_PASSWORD" placeholder:"PASSWORD" help:"Password. Prefer the variable: flags show in the process list."`
@@ -64,14 +65,18 @@ func (s NATS) Options() (nats.Options, error) {
 		o.Servers = append(o.Servers, strings.TrimSpace(server))
 	}
 	var errs []error
+	var here, orContext string // where the settings may be, for the errors
+	if s.Context != "" {
+		here, orContext = ", here or in the context", " or the context"
+	}
 	if ways := s.logins(); len(ways) > 1 {
-		errs = append(errs, UsageErrorf("%s cannot be used together: keep one of them", strings.Join(ways, " and ")))
+		errs = append(errs, UsageErrorf("%s cannot be used together: keep one of them%s", strings.Join(ways, " and "), here))
 	}
 	if s.Password != "" && s.User == "" {
 		errs = append(errs, UsageErrorf("--nats-password ($NATS_PASSWORD) goes with --nats-user: give that too"))
 	}
 	if (s.Cert == "") != (s.Key == "") {
-		errs = append(errs, UsageErrorf("--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY) go together: give both or none"))
+		errs = append(errs, UsageErrorf("--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY) go together: give both or none%s", here))
 	}
 	if s.Password == "" {
 		o.Token = cmp.Or(s.Token, s.User)
@@ -85,12 +90,12 @@ func (s NATS) Options() (nats.Options, error) {
 		}
 		for _, file := range files {
 			if _, err := contentOf(file); err != nil {
-				errs = append(errs, UsageErrorf("%s must name %s: %w", flags, want, err))
+				errs = append(errs, UsageErrorf("%s%s must name %s: %w", flags, orContext, want, err))
 				return
 			}
 		}
 		if option(&o) != nil {
-			errs = append(errs, UsageErrorf("%s must name %s: this file contains something else", flags, want))
+			errs = append(errs, UsageErrorf("%s%s must name %s: this file contains something else", flags, orContext, want))
 		}
 	}
 	use("--nats-creds ($NATS_CREDS)", "a file with a user JWT and its seed", credentials(s.Creds), s.Creds)

@@ -26,7 +26,7 @@ import (
 
 // groups are the sections of the settings in --help and in docs/configuration.md.
 var groups = []kong.Group{
-	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST, NATS_INBOX_PREFIX and NATS_JS_DOMAIN, which are only flags there. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection."},
+	{Key: "nats", Title: "NATS", Description: "The nats CLI has the same variables, except NATS_TLS_FIRST, NATS_INBOX_PREFIX and NATS_JS_DOMAIN, which are only flags there. Instead of all of them, name one of its contexts. Use at most one way to log in: user and password, token, credentials file or nkey. Files are read again for each new connection, but not the context."},
 	{Key: "mysql", Title: "MySQL", Description: "MySQL 8, MariaDB 10.6 or newer, or TiDB."},
 	{Key: "wechat", Title: "WeChat"},
 	{Key: "streams", Title: "Streams and subjects", Description: "These must be the same for all replicas."},
@@ -242,7 +242,8 @@ var durations = kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFun
 		return nil
 	}))
 
-// parseArguments parses the command line and checks the values of all flags and variables.
+// parseArguments parses the command line, adds what a context of the nats CLI says, and checks the
+// values of all settings.
 func parseArguments(parser *kong.Kong, args []string) (*kong.Context, error) {
 	known := variables(parser.Model)
 	unsetEmpty(known)
@@ -250,7 +251,7 @@ func parseArguments(parser *kong.Kong, args []string) (*kong.Context, error) {
 	if err != nil {
 		return nil, UsageErrorf("%s; try \"%s --help\"", parseErrorText(err, args), parser.Model.Name)
 	}
-	return command, errors.Join(checkVariables(known, os.Environ()), checkValues(command.Flags()))
+	return command, errors.Join(checkVariables(known, os.Environ()), applyContext(command), checkValues(command.Flags()))
 }
 
 var (

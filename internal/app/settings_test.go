@@ -32,6 +32,14 @@ func writeFile(t *testing.T, name, content string) string {
 	return file
 }
 
+func absolute(file string) string {
+	path, err := filepath.Abs(file)
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
 // sample is what the tests need to know about a setting.
 type sample struct {
 	// possible is a valid value other than the default. Empty: it takes more than one setting.
@@ -49,11 +57,13 @@ var (
 	aSwitch  = sample{"true", []string{"perhaps"}, "bool value must be true, 1, yes, false, 0 or no"}
 	aDelay   = sample{"123ms", []string{"0s", "-1s", "25h"}, "must be 1ms to 24h"}
 	anAddr   = sample{"127.0.0.1:0", []string{" ", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:80"}, "must be host:port, such as 127.0.0.1:8180"}
+	aContext = sample{absolute("testdata/context.json"), []string{"/no/such/" + secret, "/", "no-such-context", "../" + secret, "settings_test.go"}, "must name a context"}
 	aFile    = sample{"", []string{"/no/such/" + secret, "/"}, "must name a "}
 )
 
 // samples has every setting of "preauth serve".
 var samples = map[string]sample{
+	"context":             aContext,
 	"nats-url":            {"nats://example.com:4222, tls://example.com", []string{" ", "nats://", "http://example.com", "nats://u:" + secret + "@:x", "nats://example.com,", "nats://example.com:99999"}, "must be addresses of NATS servers"},
 	"nats-user":           {"me", nil, ""}, // cmd/preauth tests the settings that exclude each other
 	"nats-password":       {"", []string{secret}, "goes with --nats-user: give that too"},
@@ -201,7 +211,7 @@ func parseServe(t *testing.T, args ...string) map[string]any {
 }
 
 func TestAVariableReplacesTheDefaultAndAFlagReplacesTheVariable(t *testing.T) {
-	flags, file := settings(t), writeFile(t, "file", "")
+	flags, file := settings(t), writeFile(t, "file", "{}")
 	values := func(of func(*kong.Flag) string) (args []string) {
 		for _, flag := range flags {
 			args = append(args, "--"+flag.Name+"="+of(flag))
