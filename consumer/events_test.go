@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -803,6 +805,49 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 	}
 }
 
+// checkMetadata requires that an endpoint names its subject and all members of the contract, in order.
+func checkMetadata(t *testing.T, subject string, metadata map[string]string) {
+	t.Helper()
+	links := preauth.LinkOptions{RedirectURI: "r", AuthType: 1, BizAppID: "b", CategoryIDList: "1"}
+	linked := preauth.Links{PC: preauth.NewSecret("p")}
+	code, now := preauth.NewSecret("c"), time.Unix(1, 0)
+	appid := "wx1"
+	if strings.HasSuffix(subject, ".>") {
+		appid = ""
+	}
+	messages := map[string][2]interface{ Encode() []byte }{
+		"preauth.lookup": {
+			preauth.LookupRequest{AppID: appid, MinTTL: time.Second, MinRevision: 1, LinkOptions: links},
+			preauth.Lookup{AppID: "wx1", PreAuthCode: code, IssuedAt: now, ExpiresAt: now, Revision: 1, Links: linked},
+		},
+		"preauth.claim": {
+			preauth.ClaimRequest{AppID: appid, ClaimID: "c", Reference: "r", MinTTL: time.Second, LinkOptions: links},
+			preauth.Claim{AppID: "wx1", PreAuthCode: code, IssuedAt: now, ExpiresAt: now, ClaimID: "c", Reference: "r", ClaimedAt: now, Links: linked},
+		},
+		"preauth.resolve": {
+			preauth.ResolveRequest{PreAuthCode: code},
+			preauth.Resolved{
+				AppID: "wx1", ClaimID: "c", Reference: "r", ClaimedAt: now, Revision: 1, IssuedAt: now, ExpiresAt: now, AuthorizerAppID: "a", AuthorizedAt: now,
+			},
+		},
+	}[strings.TrimSuffix(subject, ".>")]
+	inBraces := regexp.MustCompile(` \{.*?\}`)
+	for i, what := range []string{"request", "answer"} {
+		var want []string
+		for _, member := range regexp.MustCompile(`[{,]"(\w+)":`).FindAllStringSubmatch(string(messages[i].Encode()), -1) {
+			if member[1] != "pc" {
+				want = append(want, member[1])
+			}
+		}
+		if got := inBraces.ReplaceAllString(metadata[what], ""); got != strings.Join(want, ", ") {
+			t.Errorf("%s: the %s has %q, want %q", subject, what, got, want)
+		}
+	}
+	if metadata["subject"] != strings.Replace(subject, ".>", ".<component_appid>", 1) || metadata["description"] == "" {
+		t.Errorf("%s: the metadata is %v", subject, metadata)
+	}
+}
+
 func TestMicroServiceIsListed(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.start().ready()
@@ -811,16 +856,23 @@ func TestMicroServiceIsListed(t *testing.T) {
 		t.Fatal(err)
 	}
 	var info struct {
-		Name      string
-		Version   string
-		Endpoints []struct{ Subject string }
+		Name, Version, Description string
+		Metadata                   map[string]string
+		Endpoints                  []struct {
+			Subject  string
+			Metadata map[string]string
+		}
 	}
 	if err := json.Unmarshal(reply.Data, &info); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat("../" + info.Metadata["contract"]); err != nil || info.Description == "" || info.Metadata["errors"] == "" {
+		t.Errorf("the service says %q and %v, %v", info.Description, info.Metadata, err)
+	}
 	var subjects []string
 	for _, endpoint := range info.Endpoints {
 		subjects = append(subjects, endpoint.Subject)
+		checkMetadata(t, endpoint.Subject, endpoint.Metadata)
 	}
 	want := []string{"preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve"}
 	if info.Name != "preauth" || info.Version == "" || !slices.Equal(subjects, want) {

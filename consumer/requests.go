@@ -49,6 +49,39 @@ type endpoint struct {
 	handler func() handler
 }
 
+// described is what the NATS tools show of the endpoints: what they are for, and the members of requests
+// and answers.
+var described = map[string]struct{ does, request, answer string }{
+	"lookup": {
+		"the current code of a component",
+		"component_appid, min_ttl, min_revision, redirect_uri, auth_type, biz_appid, category_id_list",
+		"component_appid, pre_auth_code, issued_at, expires_at, revision, links {pc, mobile, plugin}, expires_in",
+	},
+	"claim": {
+		"a code for one visitor, which nobody else gets",
+		"component_appid, claim_id, reference, min_ttl, redirect_uri, auth_type, biz_appid, category_id_list",
+		"component_appid, pre_auth_code, issued_at, expires_at, expires_in, claim_id, reference, claimed_at, links {pc, mobile, plugin}",
+	},
+	"resolve": {
+		"what a code was used for",
+		"pre_auth_code",
+		"component_appid, claim_id, reference, claimed_at, revision, issued_at, expires_at, authorizer_appid, authorized_at",
+	},
+}
+
+// metadata returns what the NATS tools show of the endpoint. Where its subject names the component, the
+// request need not.
+func (e endpoint) metadata() map[string]string {
+	subject, below := strings.CutSuffix(e.subject, ".>")
+	name, _ := strings.CutSuffix(e.name, "-component")
+	d := described[name]
+	if below {
+		subject = preauth.SubjectFor(subject, "<component_appid>")
+		d.request = strings.TrimPrefix(d.request, "component_appid, ")
+	}
+	return map[string]string{"description": d.does, "subject": subject, "request": d.request, "answer": d.answer}
+}
+
 // handler answers a request. If memory is enough, body is the answer to it, which is used before the
 // next request. Otherwise it returns the work that finds the answer.
 type handler func(subject string, data []byte) (body []byte, w work, err error)
@@ -63,13 +96,18 @@ func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error 
 	service, err := micro.AddService(r.nc, micro.Config{
 		Name:        "preauth",
 		Version:     r.cfg.Version,
-		Description: "pre_auth_codes of WeChat third-party platforms",
+		Description: "pre_auth_codes of WeChat third-party platforms: one for each visitor, and the current ones",
+		Metadata: map[string]string{
+			"contract": "docs/contract.md",
+			"errors":   "header " + micro.ErrorCodeHeader + ", and in the body: error {code, message, class, errcode, errmsg, rid, request_ip, retry_at}",
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("consumer: micro service: %w", err)
 	}
 	for _, e := range endpoints {
-		if err := service.AddEndpoint(e.name, r.serve(workCtx, e), micro.WithEndpointSubject(e.subject)); err != nil {
+		err := service.AddEndpoint(e.name, r.serve(workCtx, e), micro.WithEndpointSubject(e.subject), micro.WithEndpointMetadata(e.metadata()))
+		if err != nil {
 			return fmt.Errorf("consumer: micro service: endpoint %s: %w", e.name, errors.Join(err, service.Stop()))
 		}
 	}
