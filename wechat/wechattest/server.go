@@ -1,6 +1,7 @@
 // Package wechattest provides a stand-in for WeChat's api_create_preauthcode. It is an HTTP server
-// that issues codes, checks tokens and counts quotas as WeChat does, answers with WeChat's errors,
-// and fails on demand in the ways in which WeChat and the network in front of it fail.
+// that issues codes, checks tokens and counts quotas as WeChat does, tells what is left of a quota,
+// answers with WeChat's errors, and fails on demand in the ways in which WeChat and the network in
+// front of it fail.
 //
 // The tests of preauth and its sandbox use it, and you can use it for tests of programs that work
 // with preauth. Start a [Server], point a client at [Server.URL], tell the server with
@@ -38,7 +39,7 @@ import (
 type Options struct {
 	// Listen is the TCP address to listen on. Default: 127.0.0.1:0.
 	Listen string
-	// Path is the only path that the server serves. Default:
+	// Path is the path of the call that creates a code. Default:
 	// /cgi-bin/component/api_create_preauthcode.
 	Path string
 	// AnyToken accepts tokens that were never passed to SetToken, for any component, if a
@@ -55,8 +56,12 @@ type Options struct {
 	// 100.
 	CodeLength int
 	// DailyQuota is the number of codes that a component gets in a day that begins at midnight
-	// UTC+8. Further calls get errcode 45009. Default: no limit.
+	// UTC+8. Further calls get errcode 45009. [Server.SetDailyQuota] sets that of one component.
+	// Default: no limit.
 	DailyQuota int
+	// QuotaLag is how many of the day's codes WeChat has not counted yet at most when it is asked what
+	// is left of the quota. Default: none.
+	QuotaLag int
 	// MinuteLimit is the number of codes that a component gets in a minute of the clock. Further
 	// calls get errcode 45011. Default: no limit.
 	MinuteLimit int
@@ -83,6 +88,7 @@ type Server struct {
 	allowed    []netip.Prefix
 	calls      []Call
 	count      map[string]int
+	questions  questions
 	changed    chan struct{} // closed at the next call; nil if nobody waits
 
 	authorizations authorizations
@@ -102,6 +108,7 @@ type component struct {
 	newest          *token
 	day, minute     time.Time
 	ofDay, ofMinute int
+	dailyQuota      int
 }
 
 // Start starts a server. Call [Server.Close] to stop it.
@@ -131,6 +138,7 @@ func Start(options Options) (*Server, error) {
 		components: make(map[string]*component),
 		queues:     make(map[string][]Fault),
 		count:      make(map[string]int),
+		questions:  questions{count: make(map[string]int)},
 	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -318,7 +326,7 @@ func (s *Server) record(call Call) {
 func (s *Server) component(appid string) *component {
 	c := s.components[appid]
 	if c == nil {
-		c = &component{}
+		c = &component{dailyQuota: s.options.DailyQuota}
 		s.components[appid] = c
 	}
 	return c
@@ -341,14 +349,28 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer s.running.Done()
-	if r.URL.Path != s.options.Path {
+	switch r.URL.Path {
+	case s.options.Path:
+		s.serveCode(w, r)
+	case quotaPath:
+		s.serveQuota(w, r)
+	default:
 		http.NotFound(w, r)
-		return
 	}
+}
+
+// bodyOf reads the body of a request.
+func bodyOf(w http.ResponseWriter, r *http.Request) []byte {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
+	return body
+}
+
+// serveCode handles a call for a code.
+func (s *Server) serveCode(w http.ResponseWriter, r *http.Request) {
+	body := bodyOf(w, r)
 	call, fault := s.arrive(r, body)
 	s.pause(fault.Delay)
 	s.park(fault.Hold)
@@ -357,7 +379,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		reset(w)
 		return
 	}
-	answer := s.decide(&call, fault, r.Method, body)
+	answer := decide(&call, fault,
+		func() int { return s.check(call, r.Method, body) },
+		func() []byte { return s.issue(&call, fault) })
 	if fault.Reset == ResetAfter {
 		call.Status = 0
 	}
@@ -370,8 +394,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.send(w, fault, call.Status, answer)
 }
 
-// arrive returns what is known about a call on arrival, and its fault.
-func (s *Server) arrive(r *http.Request, body []byte) (Call, Fault) {
+// callerOf returns what a request says of its caller.
+func (s *Server) callerOf(r *http.Request) Call {
 	call := Call{Time: s.options.Now(), UserAgent: r.UserAgent()}
 	query := r.URL.Query()
 	for _, name := range []string{"component_access_token", "access_token"} {
@@ -383,6 +407,12 @@ func (s *Server) arrive(r *http.Request, body []byte) (Call, Fault) {
 	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		call.Remote = remote.Addr().Unmap()
 	}
+	return call
+}
+
+// arrive returns what is known about a call on arrival, and its fault.
+func (s *Server) arrive(r *http.Request, body []byte) (Call, Fault) {
+	call := s.callerOf(r)
 	call.AppID, _ = readAppID(body)
 
 	s.mu.Lock()
@@ -412,8 +442,9 @@ func readAppID(body []byte) (string, error) {
 	return request.AppID, err
 }
 
-// decide sets the outcome of the call and returns the body of the answer.
-func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []byte {
+// decide sets the outcome of the call and returns the body of the answer. check returns the errcode
+// with which WeChat refuses the call, and succeed the body of a success.
+func decide(call *Call, fault Fault, check func() int, succeed func() []byte) []byte {
 	if fault.ErrCode == 0 && (fault.Status != 0 || fault.Body != "") {
 		call.Status = fault.Status
 		setDefault(&call.Status, http.StatusOK)
@@ -424,7 +455,7 @@ func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []b
 	}
 	call.ErrCode = fault.ErrCode
 	if call.ErrCode == 0 {
-		call.ErrCode = s.check(*call, method, body)
+		call.ErrCode = check()
 	}
 	call.Status = http.StatusOK
 	if call.ErrCode != 0 {
@@ -437,6 +468,11 @@ func (s *Server) decide(call *Call, fault Fault, method string, body []byte) []b
 			ErrMsg  string `json:"errmsg"`
 		}{call.ErrCode, fault.ErrMsg + " rid: " + newRID(call.Time)})
 	}
+	return succeed()
+}
+
+// issue issues a code for the call and returns the body of the answer.
+func (s *Server) issue(call *Call, fault Fault) []byte {
 	code := newCode(s.options.CodeLength)
 	call.Code = preauth.NewSecret(code)
 	life := int(s.options.CodeLife / time.Second)
@@ -462,6 +498,24 @@ func (s *Server) check(call Call, method string, body []byte) int {
 	now := s.options.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if errCode := s.checkCaller(call, method, body, now); errCode != 0 {
+		return errCode
+	}
+	known := s.tokens[call.Token.Reveal()]
+	switch appid, err := readAppID(body); {
+	case err != nil:
+		return 47001
+	case appid == "":
+		return 41002
+	case known != nil && known.appid != appid:
+		return 40013
+	}
+	return s.component(call.AppID).use(now, s.options.MinuteLimit)
+}
+
+// checkCaller returns the errcode with which WeChat refuses a call whatever it asks for, and 0 if it
+// does not. The caller holds mu.
+func (s *Server) checkCaller(call Call, method string, body []byte, now time.Time) int {
 	if method != http.MethodPost {
 		return 43002
 	}
@@ -483,22 +537,28 @@ func (s *Server) check(call Call, method string, body []byte) int {
 	if len(body) == 0 {
 		return 44002
 	}
-	switch appid, err := readAppID(body); {
-	case err != nil:
-		return 47001
-	case appid == "":
-		return 41002
-	case known != nil && known.appid != appid:
-		return 40013
-	}
-	return s.component(call.AppID).use(now, s.options)
+	return 0
 }
 
 // china is where WeChat's day begins.
 var china = time.FixedZone("UTC+8", 8*60*60)
 
 // use counts one code against the quotas. If one is used up, it returns the errcode of that quota.
-func (c *component) use(now time.Time, options Options) int {
+func (c *component) use(now time.Time, minuteLimit int) int {
+	c.advance(now)
+	switch {
+	case c.dailyQuota > 0 && c.ofDay >= c.dailyQuota:
+		return 45009
+	case minuteLimit > 0 && c.ofMinute >= minuteLimit:
+		return 45011
+	}
+	c.ofDay++
+	c.ofMinute++
+	return 0
+}
+
+// advance begins to count anew if another day or minute has begun.
+func (c *component) advance(now time.Time) {
 	now = now.In(china)
 	year, month, day := now.Date()
 	if today := time.Date(year, month, day, 0, 0, 0, 0, china); !today.Equal(c.day) {
@@ -507,15 +567,6 @@ func (c *component) use(now time.Time, options Options) int {
 	if minute := now.Truncate(time.Minute); !minute.Equal(c.minute) {
 		c.minute, c.ofMinute = minute, 0
 	}
-	switch {
-	case options.DailyQuota > 0 && c.ofDay >= options.DailyQuota:
-		return 45009
-	case options.MinuteLimit > 0 && c.ofMinute >= options.MinuteLimit:
-		return 45011
-	}
-	c.ofDay++
-	c.ofMinute++
-	return 0
 }
 
 // wellFormed reports whether the contract of preauth allows a token.

@@ -214,6 +214,67 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
+func TestWhatIsLeftOfAQuota(t *testing.T) {
+	const quotaPath = "/cgi-bin/openapi/quota/get?access_token="
+	const ask = `{"cgi_path":"` + path + `"}`
+	now := time.Date(2026, 3, 1, 15, 58, 30, 0, time.UTC) // 23:58:30 in China
+	server := start(t, wechattest.Options{DailyQuota: 5, MinuteLimit: 3, QuotaLag: 1, Now: func() time.Time { return now }})
+	server.SetToken(appid, preauth.NewSecret(token))
+	server.SetToken(another, preauth.NewSecret("another"))
+	server.SetDailyQuota(another, 0)
+	left := func(used, remain int) string {
+		return fmt.Sprintf(`{"errcode":0,"errmsg":"ok","quota":{"daily_limit":5,"used":%d,"remain":%d},"rate_limit":{"call_count":3,"refresh_second":60}}`, used, remain)
+	}
+	question := func(token, body string) string {
+		t.Helper()
+		got := send(t.Context(), "POST", server.URL()+quotaPath+token, body)
+		if got.err != nil {
+			t.Fatal(got.err)
+		}
+		return got.text
+	}
+	says := func(when, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	refuses := func(when, got string, errCode int) {
+		t.Helper()
+		if !strings.HasPrefix(got, fmt.Sprintf(`{"errcode":%d,`, errCode)) {
+			t.Errorf("%s: %s, want errcode %d", when, got, errCode)
+		}
+	}
+	says("at first", question(token, ask), left(0, 5))
+	for range 3 {
+		call(t, server, appid, token)
+	}
+	says("after three calls, of which one is not counted yet", question(token, ask), left(2, 3))
+	server.SetDailyQuota(appid, 3)
+	if got := call(t, server, appid, token); got.ErrCode != 45009 {
+		t.Errorf("beyond a smaller quota: %s", got.text)
+	}
+	server.SetDailyQuota(appid, 5)
+	now = now.Add(2 * time.Minute)
+	says("on the next day", question(token, ask), left(0, 5))
+
+	refuses("another path", question(token, `{"cgi_path":"/cgi-bin/clear_quota"}`), 76021)
+	refuses("a component without a quota", question("another", ask), 76022)
+	refuses("a wrong token", question("wrong", ask), 40001)
+	refuses("no JSON", question(token, "{"), 47001)
+	server.FailQuestions(wechattest.Error(-1, ""))
+	refuses("a fault", question(token, ask), -1)
+	if got := call(t, server, appid, token); got.Code == "" {
+		t.Errorf("a fault of the questions hits a call: %s", got.text)
+	}
+	server.FailQuestions(wechattest.Fault{})
+	server.Next(appid, wechattest.Error(-1, ""))
+	says("a fault of a call", question(token, ask), left(0, 5))
+	if n, all, codes := server.Questions(appid), server.Questions(""), server.Count(appid); n != 7 || all != 9 || codes != 5 {
+		t.Errorf("%d questions of the component, %d in all, %d calls", n, all, codes)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	server := start(t, wechattest.Options{AnyToken: true})
 	server.AllowAddresses(netip.MustParsePrefix("203.0.113.0/24"))

@@ -49,6 +49,8 @@ var messages = map[int]string{
 	61006: "component ticket is invalid",
 	61007: "api is unauthorized to component",
 	61011: "invalid component",
+	76021: "cgi_path not found",
+	76022: "could not use this cgi_path, no permission",
 }
 
 // message returns WeChat's text for an error code. Some texts contain the caller's address.
