@@ -1,5 +1,5 @@
-// Package wechat creates pre_auth_codes through WeChat's api_create_preauthcode and builds the
-// authorization links in which they are used.
+// Package wechat creates pre_auth_codes through WeChat's api_create_preauthcode, asks how many more
+// WeChat gives today, and builds the authorization links in which they are used.
 //
 // Every failed call returns an [*Error] with a [preauth.Class], which says what ends the failure.
 // Neither the error nor anything it wraps contains a token or a code: text from WeChat, or from
@@ -44,6 +44,9 @@ const (
 	DefaultUserAgent      = "preauth"
 )
 
+// quotaPath is the path of the call that tells what is left of another call's quota.
+const quotaPath = "/cgi-bin/openapi/quota/get"
+
 // maxReply is the largest reply that the client reads, in bytes. WeChat's have about 150.
 const maxReply = 64 << 10
 
@@ -54,7 +57,7 @@ type Config struct {
 	// resolve, the time is up. A complete response is WeChat's answer and final, even if it is an
 	// error. Default: [MainHost], [RecoveryHost].
 	BaseURLs []string
-	// Path is appended to each base URL. Default: [DefaultPath].
+	// Path is the path of the call that creates a code, below each base URL. Default: [DefaultPath].
 	Path string
 	// Timeout bounds the request to one host, from waiting for a connection to the end of the body.
 	// Connecting takes at most half of it, so that an unreachable host leaves time for the next one
@@ -73,6 +76,7 @@ type Config struct {
 // is a common way to call from the one address on WeChat's allow-list.
 type Client struct {
 	hosts     []host
+	path      string
 	timeout   time.Duration
 	header    http.Header // shared by all requests; nobody changes it
 	transport *http.Transport
@@ -80,8 +84,8 @@ type Client struct {
 
 // host is one of WeChat's hosts.
 type host struct {
-	name     string // for errors
-	endpoint string // the URL without the query
+	name string // for errors
+	base string // the URL that paths are appended to
 }
 
 // New returns a client. The error names the field of the Config to change.
@@ -112,7 +116,7 @@ func New(config Config) (*Client, error) {
 			u.User != nil || strings.ContainsAny(base, "?#") {
 			return nil, fmt.Errorf("wechat: BaseURLs[%d] must be an https or http URL without user, query or fragment, such as %s", i, MainHost)
 		}
-		hosts = append(hosts, host{name: u.Host, endpoint: strings.TrimRight(base, "/") + config.Path})
+		hosts = append(hosts, host{name: u.Host, base: strings.TrimRight(base, "/")})
 	}
 
 	dialer := &net.Dialer{Timeout: config.Timeout / 2}
@@ -122,6 +126,7 @@ func New(config Config) (*Client, error) {
 	protocols.SetHTTP1(true)
 	return &Client{
 		hosts:   hosts,
+		path:    config.Path,
 		timeout: config.Timeout,
 		header:  http.Header{"Content-Type": {"application/json"}, "User-Agent": {config.UserAgent}},
 		transport: &http.Transport{
@@ -157,11 +162,36 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, appid string, token prea
 	// every public SDK call it component_access_token. WeChat accepts both.
 	query := url.Values{"component_access_token": {token.Reveal()}}.Encode()
 
+	reply, host, err := c.ask(ctx, c.path, query, body, token)
+	if err != nil {
+		return Code{}, &Error{Class: preauth.ClassTransient, Err: err}
+	}
+	return reply.code(host, token)
+}
+
+// Quota asks WeChat what is left of today's calls of [Client.CreatePreAuthCode] for a component, by
+// all programs that use it. token is its component_access_token. Ask seldom: the question has a quota
+// of its own. Requests and errors are as those of CreatePreAuthCode.
+func (c *Client) Quota(ctx context.Context, token preauth.Secret) (Quota, error) {
+	body, _ := json.Marshal(struct { //nolint:errchkjson // a string always marshals
+		Path string `json:"cgi_path"`
+	}{c.path})
+	query := url.Values{"access_token": {token.Reveal()}}.Encode()
+	reply, host, err := c.ask(ctx, quotaPath, query, body, token)
+	if err != nil {
+		return Quota{}, &Error{what: quotaAnswer, Class: preauth.ClassTransient, Err: err}
+	}
+	return reply.quota(host, token)
+}
+
+// ask sends a request to one host after the other, until one delivers a whole reply, and returns the
+// reply and the host's name. token is redacted in the error.
+func (c *Client) ask(ctx context.Context, path, query string, body []byte, token preauth.Secret) (reply, string, error) {
 	var failed error
 	for _, host := range c.hosts {
-		reply, err := c.post(ctx, host, query, body)
+		reply, err := c.post(ctx, host.base+path, query, body)
 		if err == nil {
-			return reply.code(host.name, token)
+			return reply, host.name, nil
 		}
 		err = fmt.Errorf("%s: %w", host.name, newRedactor(token.Reveal()).error(err))
 		if failed != nil {
@@ -172,12 +202,12 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, appid string, token prea
 			break
 		}
 	}
-	return Code{}, &Error{Class: preauth.ClassTransient, Err: failed}
+	return reply{}, "", failed
 }
 
 // post sends the request to one host and reads the whole reply. It follows no redirects, which
 // would take the token to another address.
-func (c *Client) post(ctx context.Context, host host, query string, body []byte) (reply, error) {
+func (c *Client) post(ctx context.Context, endpoint, query string, body []byte) (reply, error) {
 	hostCtx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	fail := func(err error) (reply, error) {
@@ -192,7 +222,7 @@ func (c *Client) post(ctx context.Context, host host, query string, body []byte)
 		}
 		return reply{}, err
 	}
-	req, err := http.NewRequestWithContext(hostCtx, http.MethodPost, host.endpoint, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(hostCtx, http.MethodPost, endpoint, bytes.NewReader(body))
 	if err != nil {
 		return fail(err)
 	}

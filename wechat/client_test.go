@@ -668,6 +668,7 @@ func TestNoErrorSaysASecret(t *testing.T) {
 	script := func(fault wechattest.Fault) string {
 		server := start(t, wechattest.Options{})
 		server.Every(func(wechattest.Call) wechattest.Fault { return fault })
+		server.FailQuestions(fault)
 		return server.URL()
 	}
 	body := func(body string) string { return script(wechattest.Fault{Body: body}) }
@@ -713,6 +714,11 @@ func TestNoErrorSaysASecret(t *testing.T) {
 			}
 			if strings.ContainsAny(err.Error(), "\r\n\x00\u200b") {
 				t.Errorf("control characters in %q", err)
+			}
+			if _, err := client.Quota(t.Context(), preauth.NewSecret(token)); err == nil {
+				t.Error("there is a quota")
+			} else {
+				saysNothing(t, err, token, issued)
 			}
 		})
 	}

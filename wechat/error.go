@@ -1,6 +1,7 @@
 package wechat
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -9,7 +10,7 @@ import (
 	"preauth"
 )
 
-// Error says why there is no code. Neither it nor anything it wraps contains a token or a code.
+// Error says why a call failed. Neither it nor anything it wraps contains a token or a code.
 type Error struct {
 	// Class is the kind of failure and says what ends it.
 	Class preauth.Class
@@ -31,13 +32,19 @@ type Error struct {
 	// Err is the error of the network or the context, or says why the answer is unusable. It is nil
 	// if the answer is an error of WeChat's.
 	Err error
+
+	// what the call did not return; "" for a pre_auth_code.
+	what string
 }
+
+// quotaAnswer is what [Client.Quota] returns.
+const quotaAnswer = "quota"
 
 // Error returns the fields that are set, except RID and RequestIP, which are part of ErrMsg. It is
 // a single line.
 func (e *Error) Error() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "wechat: no pre_auth_code: %s", e.Class)
+	fmt.Fprintf(&text, "wechat: no %s: %s", cmp.Or(e.what, "pre_auth_code"), e.Class)
 	if e.Status != 0 {
 		fmt.Fprintf(&text, ": HTTP %d from %s", e.Status, e.Host)
 	}

@@ -10,6 +10,11 @@ func ParseReply(status int, body []byte, token preauth.Secret) (Code, error) {
 	return reply{status: status, contentType: "application/json", body: body}.code("api.example.com", token)
 }
 
+// ParseQuota parses a reply to the question for a quota as the client does.
+func ParseQuota(status int, body []byte, token preauth.Secret) (Quota, error) {
+	return reply{status: status, contentType: "application/json", body: body}.quota("api.example.com", token)
+}
+
 // RequestIP and RID parse an errmsg.
 var (
 	RequestIP = requestIP

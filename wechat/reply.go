@@ -40,31 +40,38 @@ type reply struct {
 // error.
 func (r reply) code(host string, token preauth.Secret) (Code, error) {
 	answer, unusable := parseAnswer(r.body)
-	ok := r.status >= 200 && r.status <= 299
-	if ok && answer.errCode == 0 && unusable == nil {
+	if r.ok() && answer.errCode == 0 && unusable == nil {
 		return Code{PreAuthCode: preauth.NewSecret(answer.code), ExpiresIn: answer.expiresIn}, nil
 	}
-	redactor := newRedactor(token.Reveal(), answer.code)
-	e := &Error{Host: host, Status: r.status, ErrCode: answer.errCode}
+	return Code{}, r.failure(host, newRedactor(token.Reveal(), answer.code), answer.errCode, answer.errMsg, unusable)
+}
+
+// ok reports whether the status is that of a success.
+func (r reply) ok() bool { return r.status >= 200 && r.status <= 299 }
+
+// failure returns the error of a reply that has no answer. unusable says why, if WeChat itself does
+// not.
+func (r reply) failure(host string, redactor redactor, errCode int, errMsg string, unusable error) *Error {
+	e := &Error{Host: host, Status: r.status, ErrCode: errCode}
 	switch {
 	case r.status == http.StatusTooManyRequests || r.status >= 500:
 		e.Class = preauth.ClassTransient
 	case r.status >= 300 && r.status <= 399:
 		e.Class, e.Err = preauth.ClassBadReply, errors.New("a redirect, which the client does not follow")
-	case answer.errCode != 0:
-		e.Class = classOf(answer.errCode)
+	case errCode != 0:
+		e.Class = classOf(errCode)
 	default:
 		e.Class = preauth.ClassBadReply
 		if unusable != nil {
 			e.Err = fmt.Errorf("%w (%d bytes of %q)", unusable, len(r.body), truncate(redactor.text(r.contentType)))
 		}
 	}
-	errMsg := redactor.text(answer.errMsg)
+	errMsg = redactor.text(errMsg)
 	e.ErrMsg, e.RID = truncate(errMsg), rid(errMsg)
 	if e.Class == preauth.ClassAddressNotAllowed {
 		e.RequestIP = requestIP(errMsg)
 	}
-	return Code{}, e
+	return e
 }
 
 // answer holds the members of a reply's body that could be parsed.
