@@ -8,7 +8,6 @@ import (
 
 	"preauth"
 	"preauth/internal/pause"
-	"preauth/internal/quota"
 	"preauth/repo"
 	"preauth/wechat"
 )
@@ -92,7 +91,7 @@ func (c *claims) claimNew(ctx context.Context, request preauth.ClaimRequest) (re
 // claimError returns the reason why no code was issued, errWeChatSlow where the time was over.
 func claimError(err error) error {
 	_, failed := errors.AsType[*issueError](err)
-	if failed || errors.Is(err, quota.ErrExceeded) || errors.Is(err, errNoToken) || errors.Is(err, errUnread) {
+	if failed || isOfQuota(err) || errors.Is(err, errNoToken) || errors.Is(err, errUnread) {
 		return err
 	}
 	return errWeChatSlow

@@ -380,6 +380,48 @@ func TestCallLimits(t *testing.T) {
 	}
 }
 
+// Where WeChat says what is left of its quota, that holds instead of the service's own budget, and
+// the gauges show it.
+func TestWeChatsQuotaHoldsInsteadOfTheOwn(t *testing.T) {
+	w := newWorld(t, wechattest.Options{DailyQuota: 100, MinuteLimit: 1200})
+	r := w.start(func(s *setup) { s.cfg.CallsPerDay = 100 }).ready() // ten at once, if WeChat did not say
+	for _, series := range []string{"components", "limit", "remaining", "rate"} {
+		if series := "\npreauth_wechat_quota_" + series + " 0\n"; !strings.Contains(r.metrics(), series) {
+			t.Errorf("missing series %q", series)
+		}
+	}
+	token := w.token("a")
+	w.wechat.SetToken("wx1", token)
+	w.announce("wx1", token)
+	r.await(consumer.StepCleared, "wx1", 1)
+	served := 0
+	for ; served < 100; served++ {
+		_, err := w.claim(preauth.ClaimRequest{AppID: "wx1"})
+		if err == nil {
+			continue
+		}
+		if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable || e.Class != preauth.ClassQuota {
+			t.Errorf("got %v, want the class quota", err)
+		}
+		break
+	}
+	if served < 60 || served > 90 {
+		t.Errorf("%d claims served, want most of the quota but a tenth", served)
+	}
+	w.eventually("the gauges show it", func() bool {
+		m := r.metrics()
+		_, text, _ := strings.Cut(m, "\npreauth_wechat_quota_remaining ")
+		left := 0
+		_, err := fmt.Sscan(text, &left)
+		return err == nil && left > 10 && left < 40 && strings.Contains(m, "\npreauth_wechat_quota_components 1\n") &&
+			strings.Contains(m, "\npreauth_wechat_quota_limit 100\n") && strings.Contains(m, "\npreauth_wechat_quota_rate 20\n")
+	})
+	next := w.token("b")
+	w.wechat.SetToken("wx1", next)
+	w.announce("wx1", next)
+	r.await(consumer.StepCommitted, "wx1", 2)
+}
+
 // A claim skips a spare that would expire before the visitor can open the page. A claim id keeps
 // the code that it has until that expires.
 func TestClaimSkipsSparesAboutToExpire(t *testing.T) {

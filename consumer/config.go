@@ -41,9 +41,10 @@ type Config struct {
 
 	// Calls is how many calls of WeChat may be under way at once. Default: 64.
 	Calls int
-	// CallsPerSecond bounds the calls of WeChat over all components, and CallsPerDay those for one
-	// component, of which a tenth can be used at once. Spares are made while half of that is left, and
-	// the last tenth is for token events and renewals. Both are per replica. Defaults: 200 and 10000.
+	// CallsPerSecond bounds the calls of WeChat over all components. CallsPerDay bounds those for one
+	// component, where WeChat does not say what is left of its own quota; a tenth can be used at once.
+	// Spares are made while half of that is left, and the last tenth is for token events and renewals.
+	// Both are per replica. Defaults: 200 and 10000.
 	CallsPerSecond, CallsPerDay int
 	// Spares is how many codes are made ahead of claims for each component; negative for none, so that
 	// every claim waits for WeChat. Default: 1.

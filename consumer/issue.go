@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"preauth"
 	"preauth/internal/inflight"
 	"preauth/internal/pause"
@@ -51,9 +53,23 @@ type issuer struct {
 
 func newIssuer(cfg Config, api *wechat.Client, codes *view.Codes, m *metrics, log *slog.Logger) *issuer {
 	return &issuer{
-		api: api, quota: quota.New(cfg.CallsPerSecond, cfg.CallsPerDay), calls: inflight.NewSlots(cfg.Calls),
+		api: api, quota: quota.New(cfg.CallsPerSecond, cfg.CallsPerDay, china, cfg.Now), calls: inflight.NewSlots(cfg.Calls),
 		codes: codes, delays: cfg.Delays, now: cfg.Now, trace: cfg.Trace, metrics: m, log: log,
 	}
+}
+
+// watch registers the gauges of what WeChat says of quotas.
+func (i *issuer) watch(registerer prometheus.Registerer) {
+	show := func(name, help string, read func(quota.Known) float64) {
+		gauge(registerer, name, help, nil, func() float64 { return read(i.quota.Known()) })
+	}
+	show("wechat_quota_components", "Components of which WeChat has said to this replica what is left of today's quota.",
+		func(k quota.Known) float64 { return float64(k.Keys) })
+	show("wechat_quota_limit", "Calls in a day of the component that has the smallest part left, 0 if WeChat does not say.",
+		func(k quota.Known) float64 { return float64(k.Least.Limit) })
+	show("wechat_quota_remaining", "What it has left today.", func(k quota.Known) float64 { return float64(k.Least.Remaining) })
+	show("wechat_quota_rate", "Its limit of calls per second, 0 if WeChat does not say.",
+		func(k quota.Known) float64 { return k.Least.Rate })
 }
 
 // priority says which calls have to yield when calls are scarce.
@@ -70,7 +86,7 @@ const (
 	prioritySpare
 )
 
-// reserve is the part of a component's budget of calls that the priority leaves to higher ones.
+// reserve is the part of a component's quota that the priority leaves to higher ones.
 func (p priority) reserve() float64 {
 	switch p {
 	case prioritySpare:
@@ -101,8 +117,8 @@ type order struct {
 }
 
 // issue completes the order's outcome with a code, or with the failure and the time of the next try.
-// The error is errUnwanted, that of ctx, or [quota.ErrExceeded] for a code that is not to become
-// current.
+// The error is errUnwanted, that of ctx, or for a code that is not to become current, that of the
+// quota.
 func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 	started := i.now()
 	for try := 1; ; try++ {
@@ -110,7 +126,7 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 		switch {
 		case ctx.Err() != nil:
 			return repo.Outcome{}, ctx.Err()
-		case errors.Is(err, errUnwanted), errors.Is(err, quota.ErrExceeded) && o.priority >= priorityClaim:
+		case errors.Is(err, errUnwanted), o.priority >= priorityClaim && isOfQuota(err):
 			return repo.Outcome{}, err
 		}
 		now := i.now()
@@ -119,8 +135,8 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 			return i.succeed(o.outcome, asked, code), nil
 		}
 		failed, ok := errors.AsType[*wechat.Error](err)
-		if !ok { // our own limit
-			failed = &wechat.Error{Class: preauth.ClassThrottled, ErrMsg: err.Error()}
+		if !ok {
+			failed = quotaFailure(err, o.priority)
 		}
 		o.attempts++
 		delay, again := i.delays.after(failed.Class, o.attempts, !o.rejected && now.Sub(o.issuedAt) < youngToken, now)
@@ -140,15 +156,34 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 	}
 }
 
+// isOfQuota reports whether the quota forbade a call.
+func isOfQuota(err error) bool {
+	return errors.Is(err, quota.ErrExceeded) || errors.Is(err, quota.ErrSpent)
+}
+
+// quotaFailure is the failure of a call that the quota forbade. A code on demand is asked for again
+// in a minute, as a renewal: what is kept for renewals may be enough, and the current code must not
+// die meanwhile.
+func quotaFailure(err error, p priority) *wechat.Error {
+	class := preauth.ClassThrottled
+	if errors.Is(err, quota.ErrSpent) && p == priorityCurrent {
+		class = preauth.ClassQuota
+	}
+	return &wechat.Error{Class: class, ErrMsg: err.Error()}
+}
+
 // call makes one call. asked is when it began, and the code's life counts from then: WeChat begins to
 // count before its answer arrives, and nobody is to be given a code that has died since.
 func (i *issuer) call(ctx context.Context, o order) (asked time.Time, code wechat.Code, err error) {
 	if o.unwanted() { // costs nothing of the quota
 		return time.Time{}, wechat.Code{}, errUnwanted
 	}
-	if err := i.quota.Wait(ctx, o.outcome.AppID, o.priority.reserve()); err != nil {
+	appid := o.outcome.AppID
+	ask := i.asker(appid, o.secret)
+	if err := i.quota.Begin(ctx, appid, o.priority.reserve(), ask); err != nil {
 		return time.Time{}, wechat.Code{}, err
 	}
+	defer i.quota.Finish(appid)
 	if err := i.calls.Acquire(ctx); err != nil {
 		return time.Time{}, wechat.Code{}, err
 	}
@@ -158,9 +193,29 @@ func (i *issuer) call(ctx context.Context, o order) (asked time.Time, code wecha
 	}
 	asked = i.now()
 	started := time.Now()
-	code, err = i.api.CreatePreAuthCode(ctx, o.outcome.AppID, o.secret)
+	code, err = i.api.CreatePreAuthCode(ctx, appid, o.secret)
 	i.metrics.called(err, time.Since(started))
+	if failed, ok := errors.AsType[*wechat.Error](err); ok && (failed.Class == preauth.ClassQuota || failed.Class == preauth.ClassThrottled) {
+		i.quota.Doubt(ctx, appid, ask)
+	}
 	return asked, code, err
+}
+
+// asker asks WeChat what is left of a component's quota. That it does not say is no failure.
+func (i *issuer) asker(appid string, token preauth.Secret) quota.Ask {
+	return func(ctx context.Context) (quota.Answer, error) {
+		q, err := i.api.Quota(ctx, token)
+		i.metrics.asked(err)
+		if err != nil {
+			i.log.Debug("quota not known", "component", appid, "error", err)
+			return quota.Answer{}, err
+		}
+		answer := quota.Answer{Limit: q.DailyLimit, Remaining: q.Remaining}
+		if q.RateWindow > 0 {
+			answer.Rate = float64(q.RateCalls) / q.RateWindow.Seconds()
+		}
+		return answer, nil
+	}
 }
 
 func (i *issuer) succeed(outcome repo.Outcome, asked time.Time, code wechat.Code) repo.Outcome {

@@ -20,6 +20,7 @@ type metrics struct {
 	events         *prometheus.CounterVec
 	endToEnd       prometheus.Histogram
 	calls          *prometheus.HistogramVec
+	quotaQuestions *prometheus.CounterVec
 	failures       *prometheus.CounterVec
 	transactions   *prometheus.HistogramVec
 	outcomes       prometheus.Histogram
@@ -102,6 +103,8 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			"Token events finished, by outcome: saved, repeated, superseded, parked (to be tried again), given_up."),
 		calls: durationsBy("class", append(classes, "ok", "cancelled"), "wechat_call_duration_seconds",
 			"Time of a call of WeChat, over all hosts tried, by class of failure; ok if there was none."),
+		quotaQuestions: countBy("result", results, "wechat_quota_questions_total",
+			"Questions to WeChat what is left of a component's quota."),
 		failures: countBy("class", classes, "failures_total", "Failures recorded, by class."),
 		lookups:  answered(requestCodes, "lookups_total", "Look-ups answered, by code; 200 for a pre_auth_code."),
 		claims: answered(claimCodes, "claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
@@ -160,6 +163,9 @@ func (m *metrics) called(err error, took time.Duration) {
 	}
 	m.calls.WithLabelValues(class).Observe(took.Seconds())
 }
+
+// asked counts a question to WeChat what is left of a quota.
+func (m *metrics) asked(err error) { m.quotaQuestions.WithLabelValues(result(err)).Inc() }
 
 func (m *metrics) saved(outcomes int, took time.Duration, err error) {
 	m.transactions.WithLabelValues(result(err)).Observe(took.Seconds())

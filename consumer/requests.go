@@ -278,6 +278,7 @@ func wireError(err error) *preauth.Error {
 		{errRevision, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errUnread, preauth.Error{Code: preauth.StatusUnavailable}},
 		{errNoToken, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassTokenExpired}},
+		{quota.ErrSpent, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassQuota}},
 		{quota.ErrExceeded, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassThrottled}},
 		{errWeChatSlow, preauth.Error{Code: preauth.StatusUnavailable}},
 	} {

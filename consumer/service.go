@@ -49,6 +49,7 @@ type Service struct {
 	metrics *metrics
 
 	owner     *ownership
+	issuer    *issuer
 	roles     roles
 	keeper    *stream.Keeper
 	tokens    tokenFollower
@@ -103,7 +104,7 @@ func New(
 	tokenReader, codeReader := stream.NewReader(nc, log), stream.NewReader(nc, log)
 
 	s := &Service{
-		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, roles: roles, keeper: keeper, intake: intake, renewer: renewer,
+		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, issuer: issuer, roles: roles, keeper: keeper, intake: intake, renewer: renewer,
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
 		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
@@ -122,6 +123,7 @@ func New(
 		{"resolve", cfg.Subjects.Resolve, m.resolves, claims.resolveHandler},
 	}
 	s.watch(registerer, tokens, codes)
+	issuer.watch(registerer)
 	s.watches = append(s.watches, refusals.Look)
 	return s, nil
 }
@@ -260,6 +262,7 @@ func (s *Service) Run(ctx context.Context) error {
 	watching.Wait()
 	stopPublishing() // last: all the others announce
 	publishing.Wait()
+	s.issuer.quota.WaitForAnswers()
 	s.log.Info("stopped")
 	return nil
 }

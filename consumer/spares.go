@@ -164,6 +164,9 @@ func (s *spares) work(ctx context.Context, appid string) {
 				s.topUpAt(appid, failed.RetryAt)
 			} // otherwise with the next claim or renewal
 		}
+		if isOfQuota(err) {
+			level = slog.LevelDebug // spares yield: nobody has to act
+		}
 		s.log.Log(ctx, level, "spares not made", "component", appid, "error", err)
 	}
 	s.mu.Lock()
@@ -258,7 +261,7 @@ func (e *issueError) Error() string {
 }
 
 // issueUnannounced issues a code that does not become the current one. The error is errUnread,
-// errNoToken, that of ctx, [quota.ErrExceeded], or an [*issueError]: a failure of WeChat, which also
+// errNoToken, that of ctx or of the quota, or an [*issueError]: a failure of WeChat, which also
 // stands for the calls that are not made while it cools down.
 func (s *spares) issueUnannounced(ctx context.Context, appid string, p priority) (repo.Outcome, error) {
 	token, ok := s.tokens.Newest(appid, s.now())

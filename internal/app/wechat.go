@@ -20,7 +20,7 @@ type WeChat struct {
 	Calls   int           `name:"wechat-calls" env:"PREAUTH_WECHAT_CALLS" default:"64" range:"1..10000" help:"Concurrent calls, per replica."`
 
 	CallsPerSecond int `name:"calls-per-second" env:"PREAUTH_CALLS_PER_SECOND" default:"200" range:"1..100000" help:"Calls per second, per replica."`
-	CallsPerDay    int `name:"calls-per-day" env:"PREAUTH_CALLS_PER_DAY" default:"10000" range:"100..100000000" help:"Calls per day for one component, per replica. A tenth of them may be made at once, the rest spread over the day. Spares use at most half of that tenth; its last tenth is kept for token events and renewals."`
+	CallsPerDay    int `name:"calls-per-day" env:"PREAUTH_CALLS_PER_DAY" default:"10000" range:"100..100000000" help:"Calls per day for one component, per replica, where WeChat does not say what is left of its own quota. A tenth of them may be made at once, the rest spread over the day. Spares use at most half of that tenth; its last tenth is kept for token events and renewals."`
 }
 
 // client returns the client for WeChat. It uses the proxy that HTTPS_PROXY names.
