@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,37 +50,49 @@ type endpoint struct {
 	handler func() handler
 }
 
+// linkMembers are the members of requests that ask for links.
+const linkMembers = "redirect_uri, auth_type, biz_appid, category_id_list"
+
 // described is what the NATS tools show of the endpoints: what they are for, and the members of requests
-// and answers.
-var described = map[string]struct{ does, request, answer string }{
+// and answers. The tools cut a text that is longer than 80 characters.
+var described = map[string]map[string]string{
 	"lookup": {
-		"the current code of a component",
-		"component_appid, min_ttl, min_revision, redirect_uri, auth_type, biz_appid, category_id_list",
-		"component_appid, pre_auth_code, issued_at, expires_at, revision, links {pc, mobile, plugin}, expires_in",
+		"description":  "the current code of a component",
+		"request":      "component_appid, min_ttl, min_revision",
+		"request-link": linkMembers,
+		"answer":       "component_appid, pre_auth_code, issued_at, expires_at, revision, expires_in",
+		"answer-link":  "links {pc, mobile, plugin}",
 	},
 	"claim": {
-		"a code for one visitor, which nobody else gets",
-		"component_appid, claim_id, reference, min_ttl, redirect_uri, auth_type, biz_appid, category_id_list",
-		"component_appid, pre_auth_code, issued_at, expires_at, expires_in, claim_id, reference, claimed_at, links {pc, mobile, plugin}",
+		"description":  "a code for one visitor, which nobody else gets",
+		"request":      "component_appid, claim_id, reference, min_ttl",
+		"request-link": linkMembers,
+		"answer":       "component_appid, pre_auth_code, issued_at, expires_at, expires_in",
+		"answer-claim": "claim_id, reference, claimed_at",
+		"answer-link":  "links {pc, mobile, plugin}",
 	},
 	"resolve": {
-		"what a code was used for",
-		"pre_auth_code",
-		"component_appid, claim_id, reference, claimed_at, revision, issued_at, expires_at, authorizer_appid, authorized_at",
+		"description":       "what a code was used for",
+		"request":           "pre_auth_code",
+		"answer":            "component_appid, issued_at, expires_at",
+		"answer-claimed":    "claim_id, reference, claimed_at",
+		"answer-announced":  "revision",
+		"answer-authorized": "authorizer_appid, authorized_at",
 	},
 }
 
 // metadata returns what the NATS tools show of the endpoint. Where its subject names the component, the
 // request need not.
 func (e endpoint) metadata() map[string]string {
-	subject, below := strings.CutSuffix(e.subject, ".>")
 	name, _ := strings.CutSuffix(e.name, "-component")
-	d := described[name]
+	shown := maps.Clone(described[name])
+	subject, below := strings.CutSuffix(e.subject, ".>")
 	if below {
 		subject = preauth.SubjectFor(subject, "<component_appid>")
-		d.request = strings.TrimPrefix(d.request, "component_appid, ")
+		shown["request"] = strings.TrimPrefix(shown["request"], "component_appid, ")
 	}
-	return map[string]string{"description": d.does, "subject": subject, "request": d.request, "answer": d.answer}
+	shown["subject"] = subject
+	return shown
 }
 
 // handler answers a request. If memory is enough, body is the answer to it, which is used before the
@@ -99,7 +112,7 @@ func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error 
 		Description: "pre_auth_codes of WeChat third-party platforms: one for each visitor, and the current ones",
 		Metadata: map[string]string{
 			"contract": "docs/contract.md",
-			"errors":   "header " + micro.ErrorCodeHeader + ", and in the body: error {code, message, class, errcode, errmsg, rid, request_ip, retry_at}",
+			"errors":   micro.ErrorCodeHeader + "; in the body, error {code, message, class, retry_at, …}",
 		},
 	})
 	if err != nil {
