@@ -41,6 +41,7 @@ var contextSettings = []struct {
 var contextRefused = map[string]string{
 	"socks_proxy":          "connect without a proxy",
 	"user_jwt":             "put the JWT and its seed into a file for creds",
+	"user_seed":            "put the JWT and its seed into a file for creds",
 	"nsc":                  "put the file that nsc names into creds",
 	"windows_cert_store":   "put the certificate into a file for cert",
 	"jetstream_api_prefix": "give jetstream_domain instead",
