@@ -58,7 +58,8 @@ func TestParseAuthorizedEventTakes(t *testing.T) {
 		"a binary CloudEvent":      {nats.Header{"CE-SpecVersion": {"1.0"}}, least, preauth.AuthorizedEvent{AuthorizedAt: at}},
 		"a structured CloudEvent": {
 			nats.Header{"Content-Type": {"application/cloudevents+json"}},
-			`{"specversion":"1.0","authorized_at":"2026-03-14T09:00:00Z","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at},
+			`{"specversion":"1.0","authorized_at":"2026-03-14T09:00:00Z","data":` + least + `}`,
+			preauth.AuthorizedEvent{AuthorizedAt: at},
 		},
 		"one without headers": {nil, `{"specversion":"1.0","info_type":"authorized","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at}},
 	}

@@ -54,23 +54,28 @@ func TestSettingsOfAContext(t *testing.T) {
 			map[string]any{"nats-creds": "/keys/a.creds", "nats-cert": "/home/me/a.pem", "nats-key": "/b.pem", "nats-ca": "/ca.pem"},
 		},
 		"another server, even the default one": {
-			`{` + login + `}`, []string{"--nats-url=nats://127.0.0.1:4222"},
+			`{` + login + `}`,
+			[]string{"--nats-url=nats://127.0.0.1:4222"},
 			map[string]any{"nats-user": "alice", "nats-password": secret},
 		},
 		"another login replaces all of the context's": {
-			`{` + login + `,"creds":"/a.creds"}`, []string{"--nats-token=t"},
+			`{` + login + `,"creds":"/a.creds"}`,
+			[]string{"--nats-token=t"},
 			map[string]any{"nats-url": "nats://a.example.com", "nats-token": "t"},
 		},
 		"another password keeps the user": {
-			`{` + login + `}`, []string{"--nats-password=p"},
+			`{` + login + `}`,
+			[]string{"--nats-password=p"},
 			map[string]any{"nats-url": "nats://a.example.com", "nats-user": "alice", "nats-password": "p"},
 		},
 		"a password that the context lacks": {
-			`{"user":"alice"}`, []string{"--nats-password=p"},
+			`{"user":"alice"}`,
+			[]string{"--nats-password=p"},
 			map[string]any{"nats-user": "alice", "nats-password": "p"},
 		},
 		"another certificate replaces its key": {
-			`{` + files + `}`, []string{"--nats-cert=/c.pem"},
+			`{` + files + `}`,
+			[]string{"--nats-cert=/c.pem"},
 			map[string]any{"nats-creds": "/keys/a.creds", "nats-cert": "/c.pem", "nats-ca": "/ca.pem"},
 		},
 		"a switch that is off": {
