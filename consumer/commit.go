@@ -132,18 +132,25 @@ func (c *committer) tellFailure(ctx context.Context, outcome repo.Outcome) {
 			c.wechat.Away(errors.New(f.ErrMsg))
 		}
 	}
-	attrs := []slog.Attr{
-		slog.String("component", f.AppID), slog.Uint64("sequence", f.StreamSequence), slog.String("class", string(f.Class)),
-		slog.Int("attempt", f.Attempt), slog.String("errmsg", f.ErrMsg),
-	}
-	if f.ErrCode != 0 {
-		attrs = append(attrs, slog.Int64("errcode", int64(f.ErrCode)))
-	}
-	for _, text := range []struct{ name, value string }{{"rid", f.RID}, {"request_ip", f.RequestIP}} {
-		if text.value != "" {
-			attrs = append(attrs, slog.String(text.name, text.value))
+	var attrs []slog.Attr // what is known
+	text := func(name, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(name, value))
 		}
 	}
+	number := func(name string, value int) {
+		if value != 0 {
+			attrs = append(attrs, slog.Int(name, value))
+		}
+	}
+	text("component", f.AppID)
+	attrs = append(attrs, slog.Uint64("sequence", f.StreamSequence))
+	text("class", string(f.Class))
+	number("attempt", f.Attempt)
+	text("errmsg", f.ErrMsg)
+	number("errcode", f.ErrCode)
+	text("rid", f.RID)
+	text("request_ip", f.RequestIP)
 	if !f.RetryAt.IsZero() {
 		attrs = append(attrs, slog.Time("retry_at", f.RetryAt))
 	}

@@ -3,6 +3,8 @@ package consumer_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +138,40 @@ func TestStopWithoutNATSLogsNoWarning(t *testing.T) {
 		}
 		if !strings.Contains(line, `"level":"INFO"`) {
 			t.Error(line)
+		}
+	}
+}
+
+// A failure is logged with what is known of it. An event that cannot be understood names no component
+// and no attempt.
+func TestFailureIsLoggedWithWhatIsKnown(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Delays.Operator = time.Hour }).ready()
+	w.wechat.Next("wx1", wechattest.Error(48001, ""))
+	sequence := w.announce("wx1", w.token("a"))
+	r.await(consumer.StepFailed, "wx1", 1)
+	bad := w.publish("component.token.updated", []byte("{"))
+	r.await(consumer.StepFailed, "", 2)
+	for _, want := range []struct {
+		sequence uint64
+		members  []string
+	}{
+		{sequence, []string{"attempt", "class", "component", "errcode", "errmsg", "level", "msg", "retry_at", "rid", "sequence", "time"}},
+		{bad, []string{"class", "errmsg", "level", "msg", "sequence", "time"}},
+	} {
+		var got []string
+		w.eventually("a line about the failure", func() bool {
+			for _, line := range w.lines(0) {
+				var members map[string]any
+				if json.Unmarshal([]byte(line), &members) == nil && members["msg"] == "no code" && members["sequence"] == float64(want.sequence) {
+					got = slices.Sorted(maps.Keys(members))
+					return true
+				}
+			}
+			return false
+		})
+		if !slices.Equal(got, want.members) {
+			t.Errorf("members %v, want %v", got, want.members)
 		}
 	}
 }
