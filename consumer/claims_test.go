@@ -102,6 +102,24 @@ func TestClaimsOfSparesThatCannotLastCostOneCallEach(t *testing.T) {
 	}
 }
 
+// A code is committed before the replica has read its token into memory, where spares look for it.
+func TestSparesWaitForTheirToken(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	var read func(string)
+	r := w.start(oneSpare, func(s *setup) {
+		s.onNew = func(service *consumer.Service) { read = consumer.DelayTokensOfSpares(service) }
+	}).ready()
+	w.announce("wx1", w.token("a"))
+	w.eventually("the spare has no token", func() bool { return strings.Contains(w.log.String(), `"msg":"spares not made"`) })
+	read("wx1")
+	w.spares(r, "wx1", 1)
+	for _, line := range w.lines(0) {
+		if strings.Contains(line, "spares not made") {
+			t.Error(line)
+		}
+	}
+}
+
 // After failures, spares are made once WeChat issues codes again, without a claim or a renewal.
 func TestSparesAreRetried(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})

@@ -252,6 +252,7 @@ type setup struct {
 	nc     *nats.Conn
 	api    *wechat.Client
 	onStep func(consumer.Step)
+	onNew  func(*consumer.Service) // before it runs
 }
 
 // quick has delays short enough for a test.
@@ -308,6 +309,9 @@ func (w *world) start(change ...func(*setup)) *replica {
 	var err error
 	if r.service, err = consumer.New(s.cfg, s.nc, s.db, s.api, log, r.registry); err != nil {
 		w.t.Fatal(err)
+	}
+	if s.onNew != nil {
+		s.onNew(r.service)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/view"
 )
 
 // ShortenIntervals sets how often a service looks for due components, extends leases, purges codes
@@ -19,6 +20,18 @@ func ShortenRefusals(cfg *Config, refusal time.Duration) { cfg.intervals.refusal
 func KnowsToken(s *Service, appid string, token preauth.Secret) bool {
 	known, ok := s.tokens.tokens.Newest(appid, s.cfg.Now())
 	return ok && known.Token.Equal(token)
+}
+
+// DelayTokensOfSpares keeps the spares of a service that does not run yet from knowing any token,
+// until read is called for a component.
+func DelayTokensOfSpares(s *Service) (read func(appid string)) {
+	tokens, late := s.spares.tokens, view.NewTokens()
+	late.MarkCaughtUp()
+	s.spares.tokens = late
+	return func(appid string) {
+		token, _ := tokens.Newest(appid, s.cfg.Now())
+		late.Add(token.TokenEvent, token.Position, s.cfg.Now())
+	}
 }
 
 // SparesStop reports whether the service begins no more spares because it is shutting down.

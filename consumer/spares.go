@@ -158,16 +158,20 @@ func (s *spares) stopping() bool {
 func (s *spares) work(ctx context.Context, appid string) {
 	if err := s.makeLacking(ctx, appid); err != nil {
 		level := levelOf(err)
-		if failed, ok := errors.AsType[*issueError](err); ok {
-			level = slog.LevelDebug // which coolDown has logged
-			if !failed.RetryAt.IsZero() {
-				s.topUpAt(appid, failed.RetryAt)
-			} // otherwise with the next claim or renewal
-		}
-		if isOfQuota(err) {
+		var at time.Time // to try again; the zero time waits for the next claim or renewal
+		failed, ok := errors.AsType[*issueError](err)
+		switch {
+		case ok:
+			level, at = slog.LevelDebug, failed.RetryAt // which coolDown has logged
+		case isOfQuota(err):
 			level = slog.LevelDebug // spares yield: nobody has to act
+		case errors.Is(err, errNoToken) && s.codeIsNew(appid):
+			level, at = slog.LevelDebug, s.now().Add(viewAgain)
 		}
 		s.log.Log(ctx, level, "spares not made", "component", appid, "error", err)
+		if !at.IsZero() {
+			s.topUpAt(appid, at)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,6 +180,20 @@ func (s *spares) work(ctx context.Context, appid string) {
 	if again && !s.stopped {
 		s.enqueue(appid)
 	}
+}
+
+const (
+	// viewLag is how long the view of tokens may take to read an event that was worked on.
+	viewLag = 10 * time.Second
+	// viewAgain is how often spares look whether it has.
+	viewAgain = 100 * time.Millisecond
+)
+
+// codeIsNew reports whether the component's current code was made moments ago. Its token is alive then,
+// and where the view has none, it has yet to read the token's event.
+func (s *spares) codeIsNew(appid string) bool {
+	current := s.codes.Current(appid)
+	return current != nil && s.now().Sub(current.IssuedAt) < viewLag
 }
 
 // makeLacking makes spares until the component has as many as it is to have. Only those count that
