@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"net/url"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
 	"preauth/consumer"
@@ -887,5 +889,43 @@ func TestMicroServiceIsListed(t *testing.T) {
 	want := []string{"preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve"}
 	if info.Name != "preauth" || info.Version == "" || !slices.Equal(subjects, want) {
 		t.Errorf("got %+v", info)
+	}
+}
+
+// The steps of a failure name its event and its class, also where the event names no component.
+func TestStepsOfAFailure(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Delays.Operator = time.Hour }).ready()
+	w.wechat.Next("wx1", wechattest.Error(48001, ""))
+	for appid, failed := range map[string]struct {
+		sequence uint64
+		class    preauth.Class
+	}{
+		"wx1": {w.announce("wx1", w.token("a")), preauth.ClassConfiguration},
+		"":    {w.publish("component.token.updated", []byte("{")), preauth.ClassBadEvent},
+	} {
+		for _, name := range []consumer.StepName{consumer.StepFailed, consumer.StepAnnounced, consumer.StepCleared} {
+			w.eventually(fmt.Sprintf("a step %q of %q", name, appid), func() bool {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				return slices.ContainsFunc(r.steps, func(s consumer.Step) bool {
+					return s.Name == name && s.AppID == appid && s.Sequence == failed.sequence && s.Class == failed.class
+				})
+			})
+		}
+	}
+}
+
+// A service that cannot answer requests does not run.
+func TestMicroServiceThatCannotBeAddedEndsTheService(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	nc := w.connect()
+	service, err := consumer.New(consumer.Config{}, nc, w.openRepo(), w.client(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	if err := service.Run(w.within()); !errors.Is(err, nats.ErrConnectionClosed) || !strings.Contains(err.Error(), "micro service") {
+		t.Errorf("Run: %v, want the reason why there is no micro service", err)
 	}
 }
