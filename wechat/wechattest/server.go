@@ -1,7 +1,7 @@
 // Package wechattest provides a stand-in for WeChat's api_create_preauthcode. It is an HTTP server
 // that issues codes, checks tokens and counts quotas as WeChat does, tells what is left of a quota,
 // answers with WeChat's errors, and fails on demand in the ways in which WeChat and the network in
-// front of it fail.
+// front of it fail. It also has the pages on which codes are used.
 //
 // The tests of preauth and its sandbox use it, and you can use it for tests of programs that work
 // with preauth. Start a [Server], point a client at [Server.URL], tell the server with
@@ -27,6 +27,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -89,6 +90,7 @@ type Server struct {
 	calls      []Call
 	count      map[string]int
 	questions  questions
+	visits     []Visit
 	changed    chan struct{} // closed at the next call; nil if nobody waits
 
 	authorizations authorizations
@@ -354,6 +356,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.serveCode(w, r)
 	case quotaPath:
 		s.serveQuota(w, r)
+	case pcPage:
+		s.servePage(w, r, nil)
+	case mobilePage:
+		s.servePage(w, r, url.Values{"action": {"bindcomponent"}, "no_scan": {"1"}})
 	default:
 		http.NotFound(w, r)
 	}
