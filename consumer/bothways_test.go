@@ -298,7 +298,8 @@ func ways() map[string]way {
 
 			revision: 1, calls: 1, // for the next spare
 			reads: []string{"claimable", "spares"}, writes: []string{"claim", "add_spares"},
-			messages: []string{"answer"},
+			messages:  []string{"answer"},
+			elsewhere: []string{"live_claim"},
 		},
 		"claim from a spare after the old code expired": {
 			spares: 1,
@@ -314,14 +315,14 @@ func ways() map[string]way {
 			},
 
 			revision: 1, calls: 1,
-			reads: []string{"claimable"}, writes: []string{"retire_claim", "claim"},
+			reads: []string{"claimable", "live_claim"}, writes: []string{"retire_claim", "claim"},
 			elsewhere: []string{"spares", "add_spares"},
 		},
 		"claim without a spare": {
 			given: afterAToken, do: claim, then: claimed,
 
 			revision: 1, calls: 1,
-			reads: []string{"claimable", "components"}, writes: []string{"claim_new"},
+			reads: []string{"claimable", "live_claim", "components"}, writes: []string{"claim_new"},
 			messages: []string{"answer"},
 			more:     map[string]int{"claim_new not applied again and again": 1},
 		},
@@ -333,7 +334,7 @@ func ways() map[string]way {
 			do: claim, then: claimed,
 
 			revision: 1, calls: 1,
-			reads: []string{"claimable", "conflicts"}, writes: []string{"claim_new", "retire_claim"},
+			reads: []string{"claimable", "live_claim", "conflicts"}, writes: []string{"claim_new", "retire_claim"},
 			more: map[string]int{
 				// The code that was not saved is lost: see "Known limits".
 				"claim_new not applied again and again":    1,

@@ -162,3 +162,14 @@ func together(b *testing.B, goroutines int, iteration func(i int64) error) {
 	working.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "claims/s")
 }
+
+// BenchmarkClaimAgain gives its code to a claim id once more.
+func BenchmarkClaimAgain(b *testing.B) {
+	d := newDatabase(b)
+	stock(b, d.Repo, 100)
+	for b.Loop() {
+		if _, err := d.Claim(b.Context(), request("visitor", start)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

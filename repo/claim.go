@@ -100,31 +100,39 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	}
 	request.At = stored(request.At)
 	for range maxRaces {
-		live, spare, err := r.claimable(ctx, request)
+		spare, err := r.claimable(ctx, request)
+		if err != nil {
+			return Claim{}, err
+		}
+		if spare != nil {
+			rows, err := r.db.Exec(ctx, "repo: claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
+				causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.id, causeSpare)
+			switch {
+			case rows == 1:
+				return request.claim(spare.Code), nil
+			case err == nil:
+				// Another claim took the spare, or this one did by the first try of the UPDATE, whose answer
+				// was lost.
+				continue
+			case !errors.Is(err, database.ErrDuplicate):
+				return Claim{}, err
+			}
+		}
+		live, err := r.liveClaim(ctx, request)
 		if err != nil {
 			return Claim{}, err
 		}
 		if claim, ok, err := request.serve(live); err != nil || ok {
 			return claim, err
 		}
-		if spare == nil {
+		switch {
+		case spare == nil:
 			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
-		}
-		if live != nil {
+		case live != nil:
 			if err := r.retireClaim(ctx, live.id, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
-		rows, err := r.db.Exec(ctx, "repo: claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
-			causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.id, causeSpare)
-		switch {
-		case rows == 1:
-			return request.claim(spare.Code), nil
-		case err != nil && !errors.Is(err, database.ErrDuplicate):
-			return Claim{}, err
-		}
-		// Another claim took the spare, or the claim id has got a code: by a concurrent request, or
-		// by the first try of this UPDATE, if its answer was lost.
 	}
 	return Claim{}, fmt.Errorf("repo: claim: %w: %w", ErrUnavailable, errRaces)
 }
@@ -140,22 +148,25 @@ var errRaces = errors.New("other claims were quicker again and again")
 // in five does. Reading 64 entries of the index costs next to nothing.
 const oldestSpares = 64
 
-// claimable returns the live code of the claim id, and a spare for it. Each may be nil.
-func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (live, spare *claimRow, err error) {
-	rows, err := database.Query(ctx, r.db, "repo: claim", (*claimRow).fields, "/* repo.claimable */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?)\n"+
-		"UNION ALL ("+selectClaims+`JOIN (SELECT id AS picked FROM (
+// claimable returns a spare for the claim id, nil if there is none.
+func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (*claimRow, error) {
+	return first(database.Query(ctx, r.db, "repo: claim", (*claimRow).fields, "/* repo.claimable */ "+selectClaims+`JOIN (SELECT id AS picked FROM (
 	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
-) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked)`,
-		request.AppID, []byte(request.ClaimID),
-		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares)
-	for i, row := range rows {
-		if row.cause == causeSpare {
-			spare = &rows[i]
-		} else {
-			live = &rows[i]
-		}
+) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked`,
+		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares))
+}
+
+// liveClaim returns the code that the claim id has, nil if it has none.
+func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*claimRow, error) {
+	return first(database.Query(ctx, r.db, "repo: claim", (*claimRow).fields,
+		"/* repo.live_claim */ "+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?", request.AppID, []byte(request.ClaimID)))
+}
+
+func first[Row any](rows []Row, err error) (*Row, error) {
+	if err != nil || len(rows) == 0 {
+		return nil, err
 	}
-	return live, spare, err
+	return &rows[0], nil
 }
 
 // serve returns the claim of the live code, and false if there is none that lives long enough.

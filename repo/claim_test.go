@@ -380,7 +380,7 @@ func TestClaimNeedsFewRoundTrips(t *testing.T) {
 		want    []string
 	}{
 		{"a spare is there", "a", "", []string{"claimable", "claim"}},
-		{"it is claimed again", "a", "", []string{"claimable"}},
+		{"it is claimed again", "a", "", []string{"claimable", "live_claim"}},
 		{"a code was made for it", "b", "n", []string{"claim_new"}},
 	} {
 		var err error
@@ -703,7 +703,7 @@ func TestASpareThatAnotherClaimTakesFirstIsNotGivenTwice(t *testing.T) {
 		err   error
 		takes []string
 	}{
-		"and there is no other": {nil, repo.ErrNoSpare, []string{"claimable", "claim", "claimable"}},
+		"and there is no other": {nil, repo.ErrNoSpare, []string{"claimable", "claim", "claimable", "live_claim"}},
 		"and there are others":  {[]string{"t", "u"}, nil, []string{"claimable", "claim", "claimable", "claim"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -898,7 +898,7 @@ func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 			func() (repo.Claim, error) { return d.Claim(within(t), request("visitor", now)) },
 		},
 		"of a spare after the old code expired": {
-			[]string{"claimable", "retire_claim", "claim"},
+			[]string{"claimable", "claim", "live_claim", "retire_claim"},
 			func() (repo.Claim, error) { return d.Claim(within(t), request("known", now)) },
 		},
 		"of a new code": {
