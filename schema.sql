@@ -1,8 +1,9 @@
 -- The schema of preauth, for MySQL 8.0 and later, MariaDB 10.6 and later, and TiDB.
 --
 -- "preauth schema apply" runs it, and so does "preauth serve" if it is told to. Every statement can be
--- repeated at any time. All times are UTC and come from the service's clock, never from the server, so
--- the session's time zone does not matter. Component_access_tokens are never stored, only their SHA-256.
+-- repeated at any time. Both also add what tables of an older release lack. All times are UTC and come
+-- from the service's clock, never from the server, so the session's time zone does not matter.
+-- Component_access_tokens are never stored, only their SHA-256.
 --
 -- The row format is stated because servers have other defaults, which allow shorter keys only. The keys
 -- fit into pages of 8 KiB, where the limit is 1,536 bytes.
@@ -41,15 +42,18 @@ CREATE TABLE IF NOT EXISTS component (
 -- A code without a revision is never announced. It is a spare until a claim gets it. The unique key
 -- allows a claim id one code that is not deleted.
 --
+-- A code with an authorized_at is spent: nobody gets it any more. A spare that is spent is one no
+-- longer, but used.
+--
 -- The current codes, and the spares:
---   SELECT appid, revision, cause, issued_at, expires_at FROM pre_auth_code WHERE slot = 0
+--   SELECT appid, revision, cause, issued_at, expires_at, authorized_at FROM pre_auth_code WHERE slot = 0
 --   SELECT appid, issued_at, expires_at FROM pre_auth_code WHERE cause = 'spare' AND expires_at > UTC_TIMESTAMP()
 CREATE TABLE IF NOT EXISTS pre_auth_code (
   id                BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   appid             VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
   revision          BIGINT UNSIGNED NULL COMMENT 'as announced; NULL: never announced',
   code              VARBINARY(512) NOT NULL COMMENT 'the pre_auth_code; compared byte for byte',
-  cause             VARCHAR(16)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it was made for: token, renewal, demand; or without a revision: spare, claim',
+  cause             VARCHAR(16)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it was made for: token, renewal, demand, spent; or without a revision: spare, claim, used',
   token_fingerprint BINARY(32)     NOT NULL COMMENT 'SHA-256 of the token it was made with',
   issued_at         DATETIME(6)    NOT NULL,
   expires_at        DATETIME(6)    NOT NULL,
@@ -61,13 +65,15 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
                     COMMENT '0: the current code',
   live_claim        VARBINARY(512) GENERATED ALWAYS AS (CASE WHEN deleted_at IS NULL THEN claim_id END) STORED
                     COMMENT 'the claim_id whose newest code it is',
+  authorizer_appid  VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NULL COMMENT 'the account that authorized with it',
+  authorized_at     DATETIME(6)    NULL COMMENT 'when it did; NULL: not spent',
   PRIMARY KEY (id),
   UNIQUE KEY code (code),
   UNIQUE KEY current_code (appid, slot),
   UNIQUE KEY live_claim (appid, live_claim),
   KEY spare (appid, cause, expires_at),
   KEY expires (expires_at),
-  CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
+  CONSTRAINT pre_auth_code_kinds CHECK ((revision IS NULL) = (cause IN ('spare', 'claim', 'used'))),
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the codes; each component has one current code';
 
@@ -79,9 +85,11 @@ CREATE TABLE IF NOT EXISTS outbox (
   revision   BIGINT UNSIGNED NULL COMMENT 'an update: the code is pre_auth_code''s with this revision',
   failure    MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'a failure: the body, JSON',
   created_at DATETIME(6)  NOT NULL,
+  authorized  MEDIUMTEXT  CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'an authorization: the body, JSON',
+  traceparent VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NULL COMMENT 'the W3C trace context to publish it with',
   PRIMARY KEY (message_id),
   KEY created (created_at, revision),
-  CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
+  CONSTRAINT outbox_kinds CHECK ((revision IS NOT NULL) + (failure IS NOT NULL) + (authorized IS NOT NULL) = 1)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: announcements not yet known to be published';
 
 -- The streams that the database belongs to: one row. Two services with streams of their own would record

@@ -97,7 +97,7 @@ func claimError(err error) error {
 	return errWeChatSlow
 }
 
-// resolveHandler returns what handles requests for the claim that a code was given to.
+// resolveHandler returns what handles requests for what a code was used for.
 func (c *claims) resolveHandler() handler {
 	return func(_ string, data []byte) ([]byte, work, error) {
 		request, err := preauth.ParseResolveRequest(data)
@@ -105,14 +105,11 @@ func (c *claims) resolveHandler() handler {
 			return nil, nil, err
 		}
 		return nil, func(ctx, _ context.Context) (int, []byte, error) {
-			claimed, err := c.db.Resolve(ctx, request.PreAuthCode)
+			resolved, err := c.db.Resolve(ctx, request.PreAuthCode)
 			if err != nil {
 				return 0, nil, err
 			}
-			return 200, preauth.Resolved{
-				AppID: claimed.AppID, ClaimID: claimed.ClaimID, Reference: claimed.Reference,
-				ClaimedAt: claimed.ClaimedAt, IssuedAt: claimed.IssuedAt, ExpiresAt: claimed.ExpiresAt,
-			}.Encode(), nil
+			return 200, resolved.Encode(), nil
 		}, nil
 	}
 }

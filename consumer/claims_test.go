@@ -239,8 +239,11 @@ func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 		!resolved.ClaimedAt.Equal(first.ClaimedAt) || !resolved.ExpiresAt.Equal(first.ExpiresAt) {
 		t.Errorf("resolve: got %+v, %v", resolved, err)
 	}
-	if _, err := client.Resolve(w.within(), current.PreAuthCode); code(err) != preauth.StatusNotFound {
-		t.Errorf("resolve of the current code: %v, want not found", err)
+	if resolved, err := client.Resolve(w.within(), current.PreAuthCode); err != nil || resolved.Revision != current.Revision || resolved.ClaimID != "" {
+		t.Errorf("resolve of the current code: %+v, %v", resolved, err)
+	}
+	if _, err := client.Resolve(w.within(), preauth.NewSecret("unknown")); code(err) != preauth.StatusNotFound {
+		t.Errorf("resolve of an unknown code: %v, want not found", err)
 	}
 
 	// The claimed spare is replaced, and no claimed code was announced or became current.

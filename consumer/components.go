@@ -64,11 +64,3 @@ func checkMinTTL(minTTL time.Duration, current *repo.CurrentCode) error {
 	}
 	return minTTLError{int64(most / time.Second), int64(life / time.Second)}
 }
-
-// updateOf returns a component's current code in MySQL as it was announced.
-func updateOf(appid string, current repo.CurrentCode) preauth.Update {
-	return preauth.Update{
-		AppID: appid, PreAuthCode: current.PreAuthCode, IssuedAt: current.IssuedAt, ExpiresAt: current.ExpiresAt,
-		Revision: current.Revision, Cause: current.Cause,
-	}
-}

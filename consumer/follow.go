@@ -285,7 +285,7 @@ type sight struct {
 func (f *codeFollower) judge(ctx context.Context, appid string, component repo.Component, before sight) []repo.Outcome {
 	var truth *preauth.Update
 	if component.Current != nil {
-		update := updateOf(appid, *component.Current)
+		update := component.Current.Update(appid)
 		truth = &update
 	}
 	foreign := before.foreign

@@ -76,7 +76,7 @@ func (l *lookups) current(ctx, workCtx context.Context, request preauth.LookupRe
 		}
 		now := l.now()
 		if current := component.Current; current != nil {
-			code := updateOf(component.AppID, *current)
+			code := current.Update(component.AppID)
 			l.codes.Correct(request.AppID, seen, &code)
 			if serves(code, request, code.ExpiresAt.Sub(now)) {
 				return code, nil

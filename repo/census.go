@@ -13,8 +13,8 @@ type Census struct {
 	Valid, Expiring, Failing, NoToken int
 	// Spares counts the codes made ahead of claims that have not expired.
 	Spares int
-	// CodeExpiresAt and TokenExpiresAt are when the first current code and the first token expire, of
-	// those that have not, in UTC; the zero time if there is none.
+	// CodeExpiresAt and TokenExpiresAt are when the first current code that is not spent and the first
+	// token expire, of those that have not, in UTC; the zero time if there is none.
 	CodeExpiresAt, TokenExpiresAt time.Time
 }
 
@@ -35,7 +35,7 @@ FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
 		WHEN c.failure IS NOT NULL THEN 'failing'
 		WHEN 4 * TIMESTAMPDIFF(MICROSECOND, ?, p.expires_at) >= TIMESTAMPDIFF(MICROSECOND, p.issued_at, p.expires_at) THEN 'valid'
 		ELSE 'expiring' END AS state
-	FROM component AS c LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0) AS states`,
+	FROM component AS c LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0 AND p.authorized_at IS NULL) AS states`,
 		causeSpare, now, now, now, now, now)
 	if err != nil {
 		return Census{}, err

@@ -18,8 +18,9 @@ var (
 	// ErrReference means that the claim id was used with another reference. It stays so until that
 	// claim is purged.
 	ErrReference = errors.New("the claim id was used with another reference")
-	// ErrNotClaimed means that the code was given to no claim, or that the claim was purged.
-	ErrNotClaimed = errors.New("no claim was given this code")
+	// ErrNotClaimed means that the code was neither given to a claim nor announced, or that it was
+	// purged.
+	ErrNotClaimed = errors.New("no claim was given this code, and it was not announced")
 	// ErrKnownCode means that WeChat's reply has a code that it gave before and that is in use: as a
 	// current or former code, by a claim, or by another component. The reply is no good: ask for
 	// another code.
@@ -71,27 +72,32 @@ type Spare struct {
 const (
 	causeSpare = "spare"
 	causeClaim = "claim"
+	// causeUsed is that of a spare that somebody authorized with, although no claim was given it as far
+	// as the database knows: it may have been restored from a backup.
+	causeUsed = "used"
 )
 
-const selectClaims = "SELECT id, appid, code, cause, issued_at, expires_at, claim_id, reference, claimed_at, deleted_at FROM pre_auth_code "
+const selectClaims = "SELECT id, appid, code, cause, issued_at, expires_at, claim_id, reference, claimed_at, deleted_at, authorized_at FROM pre_auth_code "
 
 // claimRow is a row of selectClaims: a claim, or a code that may become one.
 type claimRow struct {
 	Claim
-	id        uint64
-	cause     string
-	deletedAt time.Time
+	id           uint64
+	cause        string
+	deletedAt    time.Time
+	authorizedAt time.Time
 }
 
 func (row *claimRow) fields() []any {
 	return []any{
 		&row.id, &row.AppID, secret(&row.PreAuthCode), &row.cause, &row.IssuedAt, &row.ExpiresAt,
 		database.OrZero(&row.ClaimID), database.OrZero(&row.Reference), database.OrZero(&row.ClaimedAt), database.OrZero(&row.deletedAt),
+		database.OrZero(&row.authorizedAt),
 	}
 }
 
-// Claim returns the code of a claim id: the one that it has, if that outlives MinTTL, otherwise a
-// spare that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
+// Claim returns the code of a claim id: the one that it has, if that is not spent and outlives MinTTL,
+// otherwise a spare that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
 // [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code that the
 // claim id may have got before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
@@ -176,10 +182,15 @@ func (r ClaimRequest) serve(live *claimRow) (Claim, bool, error) {
 		return Claim{}, false, nil
 	case live.Reference != r.Reference:
 		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
-	case !r.outlives(live.ExpiresAt):
+	case !r.accepts(live):
 		return Claim{}, false, nil
 	}
 	return live.Claim, true, nil
+}
+
+// accepts reports whether the code of the claim id still serves the request.
+func (r ClaimRequest) accepts(live *claimRow) bool {
+	return live.authorizedAt.IsZero() && r.outlives(live.ExpiresAt)
 }
 
 // outlives reports whether a code that expires then lives long enough for the request.
@@ -229,9 +240,9 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 			return Claim{}, err
 		case live != nil && live.Reference != request.Reference:
 			return Claim{}, cmp.Or(keep(), fmt.Errorf("repo: insert claim: %w", ErrReference))
-		case live != nil && saved != nil && live.id == saved.id:
+		case live != nil && saved != nil && live.id == saved.id && live.authorizedAt.IsZero():
 			return live.Claim, nil // an earlier try saved it, and its answer was lost
-		case live != nil && request.outlives(live.ExpiresAt):
+		case live != nil && request.accepts(live):
 			if err := keep(); err != nil {
 				return Claim{}, err
 			}
@@ -318,17 +329,26 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 	return spares, nil
 }
 
-// Resolve returns the claim that a code was given to. It does so after the code expired or was
-// replaced too, until it is purged. The error may be [ErrNotClaimed].
-func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (Claim, error) {
-	rows, err := database.Query(ctx, r.db, "repo: resolve", (*claimRow).fields, "/* repo.resolve */ "+selectClaims+"WHERE code = ? AND cause = ?", []byte(code.Reveal()), causeClaim)
+// Resolve returns what a code was used for: the claim that it was given to, or its announcements. It
+// does so after the code expired or was replaced too, until it is purged. The error may be
+// [ErrNotClaimed].
+func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (preauth.Resolved, error) {
+	fields := func(f *preauth.Resolved) []any {
+		return []any{
+			&f.AppID, database.OrZero(&f.ClaimID), database.OrZero(&f.Reference), database.OrZero(&f.ClaimedAt), database.OrZero(&f.Revision),
+			&f.IssuedAt, &f.ExpiresAt, database.OrZero(&f.AuthorizerAppID), database.OrZero(&f.AuthorizedAt),
+		}
+	}
+	resolved, err := first(database.Query(ctx, r.db, "repo: resolve", fields, `/* repo.resolve */ SELECT
+	appid, claim_id, reference, claimed_at, revision, issued_at, expires_at, authorizer_appid, authorized_at
+FROM pre_auth_code WHERE code = ? AND (cause = ? OR revision IS NOT NULL)`, []byte(code.Reveal()), causeClaim))
 	switch {
 	case err != nil:
-		return Claim{}, err
-	case len(rows) == 0:
-		return Claim{}, fmt.Errorf("repo: resolve: %w", ErrNotClaimed)
+		return preauth.Resolved{}, err
+	case resolved == nil:
+		return preauth.Resolved{}, fmt.Errorf("repo: resolve: %w", ErrNotClaimed)
 	}
-	return rows[0].Claim, nil
+	return *resolved, nil
 }
 
 // The room that the schema has, in bytes.

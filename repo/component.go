@@ -35,6 +35,34 @@ type CurrentCode struct {
 	Cause    preauth.Cause
 	// Fingerprint is that of the token that the code was made with.
 	Fingerprint Fingerprint
+	// AuthorizerAppID is the account that authorized with the code, and AuthorizedAt is when, in UTC. They
+	// are zero if none did.
+	AuthorizerAppID string
+	AuthorizedAt    time.Time
+}
+
+// IsSpent reports whether an account authorized with the code, so that no other can. It is false for
+// nil.
+func (c *CurrentCode) IsSpent() bool { return c != nil && c.AuthorizerAppID != "" }
+
+// Usable reports whether the code can serve an authorization at the given time. It is false for nil.
+func (c *CurrentCode) Usable(now time.Time) bool {
+	return c != nil && !c.IsSpent() && c.ExpiresAt.After(now)
+}
+
+// Update returns what announces the code. If it is spent, it ends with its authorization.
+func (c *CurrentCode) Update(appid string) preauth.Update {
+	u := preauth.Update{
+		AppID: appid, PreAuthCode: c.PreAuthCode, IssuedAt: c.IssuedAt, ExpiresAt: c.ExpiresAt,
+		Revision: c.Revision, Cause: c.Cause, Spent: c.IsSpent(),
+	}
+	if at := c.AuthorizedAt; u.Spent && at.Before(u.ExpiresAt) {
+		u.ExpiresAt = at
+		if at.Before(u.IssuedAt) {
+			u.ExpiresAt = u.IssuedAt
+		}
+	}
+	return u
 }
 
 // Code is a pre_auth_code with its life, in UTC.
@@ -53,7 +81,7 @@ func (c Code) stored() Code {
 // touches no row of other components.
 const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
 	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
-	p.id, p.code, p.revision, p.cause, p.token_fingerprint, p.issued_at, p.expires_at
+	p.id, p.code, p.revision, p.cause, p.token_fingerprint, p.issued_at, p.expires_at, p.authorizer_appid, p.authorized_at
 FROM component AS c FORCE INDEX (PRIMARY)
 LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
 `
@@ -75,6 +103,7 @@ func (row *componentRow) fields() []any {
 		failure(&row.AppID, &row.Failure), &row.updatedAt,
 		database.OrZero(&row.codeID), secret(&current.PreAuthCode), database.OrZero(&current.Revision), database.OrZero(&current.Cause),
 		fingerprint(&current.Fingerprint), database.OrZero(&current.IssuedAt), database.OrZero(&current.ExpiresAt),
+		database.OrZero(&current.AuthorizerAppID), database.OrZero(&current.AuthorizedAt),
 	}
 }
 

@@ -143,7 +143,33 @@ func works() map[string]work {
 				err1 := d.AddSpares(ctx, sparesOf(numbered("t", 120)...))
 				spares, err2 := d.CountSpares(ctx, []string{"wx1", "wx2"}, start)
 				c, err3 := d.Resolve(ctx, preauth.NewSecret("s"))
-				return fmt.Sprintln(spares, describeClaim(c)), errors.Join(err1, err2, err3)
+				return fmt.Sprintln(spares, describeClaim(claimOf(c, preauth.NewSecret("s")))), errors.Join(err1, err2, err3)
+			},
+		},
+		"Spend of the current code": {
+			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
+			do: func(ctx context.Context, d *database) (string, error) {
+				spent, err := d.Spend(ctx, authorization("wx1", "a", start.Add(time.Minute)))
+				return fmt.Sprintln(spent.WasCurrent, spent.Revision, describeAll(spent.Announcements)), err
+			},
+		},
+		"Spend of a spare": {
+			given: func(t *testing.T, d *database) { d.stock(t, start, "s") },
+			do: func(ctx context.Context, d *database) (string, error) {
+				spent, err := d.Spend(ctx, authorization("wx1", "s", start.Add(time.Minute)))
+				return describeAll(spent.Announcements), err
+			},
+		},
+		"Claim after the old code was spent": {
+			given: func(t *testing.T, d *database) {
+				d.stock(t, start, "s")
+				d.claim(t, request("visitor", start))
+				d.spend(t, authorization("wx1", "s", start.Add(time.Minute)))
+				d.stock(t, start, "t")
+			},
+			do: func(ctx context.Context, d *database) (string, error) {
+				c, err := d.Claim(ctx, request("visitor", start.Add(time.Minute)))
+				return describeClaim(c), err
 			},
 		},
 		"Purge": {

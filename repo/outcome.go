@@ -37,6 +37,9 @@ type Outcome struct {
 	// the same when the same outcome is saved again. A failure with an empty one is recorded in the
 	// component's row and not announced; a bad event must have one.
 	FailureID string
+	// TraceParent is the W3C trace context of what led to the outcome, up to 64 bytes. It goes with the
+	// announcement of a code.
+	TraceParent string
 }
 
 // Status is what Save did with an [Outcome].
@@ -80,10 +83,11 @@ func (o Outcome) stored() Outcome {
 
 // The room that the schema has.
 const (
-	maxStream    = 255
-	maxCode      = 512
-	maxCause     = 16
-	maxMessageID = 350 // the service's have at most 317: the stream's name has up to 255
+	maxStream      = 255
+	maxCode        = 512
+	maxCause       = 16
+	maxTraceParent = 64
+	maxMessageID   = 350 // the service's have at most 317: the stream's name has up to 255
 )
 
 // check returns why o cannot be saved.
@@ -96,6 +100,8 @@ func (o Outcome) check() error {
 		problem = "DueAt is beyond the years 1000 to 9999"
 	case o.Code != nil && o.Failure != nil:
 		problem = "there is a code and a failure: give only one"
+	case len(o.TraceParent) > maxTraceParent:
+		problem = fmt.Sprintf("TraceParent must have at most %d bytes", maxTraceParent)
 	case o.MinRevision >= math.MaxInt64:
 		problem = "MinRevision leaves no room for another revision"
 	case o.isBadEvent() && o.Failure == nil:

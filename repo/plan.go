@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,21 +18,28 @@ type plan struct {
 	at time.Time
 	// components are the rows to lock, nil until they are locked.
 	components map[string]*component
-	// owners maps a code to the component that has it: "" if none has, or the code is still to be
-	// looked up. A code that is not in the map counts as new, and the unique key finds out if it is
-	// not.
-	owners map[string]string
+	// owners maps a code to who has it: nobody, if the code is still to be looked up. A code that is not
+	// in the map counts as new, and the unique key finds out if it is not.
+	owners map[string]owner
 
-	raised   []*component // whose code gets a higher revision
-	retire   []uint64     // ids of the codes that stop being current
-	codes    []*codeRow   // to insert
-	failures []*Announcement
+	raised        []*component // whose code gets a higher revision
+	retire        []uint64     // ids of the codes that stop being current
+	codes         []*codeRow   // to insert
+	announcements []*Announcement
+}
+
+// owner is the component that has a code, "" if none has, and since when it is.
+type owner struct {
+	appid    string
+	issuedAt time.Time
 }
 
 // component is a locked row, as the transaction will leave it.
 type component struct {
 	componentRow
 	changed bool
+	// traceParent is that of what gives the current code a higher revision.
+	traceParent string
 	// planned is the current code if this transaction inserts it, and result belongs to its outcome.
 	planned *codeRow
 	result  *Result
@@ -102,14 +108,17 @@ func (p *plan) findOwners(ctx context.Context, tx *database.Tx) error {
 	for code := range p.owners {
 		codes = append(codes, []byte(code))
 	}
-	type row struct{ code, appid string }
-	rows, err := database.Select(ctx, tx, func(row *row) []any { return []any{&row.code, &row.appid} },
-		"/* repo.owners */ SELECT code, appid FROM pre_auth_code WHERE code IN (?)", codes)
+	type row struct {
+		code string
+		owner
+	}
+	rows, err := database.Select(ctx, tx, func(row *row) []any { return []any{&row.code, &row.appid, &row.issuedAt} },
+		"/* repo.owners */ SELECT code, appid, issued_at FROM pre_auth_code WHERE code IN (?)", codes)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		p.owners[row.code] = row.appid
+		p.owners[row.code] = row.owner
 	}
 	return nil
 }
@@ -124,18 +133,22 @@ func (p *plan) apply(o Outcome, result *Result) {
 	// order is above 0 if the event is newer than all before, and 0 if it is the newest one itself.
 	order := o.Token.Position.compare(c.Token.Position)
 	result.Revision = c.Revision
+	isCurrent := o.Code != nil && c.Current != nil && c.Current.PreAuthCode.Equal(o.Code.PreAuthCode)
 	switch {
-	case c.Current != nil && o.Code != nil && c.Current.PreAuthCode.Equal(o.Code.PreAuthCode):
+	case isCurrent && c.Current.IsSpent() && !c.Current.IssuedAt.Equal(o.Code.IssuedAt):
+		// This is another answer of WeChat, with a code that is of no use any more.
+		result.Status, result.Err = Refused, fmt.Errorf("repo: save: %w", ErrKnownCode)
+	case isCurrent:
 		// The outcome was saved before and the answer was lost, or WeChat gave the same code again for a
 		// newer token.
 		if order > 0 {
 			c.record(o, 0)
 		}
 		if o.MinRevision >= c.Revision && c.planned == nil {
-			p.raise(c, o)
+			p.raise(c, o.MinRevision, o.TraceParent)
 		}
 		result.Status, result.Revision = Saved, c.Current.Revision
-		result.Announcement = c.announcement(o.At)
+		result.Announcement = c.announcement(o.At, o.TraceParent)
 	case order < 0, order == 0 && c.isServed(o), c.isStale(o):
 		result.Status = Superseded
 	case o.Code != nil:
@@ -143,7 +156,7 @@ func (p *plan) apply(o Outcome, result *Result) {
 	case o.Failure != nil:
 		c.record(o, o.Failure.Attempt)
 		p.announceFailure(o, result)
-	case c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At):
+	case c.Current.Usable(o.At) && c.Current.Fingerprint == o.Token.Fingerprint:
 		c.record(o, 0)
 		result.Status = Saved
 	default:
@@ -158,7 +171,7 @@ func (p *plan) apply(o Outcome, result *Result) {
 // code or failure is useless.
 func (c *component) isServed(o Outcome) bool {
 	return o.Cause == preauth.CauseToken && (o.Code != nil || o.Failure != nil) &&
-		c.Current != nil && c.Current.Fingerprint == o.Token.Fingerprint && c.Current.ExpiresAt.After(o.At)
+		c.Current.Usable(o.At) && c.Current.Fingerprint == o.Token.Fingerprint
 }
 
 // isStale decides on an outcome whose event could be newer or older than the component's: it is
@@ -174,25 +187,25 @@ func (c *component) record(o Outcome, attempts int) {
 }
 
 // raise gives the current code a revision above all that are known to have been announced.
-func (p *plan) raise(c *component, o Outcome) {
-	c.Revision = o.MinRevision + 1
-	c.Current.Revision, c.changed = c.Revision, true
+func (p *plan) raise(c *component, minRevision uint64, traceParent string) {
+	c.Revision = max(c.Revision, minRevision) + 1
+	c.Current.Revision, c.traceParent, c.changed = c.Revision, traceParent, true
 	p.raised = append(p.raised, c)
 }
 
 // replaceCode makes the outcome's code current.
 func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	code := o.Code.PreAuthCode.Reveal()
-	switch owner := p.owners[code]; {
-	case owner == o.AppID && order == 0:
+	switch known := p.owners[code]; {
+	case known.appid == o.AppID && known.issuedAt.Equal(o.Code.IssuedAt) && order == 0:
 		// The outcome was saved before, the answer was lost, and a newer code came since.
 		result.Status = Superseded
 		return
-	case owner != "":
+	case known.appid != "":
 		result.Status, result.Err = Refused, fmt.Errorf("repo: save: %w", ErrKnownCode)
 		return
 	}
-	p.owners[code] = o.AppID
+	p.owners[code] = owner{o.AppID, o.Code.IssuedAt}
 
 	switch {
 	case c.planned != nil:
@@ -205,19 +218,17 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	c.Revision = max(c.Revision, o.MinRevision) + 1
 	c.Current = &CurrentCode{Code: *o.Code, Revision: c.Revision, Cause: o.Cause, Fingerprint: o.Token.Fingerprint}
 	result.Status, result.Revision = Saved, c.Revision
-	result.Announcement = c.announcement(o.At)
+	result.Announcement = c.announcement(o.At, o.TraceParent)
 
 	c.planned, c.result = &codeRow{CurrentCode: c.Current, announcement: result.Announcement}, result
 	p.codes = append(p.codes, c.planned)
 }
 
 // announcement announces the current code.
-func (c *component) announcement(at time.Time) *Announcement {
-	u := &preauth.Update{
-		AppID: c.AppID, PreAuthCode: c.Current.PreAuthCode, IssuedAt: c.Current.IssuedAt, ExpiresAt: c.Current.ExpiresAt,
-		Revision: c.Current.Revision, Cause: c.Current.Cause,
-	}
-	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: u, CreatedAt: at}
+func (c *component) announcement(at time.Time, traceParent string) *Announcement {
+	u := c.Current.Update(c.AppID)
+	u.TraceParent = traceParent
+	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: &u, CreatedAt: at}
 }
 
 // announceFailure puts the failure into the outbox, unless the outcome says not to.
@@ -227,7 +238,7 @@ func (p *plan) announceFailure(o Outcome, result *Result) {
 		return
 	}
 	result.Announcement = &Announcement{MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, CreatedAt: o.At}
-	p.failures = append(p.failures, result.Announcement)
+	p.announcements = append(p.announcements, result.Announcement)
 }
 
 // write writes what was decided. After each statement the unique keys hold.
@@ -238,29 +249,22 @@ func (p *plan) write(ctx context.Context, tx *database.Tx) error {
 			at := c.Token.Position
 			components = append(components, []any{
 				appid, c.Revision, at.Stream, null(at.StreamCreated), at.Sequence, null(at.Time), c.Token.Fingerprint[:], null(c.Token.ExpiresAt),
-				c.Attempts, null(c.DueAt), c.lease, textOf(c.Failure), p.at, p.at,
+				c.Attempts, null(c.DueAt), c.lease, textOf(c.Failure), p.at, c.updatedAt,
 			})
 		}
 	}
-	announce := func(a *Announcement) {
-		var revision sql.Null[uint64]
-		if a.Update != nil {
-			revision = sql.Null[uint64]{V: a.Update.Revision, Valid: true}
-		}
-		outbox = append(outbox, []any{a.MessageID, a.AppID, revision, textOf(a.Failure), a.CreatedAt})
-	}
-	for _, failure := range p.failures {
-		announce(failure)
+	for _, a := range p.announcements {
+		outbox = append(outbox, outboxValues(a))
 	}
 	for _, c := range p.raised {
-		announce(c.announcement(p.at))
+		outbox = append(outbox, outboxValues(c.announcement(p.at, c.traceParent)))
 	}
 	for _, c := range p.codes {
 		codes = append(codes, []any{
 			c.announcement.AppID, c.Revision, []byte(c.PreAuthCode.Reveal()), c.Cause, c.Fingerprint[:], c.IssuedAt, c.ExpiresAt, null(c.deletedAt),
 		})
 		if c.deletedAt.IsZero() { // a code that a later outcome of this call replaced is not announced
-			announce(c.announcement)
+			outbox = append(outbox, outboxValues(c.announcement))
 		}
 	}
 
@@ -289,6 +293,6 @@ ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token
 	if err != nil {
 		return err
 	}
-	return tx.Exec(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, created_at)
+	return tx.Exec(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, authorized, traceparent, created_at)
 VALUES ? ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
 }

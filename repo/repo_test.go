@@ -119,8 +119,8 @@ func (d *database) dump(t testing.TB) string {
 		`SELECT appid, revision, token_stream, token_stream_created, token_sequence, token_time, HEX(token_fingerprint),
 			token_expires_at, attempts, due_at, failure, created_at, updated_at FROM component ORDER BY appid`,
 		`SELECT appid, revision, code, cause, HEX(token_fingerprint), issued_at, expires_at, deleted_at, slot,
-			claim_id, reference, claimed_at, live_claim FROM pre_auth_code ORDER BY appid, revision, code`,
-		`SELECT message_id, appid, revision, failure, created_at FROM outbox ORDER BY message_id`,
+			claim_id, reference, claimed_at, live_claim, authorizer_appid, authorized_at FROM pre_auth_code ORDER BY appid, revision, code`,
+		`SELECT IF(authorized IS NULL, message_id, 'authorized'), appid, revision, failure, authorized, traceparent, created_at FROM outbox ORDER BY 1`,
 	} {
 		rows, err := d.raw.QueryxContext(t.Context(), query)
 		if err != nil {

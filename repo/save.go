@@ -55,7 +55,7 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) ([]Result, err
 	again := false
 	err := r.db.Transaction(ctx, "repo: save", func(tx *database.Tx) error {
 		results = slices.Clone(refused)
-		p := plan{at: stored(at), components: map[string]*component{}, owners: map[string]string{}}
+		p := plan{at: stored(at), components: map[string]*component{}, owners: map[string]owner{}}
 		for i, o := range outcomes {
 			if results[i].Status == Refused {
 				continue
@@ -64,7 +64,7 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) ([]Result, err
 				p.components[o.AppID] = nil
 			}
 			if again && o.Code != nil {
-				p.owners[o.Code.PreAuthCode.Reveal()] = ""
+				p.owners[o.Code.PreAuthCode.Reveal()] = owner{}
 			}
 		}
 		again = true

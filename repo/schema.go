@@ -14,16 +14,70 @@ import (
 	"preauth/internal/database"
 )
 
-// ApplySchema creates the tables of [preauth.Schema] that are missing and changes nothing else. Any
-// number of replicas may do so at once. Each statement commits by itself: after an error a part of
-// the schema may exist, so apply it again.
+// ApplySchema creates the tables of [preauth.Schema] that are missing, adds what the tables of older
+// releases lack, and changes nothing else. Any number of replicas may do so at once, and those of the
+// release before may go on working. Each statement commits by itself: after an error a part of the
+// schema may exist, so apply it again.
 func (r *Repo) ApplySchema(ctx context.Context) error {
 	for statement := range strings.SplitSeq(strings.TrimSpace(preauth.Schema), ";\n") {
 		if err := r.db.Define(ctx, "repo: apply schema", "/* repo.schema */ "+strings.TrimSuffix(statement, ";")); err != nil {
 			return err
 		}
 	}
+	found, err := r.found(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range upgrades {
+		alter := "/* repo.schema */ ALTER TABLE " + u.table
+		isNeeded := !slices.Contains(found, u.table+"."+u.adds)
+		if u.replaces != "" { // some servers keep no constraints, and add none
+			isNeeded = slices.Contains(found, u.table+"."+u.replaces)
+		}
+		if !isNeeded {
+			continue
+		}
+		statements := []string{alter + " ADD " + definition(u.table, u.adds)}
+		if u.replaces != "" {
+			statements = append(statements, alter+" DROP CONSTRAINT "+u.replaces)
+		}
+		for _, statement := range statements {
+			if err := r.db.Define(ctx, "repo: apply schema", statement); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// upgrades are the columns that the tables of an older release lack, and the constraints that replace
+// theirs.
+var upgrades = []struct{ table, adds, replaces string }{
+	{"pre_auth_code", "authorizer_appid", ""},
+	{"pre_auth_code", "authorized_at", ""},
+	{"pre_auth_code", "pre_auth_code_kinds", "pre_auth_code_kind"},
+	{"outbox", "authorized", ""},
+	{"outbox", "traceparent", ""},
+	{"outbox", "outbox_kinds", "outbox_update_or_failure"},
+}
+
+// definition returns the line of the schema that defines a column or a constraint of a table.
+func definition(table, name string) string {
+	_, lines, _ := strings.Cut(preauth.Schema, "CREATE TABLE IF NOT EXISTS "+table+" (")
+	for line := range strings.Lines(lines) {
+		line = strings.TrimSuffix(strings.TrimSpace(line), ",")
+		if strings.HasPrefix(strings.TrimPrefix(line, "CONSTRAINT "), name+" ") {
+			return line
+		}
+	}
+	return ""
+}
+
+// found returns the columns and the constraints of all tables, each as "table.name".
+func (r *Repo) found(ctx context.Context) ([]string, error) {
+	return database.Query(ctx, r.db, "repo: apply schema", database.Value[string], `/* repo.found */ SELECT CONCAT(table_name, '.', column_name)
+FROM information_schema.columns WHERE table_schema = DATABASE()
+UNION SELECT CONCAT(table_name, '.', constraint_name) FROM information_schema.table_constraints WHERE table_schema = DATABASE()`)
 }
 
 // uniqueKeys are the keys that keep the promises of this package, whatever a program does.

@@ -150,7 +150,7 @@ func (d *database) keepsPromises(t *testing.T) {
 		if err != nil || second.PreAuthCode.Equal(first.PreAuthCode) {
 			t.Errorf("%q: B has A's code, or none: %v", parameters, err)
 		}
-		if c, err := after.Resolve(within(t), first.PreAuthCode); err != nil || !same(c, first) || c.ClaimID != hostile {
+		if c, err := after.Resolve(within(t), first.PreAuthCode); err != nil || !same(claimOf(c, first.PreAuthCode), first) || c.ClaimID != hostile {
 			t.Errorf("%q: A's code is resolved to %+v, %v", parameters, c, err)
 		}
 		current, err := after.ListCurrent(within(t), "", 10)

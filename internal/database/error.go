@@ -106,12 +106,15 @@ func isPacketTooLarge(err error) bool {
 
 // Server errors that the package tells apart.
 const (
-	tableExists    = 1050
 	unknownColumn  = 1054
 	duplicateEntry = 1062
 	noSuchTable    = 1146
 	noSuchKey      = 1176
 )
+
+// defined holds the numbers of the errors about what exists already, or no longer: a table, despite
+// IF NOT EXISTS; a column; a constraint, each server with its own.
+var defined = []uint16{1050, 1060, 1091, 1826, 3821, 3822, 3940}
 
 func isServerError(err error, numbers ...uint16) bool {
 	server, ok := errors.AsType[*mysql.MySQLError](err)

@@ -87,12 +87,12 @@ func (set setter[T]) Scan(column any) error {
 	return err
 }
 
-// Define runs a statement that creates or alters a table, once or again. The error shows the
-// server's words, so the statement must hold no data.
+// Define runs a statement that creates or alters a table, or does nothing if that was done before.
+// The error shows the server's words, so the statement must hold no data.
 func (db *DB) Define(ctx context.Context, operation, statement string) error {
 	err := retry(ctx, func() error {
 		_, err := db.db.ExecContext(ctx, statement)
-		if isServerError(err, tableExists) { // another client created it first, despite IF NOT EXISTS
+		if isServerError(err, defined...) { // another client was faster
 			return nil
 		}
 		return err

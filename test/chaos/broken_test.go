@@ -137,7 +137,7 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "a claimed code resolves to nothing",
-		replacements: []replacement{{"repo/claim.go", `WHERE code = ? AND cause = ?"`, `WHERE code = ? AND cause <> ?"`}},
+		replacements: []replacement{{"repo/claim.go", "WHERE code = ? AND (cause = ?", "WHERE code = ? AND (cause <> ?"}},
 		broken:       []string{"resolve agrees"},
 	},
 	{

@@ -1,0 +1,183 @@
+package repo
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"preauth"
+	"preauth/internal/database"
+)
+
+var (
+	// ErrUnknownCode means that the component was never given the code, or that it was purged.
+	ErrUnknownCode = errors.New("the component has no such code")
+	// ErrSecondAuthorizer means that another account authorized with the code before.
+	ErrSecondAuthorizer = errors.New("another account authorized with the code before")
+)
+
+// Authorization says that an account authorized with a code.
+type Authorization struct {
+	preauth.AuthorizedEvent
+	// At is the service's clock.
+	At time.Time
+	// MinRevision is the highest revision known to be announced, as in an [Outcome].
+	MinRevision uint64
+}
+
+// Spent is the answer to an [Authorization].
+type Spent struct {
+	// Status is Saved, or Superseded if the authorization was saved before.
+	Status Status
+	// Announcements are to be published now, and then deleted from the outbox.
+	Announcements []Announcement
+	// WasCurrent means that the code is the component's current one, so that another has to be made. The
+	// component is due.
+	WasCurrent bool
+	// Revision is that of the component's newest code.
+	Revision uint64
+}
+
+// spentRow is a code that an account authorized with.
+type spentRow struct {
+	claimRow
+	revision        uint64
+	authorizerAppID string
+}
+
+func (row *spentRow) fields() []any {
+	return append(row.claimRow.fields(), database.OrZero(&row.revision), database.OrZero(&row.authorizerAppID))
+}
+
+// Spend records that a code served its authorization: nobody gets it any more. A current code is
+// announced once more, under a new revision, and its component becomes due. The error may be
+// [ErrUnknownCode] or [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend
+// the same code again.
+func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
+	if err := a.check(); err != nil {
+		return Spent{}, err
+	}
+	a.At, a.AuthorizedAt = stored(a.At), stored(a.AuthorizedAt)
+	if a.AuthorizedAt.After(a.At) {
+		a.AuthorizedAt = a.At // of a clock that is ahead
+	}
+	var spent Spent
+	var refused error
+	err := r.db.Transaction(ctx, "repo: spend", func(tx *database.Tx) (err error) {
+		spent, refused = Spent{}, nil
+		// Like any transaction about a component, this one locks its row first.
+		p := plan{at: a.At, components: map[string]*component{}}
+		if err := p.lockRows(ctx, tx, []string{a.AppID}); err != nil {
+			return err
+		}
+		row, err := first(database.Select(ctx, tx, (*spentRow).fields, `/* repo.lock_code */ SELECT id, appid, code, cause, issued_at, expires_at,
+	claim_id, reference, claimed_at, deleted_at, authorized_at, revision, authorizer_appid
+FROM pre_auth_code FORCE INDEX (code) WHERE code = ? FOR UPDATE`, []byte(a.PreAuthCode.Reveal())))
+		if err != nil {
+			return err
+		}
+		c := p.components[a.AppID]
+		isCurrent := row != nil && c != nil && c.codeID == row.id
+		switch {
+		case row == nil || row.AppID != a.AppID:
+			refused = ErrUnknownCode
+		case row.authorizerAppID == "":
+			spent, err = p.spend(ctx, tx, a, *row, isCurrent)
+		case row.authorizerAppID != a.AuthorizerAppID:
+			refused = ErrSecondAuthorizer
+		default:
+			spent, err = p.spendAgain(ctx, tx, *row, isCurrent)
+		}
+		if c != nil {
+			spent.Revision = c.Revision
+		}
+		return err
+	})
+	if err == nil && refused != nil {
+		err = fmt.Errorf("repo: spend: %w", refused)
+	}
+	return spent, err
+}
+
+// spend records an authorization, and announces it.
+func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row spentRow, isCurrent bool) (Spent, error) {
+	if row.cause == causeSpare {
+		row.cause = causeUsed
+	}
+	err := tx.Exec(ctx, "/* repo.spend */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET cause = ?, authorizer_appid = ?, authorized_at = ? WHERE id = ?",
+		row.cause, a.AuthorizerAppID, a.AuthorizedAt, row.id)
+	if err != nil {
+		return Spent{}, err
+	}
+	spent := Spent{Status: Saved, WasCurrent: isCurrent}
+	if isCurrent {
+		c := p.components[a.AppID]
+		c.Current.AuthorizerAppID, c.Current.AuthorizedAt = a.AuthorizerAppID, a.AuthorizedAt
+		c.DueAt, c.lease = a.At, nil
+		p.raise(c, a.MinRevision, a.TraceParent)
+		row.revision = c.Revision
+		spent.Announcements = append(spent.Announcements, *c.announcement(a.At, a.TraceParent))
+	}
+	authorized := &preauth.Authorized{
+		AppID: a.AppID, ClaimID: row.ClaimID, Reference: row.Reference, ClaimedAt: row.ClaimedAt, Revision: row.revision,
+		AuthorizerAppID: a.AuthorizerAppID, InfoType: a.InfoType, AuthorizedAt: a.AuthorizedAt,
+		IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt, TraceParent: a.TraceParent,
+	}
+	announcement := Announcement{MessageID: authorizedID(a.AppID, row.id), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
+	p.announcements = append(p.announcements, &announcement)
+	spent.Announcements = append(spent.Announcements, announcement)
+	return spent, p.write(ctx, tx)
+}
+
+// spendAgain returns the announcements of an authorization that are not known to be published: its
+// answer may have been lost.
+func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row spentRow, isCurrent bool) (spent Spent, err error) {
+	ids := []string{authorizedID(row.AppID, row.id)}
+	if isCurrent {
+		update := p.components[row.AppID].Current.Update(row.AppID)
+		ids = append(ids, update.MessageID())
+	}
+	spent = Spent{Status: Superseded, WasCurrent: isCurrent}
+	rows, err := database.Select(ctx, tx, (*outboxRow).fields, "/* repo.waiting */ "+selectOutbox+"WHERE o.message_id IN (?) ORDER BY o.message_id", ids)
+	for _, row := range rows {
+		spent.Announcements = append(spent.Announcements, row.announcement())
+	}
+	return spent, err
+}
+
+// authorizedID returns the message id of an [preauth.Authorized]: there is one for each code.
+func authorizedID(appid string, codeID uint64) string {
+	return "authorized." + appid + "." + strconv.FormatUint(codeID, 10)
+}
+
+// check returns why the authorization cannot be saved.
+func (a Authorization) check() error {
+	if err := a.AuthorizedEvent.Check(); err != nil {
+		return fmt.Errorf("repo: impossible authorization: %w", err)
+	}
+	var problem string
+	switch {
+	case !isStorable(a.At) || !isStorable(a.AuthorizedAt):
+		problem = "At or AuthorizedAt is missing or beyond the years 1000 to 9999"
+	case a.MinRevision >= math.MaxInt64:
+		problem = "MinRevision leaves no room for another revision"
+	case len(a.TraceParent) > maxTraceParent:
+		problem = fmt.Sprintf("TraceParent must have at most %d bytes", maxTraceParent)
+	default:
+		return nil
+	}
+	return errors.New("repo: impossible authorization: " + problem)
+}
+
+// authorization reads the body of an announcement as it is stored, nil for none.
+func authorization(field **preauth.Authorized) sql.Scanner {
+	return database.Set(func(body string) {
+		if a, err := preauth.ParseAuthorized([]byte(body)); err == nil {
+			*field = &a
+		}
+	})
+}
