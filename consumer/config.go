@@ -23,13 +23,18 @@ type Config struct {
 	// where they are missing. If another stream covers the token subject already, that one is used
 	// as it is. Defaults: COMPONENT_TOKENS, PREAUTH, PREAUTH_FAILED.
 	TokenStream, UpdateStream, FailureStream string
+	// AuthorizationStream and AuthorizedStream are the same for authorizations, as they are reported and
+	// as they are announced. What holds for the token subject holds for that of the reports. Defaults:
+	// COMPONENT_AUTHORIZED, PREAUTH_AUTHORIZED.
+	AuthorizationStream, AuthorizedStream string
 	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
 	// ends it. Default: preauth.
 	Durable string
 	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
 	StreamReplicas int
 	// StreamMaxBytes bounds the size of each stream that is created, in bytes, for accounts that
-	// require such a bound. Default: none for tokens and updates, 64 MiB for failures.
+	// require such a bound. Default: none for tokens, updates and reported authorizations, 64 MiB for
+	// failures and announced authorizations.
 	StreamMaxBytes int64
 	// JetStreamDomain is the domain of the JetStream to use, for a server whose own is another one, such
 	// as a leaf node's. Default: that of the server.
@@ -122,6 +127,8 @@ func (c Config) withDefaults() Config {
 	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
 	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
 	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
+	c.AuthorizationStream = cmp.Or(c.AuthorizationStream, "COMPONENT_AUTHORIZED")
+	c.AuthorizedStream = cmp.Or(c.AuthorizedStream, "PREAUTH_AUTHORIZED")
 	c.Durable = cmp.Or(c.Durable, "preauth")
 	c.StreamReplicas = cmp.Or(c.StreamReplicas, 1)
 	c.Source = cmp.Or(c.Source, "/preauth")
@@ -187,15 +194,18 @@ func (c Config) Check() error {
 	}
 	names := map[string]string{
 		"token stream": c.TokenStream, "update stream": c.UpdateStream,
-		"failure stream": c.FailureStream, "durable": c.Durable,
+		"failure stream": c.FailureStream, "authorization stream": c.AuthorizationStream,
+		"authorized stream": c.AuthorizedStream, "durable": c.Durable,
 	}
 	for what, name := range names {
 		if !streamName.MatchString(name) {
 			refuse("the %s name %q must be 1 to 64 letters, digits, '_' or '-'", what, name)
 		}
 	}
-	if c.TokenStream == c.UpdateStream || c.TokenStream == c.FailureStream || c.UpdateStream == c.FailureStream {
-		refuse("the three streams need three names")
+	streams := []string{c.TokenStream, c.UpdateStream, c.FailureStream, c.AuthorizationStream, c.AuthorizedStream}
+	slices.Sort(streams)
+	if len(slices.Compact(streams)) < 5 {
+		refuse("the five streams need five names")
 	}
 	if !domain.MatchString(c.JetStreamDomain) {
 		refuse("the JetStream domain %q must be at most 64 letters, digits, '_' or '-'", c.JetStreamDomain)

@@ -24,7 +24,7 @@ var remedies = map[jetstream.ErrorCode]string{
 	10005: fewerServers, 10074: fewerServers,
 	10120:                                  "the account has no limits for this number of replicas: change --stream-replicas",
 	10026:                                  "raise max_consumers of the stream and the account: the replicas share one, and each needs two more",
-	10027:                                  "raise max_streams of the account: the service needs three",
+	10027:                                  "raise max_streams of the account: the service needs five",
 	jetstream.JSErrCodeJetStreamNotEnabled: noJetStream, jetstream.JSErrCodeJetStreamNotEnabledForAccount: noJetStream,
 	10065: "another stream takes some of the subjects: take them from it",
 	10113: "set --stream-max-bytes", 10122: "set a smaller --stream-max-bytes",
@@ -47,7 +47,7 @@ const permissionsPart = "NATS permissions"
 
 func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Logger) *refusal.Watch {
 	return refusal.NewWatch(nc, log, refusal.Options{
-		Own:    []string{"$JS.", "_INBOX.", "_R_.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + "."},
+		Own:    []string{"$JS.", "_INBOX.", "_R_.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + ".", cfg.Subjects.Authorized + "."},
 		Stands: cfg.intervals.refusal,
 		Count:  func(kind refusal.Kind) { m.natsErrors.WithLabelValues(string(kind)).Inc() },
 		Set:    func(err error) { h.set(permissionsPart, err) },

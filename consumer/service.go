@@ -85,7 +85,7 @@ func New(
 
 	roles := newRoles(cfg)
 	h := newHealth(outage.New(log, mysqlPart, cfg.Now),
-		roles.tokens.Name, roles.updates.Name, roles.failures.Name, mysqlPart)
+		roles.tokens.Name, roles.updates.Name, roles.failures.Name, roles.authorizations.Name, roles.authorized.Name, mysqlPart)
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
 	owner := newOwnership(cfg, nc, db, h)
@@ -240,7 +240,9 @@ func (s *Service) Run(ctx context.Context) error {
 	watching.Go(func() {
 		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{Follow: s.updates.follow, Subjects: s.updates.codes.StoredLen})
 	})
-	watching.Go(func() { s.keeper.Keep(watchCtx, s.roles.failures, exists(s.roles.failures, s.health)) })
+	for _, role := range []stream.Role{s.roles.failures, s.roles.authorizations, s.roles.authorized} {
+		watching.Go(func() { s.keeper.Keep(watchCtx, role, exists(role, s.health)) })
+	}
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
 	taking.Go(func() { s.keeper.Keep(ctx, s.roles.tokens, stream.Follower{Follow: tokens.follow}) })
 	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.renewer.run(ctx, workCtx) }) })

@@ -14,8 +14,8 @@ import (
 
 // roles are what the service's streams are for.
 type roles struct {
-	tokens            stream.Role // with events that others publish
-	updates, failures stream.Role // which the service publishes to
+	tokens, authorizations        stream.Role // with events that others publish
+	updates, failures, authorized stream.Role // which the service publishes to
 }
 
 // history is how long the streams keep what happened.
@@ -44,6 +44,11 @@ func newRoles(cfg Config) roles {
 			c.MaxAge = preauth.DefaultTokenLife
 			c.AllowAtomicPublish = true // for token services that announce many at once
 		})},
+		authorizations: stream.Role{Name: "authorization stream", Events: cfg.Subjects.Authorization, Config: with(func(c *jetstream.StreamConfig) {
+			c.Name = cfg.AuthorizationStream
+			c.Description = "authorizations as WeChat reported them"
+			c.MaxAge = history
+		})},
 		updates: stream.Role{Name: "update stream", Config: with(func(c *jetstream.StreamConfig) {
 			published(c, cfg.UpdateStream, cfg.Subjects.Updated)
 			c.Description = "the current pre_auth_code of each component"
@@ -56,6 +61,11 @@ func newRoles(cfg Config) roles {
 		failures: stream.Role{Name: "failure stream", Config: with(func(c *jetstream.StreamConfig) {
 			published(c, cfg.FailureStream, cfg.Subjects.Failed)
 			c.Description = "why components got no new pre_auth_code"
+			c.MaxAge, c.MaxBytes = history, cmp.Or(c.MaxBytes, 64<<20)
+		})},
+		authorized: stream.Role{Name: "authorized stream", Config: with(func(c *jetstream.StreamConfig) {
+			published(c, cfg.AuthorizedStream, cfg.Subjects.Authorized)
+			c.Description = "who authorized with which claim's code"
 			c.MaxAge, c.MaxBytes = history, cmp.Or(c.MaxBytes, 64<<20)
 		})},
 	}

@@ -2,8 +2,10 @@ package consumer_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +90,37 @@ func TestRequestThatIsRefusedLaterIsMadeSmaller(t *testing.T) {
 	w.works(r)
 }
 
+// Authorizations have two streams: one that they are taken from, which may be anybody's, and one that
+// they are announced on.
+func TestStreamsOfAuthorizations(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	w := newWorld(t, wechattest.Options{})
+	others := jetstream.StreamConfig{Name: "OTHERS", Subjects: []string{"component.authorized.>", "others.>"}}
+	if _, err := w.js.CreateStream(w.within(), others); err != nil {
+		t.Fatal(err)
+	}
+	w.start().ready()
+	if _, err := w.js.Stream(w.within(), "COMPONENT_AUTHORIZED"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("a second stream for the reports: %v", err)
+	}
+	announced, err := w.js.Stream(w.within(), "PREAUTH_AUTHORIZED")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := announced.CachedInfo().Config; !slices.Equal(c.Subjects, []string{"preauth.authorized.*"}) || c.MaxAge != week || c.MaxBytes != 64<<20 ||
+		c.RePublish == nil || c.RePublish.Destination != "preauth.authorized" {
+		t.Errorf("announced in %+v", c)
+	}
+	if err := w.js.DeleteStream(w.within(), "OTHERS"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a stream for the reports", func() bool {
+		reported, err := w.js.Stream(w.within(), "COMPONENT_AUTHORIZED")
+		return err == nil && reported.CachedInfo().Config.MaxAge == week &&
+			slices.Equal(reported.CachedInfo().Config.Subjects, []string{"component.authorized", "component.authorized.>"})
+	})
+}
+
 // What NATS refuses is a reason that names what to change. Once that is changed, the service works.
 func TestReasonNamesWhatNATSRequires(t *testing.T) {
 	cases := map[string]struct {
@@ -100,16 +133,16 @@ func TestReasonNamesWhatNATSRequires(t *testing.T) {
 			says: []string{"stream: is not followed: ", "JetStream is not there", "--nats-js-domain"},
 		},
 		"a size for each stream": {
-			config: account(`jetstream: {max_bytes_required: true, max_store: 100M}`), then: account(`jetstream: {max_store: 100M}`),
+			config: account(`jetstream: {max_bytes_required: true, max_store: 100M}`), then: account(`jetstream: {max_store: 200M}`),
 			says: []string{"--stream-max-bytes"},
 		},
 		"no room": {
-			config: account(`jetstream: {max_store: 1M}`), then: account(`jetstream: {max_store: 100M}`),
+			config: account(`jetstream: {max_store: 1M}`), then: account(`jetstream: {max_store: 200M}`),
 			says:  []string{"insufficient storage", "--stream-max-bytes"},
 			setup: func(s *setup) { s.cfg.StreamMaxBytes = 10 << 20 },
 		},
 		"few streams": {
-			config: account(`jetstream: {max_streams: 1}`), then: account(`jetstream: {max_streams: 3}`),
+			config: account(`jetstream: {max_streams: 1}`), then: account(`jetstream: {max_streams: 5}`),
 			says: []string{"max_streams"},
 		},
 		"few consumers": {

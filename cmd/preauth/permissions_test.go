@@ -431,9 +431,9 @@ func attempts(durable string) []attempt {
 		{"ping the replicas", []string{asOperator, asAdmin}, requesting("$SRV.PING.preauth", "", `"name":"preauth"`)},
 		{"ask the replicas what they are", []string{asOperator, asAdmin}, requesting("$SRV.INFO.preauth", "", `"name":"preauth"`)},
 		{"ask the replicas how they do", []string{asOperator, asAdmin}, requesting("$SRV.STATS.preauth", "", `"name":"preauth"`)},
-		{"ask what the account uses", []string{asOperator, asAdmin}, requesting("$JS.API.INFO", "", `"streams":3`)},
-		{"list the streams", []string{asOperator, asAdmin}, requesting("$JS.API.STREAM.LIST", "", `"total":3`)},
-		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":3`)},
+		{"ask what the account uses", []string{asOperator, asAdmin}, requesting("$JS.API.INFO", "", `"streams":5`)},
+		{"list the streams", []string{asOperator, asAdmin}, requesting("$JS.API.STREAM.LIST", "", `"total":5`)},
+		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":5`)},
 
 		{"acknowledge another's event", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_TOKENS." + durable + ".1.4711.1.1.0")},
 		{"acknowledge on another stream", []string{asAdmin}, publishing("$JS.ACK.PREAUTH_FAILED.any.1.4711.1.1.0")},

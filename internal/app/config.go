@@ -21,8 +21,11 @@ type Streams struct {
 
 	StreamNames `embed:""`
 
+	Authorizations string `name:"stream-authorizations" env:"PREAUTH_STREAM_AUTHORIZATIONS" default:"COMPONENT_AUTHORIZED" form:"name" help:"Stream of the authorizations as WeChat reported them. It is created unless a stream covers their subject already."`
+	Authorized     string `name:"stream-authorized" env:"PREAUTH_STREAM_AUTHORIZED" default:"PREAUTH_AUTHORIZED" form:"name" help:"Stream of the authorizations as the service announces them, created if missing."`
+
 	Replicas int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Replicas of each stream that the service creates, on servers of a cluster."`
-	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and no limit for the others."`
+	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and announced authorizations, and no limit for the others."`
 	Domain   string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers, such as that of a hub behind leaf nodes."`
 	Durable  string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream, which all replicas share."`
 	Source   string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" hidden:"" help:"CloudEvents source of the announcements."`
@@ -59,6 +62,7 @@ func (s Service) config() (consumer.Config, error) {
 	cfg := consumer.Config{
 		Subjects:    preauth.DefaultSubjects().WithPrefix(s.Streams.SubjectPrefix),
 		TokenStream: s.Streams.Tokens, UpdateStream: s.Streams.Updates, FailureStream: s.Streams.Failures,
+		AuthorizationStream: s.Streams.Authorizations, AuthorizedStream: s.Streams.Authorized,
 		StreamReplicas: s.Streams.Replicas, StreamMaxBytes: s.Streams.MaxBytes, JetStreamDomain: s.Streams.Domain, Durable: s.Streams.Durable, Source: s.Streams.Source, Version: Version(),
 		Calls: s.WeChat.Calls, CallsPerSecond: s.WeChat.CallsPerSecond, CallsPerDay: s.WeChat.CallsPerDay,
 		Spares: s.Claims.Spares, Retention: s.Claims.Retention,
@@ -76,7 +80,7 @@ func (s Service) config() (consumer.Config, error) {
 	}
 	// Each value is valid by itself. Only the names of the streams can still collide.
 	if err := cfg.Check(); err != nil {
-		errs = append(errs, UsageErrorf("--stream-tokens, --stream-updates and --stream-failures: %w", err))
+		errs = append(errs, UsageErrorf("--stream-tokens, --stream-updates, --stream-failures, --stream-authorizations and --stream-authorized: %w", err))
 	}
 	return cfg, errors.Join(errs...)
 }

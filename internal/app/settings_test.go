@@ -114,6 +114,9 @@ var samples = map[string]sample{
 	"admin-listen":        anAddr,
 	"log-level":           {"warn", []string{"loud", "INFO"}, "must be one of debug, info, warn, error, not "},
 	"log-format":          {"text", []string{"xml"}, "must be one of auto, text, json, not "},
+
+	"stream-authorizations": aName,
+	"stream-authorized":     aName,
 }
 
 // cli is a command line with the service alone.
