@@ -42,12 +42,16 @@ func withRemedy(err error) error {
 	return fmt.Errorf("%w: %s", err, remedy)
 }
 
+// accountSubject is where the server answers with the user, its account and its permissions.
+const accountSubject = "$SYS.REQ.USER.INFO"
+
 // permissionsPart names in a health what NATS forbids.
 const permissionsPart = "NATS permissions"
 
 func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Logger) *refusal.Watch {
 	return refusal.NewWatch(nc, log, refusal.Options{
-		Own:    []string{"$JS.", "_INBOX.", "_R_.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + ".", cfg.Subjects.Authorized + "."},
+		Own:    []string{"$JS.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + ".", cfg.Subjects.Authorized + "."},
+		Extra:  []string{accountSubject},
 		Stands: cfg.intervals.refusal,
 		Count:  func(kind refusal.Kind) { m.natsErrors.WithLabelValues(string(kind)).Inc() },
 		Set:    func(err error) { h.set(permissionsPart, err) },

@@ -60,7 +60,6 @@ func TestWhatNATSDoesNotPermitIsAReason(t *testing.T) {
 	}{
 		"to announce":          {`publish: {deny: "preauth.updated.*"}`, `Publish to "preauth.updated.wx1"`, announced},
 		"to take look-ups":     {`subscribe: {deny: "preauth.lookup.>"}`, `Subscription to "preauth.lookup.>"`, lookup},
-		"to answer":            {`publish: {deny: "_INBOX.>"}`, `Publish to "_INBOX.`, lookup},
 		"to acknowledge":       {`publish: {deny: "$JS.ACK.>"}`, `Publish to "$JS.ACK.`, announced},
 		"to take token events": {`publish: {deny: "$JS.API.CONSUMER.MSG.NEXT.>"}`, `Publish to "$JS.API.CONSUMER.MSG.NEXT.`, announced},
 		"to create consumers":  {`publish: {deny: "$JS.API.CONSUMER.CREATE.>"}`, `Publish to "$JS.API.CONSUMER.CREATE.`, announced},
@@ -90,14 +89,47 @@ func TestWhatNATSDoesNotPermitIsAReason(t *testing.T) {
 }
 
 // A requester that wants its answer on a subject that is not permitted does not make the service
-// unready.
+// unready, whatever the subject is.
 func TestAnswerThatIsNotPermittedIsNoReason(t *testing.T) {
-	w := newWorldConfigured(t, users(`publish: {deny: "elsewhere.>"}`))
+	w := newWorldConfigured(t, users(`publish: {deny: ["elsewhere.>", "_INBOX.>"]}`))
 	r := w.start(w.asService).ready()
-	if err := w.nc.PublishRequest("preauth.lookup.wx1", "elsewhere.answers", nil); err != nil {
-		t.Fatal(err)
+	for _, reply := range []string{"elsewhere.answers", "_INBOX.other.answers"} {
+		if err := w.nc.PublishRequest("preauth.lookup.wx1", reply, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-	w.eventually("counted", func() bool { return strings.Contains(r.metrics(), "preauth_nats_errors_total{kind=\"answers\"} 1\n") })
+	w.eventually("counted", func() bool { return strings.Contains(r.metrics(), "preauth_nats_errors_total{kind=\"answers\"} 2\n") })
+	if err := r.service.Ready(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+}
+
+// A user that may not ask for its account is asked for no longer, after a few tries and one line in
+// the log. The service works without.
+func TestAccountThatIsNotToldIsDoneWithout(t *testing.T) {
+	w := newWorldConfigured(t, users(`publish: {deny: "$SYS.>"}`))
+	db, faults := w.faulty()
+	r := w.start(w.asService, func(s *setup) { s.db = db }).ready()
+	tried := func(n int) bool {
+		return strings.Contains(r.metrics(), fmt.Sprintf("preauth_nats_errors_total{kind=\"permissions\"} %d\n", n))
+	}
+	w.eventually("a few tries", func() bool { return tried(5) })
+	faults.Operations()
+	looks := 0
+	w.eventually("two more looks at the database", func() bool {
+		for _, operation := range faults.Operations() {
+			if operation == "owner" {
+				looks++
+			}
+		}
+		return looks >= 2
+	})
+	if !tried(5) {
+		t.Error("it is still asked for")
+	}
+	if n := strings.Count(w.log.String(), "NATS refused something that the service can do without"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
 	if err := r.service.Ready(); err != nil {
 		t.Errorf("not ready: %v", err)
 	}

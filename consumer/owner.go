@@ -96,7 +96,7 @@ const accountTimeout, accountTries = time.Second, 5
 func account(ctx context.Context, nc *nats.Conn) string {
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
-	reply, err := nc.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil)
+	reply, err := nc.RequestWithContext(ctx, accountSubject, nil)
 	if err != nil {
 		return ""
 	}

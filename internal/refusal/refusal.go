@@ -20,16 +20,19 @@ type Kind string
 
 // The kinds of reports.
 const (
-	Permissions  Kind = "permissions"   // a message or subscription that the program needs
-	Answers      Kind = "answers"       // a message on another subject, which a requester chose
+	Permissions  Kind = "permissions"   // what the program sends or subscribes to by itself
+	Answers      Kind = "answers"       // a message on a subject that a requester chose
 	SlowConsumer Kind = "slow_consumer" // dropped because they came faster than they were taken
 	Other        Kind = "other"
 )
 
 // Options say what is done with the reports of a connection.
 type Options struct {
-	// Own are beginnings of the subjects on which the program has to publish.
+	// Own are beginnings of the subjects on which the program has to publish. None of them may be one
+	// that a requester can choose for its answer.
 	Own []string
+	// Extra are beginnings of those on which it publishes and can do without.
+	Extra []string
 	// Stands is for how long a refusal counts: longer than the program waits before it does the same
 	// again.
 	Stands time.Duration
@@ -48,6 +51,7 @@ type Watch struct {
 
 	mu     sync.Mutex
 	counts standing
+	said   string // the last refusal of something extra
 }
 
 // NewWatch begins to watch a connection. It adds to the connection's error handler: one that is set
@@ -66,15 +70,19 @@ func NewWatch(nc *nats.Conn, log *slog.Logger, options Options) *Watch {
 
 func (w *Watch) note(sub *nats.Subscription, err error) {
 	_, published, publishing := strings.Cut(err.Error(), `Publish to "`)
-	switch {
+	on := func(subjects []string) bool {
+		return slices.ContainsFunc(subjects, func(subject string) bool { return strings.HasPrefix(published, subject) })
+	}
+	switch refused := errors.Is(err, nats.ErrPermissionViolation); {
 	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded):
 		w.refused(fmt.Errorf("%w: raise max_subscriptions of the account and the server", err), true)
-	case errors.Is(err, nats.ErrPermissionViolation) && publishing &&
-		!slices.ContainsFunc(w.options.Own, func(subject string) bool { return strings.HasPrefix(published, subject) }):
-		w.options.Count(Answers) // the requester chose the subject
-		w.log.Debug("request not answered", "error", err)
-	case errors.Is(err, nats.ErrPermissionViolation):
+	case refused && (!publishing || on(w.options.Own)):
 		w.refused(fmt.Errorf("%w: allow it to the service's user", err), !publishing)
+	case refused && on(w.options.Extra):
+		w.doWithout(err)
+	case refused: // the requester chose the subject
+		w.options.Count(Answers)
+		w.log.Debug("request not answered", "error", err)
 	case !w.nc.IsConnected(): // which is not for this part to tell
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
 		w.options.Count(SlowConsumer)
@@ -82,6 +90,17 @@ func (w *Watch) note(sub *nats.Subscription, err error) {
 	default:
 		w.options.Count(Other)
 		w.log.Warn("NATS reports an error", "error", err)
+	}
+}
+
+// doWithout logs a refusal that nothing depends on, once.
+func (w *Watch) doWithout(err error) {
+	w.options.Count(Permissions)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.said != err.Error() {
+		w.said = err.Error()
+		w.log.Warn("NATS refused something that the service can do without", "error", err)
 	}
 }
 

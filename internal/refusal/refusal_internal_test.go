@@ -26,9 +26,8 @@ func TestConnectionsAnewBecomeRarer(t *testing.T) {
 		case wait:
 		}
 	}
-	want := []time.Duration{1, 2, 4, 8, 10, 10, 10}
-	for i := range want {
-		want[i] *= time.Minute
+	want := []time.Duration{
+		time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute, 10 * time.Minute, 10 * time.Minute,
 	}
 	if !slices.Equal(pauses, want) {
 		t.Errorf("connected anew after %v, want %v", pauses, want)
