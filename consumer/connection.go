@@ -27,6 +27,7 @@ var remedies = map[jetstream.ErrorCode]string{
 	10027:                                  "raise max_streams of the account: the service needs five",
 	jetstream.JSErrCodeJetStreamNotEnabled: noJetStream, jetstream.JSErrCodeJetStreamNotEnabledForAccount: noJetStream,
 	10065: "another stream takes some of the subjects: take them from it",
+	10077: "the stream is full: raise its limits, and --stream-max-bytes with them",
 	10113: "set --stream-max-bytes", 10122: "set a smaller --stream-max-bytes",
 }
 

@@ -36,3 +36,9 @@ func DelayTokensOfSpares(s *Service) (read func(appid string)) {
 
 // SparesStop reports whether the service begins no more spares because it is shutting down.
 func SparesStop(s *Service) bool { return s.spares.stopping() }
+
+// KnowsRevision reports whether the component's code in the service's memory has the revision.
+func KnowsRevision(s *Service, appid string, revision uint64) bool {
+	known := s.updates.codes.Current(appid)
+	return known != nil && known.Revision == revision
+}

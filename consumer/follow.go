@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/outage"
 	"preauth/internal/pause"
 	"preauth/internal/stream"
 	"preauth/internal/view"
@@ -86,6 +87,9 @@ type codeFollower struct {
 	health  *health
 	metrics *metrics
 	log     *slog.Logger
+	defects *outage.Defects
+	// warned are the foreign revisions that were counted last.
+	warned map[string]uint64
 	// announce has a code published, and reports false if there is no room for it now.
 	announce func(repo.Announcement) bool
 
@@ -102,7 +106,7 @@ func newCodeFollower(
 ) *codeFollower {
 	return &codeFollower{
 		cfg: cfg, role: role, reader: reader, db: db, codes: codes, owner: o, health: h, metrics: m, log: log,
-		suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
+		defects: outage.NewDefects(log, cfg.Now), warned: map[string]uint64{}, suspects: map[string]uint64{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -146,7 +150,7 @@ func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 	}
 	known := f.codes.Current(appid)
 	f.codes.Add(update)
-	f.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: meta.Sequence.Stream})
+	f.codes.SetStored(appid, storedAs(update, meta.Sequence.Stream))
 	switch {
 	case known == nil || known.Revision != update.Revision:
 		f.suspect(appid, 0)
@@ -160,6 +164,11 @@ func (f *codeFollower) suspect(appid string, revision uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.suspects[appid] = max(f.suspects[appid], revision)
+	f.wakeUp()
+}
+
+// wakeUp has the suspects compared. The caller holds mu.
+func (f *codeFollower) wakeUp() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -170,7 +179,8 @@ const (
 	// compareEvery is how often all codes of MySQL are compared with the stream.
 	compareEvery = 5 * time.Minute
 	// compareSoon is when they are compared again after the stream lacked something, since what is
-	// published from here has no row in the outbox, or MySQL was away.
+	// published from here has no row in the outbox, or MySQL was away. While the stream goes on to lack
+	// something, the waits grow.
 	compareSoon = 2 * time.Second
 	// collectSuspects is for how long suspects are collected before MySQL is asked, in one query.
 	collectSuspects = time.Second
@@ -185,12 +195,29 @@ const (
 func (f *codeFollower) compare(ctx context.Context) {
 	all := time.NewTimer(0)
 	defer all.Stop()
+	f.mu.Lock()
+	if len(f.suspects) > 0 { // of the stream that was followed before
+		f.wakeUp()
+	}
+	f.mu.Unlock()
+	lacked, soon := 0, compareSoon
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-all.C:
-			all.Reset(pause.Jittered(f.compareAll(ctx)))
+			wait := soon
+			switch lacking, ok := f.compareAll(ctx); {
+			case !ok:
+			case lacking == 0:
+				lacked, soon, wait = 0, compareSoon, compareEvery
+			default:
+				if lacking != lacked {
+					f.log.Info("publishing again what the stream lacked", "components", lacking)
+				}
+				lacked, soon = lacking, min(2*soon, compareEvery)
+			}
+			all.Reset(pause.Jittered(wait))
 		case <-f.wake:
 			if !pause.For(ctx, collectSuspects) || !f.compareSuspects(ctx) {
 				all.Reset(compareSoon)
@@ -199,15 +226,16 @@ func (f *codeFollower) compare(ctx context.Context) {
 	}
 }
 
-// compareAll publishes again each current code that the stream lacks, and suspects what the view has
-// and MySQL does not. It returns when to do so again.
-func (f *codeFollower) compareAll(ctx context.Context) time.Duration {
-	lacking, found := 0, map[string]bool{}
+// compareAll publishes again each living current code that the stream lacks, and suspects what the
+// view has and MySQL does not. It returns how many codes were lacking, and false if MySQL did not say
+// all of them.
+func (f *codeFollower) compareAll(ctx context.Context) (lacking int, ok bool) {
+	found := map[string]bool{}
 	for after := ""; ; {
 		page, err := f.db.ListCurrent(ctx, after, comparePage)
+		f.defects.Log(ctx, levelOf(err), "stream of announcements not compared with MySQL", err)
 		if err != nil {
-			f.log.Log(ctx, levelOf(err), "stream of announcements not compared with MySQL", "error", err)
-			return compareSoon
+			return lacking, false
 		}
 		if len(page) == 0 {
 			break
@@ -217,7 +245,7 @@ func (f *codeFollower) compareAll(ctx context.Context) time.Duration {
 			switch seen, stored := f.codes.Current(code.AppID), f.codes.LastStored(code.AppID); {
 			case stored.Revision > code.Revision, seen != nil && seen.Revision >= code.Revision && !seen.PreAuthCode.Equal(code.PreAuthCode):
 				f.suspect(code.AppID, 0)
-			case stored.Revision < code.Revision:
+			case f.lacks(code):
 				f.codes.Add(code)
 				f.publishAgain(ctx, code)
 				lacking++
@@ -232,11 +260,14 @@ func (f *codeFollower) compareAll(ctx context.Context) time.Duration {
 			f.suspect(appid, 0)
 		}
 	}
-	if lacking == 0 {
-		return compareEvery
-	}
-	f.log.Info("publishing again what the stream lacked", "components", lacking)
-	return compareSoon
+	return lacking, true
+}
+
+// lacks reports whether the stream lacks a current code that it should have. It need not have one that
+// has expired: a subscriber can do nothing with it.
+func (f *codeFollower) lacks(code preauth.Update) bool {
+	stored := f.codes.LastStored(code.AppID)
+	return (stored.Revision < code.Revision || stored.Sequence == 0) && code.ExpiresAt.After(f.cfg.Now())
 }
 
 // compareSuspects compares the suspects with MySQL, and reports false if it could not.
@@ -248,7 +279,7 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	appids := slices.Collect(maps.Keys(suspects))
 	before := make(map[string]sight, len(appids)) // before MySQL is asked
 	for _, appid := range appids {
-		before[appid] = sight{f.codes.Current(appid), f.codes.LastStored(appid).Revision, suspects[appid]}
+		before[appid] = f.see(appid, suspects[appid])
 	}
 	known, err := f.db.Components(ctx, appids)
 	if err == nil {
@@ -262,13 +293,13 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 			}
 		}
 	}
+	f.defects.Log(ctx, levelOf(err), "updates of the stream not compared with MySQL", err)
 	if err == nil {
 		return true
 	}
 	for appid, revision := range suspects {
 		f.suspect(appid, revision)
 	}
-	f.log.Log(ctx, levelOf(err), "updates of the stream not compared with MySQL", "components", len(appids), "error", err)
 	return false
 }
 
@@ -277,6 +308,10 @@ type sight struct {
 	code    *view.Code
 	stored  uint64 // the revision of the stream's last message
 	foreign uint64 // a revision under which the stream held another code, 0 for none
+}
+
+func (f *codeFollower) see(appid string, foreign uint64) sight {
+	return sight{f.codes.Current(appid), f.codes.LastStored(appid).Revision, foreign}
 }
 
 // judge has the view agree with MySQL about a component, and the stream too where it lacks the
@@ -295,7 +330,8 @@ func (f *codeFollower) judge(ctx context.Context, appid string, component repo.C
 	if truth != nil && before.stored > truth.Revision {
 		foreign = max(foreign, before.stored)
 	}
-	if foreign > 0 {
+	if foreign > 0 && f.warned[appid] != foreign { // MySQL may be asked again about the same one
+		f.warned[appid] = foreign
 		f.metrics.foreignUpdates.Inc()
 		f.log.Warn("an update was announced that MySQL does not have: only the service may publish on this subject, see "+
 			"SECURITY.md, unless the database was restored from a backup", "component", appid, "revision", foreign)
@@ -307,7 +343,7 @@ func (f *codeFollower) judge(ctx context.Context, appid string, component repo.C
 			AppID: appid, Token: component.Token, Cause: truth.Cause, Code: &component.Current.Code,
 			DueAt: component.DueAt, At: f.cfg.Now(), MinRevision: foreign,
 		}}
-	case f.codes.LastStored(appid).Revision < truth.Revision:
+	case f.lacks(*truth):
 		f.publishAgain(ctx, *truth)
 	}
 	return nil

@@ -3,12 +3,14 @@ package consumer_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -127,5 +129,83 @@ func TestRestoredDatabaseIsTheTruth(t *testing.T) {
 	})
 	if got, err := w.lookup(preauth.LookupRequest{AppID: "wx1", MinRevision: 3}); err != nil || !got.PreAuthCode.Equal(restored.PreAuthCode) {
 		t.Errorf("the look-up returned revision %d, %v", got.Revision, err)
+	}
+}
+
+// A correction that MySQL does not take is tried until it does. The foreign update is one, however
+// often MySQL is asked about it.
+func TestForeignUpdateIsCountedOnce(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	update := w.settled(r, "wx1")
+	denied := repotest.Answered(1142, "UPDATE command denied")
+	faults.Script("lock", denied, denied)
+	w.forge("wx1", "FORGED", 5)
+	w.eventually("the true code above the foreign revision", func() bool {
+		stored, ok := w.stored("wx1")
+		return ok && stored.Revision > 5 && stored.PreAuthCode.Equal(update.PreAuthCode)
+	})
+	if n := faults.Unmet(); n != 0 {
+		t.Errorf("MySQL would have refused %d more corrections", n)
+	}
+	if !strings.Contains(r.metrics(), "preauth_foreign_updates_total 1\n") {
+		t.Error("counted more than once")
+	}
+	if n := strings.Count(w.log.String(), "an update was announced that MySQL does not have"); n != 1 {
+		t.Errorf("warned of %d times", n)
+	}
+}
+
+// The stream that held a foreign update is gone, and MySQL does not take the correction at once. The
+// revision that subscribers saw is remembered.
+func TestForeignRevisionIsRememberedUntilItIsCorrected(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	update := w.settled(r, "wx1")
+	denied := repotest.Answered(1142, "UPDATE command denied")
+	faults.Script("lock", denied, denied, denied, denied, denied, denied) // one a second, until the loss is noticed
+	w.forge("wx1", "FORGED", 5)
+	w.eventually("a correction is refused", func() bool { return faults.Unmet() < 6 })
+	if err := w.js.DeleteStream(w.within(), "PREAUTH"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the true code above the foreign revision", func() bool {
+		stored, ok := w.stored("wx1")
+		return ok && stored.Revision > 5 && stored.PreAuthCode.Equal(update.PreAuthCode)
+	})
+}
+
+// What another replica commits after this one has asked MySQL, MySQL's answer does not contradict.
+func TestUpdateThatCameWhileMySQLWasAskedIsNoForeignOne(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	// Given a replica that takes no events, because its slot is taken.
+	db, faults := w.faulty()
+	watching := w.start(func(s *setup) { s.db, s.cfg.InFlight = db, 1 }).ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx0", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx0", w.token("a"))
+	next(w, hold.Reached())
+	working := w.start().ready()
+
+	// When the second code of a component comes while MySQL's answer about the first is under way.
+	answered, released := make(chan struct{}), make(chan struct{})
+	faults.Script("components", repotest.Fault{After: func() { close(answered); <-released }})
+	w.announce("wx1", w.token("b"))
+	working.await(consumer.StepAnnounced, "wx1", 1)
+	next(w, answered)
+	w.announce("wx1", w.token("c"))
+	working.await(consumer.StepAnnounced, "wx1", 2)
+	w.eventually("the watching replica has it", func() bool { return consumer.KnowsRevision(watching.service, "wx1", 2) })
+	close(released)
+
+	// Then nobody else announced it.
+	w.eventually("MySQL is asked about the second", func() bool { return slices.Contains(faults.Operations(), "components") })
+	if !strings.Contains(watching.metrics(), "preauth_foreign_updates_total 0\n") {
+		t.Error("counted as foreign")
 	}
 }

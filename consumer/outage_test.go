@@ -3,11 +3,14 @@ package consumer_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
@@ -355,5 +358,140 @@ func TestTwoReplicasShareTheWork(t *testing.T) {
 	}
 	if n := w.wechat.Count(""); n != events {
 		t.Errorf("%d calls for %d events", n, events)
+	}
+}
+
+// One update is not taken by its stream while others are. It stays a reason not to be ready until it
+// is taken.
+func TestUpdateThatIsNotTakenStaysAReason(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	// wx1's update is larger than the stream allows.
+	_, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{Name: "PREAUTH", Subjects: []string{"preauth.updated.*"}, MaxMsgsPerSubject: 1, FirstSeq: 1, MaxMsgSize: 600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	long := "wx1" + strings.Repeat("x", 60)
+	w.announce(long, w.token("long"))
+	reason := func() bool { return contains(r.service.Ready(), "announcing updates: ") }
+	w.eventually("the reason", reason)
+	for i := range 20 {
+		w.announce("wx2", w.token("short"))
+		r.await(consumer.StepAnnounced, "wx2", i+1)
+		if !reason() {
+			t.Fatal("the reason is gone while the update waits")
+		}
+	}
+	faults.Operations()
+	for sweeps := 0; sweeps < 3; {
+		for _, operation := range faults.Operations() {
+			if operation == "outbox" {
+				sweeps++
+			}
+		}
+		if !reason() {
+			t.Fatal("the reason is gone while the update waits")
+		}
+	}
+	config := jetstream.StreamConfig{Name: "PREAUTH", Subjects: []string{"preauth.updated.*"}, MaxMsgsPerSubject: 1, FirstSeq: 1}
+	if _, err := w.js.UpdateStream(w.within(), config); err != nil {
+		t.Fatal(err)
+	}
+	r.ready()
+	w.settled(r, long)
+}
+
+// A stream without room for all updates drops the oldest. Each code is announced all the same, and the
+// service does not follow the stream anew each time.
+func TestFullStreamOfUpdatesStillAnnounces(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	w.createTokenStream()
+	updates := w.updates()
+	r := w.start(func(s *setup) { s.cfg.StreamMaxBytes = 1500 }).ready()
+	seen := map[string]uint64{}
+	for round := range 2 {
+		for i := range 6 {
+			appid := fmt.Sprintf("wx%d", i)
+			w.announce(appid, w.token(appid))
+			for seen[appid] <= uint64(round) {
+				u := next(w, updates)
+				seen[u.AppID] = max(seen[u.AppID], u.Revision)
+			}
+		}
+	}
+	if err := r.service.Ready(); contains(err, "announcing updates") {
+		t.Error(err)
+	}
+	info, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil || info.CachedInfo().State.NumSubjects > 3 {
+		t.Fatalf("%d subjects fit, %v", info.CachedInfo().State.NumSubjects, err)
+	}
+}
+
+// A code that has expired is not announced again in a stream that lost it.
+func TestExpiredCodeIsNotAnnouncedAgain(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	for _, appid := range []string{"wx1", "wx2"} {
+		w.announce(appid, w.token(appid))
+		w.settled(r, appid)
+	}
+	r.stop()
+	w.database.MustExec("UPDATE component SET due_at = NULL WHERE appid = 'wx1'")
+	w.database.MustExec("UPDATE pre_auth_code SET issued_at = issued_at - INTERVAL 1 DAY, expires_at = expires_at - INTERVAL 1 DAY WHERE appid = 'wx1'")
+	if err := w.js.DeleteStream(w.within(), "PREAUTH"); err != nil {
+		t.Fatal(err)
+	}
+	w.start().ready()
+	w.eventually("the living code is announced again", func() bool { _, ok := w.stored("wx2"); return ok })
+	stream, err := w.js.Stream(w.within(), "PREAUTH")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// wx1 comes before wx2.
+	if _, err := stream.GetLastMsgForSubject(w.within(), "preauth.updated.wx1"); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("the expired code: %v", err)
+	}
+}
+
+// aside has failures published where nobody answers.
+type aside struct{}
+
+func (aside) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	return asideConn{conn}, err
+}
+
+type asideConn struct{ net.Conn }
+
+func (c asideConn) Write(b []byte) (int, error) {
+	return c.Conn.Write(bytes.ReplaceAll(b, []byte("HPUB preauth.failed."), []byte("HPUB preauth.fallen.")))
+}
+
+// Failures that their stream does not answer hold up no update, also if there are more of them than
+// may be under way at once.
+func TestFailuresWithoutAnAnswerHoldUpNoUpdate(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	published := make(chan string, 10_000)
+	sub, err := w.nc.Subscribe("preauth.fallen.*", func(msg *nats.Msg) { published <- msg.Subject })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	r := w.start(func(s *setup) {
+		s.nc, s.cfg.Shutdown = w.connect(nats.SetCustomDialer(aside{})), time.Millisecond
+	}).ready()
+	const atOnce = 256
+	for range 5 * atOnce {
+		w.publish("component.token.updated.wx0", []byte("{}"))
+	}
+	for range atOnce {
+		next(w, published)
+	}
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepAnnounced, "wx1", 1)
+	if n := len(published); n > atOnce {
+		t.Errorf("the update waited for %d more failures", n)
 	}
 }

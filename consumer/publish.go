@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/outage"
 	"preauth/internal/pause"
 	"preauth/internal/view"
 	"preauth/repo"
@@ -55,6 +56,7 @@ type publisher struct {
 	health  *health
 	metrics *metrics
 	log     *slog.Logger
+	defects *outage.Defects
 
 	mu sync.Mutex
 	// Each stream has a queue of its own: one that does not answer holds up nothing else.
@@ -68,7 +70,8 @@ func newPublisher(
 	cfg Config, js jetstream.JetStream, db *repo.Repo, codes *view.Codes, h *health, m *metrics, log *slog.Logger,
 ) *publisher {
 	p := &publisher{
-		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, updates: newQueue(), failures: newQueue(),
+		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, defects: outage.NewDefects(log, cfg.Now),
+		updates: newQueue(updatesPart), failures: newQueue(failuresPart),
 	}
 	p.idle = sync.NewCond(&p.mu)
 	return p
@@ -110,25 +113,36 @@ func (p *publisher) sweep(ctx context.Context) {
 	defer cancel()
 	rows, err := p.db.Outbox(sweepCtx, p.cfg.Now().Add(-sweepAge), sweepBatch)
 	p.health.setUse("outbox", err)
-	if err != nil {
-		p.log.Log(ctx, levelOf(err), "outbox not swept", "error", err)
-	}
+	p.defects.Log(ctx, levelOf(err), "outbox not swept", err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	waiting := map[*queue]bool{}
+	waiting := map[string]bool{}
 	for _, a := range rows {
-		q := p.queueOf(a)
-		waiting[q] = true
-		if !q.underWay[keyOf(a)] {
+		waiting[keyOf(a)] = true
+		if q := p.queueOf(a); !q.underWay[keyOf(a)] {
 			p.add(q, pending{Announcement: a})
 		}
 	}
-	for q, part := range map[*queue]string{p.updates: updatesPart, p.failures: failuresPart} {
-		if err == nil && !waiting[q] { // another replica may have published what this one could not
-			p.health.set(part, nil)
-		}
+	if err == nil {
+		p.forget(p.updates, waiting)
+		p.forget(p.failures, waiting)
 	}
 	p.dispatch(ctx)
+}
+
+// forget forgets failed attempts where nothing is left to do: another replica published what this one
+// could not, or the code has died. waiting are the keys with a row in the outbox. The caller holds mu.
+func (p *publisher) forget(q *queue, waiting map[string]bool) {
+	for key, a := range q.failed {
+		if waiting[key] || q.underWay[key] || time.Since(a.at) < 2*sweepAge { // the sweep finds no younger rows
+			continue
+		}
+		// What was published again because the stream lacked it has no row.
+		if u := a.Update; u == nil || p.isStored(*u) || !u.ExpiresAt.After(p.cfg.Now()) {
+			q.done(key)
+		}
+	}
+	p.health.set(q.part, q.reason)
 }
 
 // add puts an announcement into its queue. The caller holds mu.
@@ -185,10 +199,13 @@ func (p *publisher) isIdle() bool {
 func (p *publisher) finish(ctx context.Context, q *queue, n pending, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q.finish(keyOf(n.Announcement))
 	if err == nil {
 		p.published = append(p.published, n.Announcement)
+	} else {
+		err = fmt.Errorf("not announced, the outbox keeps it: %w", err)
 	}
+	q.finish(n.Announcement, err, time.Now())
+	p.health.set(q.part, q.reason)
 	p.dispatch(ctx)
 }
 
@@ -202,9 +219,10 @@ func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcemen
 		ids[i] = a.MessageID
 	}
 	if err := p.db.DeleteAnnounced(ctx, ids); err != nil {
-		p.log.Log(ctx, levelOf(err), "outbox rows not deleted: they will be published again", "rows", len(ids), "error", err)
+		p.defects.Log(ctx, levelOf(err), "outbox rows not deleted: they will be published again", err)
 		return
 	}
+	p.defects.Log(ctx, 0, "outbox rows not deleted: they will be published again", nil)
 	for _, a := range published {
 		p.cfg.Trace(announcementStep(StepCleared, a))
 	}
@@ -216,20 +234,16 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	defer cancel()
 	started := time.Now()
 	var err error
-	part := failuresPart
 	if n.Update != nil {
-		part = updatesPart
 		err = p.publishUpdate(ctx, *n.Update)
 	} else {
 		err = p.publishFailure(ctx, n.MessageID, *n.Failure)
 	}
 	p.metrics.published(err, time.Since(started))
 	if err != nil {
-		p.health.set(part, fmt.Errorf("not announced, the outbox keeps it: %w", err))
 		p.log.Debug("not announced: the outbox keeps it", "component", n.AppID, "message_id", n.MessageID, "error", err)
 		return err
 	}
-	p.health.set(part, nil)
 	if !n.eventAt.IsZero() {
 		p.metrics.endToEnd.Observe(max(0, p.cfg.Now().Sub(n.eventAt).Seconds()))
 	}
@@ -255,15 +269,14 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 		Header:  update.Header(p.cfg.Source), Data: update.Encode(),
 	}
 	for range conflictTries {
-		last := p.codes.LastStored(update.AppID)
-		if last.Revision >= update.Revision {
+		if p.isStored(update) {
 			return nil
 		}
-		ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(last.Sequence),
+		ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(p.codes.LastStored(update.AppID).Sequence),
 			jetstream.WithExpectStream(p.cfg.UpdateStream))
 		switch {
 		case err == nil && !ack.Duplicate:
-			p.codes.SetStored(update.AppID, view.Stored{Revision: update.Revision, Sequence: ack.Sequence})
+			p.codes.SetStored(update.AppID, storedAs(update, ack.Sequence))
 			return nil
 		case err == nil:
 			// The stream stored this message id before. If a purge removed the message since, the stream
@@ -271,7 +284,7 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 			// message from being stored twice.
 			msg.Header.Del(nats.MsgIdHdr)
 		case !isConflict(err):
-			return fmt.Errorf("publishing: %w", err)
+			return fmt.Errorf("publishing: %w", withRemedy(err))
 		}
 		if err := p.learnLast(ctx, update.AppID); err != nil {
 			return err
@@ -280,8 +293,21 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 	return errChanging
 }
 
+// isStored reports whether the stream holds an update or a newer one of the component, or held a newer
+// one.
+func (p *publisher) isStored(update preauth.Update) bool {
+	last := p.codes.LastStored(update.AppID)
+	return last.Revision > update.Revision || last.Revision == update.Revision && last.Sequence > 0
+}
+
+// storedAs is an update as the message with the sequence.
+func storedAs(update preauth.Update, sequence uint64) view.Stored {
+	return view.Stored{Revision: update.Revision, Sequence: sequence, ExpiresAt: update.ExpiresAt}
+}
+
 // learnLast asks the stream for its last message for a component, which is not the one that this
-// replica knew.
+// replica knew. If there is none any more, the revision that is known stays: an older one must not
+// follow.
 func (p *publisher) learnLast(ctx context.Context, appid string) error {
 	p.codes.ForgetStored(appid)
 	stream, err := p.js.Stream(ctx, p.cfg.UpdateStream)
@@ -299,7 +325,7 @@ func (p *publisher) learnLast(ctx context.Context, appid string) error {
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
-	p.codes.SetStored(appid, view.Stored{Revision: update.Revision, Sequence: msg.Sequence})
+	p.codes.SetStored(appid, storedAs(update, msg.Sequence))
 	return nil
 }
 

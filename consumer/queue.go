@@ -21,12 +21,23 @@ type pending struct {
 // queue holds the announcements for one stream. Of several announcements with the same key one is
 // under way at a time, and the newest of those that wait is next.
 type queue struct {
+	part     string // in a health
 	waiting  map[string]pending
 	order    []string // the keys of waiting that are not under way, oldest first
 	underWay map[string]bool
+	failed   map[string]attempt // the last attempts, where they failed
+	reason   error              // why the last of them failed
 }
 
-func newQueue() *queue { return &queue{waiting: map[string]pending{}, underWay: map[string]bool{}} }
+// attempt is an attempt to publish that failed.
+type attempt struct {
+	repo.Announcement
+	at time.Time
+}
+
+func newQueue(part string) *queue {
+	return &queue{part: part, waiting: map[string]pending{}, underWay: map[string]bool{}, failed: map[string]attempt{}}
+}
 
 // keyOf returns the key of an announcement: the component for an update, the message id for a
 // failure.
@@ -72,10 +83,24 @@ func (q *queue) next() (pending, bool) {
 	return n, true
 }
 
-// finish notes that the announcement with the key is not under way any more.
-func (q *queue) finish(key string) {
+// finish notes how the attempt to publish an announcement ended, which is not under way any more.
+func (q *queue) finish(a repo.Announcement, err error, now time.Time) {
+	key := keyOf(a)
 	delete(q.underWay, key)
 	if _, ok := q.waiting[key]; ok {
 		q.order = append(q.order, key)
+	}
+	if err != nil {
+		q.failed[key], q.reason = attempt{a, now}, err
+	} else {
+		q.done(key)
+	}
+}
+
+// done notes that an announcement need not be tried again: it is published, or of no use any more.
+func (q *queue) done(key string) {
+	delete(q.failed, key)
+	if len(q.failed) == 0 {
+		q.reason = nil
 	}
 }

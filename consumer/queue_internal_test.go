@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"preauth"
 	"preauth/repo"
@@ -23,7 +24,7 @@ func failure(appid, id string) pending {
 func drain(q *queue) (ids []string) {
 	for n, ok := q.next(); ok; n, ok = q.next() {
 		ids = append(ids, n.MessageID)
-		q.finish(keyOf(n.Announcement))
+		q.finish(n.Announcement, nil, time.Now())
 	}
 	return ids
 }
@@ -44,7 +45,7 @@ func TestNewestWaitingRevisionIsPublished(t *testing.T) {
 		"failures without a component":  {[]pending{failure("", "a"), failure("", "b")}, nil, []string{"a", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			q := newQueue()
+			q := newQueue(updatesPart)
 			var displaced []string
 			for _, n := range test.add {
 				if a, ok := q.add(n); ok {
@@ -61,7 +62,7 @@ func TestNewestWaitingRevisionIsPublished(t *testing.T) {
 // While an announcement of a component is in flight, the component's next one waits. Those of other
 // components do not.
 func TestOneAnnouncementPerComponentIsInFlight(t *testing.T) {
-	q := newQueue()
+	q := newQueue(updatesPart)
 	q.add(update("wx1", 1))
 	if n, ok := q.next(); !ok || n.MessageID != "wx1.1" {
 		t.Fatalf("got %v, %v", n, ok)
@@ -74,12 +75,12 @@ func TestOneAnnouncementPerComponentIsInFlight(t *testing.T) {
 	if n, ok := q.next(); ok {
 		t.Errorf("%s is published while an older one is in flight", n.MessageID)
 	}
-	q.finish("wx1")
+	q.finish(update("wx1", 1).Announcement, nil, time.Now())
 	if n, ok := q.next(); !ok || n.MessageID != "wx1.2" {
 		t.Errorf("got %v, %v, want the one that waited", n, ok)
 	}
-	q.finish("wx1")
-	q.finish("wx2")
+	q.finish(update("wx1", 2).Announcement, nil, time.Now())
+	q.finish(update("wx2", 1).Announcement, nil, time.Now())
 	if len(q.waiting)+len(q.order)+len(q.underWay) != 0 {
 		t.Errorf("left in the queue: %+v", q)
 	}

@@ -147,6 +147,10 @@ func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, c
 	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.InFlight()) })
 	show("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(codes.Len()) })
 	show("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(tokens.Len()) })
+	for view, reader := range map[string]*stream.Reader{"tokens": s.tokens.reader, "codes": s.updates.reader} {
+		gauge(registerer, "view_lag_messages", "Messages of the stream that this replica has yet to take into memory.",
+			prometheus.Labels{"view": view}, func() float64 { return float64(reader.Lag()) })
+	}
 	show("consumer_pending_events", "Token events that no replica has taken.", func() float64 { return float64(events.latest().Pending) })
 	show("consumer_ack_pending_events", "Token events that replicas work on.", func() float64 { return float64(events.latest().InFlight) })
 	show("ready", "1 if the service does all its work.", func() float64 {
@@ -238,7 +242,9 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.updates.announce = func(a repo.Announcement) bool { return s.publisher.enqueue(workCtx, a, time.Time{}) }
 	watching.Go(func() {
-		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{Follow: s.updates.follow, Subjects: s.updates.codes.StoredLen})
+		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{
+			Follow: s.updates.follow, Subjects: func() int { return s.updates.codes.StoredLen(s.cfg.Now()) },
+		})
 	})
 	for _, role := range []stream.Role{s.roles.failures, s.roles.authorizations, s.roles.authorized} {
 		watching.Go(func() { s.keeper.Keep(watchCtx, role, exists(role, s.health)) })

@@ -1,4 +1,5 @@
-// Package outage logs that something outside is away, without repeating itself.
+// Package outage logs that something outside is away or refuses what it should not, without repeating
+// itself.
 package outage
 
 import (

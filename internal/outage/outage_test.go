@@ -46,3 +46,36 @@ func TestOutageOfTenMinutes(t *testing.T) {
 		t.Errorf("got\n%s", out.String())
 	}
 }
+
+// A part that fails each second with the same reason is no flood, and a new reason is news.
+func TestDefectThatLasts(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	d := outage.NewDefects(log, func() time.Time { return now })
+	lines := func() int {
+		n := strings.Count(out.String(), "\n")
+		out.Reset()
+		return n
+	}
+	fail := func(what, reason string) {
+		now = now.Add(time.Second)
+		d.Log(t.Context(), slog.LevelWarn, what, errors.New(reason), "rows", 1)
+	}
+	for range 150 {
+		fail("not swept", "denied")
+		fail("not deleted", "denied")
+	}
+	if n := lines(); n != 10 {
+		t.Errorf("%d lines about two things in five minutes, want 10", n)
+	}
+	fail("not swept", "table is missing")
+	if !strings.Contains(out.String(), `msg="not swept" rows=1 error="table is missing"`) || lines() != 1 {
+		t.Error("a new reason is not logged once")
+	}
+	d.Log(t.Context(), slog.LevelWarn, "not swept", nil)
+	fail("not swept", "table is missing")
+	if n := lines(); n != 1 {
+		t.Errorf("%d lines about what worked meanwhile, want 1", n)
+	}
+}

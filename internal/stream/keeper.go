@@ -19,7 +19,24 @@ import (
 // lookEvery is how often a stream is looked at: whether it is still there and still the same.
 const lookEvery = 2 * time.Second
 
-var errOtherStream = errors.New("the stream was re-created or lost messages")
+var (
+	errOtherStream = errors.New("the stream was re-created or lost messages")
+	errLost        = fmt.Errorf("%w: it holds fewer subjects than it has to", errOtherStream)
+)
+
+// A stream that holds fewer subjects than it has to is followed anew, since somebody may have purged
+// it. If its own limits make it lose them, that goes on for ever. So the first time it is followed
+// anew at once, and then not before it was followed for ever longer times.
+const firstBearing, longestBearing = 4 * time.Second, 5 * time.Minute
+
+// bearing returns for how long the loss of subjects is to be borne next, after a stream was followed
+// for some time while it was to be borne for the given one.
+func bearing(borne, followed time.Duration) time.Duration {
+	if followed > 2*max(borne, firstBearing) {
+		return firstBearing
+	}
+	return min(max(2*borne, firstBearing), longestBearing)
+}
 
 // Keeper creates streams where they are missing and has them followed. It is safe for concurrent use.
 type Keeper struct {
@@ -42,11 +59,15 @@ func NewKeeper(js jetstream.JetStream, log *slog.Logger, failed func(r Role, err
 func (k *Keeper) Keep(ctx context.Context, r Role, f Follower) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 2*time.Second
+	bear := time.Duration(0)
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := k.once(ctx, r, f)
+		err := k.once(ctx, r, f, bear)
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, errLost) {
+			bear = bearing(bear, time.Since(started))
 		}
 		k.log.Debug("stream is not followed", "stream", r.Name, "error", err)
 		k.failed(r, err)
@@ -57,7 +78,7 @@ func (k *Keeper) Keep(ctx context.Context, r Role, f Follower) {
 	}
 }
 
-func (k *Keeper) once(ctx context.Context, r Role, f Follower) error {
+func (k *Keeper) once(ctx context.Context, r Role, f Follower, bear time.Duration) error {
 	stream, err := k.ensure(ctx, r)
 	if err != nil {
 		return err
@@ -67,7 +88,7 @@ func (k *Keeper) once(ctx context.Context, r Role, f Follower) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { cancel(k.watch(ctx, r, f, stream, id)) })
+	watcher.Go(func() { cancel(k.watch(ctx, r, f, stream, id, bear)) })
 	defer watcher.Wait()
 	defer cancel(nil) // runs before the watcher is waited for
 
@@ -79,8 +100,9 @@ func (k *Keeper) once(ctx context.Context, r Role, f Follower) error {
 }
 
 // watch returns when the stream is gone, is another one, has lost messages, or cannot serve any more.
-func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream.Stream, id Identity) error {
-	var last uint64
+// It bears for some time that the stream holds too few subjects.
+func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream.Stream, id Identity, bear time.Duration) error {
+	started, last := time.Now(), uint64(0)
 	for pause.For(ctx, pause.Jittered(lookEvery)) {
 		subjects := 0
 		if f.Subjects != nil {
@@ -94,8 +116,10 @@ func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream
 			return fmt.Errorf("stream %s: %w", id.Name, err)
 		case err != nil:
 			continue // unreachable for the moment, which the connection's state tells
-		case IdentityOf(info) != id, info.State.LastSeq < last, info.State.NumSubjects < uint64(subjects):
+		case IdentityOf(info) != id, info.State.LastSeq < last:
 			return fmt.Errorf("stream %s: %w", id.Name, errOtherStream)
+		case info.State.NumSubjects < uint64(subjects) && time.Since(started) >= bear:
+			return fmt.Errorf("stream %s: %w", id.Name, errLost)
 		}
 		if err := r.unfit(info.Config); err != nil {
 			return fmt.Errorf("stream %s: %w", id.Name, err)

@@ -122,8 +122,15 @@ func drift(want, have jetstream.StreamConfig) string {
 	differs("retention", want.Retention, have.Retention)
 	differs("storage", want.Storage, have.Storage)
 	differs("replicas", want.Replicas, have.Replicas)
-	differs("max age", want.MaxAge, have.MaxAge)
+	if want.MaxAge == 0 && have.MaxAge > 0 {
+		drift = append(drift, fmt.Sprintf("max age is %v, after which messages vanish that have to stay: set it to 0", have.MaxAge))
+	} else {
+		differs("max age", want.MaxAge, have.MaxAge)
+	}
 	differs("max messages per subject", max(want.MaxMsgsPerSubject, 0), max(have.MaxMsgsPerSubject, 0))
+	if bounded := have.MaxBytes > 0 || have.MaxMsgs > 0; bounded {
+		differs("discard", want.Discard, have.Discard)
+	}
 	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
 	differs("republish", republished(want), republished(have))
 	return strings.Join(drift, "; ")

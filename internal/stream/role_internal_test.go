@@ -3,6 +3,7 @@ package stream
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -119,13 +120,53 @@ func TestStreamThatCannotServe(t *testing.T) {
 }
 
 func TestDrift(t *testing.T) {
-	if got := drift(news.config(), news.config()); got != "" {
-		t.Errorf("a stream as it would be created differs: %s", got)
+	for name, test := range map[string]struct {
+		change func(*jetstream.StreamConfig)
+		want   string
+	}{
+		"as it would be created": {func(*jetstream.StreamConfig) {}, ""},
+		"other subjects and limits": {
+			func(c *jetstream.StreamConfig) { c.Subjects, c.MaxMsgsPerSubject = []string{"news.*", "old"}, -1 },
+			"subjects is [news.* old], not [news.*]; max messages per subject is 0, not 1",
+		},
+		"an age": {
+			func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+			"max age is 1h0m0s, after which messages vanish that have to stay: set it to 0",
+		},
+		"full, it drops the oldest": {
+			func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1000, jetstream.DiscardOld },
+			"discard is DiscardOld, not DiscardNew; max bytes is 1000, not 0",
+		},
+		"never full, so it drops nothing": {func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := news.config()
+			want.Discard = jetstream.DiscardNew
+			have := want
+			test.change(&have)
+			if got := drift(want, have); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
 	}
-	have := news.config()
-	have.Subjects, have.MaxMsgsPerSubject = []string{"news.*", "old"}, -1
-	const want = "subjects is [news.* old], not [news.*]; max messages per subject is 0, not 1"
-	if got := drift(news.config(), have); got != want {
-		t.Errorf("got %q, want %q", got, want)
+}
+
+// A stream that loses what it has to hold is followed anew at once, and ever more rarely while that
+// goes on.
+func TestLossesAreBorneForLonger(t *testing.T) {
+	borne, want := time.Duration(0), []time.Duration{4 * time.Second, 8 * time.Second, 16 * time.Second}
+	for _, next := range want {
+		if borne = bearing(borne, borne+2*time.Second); borne != next {
+			t.Errorf("borne for %v, want %v", borne, next)
+		}
+	}
+	for range 10 {
+		borne = bearing(borne, borne+2*time.Second)
+	}
+	if borne != longestBearing {
+		t.Errorf("borne for %v, want %v", borne, longestBearing)
+	}
+	if borne = bearing(borne, time.Hour); borne != firstBearing {
+		t.Errorf("borne for %v after an hour without a loss, want %v", borne, firstBearing)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"preauth"
 )
@@ -27,9 +28,13 @@ type Code struct {
 	Answer preauth.LookupAnswer
 }
 
-// Stored is the last message that the stream of announcements holds for a component. The zero Stored
-// stands for none.
-type Stored struct{ Revision, Sequence uint64 }
+// Stored is the last message that the stream of announcements holds for a component: the sequence, and
+// of the update in it the revision and the end of the code's life. The zero Stored stands for none.
+type Stored struct {
+	Revision  uint64
+	Sequence  uint64 // 0 for a message that was there and is gone
+	ExpiresAt time.Time
+}
 
 // NewCodes returns an empty view.
 func NewCodes() *Codes {
@@ -90,11 +95,15 @@ func (v *Codes) SetStored(appid string, stored Stored) {
 	}
 }
 
-// ForgetStored notes that what is known of the stream's last message for a component was wrong.
+// ForgetStored notes that the message known of a component is not the stream's last one, or is gone.
+// Its revision stays: no older one is to follow it.
 func (v *Codes) ForgetStored(appid string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.stored, appid)
+	if stored, ok := v.stored[appid]; ok {
+		stored.Sequence = 0
+		v.stored[appid] = stored
+	}
 }
 
 // Restart notes that another stream is read, from its beginning: what the one before held says
@@ -140,9 +149,16 @@ func (v *Codes) Len() int {
 	return len(v.codes)
 }
 
-// StoredLen returns for how many components the stream is known to hold a message.
-func (v *Codes) StoredLen() int {
+// StoredLen returns for how many components the stream is known to hold an update whose code lives.
+// Others may go away by themselves.
+func (v *Codes) StoredLen(now time.Time) int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return len(v.stored)
+	living := 0
+	for _, stored := range v.stored {
+		if stored.Sequence > 0 && stored.ExpiresAt.After(now) {
+			living++
+		}
+	}
+	return living
 }

@@ -229,22 +229,35 @@ func TestCorrect(t *testing.T) {
 }
 
 func TestLastStored(t *testing.T) {
+	stored := func(revision, sequence uint64) view.Stored {
+		return view.Stored{Revision: revision, Sequence: sequence, ExpiresAt: now.Add(time.Hour)}
+	}
 	v := view.NewCodes()
-	v.SetStored("wx1", view.Stored{Revision: 2, Sequence: 20})
-	v.SetStored("wx1", view.Stored{Revision: 3, Sequence: 10}) // learnt late
-	if got := v.LastStored("wx1"); got != (view.Stored{Revision: 2, Sequence: 20}) {
+	v.SetStored("wx1", stored(2, 20))
+	v.SetStored("wx1", stored(3, 10)) // learnt late
+	if got := v.LastStored("wx1"); got != stored(2, 20) {
 		t.Errorf("got %+v, want the message that came last", got)
 	}
 	v.ForgetStored("wx1")
-	v.SetStored("wx1", view.Stored{Revision: 1, Sequence: 5})
-	v.SetStored("wx2", view.Stored{Revision: 1, Sequence: 6})
-	if got := v.LastStored("wx1"); got != (view.Stored{Revision: 1, Sequence: 5}) || v.StoredLen() != 2 {
-		t.Errorf("got %+v of %d, want what was learnt anew", got, v.StoredLen())
+	if got := v.LastStored("wx1"); got != stored(2, 0) || v.StoredLen(now) != 0 {
+		t.Errorf("got %+v of %d, want the revision of the message that is gone", got, v.StoredLen(now))
+	}
+	v.SetStored("wx1", stored(1, 5))
+	v.SetStored("wx2", stored(1, 6))
+	if got := v.LastStored("wx1"); got != stored(1, 5) || v.StoredLen(now) != 2 {
+		t.Errorf("got %+v of %d, want what was learnt anew", got, v.StoredLen(now))
+	}
+	if n := v.StoredLen(now.Add(time.Hour)); n != 0 {
+		t.Errorf("the stream has to hold %d updates of codes that have expired", n)
+	}
+	v.ForgetStored("wx3")
+	if got := v.LastStored("wx3"); got != (view.Stored{}) {
+		t.Errorf("got %+v of a component that was never stored", got)
 	}
 	v.Add(preauth.Update{AppID: "wx1", Revision: 1})
 	v.Restart()
-	if got := v.LastStored("wx1"); got != (view.Stored{}) || v.StoredLen() != 0 || v.Len() != 1 {
-		t.Errorf("got %+v of %d, and %d codes: another stream holds nothing, and the codes stay", got, v.StoredLen(), v.Len())
+	if got := v.LastStored("wx1"); got != (view.Stored{}) || v.StoredLen(now) != 0 || v.Len() != 1 {
+		t.Errorf("got %+v of %d, and %d codes: another stream holds nothing, and the codes stay", got, v.StoredLen(now), v.Len())
 	}
 }
 

@@ -1,0 +1,78 @@
+package consumer
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+	"preauth/internal/view"
+	"preauth/repo"
+)
+
+// What this replica learnt after it had asked MySQL, the answer does not contradict.
+func TestCodeCommittedMeanwhileIsNoForeignOne(t *testing.T) {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	code := func(revision uint64, code string) preauth.Update {
+		return preauth.Update{
+			AppID: "wx1", Revision: revision, PreAuthCode: preauth.NewSecret(code), IssuedAt: now, ExpiresAt: now.Add(time.Hour),
+		}
+	}
+	old, newer := code(1, "old"), code(2, "newer")
+	known := repo.Component{Current: &repo.CurrentCode{
+		Revision: 1, Code: repo.Code{PreAuthCode: old.PreAuthCode, IssuedAt: old.IssuedAt, ExpiresAt: old.ExpiresAt},
+	}}
+	for name, test := range map[string]struct {
+		meanwhile bool // the newer code came after MySQL was asked, not before
+		foreign   float64
+		raises    int
+		current   uint64
+	}{
+		"it was there before": {false, 1, 1, 1},
+		"it came meanwhile":   {true, 0, 0, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			codes, m := view.NewCodes(), newMetrics(registry)
+			cfg := Config{Now: func() time.Time { return now }}.withDefaults()
+			f := newCodeFollower(cfg, newRoles(cfg).updates, nil, nil, codes, nil, nil, m, slog.New(slog.DiscardHandler))
+			learn := func(u preauth.Update) {
+				codes.Add(u)
+				codes.SetStored("wx1", storedAs(u, u.Revision))
+			}
+			learn(old)
+			if !test.meanwhile {
+				learn(newer)
+			}
+			before := f.see("wx1", 0)
+			if test.meanwhile {
+				learn(newer)
+			}
+			raises := f.judge(t.Context(), "wx1", known, before)
+			if got := counted(t, registry, "preauth_foreign_updates_total"); got != test.foreign || len(raises) != test.raises {
+				t.Errorf("%v foreign updates and %d corrections, want %v and %d", got, len(raises), test.foreign, test.raises)
+			}
+			if got := codes.Current("wx1"); got == nil || got.Revision != test.current {
+				t.Errorf("the view has %+v, want revision %d", got, test.current)
+			}
+		})
+	}
+}
+
+// counted returns the value of a counter without labels.
+func counted(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == name {
+			return family.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
