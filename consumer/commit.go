@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/bits"
 	"time"
@@ -33,6 +34,8 @@ type committer struct {
 	now       func() time.Time
 	retry     time.Duration // after a code that MySQL refuses
 	wechat    *outage.Log
+	// owned returns nil while the database belongs to this service's streams.
+	owned func() error
 	// onNewCode is told each component that got a new current code.
 	onNewCode func(appid string)
 
@@ -41,11 +44,11 @@ type committer struct {
 
 func newCommitter(
 	cfg Config, db *repo.Repo, codes *view.Codes, p *publisher, h *health, m *metrics, log *slog.Logger,
-	wechat *outage.Log, onNewCode func(appid string),
+	wechat *outage.Log, owned func() error, onNewCode func(appid string),
 ) *committer {
 	c := &committer{
 		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.Trace, now: cfg.Now,
-		retry: cfg.Delays.TransientMax, wechat: wechat, onNewCode: onNewCode,
+		retry: cfg.Delays.TransientMax, wechat: wechat, owned: owned, onNewCode: onNewCode,
 	}
 	c.outcomes = batch.New(transactions, repo.MaxBatch, c.save)
 	return c
@@ -75,13 +78,23 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 	return outcome, result, err
 }
 
-// save commits a batch of outcomes.
+// errNotOwned means that the database belongs to other streams by now. What was begun for these is not
+// saved there.
+var errNotOwned = errors.New("not saved")
+
+// save commits a batch of outcomes, unless the database was given to others while they were made.
 func (c *committer) save(ctx context.Context, outcomes []repo.Outcome) (results []repo.Result, err error) {
 	started := time.Now()
+	var lost error
 	err = untilAvailable(ctx, c.health, "saving", func(ctx context.Context) (err error) {
-		results, err = c.db.Save(ctx, outcomes)
+		if lost = c.owned(); lost == nil {
+			results, err = c.db.Save(ctx, outcomes)
+		}
 		return err
 	})
+	if lost != nil {
+		err = fmt.Errorf("%w: %w", errNotOwned, lost)
+	}
 	c.metrics.saved(len(outcomes), time.Since(started), err)
 	return results, err
 }

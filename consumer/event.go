@@ -180,7 +180,7 @@ func decide(known repo.Component, token repo.Token, how arrival, now time.Time) 
 // the event stays in flight, since its next delivery would cost another call of WeChat.
 func (w *worker) commitAndAcknowledge(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
 	saved, result, err := w.commit.commit(ctx, outcome, repo.Component{})
-	for err != nil && ctx.Err() == nil {
+	for err != nil && ctx.Err() == nil && !errors.Is(err, errNotOwned) {
 		delay := pause.Jittered(defectDelay)
 		w.log.Error("event not saved", "component", step.AppID, "sequence", step.Sequence, "retry_in", delay, "error", err)
 		if pause.For(ctx, delay) {

@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -55,4 +56,33 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	if got := w.current("wx1"); got.Equal(before.PreAuthCode) {
 		t.Error("the current code is still the old one")
 	}
+}
+
+// The database is given to others while an event waits for WeChat. Its outcome is not saved there, and
+// the event goes back to the stream until the database is ours again.
+func TestOutcomeIsNotSavedInADatabaseThatWasGivenAway(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	hold := wechattest.NewHold()
+	defer hold.Release()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
+	w.announce("wx1", w.token("a"))
+	next(w, hold.Reached())
+
+	theirs := repo.StreamSet{Tokens: "OTHER_TOKENS", Updates: "OTHER_UPDATES", Failures: "OTHER_FAILURES"}
+	ours, err := r.db.Adopt(w.within(), theirs, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the service stops working", func() bool { return contains(r.service.Ready(), "database: ") })
+	hold.Release()
+	w.eventually("the event is given back", func() bool { return strings.Contains(w.log.String(), "event given back to the stream") })
+	if n := r.count(consumer.StepCommitted); n != 0 {
+		t.Error("saved all the same")
+	}
+	if _, err := r.db.Adopt(w.within(), ours, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	r.await(consumer.StepCommitted, "wx1", 1)
+	w.settled(r, "wx1")
 }

@@ -94,7 +94,7 @@ func New(
 	publisher := newPublisher(cfg, js, db, codes, h, m, log)
 	issuer := newIssuer(cfg, api, codes, m, log)
 	spares := newSpares(cfg, db, tokens, codes, issuer, h, m, log)
-	committer := newCommitter(cfg, db, codes, publisher, h, m, log, outage.New(log, "WeChat", cfg.Now), spares.topUp)
+	committer := newCommitter(cfg, db, codes, publisher, h, m, log, outage.New(log, "WeChat", cfg.Now), owner.check, spares.topUp)
 	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
 	intake := stream.NewIntake(js, log, stream.IntakeOptions{
