@@ -5,6 +5,7 @@
 //   - a component has at most one current code, and a claim id at most one live code; the schema
 //     itself enforces both;
 //   - a claimed code was never announced, and no other claim gets it;
+//   - a code that an account authorized with is given to nobody;
 //   - an event never replaces the code of a newer event, however late or often it is saved;
 //   - an announcement is in the outbox if and only if the code or failure that it announces is
 //     committed;

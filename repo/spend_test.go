@@ -427,32 +427,38 @@ func TestCodesAreReplacedAndSpentAtOnce(t *testing.T) {
 // A transaction that decides on a component holds its row: an authorization in between waits, and
 // then sees what became of the code.
 func TestAnAuthorizationWaitsForTheOutcomeThatReplacesItsCode(t *testing.T) {
+	// Given a transaction that is about to commit the code's successor,
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), "a"))
 	other, _ := open(t, d.dsn)
-	spending := make(chan repo.Spent, 1)
-	d.faults.Script("commit", repotest.Fault{Before: func() {
-		go func() {
-			spent, err := other.Spend(within(t), authorization("wx1", "a", start.Add(time.Minute)))
-			if err != nil {
-				t.Error(err)
-			}
-			spending <- spent
-		}()
-		select {
-		case spent := <-spending:
-			t.Errorf("it did not wait: %+v", spent)
-			spending <- spent
-		case <-time.After(200 * time.Millisecond):
+	reached, commit := make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(commit) })
+	defer goOn()
+	d.faults.Script("commit", repotest.Fault{Before: func() { close(reached); <-commit }})
+	var working sync.WaitGroup
+	working.Go(func() { d.save(t, succeeded("wx1", at(2), "b")) })
+	<-reached
+	// when an authorization with the code comes, it waits for the component's row;
+	var spent repo.Spent
+	working.Go(func() {
+		var err error
+		if spent, err = other.Spend(within(t), authorization("wx1", "a", start.Add(time.Minute))); err != nil {
+			t.Error(err)
 		}
-	}})
-	d.save(t, succeeded("wx1", at(2), "b"))
-	if spent := <-spending; spent.WasCurrent || spent.Revision != 2 || len(spent.Announcements) != 1 {
+	})
+	eventually(t, func() bool {
+		return d.count(t, "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '/* repo.lock */%'") > 0
+	})
+	goOn()
+	working.Wait()
+	// then the code is not the current one any more.
+	if spent.WasCurrent || spent.Revision != 2 || len(spent.Announcements) != 1 {
 		t.Errorf("spent: %+v", spent)
 	}
 	if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "b" || c.Current.IsSpent() {
 		t.Errorf("current: %+v", c.Current)
 	}
+	d.consistent(t)
 }
 
 func TestImpossibleAuthorizations(t *testing.T) {
