@@ -112,13 +112,10 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 	c.trace(step)
 	if a := result.Announcement; a != nil {
 		var eventAt time.Time
-		if a.Update != nil {
-			c.codes.Add(*a.Update)
-			if outcome.Cause == preauth.CauseToken {
-				eventAt = outcome.Token.Position.Time
-			}
+		if a.Update != nil && outcome.Cause == preauth.CauseToken {
+			eventAt = outcome.Token.Position.Time
 		}
-		c.publisher.enqueue(ctx, *a, eventAt)
+		c.announce(ctx, *a, eventAt)
 	}
 	switch step.Name {
 	case StepFailed:
@@ -132,6 +129,14 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 		c.log.Debug("token announced again", "component", step.AppID, "sequence", step.Sequence)
 	default: // superseded: nothing has changed
 	}
+}
+
+// announce has the view know of what was committed, and then everybody. See [publisher.enqueue].
+func (c *committer) announce(ctx context.Context, a repo.Announcement, eventAt time.Time) {
+	if a.Update != nil {
+		c.codes.Add(*a.Update)
+	}
+	c.publisher.enqueue(ctx, a, eventAt)
 }
 
 // tellFailure logs a failure that is news. That WeChat is away is logged once for all components.

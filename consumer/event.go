@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,24 +11,18 @@ import (
 	"preauth"
 	"preauth/internal/batch"
 	"preauth/internal/keylock"
-	"preauth/internal/pause"
 	"preauth/internal/stream"
 	"preauth/internal/view"
 	"preauth/repo"
 )
 
 const (
-	// returnDelay is when another replica gets an event that this one could not finish.
-	returnDelay = 200 * time.Millisecond
 	// firstFor is for how long an event that announces a token again leaves the work to the token's first
 	// event.
 	firstFor = 10 * time.Second
 	// firstDeliveries is how often it does so at most, in case the replica's clock is behind the
 	// stream's.
 	firstDeliveries = uint64(firstFor / returnDelay)
-	// defectDelay is the wait after MySQL refused something that it should not, because its schema is
-	// missing, say.
-	defectDelay = 5 * time.Second
 	// reads bounds the reads of components' rows under way, and readLimit the components of each.
 	reads, readLimit = 2, 100
 )
@@ -74,12 +67,11 @@ func newWorker(
 
 // work takes an event all its way. When ctx ends before, the event goes back to the stream.
 func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity) {
-	position := positionOf(id, meta)
-	event, err := w.parse(msg, meta)
-	step := Step{AppID: event.AppID, Sequence: position.Sequence, Cause: preauth.CauseToken}
-	w.step(StepReceived, step)
+	event, err := parseTokenEvent(w.subject, msg, meta)
+	d := newDelivery(msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseToken}, w.log, w.trace)
+	d.tell(StepReceived)
 	if err != nil {
-		w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))
+		w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))
 		return
 	}
 
@@ -87,32 +79,32 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	// left to the newer event, which the stream keeps.
 	unlock, err := w.locks.Lock(ctx, event.AppID)
 	if err != nil {
-		w.giveBack(msg, err)
+		d.giveBack(err)
 		return
 	}
 	defer unlock()
-	w.tokens.Await(ctx, position.Sequence)
-	superseded := func() bool { return w.tokens.Superseded(event.AppID, position) }
+	w.tokens.Await(ctx, d.position.Sequence)
+	superseded := func() bool { return w.tokens.Superseded(event.AppID, d.position) }
 	if superseded() {
-		w.skip(msg, step)
+		w.skip(d)
 		return
 	}
 	known, err := w.rows.Do(ctx, event.AppID)
 	if err != nil {
-		w.giveBack(msg, err)
+		d.giveBack(err)
 		return
 	}
 
 	now := w.now()
-	token := repo.Token{Position: position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
-	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: now}
+	token := repo.Token{Position: d.position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
+	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: now, TraceParent: event.TraceParent}
 	how := arrival{w.tokens.FirstOf(event.AppID, token), meta.NumDelivered}
 	switch decide(known, token, how, now) {
 	case decisionSuperseded:
-		w.skip(msg, step)
+		w.skip(d)
 		return
 	case decisionLater:
-		w.redeliver(msg, returnDelay)
+		d.redeliver(returnDelay)
 		return
 	case decisionKeep:
 		outcome.DueAt = renewAt(&known.Current.Code)
@@ -123,15 +115,15 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 			outcome: outcome, secret: event.Token, issuedAt: event.IssuedAt, tries: quickTries, unwanted: superseded,
 		})
 		if errors.Is(err, errUnwanted) {
-			w.skip(msg, step)
+			w.skip(d)
 			return
 		}
 		if err != nil {
-			w.giveBack(msg, err)
+			d.giveBack(err)
 			return
 		}
 	}
-	w.commitAndAcknowledge(ctx, msg, step, outcome)
+	w.finish(ctx, d, outcome)
 }
 
 // arrival is how an event came.
@@ -152,7 +144,7 @@ const (
 	decisionSuperseded
 	// decisionLater: the same token's first event is still worked on, here or elsewhere.
 	decisionLater
-	// decisionKeep: the current code was made with this token and has life left.
+	// decisionKeep: the current code was made with this token and is usable.
 	decisionKeep
 	// decisionExpired: the token is dead.
 	decisionExpired
@@ -167,7 +159,7 @@ func decide(known repo.Component, token repo.Token, how arrival, now time.Time) 
 		return decisionLater
 	case !token.Position.After(known.Token.Position):
 		return decisionSuperseded
-	case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):
+	case current.Usable(now) && current.Fingerprint == token.Fingerprint:
 		return decisionKeep
 	case !token.ExpiresAt.After(now):
 		return decisionExpired
@@ -176,94 +168,25 @@ func decide(known repo.Component, token repo.Token, how arrival, now time.Time) 
 	}
 }
 
-// commitAndAcknowledge commits the outcome of an event and acknowledges the event. While MySQL refuses the outcome,
-// the event stays in flight, since its next delivery would cost another call of WeChat.
-func (w *worker) commitAndAcknowledge(ctx context.Context, msg jetstream.Msg, step Step, outcome repo.Outcome) {
-	saved, result, err := w.commit.commit(ctx, outcome, repo.Component{})
-	for err != nil && ctx.Err() == nil && !errors.Is(err, errNotOwned) {
-		delay := pause.Jittered(defectDelay)
-		w.log.Error("event not saved", "component", step.AppID, "sequence", step.Sequence, "retry_in", delay, "error", err)
-		if pause.For(ctx, delay) {
-			saved, result, err = w.commit.commit(ctx, outcome, repo.Component{})
-		}
-	}
+// finish commits the outcome of an event and acknowledges the event.
+func (w *worker) finish(ctx context.Context, d *delivery, outcome repo.Outcome) {
+	saved, result, err := d.commit(ctx, w.commit, outcome)
 	if err != nil {
-		w.giveBack(msg, err)
+		d.giveBack(err)
 		return
 	}
 	w.metrics.finished(saved, result)
-	if f := saved.Failure; f != nil && f.RetryAt.IsZero() {
-		// Given up: the stream's advisory says why this event has no code.
-		w.acknowledged(step, msg.TermWithReason(string(f.Class)))
-		return
-	}
-	w.acknowledged(step, msg.Ack())
+	d.end(saved.Failure)
 }
 
 // skip acknowledges an event whose component has a newer one, or whose outcome is committed already.
-func (w *worker) skip(msg jetstream.Msg, step Step) {
+func (w *worker) skip(d *delivery) {
 	w.metrics.superseded()
-	w.step(StepSuperseded, step)
-	w.acknowledged(step, msg.Ack())
-}
-
-// acknowledged takes in the error of an acknowledgement, which nothing confirms: if it gets lost, the
-// event is redelivered and found finished.
-func (w *worker) acknowledged(step Step, err error) {
-	if err != nil {
-		w.log.Debug("event not acknowledged: it will be redelivered", "sequence", step.Sequence, "error", err)
-		return
-	}
-	w.step(StepAcknowledged, step)
-}
-
-// giveBack returns an event to the stream, for another replica or for later.
-func (w *worker) giveBack(msg jetstream.Msg, cause error) {
-	delay := returnDelay
-	if !errors.Is(cause, context.Canceled) {
-		delay = defectDelay
-		w.log.Error("event given back to the stream", "retry_in", delay, "error", cause)
-	}
-	w.redeliver(msg, delay)
-}
-
-// redeliver has the stream deliver an event again later.
-func (w *worker) redeliver(msg jetstream.Msg, delay time.Duration) {
-	if err := msg.NakWithDelay(pause.Jittered(delay)); err != nil {
-		w.log.Debug("redelivery not asked for: it comes when the ack wait is over", "error", err)
-	}
-}
-
-func (w *worker) step(name StepName, step Step) {
-	step.Name = name
-	w.trace(step)
-}
-
-func (w *worker) parse(msg jetstream.Msg, meta *jetstream.MsgMetadata) (preauth.TokenEvent, error) {
-	return parseTokenEvent(w.subject, msg, meta)
+	d.tell(StepSuperseded)
+	d.end(nil)
 }
 
 func parseTokenEvent(subject string, msg jetstream.Msg, meta *jetstream.MsgMetadata) (preauth.TokenEvent, error) {
 	appid := preauth.AppIDFromSubject(subject, msg.Subject())
 	return preauth.ParseTokenEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp.UTC().Truncate(time.Microsecond))
-}
-
-// badEvent is the outcome of an event that cannot be understood. It touches no component, so no row
-// recognises a redelivery. The stream of failures does, since the message id is the same each time.
-func badEvent(appid string, position repo.Position, cause error, now time.Time) repo.Outcome {
-	now = now.UTC()
-	return repo.Outcome{
-		AppID: appid, At: now, FailureID: failureID(position, position.Time),
-		Failure: &preauth.Failure{
-			AppID: appid, Class: preauth.ClassBadEvent, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
-			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,
-		},
-	}
-}
-
-func positionOf(id stream.Identity, meta *jetstream.MsgMetadata) repo.Position {
-	return repo.Position{
-		Stream: id.Name, StreamCreated: id.Created,
-		Sequence: meta.Sequence.Stream, Time: meta.Timestamp.UTC().Truncate(time.Microsecond),
-	}
 }

@@ -243,6 +243,7 @@ func (w *mysqlWatch) figures() (outboxRows int, oldest time.Time, census repo.Ce
 
 // progressWatch finds a service that is up and gets nothing done.
 type progressWatch struct {
+	part   string // in the health
 	health *health
 	now    func() time.Time
 	stall  time.Duration
@@ -254,8 +255,10 @@ type progressWatch struct {
 	lastDone time.Time
 }
 
-func newProgressWatch(h *health, now func() time.Time, stall time.Duration, ask func(context.Context) (stream.Progress, error)) *progressWatch {
-	return &progressWatch{health: h, now: now, stall: stall, ask: ask, lastDone: now()}
+func newProgressWatch(
+	part string, h *health, now func() time.Time, stall time.Duration, ask func(context.Context) (stream.Progress, error),
+) *progressWatch {
+	return &progressWatch{part: part, health: h, now: now, stall: stall, ask: ask, lastDone: now()}
 }
 
 func (w *progressWatch) look(ctx context.Context) {
@@ -276,9 +279,9 @@ func (w *progressWatch) look(ctx context.Context) {
 	case err != nil:
 		err = fmt.Errorf("not known for %v: %w", idle.Truncate(time.Second), err)
 	default:
-		err = fmt.Errorf("%d token events wait and none was finished for %v", state.Waiting(), idle.Truncate(time.Second))
+		err = fmt.Errorf("%d events wait and none was finished for %v", state.Waiting(), idle.Truncate(time.Second))
 	}
-	w.health.set("progress", err)
+	w.health.set(w.part, err)
 }
 
 // latest returns the progress as of the last look.

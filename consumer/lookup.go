@@ -62,7 +62,7 @@ func lookupOf(code preauth.Update, request preauth.LookupRequest, left time.Dura
 
 // serves reports whether a code with so much life left is what the request asks for.
 func serves(code preauth.Update, request preauth.LookupRequest, left time.Duration) bool {
-	return left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
+	return !code.Spent && left > 0 && left >= request.MinTTL && code.Revision >= request.MinRevision
 }
 
 // current returns a code that serves the request: the one in MySQL, or a new one, which is made once

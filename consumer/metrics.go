@@ -29,6 +29,7 @@ type metrics struct {
 	claims         answers
 	resolves       answers
 	spares         prometheus.Counter
+	authorizations *prometheus.CounterVec
 	purged         prometheus.Counter
 	foreignUpdates prometheus.Counter
 	natsErrors     *prometheus.CounterVec
@@ -53,11 +54,14 @@ var seconds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05,
 
 // The values of the labels, beside WeChat's classes.
 var (
-	eventOutcomes = []string{"saved", "repeated", "superseded", "parked", "given_up"}
-	results       = []string{"ok", "error"}
-	requestCodes  = []string{"200", "400", "404", "429", "500", "503"}
-	claimCodes    = []string{"200", "201", "400", "404", "409", "429", "500", "503"}
-	resolveCodes  = []string{"200", "400", "404", "429", "500", "503"}
+	eventOutcomes         = []string{"saved", "repeated", "superseded", "parked", "given_up"}
+	authorizationOutcomes = []string{
+		"spent", "repeated", string(preauth.ClassUnknownCode), string(preauth.ClassSecondAuthorizer), string(preauth.ClassBadEvent),
+	}
+	results      = []string{"ok", "error"}
+	requestCodes = []string{"200", "400", "404", "429", "500", "503"}
+	claimCodes   = []string{"200", "201", "400", "404", "409", "429", "500", "503"}
+	resolveCodes = []string{"200", "400", "404", "429", "500", "503"}
 
 	natsErrorKinds = []string{"stream", "permissions", "answers", "slow_consumer", "other"}
 )
@@ -111,7 +115,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			"201 for a pre_auth_code made while the caller waited."),
 		resolves: answered(resolveCodes, "resolves_total", "Requests to resolve a code answered, by code."),
 		spares:   count("spares_made_total", "Codes made ahead of claims."),
-		purged:   count("codes_purged_total", "Expired codes deleted after their retention."),
+		authorizations: countBy("outcome", authorizationOutcomes, "authorizations_total",
+			"Authorizations finished, by outcome: spent, repeated, or the class of a failure."),
+		purged: count("codes_purged_total", "Expired codes deleted after their retention."),
 		foreignUpdates: count("foreign_updates_total",
 			"Messages in the stream of announcements that MySQL contradicts."),
 		natsErrors: countBy("kind", natsErrorKinds, "nats_errors_total",
@@ -133,6 +139,8 @@ func gauge(registerer prometheus.Registerer, name, help string, labels prometheu
 }
 
 func (m *metrics) failed(class preauth.Class) { m.failures.WithLabelValues(string(class)).Inc() }
+
+func (m *metrics) authorized(outcome string) { m.authorizations.WithLabelValues(outcome).Inc() }
 
 // superseded counts an event that needed no outcome of its own.
 func (m *metrics) superseded() { m.events.WithLabelValues("superseded").Inc() }

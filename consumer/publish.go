@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,7 +37,7 @@ const (
 )
 
 // The parts of a publisher in a health.
-const updatesPart, failuresPart = "announcing updates", "announcing failures"
+const updatesPart, failuresPart, authorizedPart = "announcing updates", "announcing failures", "announcing authorizations"
 
 // errChanging: see conflictTries.
 var errChanging = errors.New("the component's last announcement keeps changing")
@@ -60,10 +61,11 @@ type publisher struct {
 
 	mu sync.Mutex
 	// Each stream has a queue of its own: one that does not answer holds up nothing else.
-	updates, failures *queue
-	published         []repo.Announcement // whose rows are to be deleted
-	deleting          bool
-	idle              *sync.Cond // signalled when nothing is under way any more
+	updates, failures, authorized *queue
+
+	published []repo.Announcement // whose rows are to be deleted
+	deleting  bool
+	idle      *sync.Cond // signalled when nothing is under way any more
 }
 
 func newPublisher(
@@ -71,7 +73,7 @@ func newPublisher(
 ) *publisher {
 	p := &publisher{
 		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, defects: outage.NewDefects(log, cfg.Now),
-		updates: newQueue(updatesPart), failures: newQueue(failuresPart),
+		updates: newQueue(updatesPart), failures: newQueue(failuresPart), authorized: newQueue(authorizedPart),
 	}
 	p.idle = sync.NewCond(&p.mu)
 	return p
@@ -124,8 +126,9 @@ func (p *publisher) sweep(ctx context.Context) {
 		}
 	}
 	if err == nil {
-		p.forget(p.updates, waiting)
-		p.forget(p.failures, waiting)
+		for _, q := range p.queues() {
+			p.forget(q, waiting)
+		}
 	}
 	p.dispatch(ctx)
 }
@@ -147,24 +150,30 @@ func (p *publisher) forget(q *queue, waiting map[string]bool) {
 
 // add puts an announcement into its queue. The caller holds mu.
 func (p *publisher) add(q *queue, n pending) {
-	if n.Update == nil && n.Failure == nil { // a newer code took the place of the announced one
+	if n.Update == nil && n.Failure == nil && n.Authorized == nil { // a newer code took the place of the announced one
 		p.published = append(p.published, n.Announcement)
 	} else if displaced, ok := q.add(n); ok {
 		p.published = append(p.published, displaced)
 	}
 }
 
+func (p *publisher) queues() []*queue { return []*queue{p.updates, p.failures, p.authorized} }
+
 func (p *publisher) queueOf(a repo.Announcement) *queue {
-	if a.Failure != nil {
+	switch {
+	case a.Failure != nil:
 		return p.failures
+	case a.Authorized != nil:
+		return p.authorized
+	default:
+		return p.updates
 	}
-	return p.updates
 }
 
 // dispatch begins to publish what waits and to delete the rows of what is published, within the
 // bounds. The caller holds mu.
 func (p *publisher) dispatch(ctx context.Context) {
-	for _, q := range []*queue{p.updates, p.failures} {
+	for _, q := range p.queues() {
 		for len(q.underWay) < publishing {
 			n, ok := q.next()
 			if !ok {
@@ -192,7 +201,8 @@ func (p *publisher) dispatch(ctx context.Context) {
 
 // isIdle reports whether nothing is under way. The caller holds mu.
 func (p *publisher) isIdle() bool {
-	return len(p.updates.underWay)+len(p.failures.underWay) == 0 && !p.deleting
+	busy := func(q *queue) bool { return len(q.underWay) > 0 }
+	return !p.deleting && !slices.ContainsFunc(p.queues(), busy)
 }
 
 // finish takes in how an attempt to publish ended.
@@ -234,10 +244,13 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	defer cancel()
 	started := time.Now()
 	var err error
-	if n.Update != nil {
+	switch f, a := n.Failure, n.Authorized; {
+	case f != nil:
+		err = p.publishMsg(ctx, f.Subject(p.cfg.Subjects.Failed), preauth.FailureHeader(n.MessageID, p.cfg.Source, f.AppID, f.OccurredAt), f.Encode())
+	case a != nil:
+		err = p.publishMsg(ctx, preauth.SubjectFor(p.cfg.Subjects.Authorized, a.AppID), a.Header(n.MessageID, p.cfg.Source), a.Encode())
+	default:
 		err = p.publishUpdate(ctx, *n.Update)
-	} else {
-		err = p.publishFailure(ctx, n.MessageID, *n.Failure)
 	}
 	p.metrics.published(err, time.Since(started))
 	if err != nil {
@@ -251,12 +264,9 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	return nil
 }
 
-func (p *publisher) publishFailure(ctx context.Context, id string, f preauth.Failure) error {
-	_, err := p.js.PublishMsg(ctx, &nats.Msg{
-		Subject: f.Subject(p.cfg.Subjects.Failed),
-		Header:  preauth.FailureHeader(id, p.cfg.Source, f.AppID, f.OccurredAt),
-		Data:    f.Encode(),
-	})
+// publishMsg publishes what may come in any order.
+func (p *publisher) publishMsg(ctx context.Context, subject string, header nats.Header, body []byte) error {
+	_, err := p.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: header, Data: body})
 	if err != nil {
 		return fmt.Errorf("publishing: %w", err)
 	}

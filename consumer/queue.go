@@ -39,10 +39,10 @@ func newQueue(part string) *queue {
 	return &queue{part: part, waiting: map[string]pending{}, underWay: map[string]bool{}, failed: map[string]attempt{}}
 }
 
-// keyOf returns the key of an announcement: the component for an update, the message id for a
-// failure.
+// keyOf returns the key of an announcement: the component for an update, the message id for all
+// others.
 func keyOf(a repo.Announcement) string {
-	if a.Failure != nil {
+	if a.Failure != nil || a.Authorized != nil {
 		return a.MessageID
 	}
 	return a.AppID

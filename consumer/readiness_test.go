@@ -83,7 +83,7 @@ func TestReadinessReportsAStandstill(t *testing.T) {
 		w.announce("wx1", w.token("a"))
 		next(w, hold.Reached())
 		w.deleteDurable() // a replica without a free slot pulls nothing, so it does not notice
-		w.eventually("not ready", func() bool { return contains(r.service.Ready(), "progress: not known for ") })
+		w.eventually("not ready", func() bool { return contains(r.service.Ready(), "progress of tokens: not known for ") })
 		hold.Release()
 		r.ready()
 	})
@@ -101,7 +101,7 @@ func TestReadinessReportsAStandstill(t *testing.T) {
 		w.announce("wx1", w.token("a"))
 		r.await(consumer.StepReceived, "wx1", 2)
 		w.eventually("not ready", func() bool {
-			return contains(r.service.Ready(), "progress: 1 token events wait and none was finished for ")
+			return contains(r.service.Ready(), "progress of tokens: 1 events wait and none was finished for ")
 		})
 		faults.Reset()
 		r.await(consumer.StepCommitted, "wx1", 1)
@@ -162,7 +162,7 @@ func TestShutdownWhileTheLineIsStalled(t *testing.T) {
 	next(w, hold.Reached())
 	next(w, stalled.reached)
 
-	if !strings.Contains(r.metrics(), "preauth_events_in_flight 1\n") {
+	if !strings.Contains(r.metrics(), `preauth_events_in_flight{stream="tokens"} 1`) {
 		t.Error("the event is not in flight")
 	}
 	r.stop() // must not wait for ever

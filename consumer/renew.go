@@ -22,7 +22,7 @@ import (
 const leaseBatch = 100
 
 // renewer keeps the components' codes valid: it renews them ahead of expiry, tries again after
-// failures, and renews at once what a look-up finds expired.
+// failures, and renews at once what a look-up finds expired and what an authorization has spent.
 //
 // A component's row says when it is due. Replicas share the due components by a short lease, which
 // stands in the row too.
@@ -94,8 +94,8 @@ func (r *renewer) leaseDue(ctx, workCtx context.Context) bool {
 	return err == nil && len(components) == min(room, leaseBatch)
 }
 
-// renewNow makes the code that follows the given revision: once for all look-ups of this replica that
-// wait for it, and not at all if another replica is at it or has done it. The channel is closed at
+// renewNow makes the code that follows the given revision: once for all in this replica that wait for
+// it, and not at all if another replica is at it or has done it. The channel is closed at
 // the end of the attempt; its result is in MySQL. The attempt outlives the look-up that began it,
 // since others may wait and the code is of use in any case; it ends with workCtx.
 func (r *renewer) renewNow(workCtx context.Context, appid string, revision uint64) <-chan struct{} {
@@ -177,14 +177,17 @@ func (r *renewer) renew(ctx context.Context, component repo.Component, cause pre
 	if unsaved, ok := r.unsavedFor(outcome, now); ok {
 		return r.save(ctx, component, unsaved)
 	}
-	if component.Current == nil || component.Current.Fingerprint != outcome.Token.Fingerprint {
+	switch current := component.Current; {
+	case current == nil || current.Fingerprint != outcome.Token.Fingerprint:
 		outcome.Cause = preauth.CauseToken
+	case current.IsSpent():
+		outcome.Cause = preauth.CauseSpent
 	}
 	outcome, err = r.issuer.issue(ctx, order{
 		outcome: outcome, secret: token.Token, issuedAt: token.IssuedAt, attempts: component.Attempts,
 		rejected: component.Failure != nil && component.Failure.Class == preauth.ClassTokenRejected,
 		tries:    1, // the component's row keeps the time of the next one
-		priority: renewalPriority(cause),
+		priority: renewalPriority(outcome.Cause),
 		unwanted: func() bool { return lost() || r.tokens.Superseded(component.AppID, outcome.Token.Position) },
 	})
 	if errors.Is(err, errUnwanted) {

@@ -54,13 +54,20 @@ type Service struct {
 	keeper    *stream.Keeper
 	tokens    tokenFollower
 	updates   *codeFollower
-	intake    *stream.Intake
+	sources   []source
 	renewer   *renewer
 	spares    *spares
 	publisher *publisher
 	responder *responder
 	endpoints []endpoint
 	watches   []func(context.Context)
+}
+
+// source is a stream of events, with what takes them.
+type source struct {
+	label  string // in metrics
+	role   stream.Role
+	intake *stream.Intake
 }
 
 // New returns a service on the given connection, database and WeChat client, which stay the
@@ -85,7 +92,7 @@ func New(
 
 	roles := newRoles(cfg)
 	h := newHealth(outage.New(log, mysqlPart, cfg.Now),
-		roles.tokens.Name, roles.updates.Name, roles.failures.Name, roles.authorizations.Name, roles.authorized.Name, mysqlPart)
+		roles.tokens.Name, roles.authorizations.Name, roles.updates.Name, roles.failures.Name, roles.authorized.Name, mysqlPart)
 	m := newMetrics(registerer)
 	tokens, codes, locks := view.NewTokens(), view.NewCodes(), new(keylock.Locks)
 	owner := newOwnership(cfg, nc, db, h)
@@ -97,14 +104,23 @@ func New(
 	committer := newCommitter(cfg, db, codes, publisher, h, m, log, outage.New(log, "WeChat", cfg.Now), owner.check, spares.topUp)
 	renewer := newRenewer(cfg, db, tokens, locks, issuer, committer, h, log, connected)
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
-	intake := stream.NewIntake(js, log, stream.IntakeOptions{
-		Role: roles.tokens, Durable: cfg.Durable, Description: "asks WeChat for the pre_auth_code that belongs to each token",
-		Limit: cfg.InFlight, AckWait: cfg.AckWait, Work: worker.work,
-	})
+	authorizations := &authorizations{
+		subject: cfg.Subjects.Authorization, db: db, codes: codes, commit: committer, health: h, metrics: m, log: log,
+		trace: cfg.Trace, now: cfg.Now, owned: owner.check, renewNow: renewer.renewNow,
+	}
+	taken := func(label, description string, role stream.Role, work stream.Work) source {
+		return source{label, role, stream.NewIntake(js, log, stream.IntakeOptions{
+			Role: role, Durable: cfg.Durable, Description: description, Limit: cfg.InFlight, AckWait: cfg.AckWait, Work: work,
+		})}
+	}
 	tokenReader, codeReader := stream.NewReader(nc, log), stream.NewReader(nc, log)
 
 	s := &Service{
-		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, issuer: issuer, roles: roles, keeper: keeper, intake: intake, renewer: renewer,
+		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, issuer: issuer, roles: roles, keeper: keeper, renewer: renewer,
+		sources: []source{
+			taken("tokens", "asks WeChat for the pre_auth_code that belongs to each token", roles.tokens, worker.work),
+			taken("authorizations", "marks the pre_auth_codes that were used", roles.authorizations, authorizations.work),
+		},
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
 		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
@@ -139,20 +155,26 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 // gauges.
 func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
 	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
-	events := newProgressWatch(s.health, s.cfg.Now, s.cfg.Stall, s.intake.Progress)
 	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
-	s.watches = []func(context.Context){s.owner.look, database.look, events.look, readiness.look}
+	s.watches = []func(context.Context){s.owner.look, database.look, readiness.look}
+	for _, from := range s.sources {
+		events := newProgressWatch("progress of "+from.label, s.health, s.cfg.Now, s.cfg.Stall, from.intake.Progress)
+		s.watches = append(s.watches, events.look)
+		count := func(name, help string, read func() float64) {
+			gauge(registerer, name, help, prometheus.Labels{"stream": from.label}, read)
+		}
+		count("events_in_flight", "Events that this replica works on.", func() float64 { return float64(from.intake.InFlight()) })
+		count("consumer_pending_events", "Events that no replica has taken.", func() float64 { return float64(events.latest().Pending) })
+		count("consumer_ack_pending_events", "Events that replicas work on.", func() float64 { return float64(events.latest().InFlight) })
+	}
 
 	show := func(name, help string, read func() float64) { gauge(registerer, name, help, nil, read) }
-	show("events_in_flight", "Token events that this replica works on.", func() float64 { return float64(s.intake.InFlight()) })
 	show("view_codes", "Components whose code this replica has in memory.", func() float64 { return float64(codes.Len()) })
 	show("view_tokens", "Components whose token this replica has in memory.", func() float64 { return float64(tokens.Len()) })
 	for view, reader := range map[string]*stream.Reader{"tokens": s.tokens.reader, "codes": s.updates.reader} {
 		gauge(registerer, "view_lag_messages", "Messages of the stream that this replica has yet to take into memory.",
 			prometheus.Labels{"view": view}, func() float64 { return float64(reader.Lag()) })
 	}
-	show("consumer_pending_events", "Token events that no replica has taken.", func() float64 { return float64(events.latest().Pending) })
-	show("consumer_ack_pending_events", "Token events that replicas work on.", func() float64 { return float64(events.latest().InFlight) })
 	show("ready", "1 if the service does all its work.", func() float64 {
 		if s.Ready() != nil {
 			return 0
@@ -228,7 +250,8 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	tokens := s.tokens
-	tokens.take = s.takes(workCtx, s.intake, s.roles.tokens)
+	tokenSource, authorizationSource := s.sources[0], s.sources[1]
+	tokens.take = s.takes(workCtx, tokenSource)
 	var publishing, watching, taking sync.WaitGroup
 	publishCtx, stopPublishing := context.WithCancel(workCtx)
 	defer stopPublishing()
@@ -246,16 +269,19 @@ func (s *Service) Run(ctx context.Context) error {
 			Follow: s.updates.follow, Subjects: func() int { return s.updates.codes.StoredLen(s.cfg.Now()) },
 		})
 	})
-	for _, role := range []stream.Role{s.roles.failures, s.roles.authorizations, s.roles.authorized} {
+	for _, role := range []stream.Role{s.roles.failures, s.roles.authorized} {
 		watching.Go(func() { s.keeper.Keep(watchCtx, role, exists(role, s.health)) })
 	}
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
 	taking.Go(func() { s.keeper.Keep(ctx, s.roles.tokens, stream.Follower{Follow: tokens.follow}) })
+	taking.Go(func() {
+		s.keeper.Keep(ctx, authorizationSource.role, stream.Follower{Follow: s.takes(workCtx, authorizationSource)})
+	})
 	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.renewer.run(ctx, workCtx) }) })
 	taking.Go(func() { s.owner.hold(ctx, func(ctx context.Context) { s.spares.run(ctx, workCtx) }) })
 
 	<-ctx.Done()
-	s.log.Info("stopping", "in_flight", s.intake.InFlight(), "limit", s.cfg.Shutdown)
+	s.log.Info("stopping", "in_flight", tokenSource.intake.InFlight()+authorizationSource.intake.InFlight(), "limit", s.cfg.Shutdown)
 	late := time.AfterFunc(s.cfg.Shutdown, func() {
 		s.log.Warn("out of time: giving up what is in flight")
 		giveUp()
@@ -263,7 +289,9 @@ func (s *Service) Run(ctx context.Context) error {
 	defer late.Stop()
 
 	taking.Wait()
-	s.intake.Wait()
+	for _, from := range s.sources {
+		from.intake.Wait()
+	}
 	s.responder.stop()
 	s.renewer.waitForDemands() // begun by look-ups
 	stopWatching()
@@ -275,17 +303,16 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// takes returns what takes the events of a role's stream, while the database belongs to this service,
-// until ctx ends or they cannot be taken any more. The work on events that were taken goes on under
-// workCtx.
+// takes returns what takes the events of a source, while the database belongs to this service, until
+// ctx ends or they cannot be taken any more. The work on events that were taken goes on under workCtx.
 func (s *Service) takes(
-	workCtx context.Context, intake *stream.Intake, role stream.Role,
-) func(ctx context.Context, source jetstream.Stream, id stream.Identity) error {
-	return func(ctx context.Context, source jetstream.Stream, id stream.Identity) (err error) {
+	workCtx context.Context, from source,
+) func(ctx context.Context, events jetstream.Stream, id stream.Identity) error {
+	return func(ctx context.Context, events jetstream.Stream, id stream.Identity) (err error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		s.owner.hold(ctx, func(ctx context.Context) {
-			if err = intake.Take(ctx, workCtx, source, id, func() { s.health.set(role.Name, nil) }); err != nil {
+			if err = from.intake.Take(ctx, workCtx, events, id, func() { s.health.set(from.role.Name, nil) }); err != nil {
 				cancel()
 			}
 		})

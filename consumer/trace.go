@@ -32,6 +32,8 @@ const (
 	StepSuperseded StepName = "superseded"
 	// StepRepeated: the event announces again the token that the current code was made with.
 	StepRepeated StepName = "repeated"
+	// StepSpent: the code that an authorization names is spent.
+	StepSpent StepName = "spent"
 	// StepIssued: WeChat answered with a code.
 	StepIssued StepName = "issued"
 	// StepFailed: the failure is committed.

@@ -170,7 +170,7 @@ func TestServeLogsInToNATS(t *testing.T) {
 			if test.says != "" {
 				refused.Err.Await(t, test.says)
 			}
-			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
+			expectReasons(t, admin, "NATS: ", "authorization stream: ", "authorized stream: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
 }
@@ -198,7 +198,7 @@ func TestServeSaysWhatIsWrongWithTheCertificateOfNATS(t *testing.T) {
 			service, admin := serve(t, "--nats-url="+url, "--mysql-dsn="+apptest.NewDatabase(t), "--schema-apply",
 				"--nats-ca="+files.ca, "--nats-cert="+clientCert, "--nats-key="+clientKey)
 			service.Err.Await(t, `"NATS (?:still )?away".*(`+test.says+")")
-			expectReasons(t, admin, "NATS: ", "failure stream: ", "token stream: ", "update stream: ")
+			expectReasons(t, admin, "NATS: ", "authorization stream: ", "authorized stream: ", "failure stream: ", "token stream: ", "update stream: ")
 		})
 	}
 }

@@ -143,9 +143,9 @@ func checkMetrics(t *testing.T, admin string) {
 		"latency from end to end":    `preauth_end_to_end_duration_seconds_count 1`,
 		"depth of the outbox":        `preauth_outbox_rows 0`,
 		"age in the outbox":          `preauth_outbox_oldest_age_seconds 0`,
-		"lag of the consumer":        `preauth_consumer_pending_events 0`,
-		"events in hand, all":        `preauth_consumer_ack_pending_events 0`,
-		"events in hand, this one":   `preauth_events_in_flight 0`,
+		"lag of the consumer":        `preauth_consumer_pending_events{stream="tokens"} 0`,
+		"events in hand, all":        `preauth_consumer_ack_pending_events{stream="authorizations"} 0`,
+		"events in hand, this one":   `preauth_events_in_flight{stream="tokens"} 0`,
 		"size of the view of codes":  `preauth_view_codes 1`,
 		"size of the view of tokens": `preauth_view_tokens 1`,
 		"look-ups":                   `preauth_lookups_total{code="200"}`,
@@ -193,7 +193,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if status, _ := get(t, admin, "/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz says %d with everything away, want 200", status)
 	}
-	expectReasons(t, admin, "NATS: the connection is ", "MySQL: ", "failure stream: ", "token stream: ", "update stream: ")
+	expectReasons(t, admin, "NATS: the connection is ", "MySQL: ", "authorization stream: ", "authorized stream: ", "failure stream: ", "token stream: ", "update stream: ")
 	status, out, stderr := do(t, "check", "--timeout=1m", "--admin-listen="+admin)
 	if status != 1 || !strings.Contains(out, "NATS: ") || !strings.Contains(out, "MySQL: ") || !strings.Contains(stderr, errNotReady.Error()) {
 		t.Errorf("check with everything away: status %d, %q %q", status, out, stderr)
@@ -210,7 +210,7 @@ func TestServeStartsWithEverythingAwayAndRecovers(t *testing.T) {
 	if err := nc.Publish("component.token.updated", tokenEvent("wx1", "first")); err != nil {
 		t.Fatal(err)
 	}
-	expectReasons(t, admin, "MySQL: ", "token stream: ")
+	expectReasons(t, admin, "MySQL: ", "authorization stream: ", "token stream: ")
 
 	if err := database.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestServeBeginsBesideADatabaseThatDoesNotAnswer(t *testing.T) {
 	if strings.Contains(service.Err.String(), "schema not applied") {
 		t.Error("the service waited for the database to fail")
 	}
-	expectReasons(t, admin, "MySQL: ", "token stream: ")
+	expectReasons(t, admin, "MySQL: ", "authorization stream: ", "token stream: ")
 	if status := service.Stop(); status != 0 {
 		t.Errorf("stopped with status %d, want 0", status)
 	}

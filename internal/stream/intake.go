@@ -26,9 +26,12 @@ type IntakeOptions struct {
 	Limit int
 	// AckWait is how long the stream waits for a sign of life of the replica that works on an event.
 	AckWait time.Duration
-	// Work works on an event and acknowledges it, or gives it back.
-	Work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id Identity)
+	// Work works on the events.
+	Work Work
 }
+
+// Work works on an event of the stream with the identity, and acknowledges the event or gives it back.
+type Work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id Identity)
 
 // Intake pulls events from the consumer that all replicas share: no more than there are slots for, so
 // that none waits in a buffer while its ack wait runs. It sends heartbeats while an event is worked
