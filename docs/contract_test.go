@@ -272,7 +272,7 @@ func TestRequestsOfTheContract(t *testing.T) {
 	bin := t.TempDir()
 	linkNATS(t, bin)
 	seen := map[string]int{}
-	command := regexp.MustCompile(`(?m)^nats (pub|req) (?:--jetstream )?(component\.token\.updated\S*|preauth\.[a-z]+).*$`)
+	command := regexp.MustCompile(`(?m)^nats (pub|req) (?:--jetstream )?(component\.[a-z]+\S*|preauth\.[a-z]+).*$`)
 	for _, block := range blocks(t, contract, "sh") {
 		for _, found := range command.FindAllStringSubmatch(block.text, -1) {
 			seen[strings.TrimSuffix(found[2], "."+appID)]++
@@ -280,7 +280,7 @@ func TestRequestsOfTheContract(t *testing.T) {
 			if strings.Contains(output, `{"error":`) {
 				t.Errorf("%s\n%s", found[0], output)
 			}
-			if found[1] != "pub" {
+			if found[1] != "pub" || !strings.HasPrefix(found[2], "component.token.updated") {
 				continue
 			}
 			published := flat
@@ -297,9 +297,80 @@ func TestRequestsOfTheContract(t *testing.T) {
 			}
 		}
 	}
-	want := map[string]int{"component.token.updated": 4, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1}
+	want := map[string]int{"component.token.updated": 4, "component.authorized": 1, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1}
 	if !maps.Equal(seen, want) {
 		t.Errorf("the contract shows %v, want %v", seen, want)
+	}
+}
+
+// The service does with an authorization what the contract says: of a claim's code, and of the current
+// one.
+func TestAuthorizationsOfTheContract(t *testing.T) {
+	s := start(t)
+	// The revision before the one that the contract shows.
+	_, err := s.database.ExecContext(t.Context(),
+		"INSERT INTO component (appid, revision, created_at, updated_at) VALUES (?, 41, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))", appID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asAdmin := s.connect(t, "admin")
+	listen := func(subject string) *nats.Subscription {
+		sub, err := asAdmin.SubscribeSync(subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sub
+	}
+	updates, authorized := listen("preauth.updated"), listen("preauth.authorized")
+	if err := asAdmin.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(what string, sub *nats.Subscription, want []byte) []byte {
+		t.Helper()
+		msg, err := sub.NextMsg(patience)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if want != nil && shape(t, msg.Data) != shape(t, want) {
+			t.Errorf("%s: the service announces\n%s\nthe contract shows\n%s", what, shape(t, msg.Data), shape(t, want))
+		}
+		return msg.Data
+	}
+	authorize := func(code preauth.Secret, body string) {
+		t.Helper()
+		shown, err := preauth.ParseAuthorizedEvent("", nil, messages(t, "Authorization")[0], time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = strings.Replace(body, shown.PreAuthCode.Reveal(), code.Reveal(), 1)
+		if _, err := asAdmin.Request("component.authorized", []byte(body), patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.announce(t, appID, "first", time.Hour)
+	current, err := preauth.ParseUpdate(expect("the first code", updates, messages(t, "Update")[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	claim, err := preauth.ParseClaim(s.ask(t, "preauth.claim", string(messages(t, "Claim")[0])).Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := string(messages(t, "Authorization")[0])
+	authorize(claim.PreAuthCode, event)
+	expect("a claim's code", authorized, messages(t, "Authorized")[0])
+
+	authorize(current.PreAuthCode, strings.Replace(event, `"info_type":"authorized",`, "", 1))
+	expect("the current code", authorized, messages(t, "Authorized")[1])
+	expect("the current code", updates, messages(t, "Update")[1])
+	next, err := preauth.ParseUpdate(expect("the code after it", updates, nil))
+	if err != nil || next.Cause != preauth.CauseSpent || next.Revision != 44 || next.PreAuthCode.Equal(current.PreAuthCode) {
+		t.Errorf("after a spent code comes %+v, %v", next, err)
+	}
+	resolved := s.ask(t, "preauth.resolve", string(preauth.ResolveRequest{PreAuthCode: current.PreAuthCode}.Encode())).Data
+	if got, want := shape(t, resolved), shape(t, messages(t, "Resolve")[2]); got != want {
+		t.Errorf("the service answers\n%s\nthe contract shows\n%s", got, want)
 	}
 }
 

@@ -95,7 +95,7 @@ func TestCommandsOfREADME(t *testing.T) {
 		}
 		commands := shown(t, "README.md", "sh", "From Node.js")
 		output := run(t, repository, strings.Replace(commands[0], "npm ci\n", "", 1))
-		for _, line := range []string{"announced: revision ", "redirect the browser to https://", "resolved: this visitor, order 7", "looked up: revision "} {
+		for _, line := range []string{"announced: revision ", "redirect the browser to https://", "authorized: wx8888888888888888 for order 7", "resolved: this visitor, order 7", "looked up: revision "} {
 			if !strings.Contains(output, line) {
 				t.Errorf("it does not print %q:\n%s", line, output)
 			}

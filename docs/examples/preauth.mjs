@@ -1,5 +1,6 @@
 // All that programs do with preauth, in JavaScript: announce a token, receive codes, claim a code for a
-// visitor, resolve it, look up the current code. It needs Node.js 22 or later:
+// visitor, announce that the visitor authorized, resolve the code, look up the current one. It needs
+// Node.js 22 or later:
 //
 //	npm ci
 //	node preauth.mjs [component_appid]
@@ -46,7 +47,17 @@ const claim = await ask(`preauth.claim.${appid}`, { claim_id, reference: "order 
 console.log(`claimed: ${claim.expires_in} s left`);
 console.log(`redirect the browser to ${claim.links.pc.split("?")[0]}?…`); // the rest holds the code, a secret
 
-// WeChat's "authorized" push carries the code, which leads back to the visitor.
+// The receiver of WeChat's "authorized" push announces the authorization. Nobody gets the code again, and
+// the service says whose it was.
+const spent = nc.subscribe(`preauth.authorized.${appid}`, { max: 1 });
+const authorization = { pre_auth_code: claim.pre_auth_code, authorizer_appid: "wx8888888888888888", info_type: "authorized" };
+await jetstream(nc).publish(`component.authorized.${appid}`, JSON.stringify(authorization));
+for await (const msg of spent) {
+  const { authorizer_appid, reference } = msg.json();
+  console.log(`authorized: ${authorizer_appid} for ${reference}`);
+}
+
+// The code leads back to the visitor.
 const resolved = await ask("preauth.resolve", { pre_auth_code: claim.pre_auth_code });
 console.log(`resolved: ${resolved.claim_id === claim_id ? "this visitor" : "another"}, ${resolved.reference}`);
 
