@@ -25,16 +25,34 @@ type gatherer struct {
 	rec    *history.Recorder
 }
 
-// tokens returns the messages of the stream of tokens.
-func (g *gatherer) tokens(ctx context.Context) ([]check.StoredToken, error) {
-	var tokens []check.StoredToken
-	err := g.read(ctx, "COMPONENT_TOKENS", true, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		tokens = append(tokens, check.StoredToken{
+// The streams of the events.
+const tokenStream, authorizationStream = "COMPONENT_TOKENS", "COMPONENT_AUTHORIZED"
+
+// events returns the messages of a stream of events.
+func (g *gatherer) events(ctx context.Context, name string) ([]check.StoredEvent, error) {
+	var events []check.StoredEvent
+	err := g.read(ctx, name, true, func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		events = append(events, check.StoredEvent{
 			Sequence: meta.Sequence.Stream, ID: msg.Headers().Get(history.IDHeader), At: g.rec.At(meta.Timestamp),
 		})
 		return nil
 	})
-	return tokens, err
+	return events, err
+}
+
+// authorized returns the messages of the stream that announces authorizations.
+func (g *gatherer) authorized(ctx context.Context) ([]check.Authorized, error) {
+	var authorized []check.Authorized
+	err := g.read(ctx, "PREAUTH_AUTHORIZED", false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		a, err := preauth.ParseAuthorized(msg.Data())
+		if err == nil {
+			authorized = append(authorized, check.Authorized{
+				AppID: a.AppID, ClaimID: a.ClaimID, Reference: a.Reference, Authorizer: a.AuthorizerAppID, Revision: a.Revision,
+			})
+		}
+		return err
+	})
+	return authorized, err
 }
 
 // failures returns the messages of the stream of failures.
@@ -51,7 +69,9 @@ func (g *gatherer) failures(ctx context.Context) ([]check.Failure, error) {
 }
 
 func (g *gatherer) failure(f preauth.Failure) check.Failure {
-	failure := check.Failure{AppID: f.AppID, Class: f.Class, ErrCode: f.ErrCode, Sequence: f.StreamSequence, At: g.rec.At(f.OccurredAt)}
+	failure := check.Failure{
+		AppID: f.AppID, Class: f.Class, ErrCode: f.ErrCode, Stream: f.Stream, Sequence: f.StreamSequence, At: g.rec.At(f.OccurredAt),
+	}
 	if !f.RetryAt.IsZero() {
 		failure.RetryAt = g.rec.At(f.RetryAt)
 	}
@@ -94,8 +114,8 @@ func (g *gatherer) read(ctx context.Context, name string, headersOnly bool, each
 	return nil
 }
 
-// state returns the state of the system, without what tokens and failures return. It has the
-// current codes only, unless all is set.
+// state returns the state of the system, without what events, failures and authorized return. It has
+// the current codes only, unless all is set.
 func (g *gatherer) state(ctx context.Context, all bool) (check.State, error) {
 	state := check.State{Now: g.rec.Now(), Announced: map[string]check.Announcement{}, Components: map[string]check.Component{}}
 	// Announcements first: if one comes before the rows are read, at least the rows show it.
@@ -110,21 +130,24 @@ func (g *gatherer) state(ctx context.Context, all bool) (check.State, error) {
 	if err != nil {
 		return state, err
 	}
-	if err := g.consumer(ctx, &state); err != nil {
-		return state, err
+	for _, name := range []string{tokenStream, authorizationStream} {
+		if err := g.consumer(ctx, name, &state); err != nil {
+			return state, err
+		}
 	}
 	return state, g.rows(ctx, &state, all)
 }
 
-func (g *gatherer) consumer(ctx context.Context, state *check.State) error {
-	stream, err := g.js.Stream(ctx, "COMPONENT_TOKENS")
+func (g *gatherer) consumer(ctx context.Context, name string, state *check.State) error {
+	stream, err := g.js.Stream(ctx, name)
 	if err != nil {
-		return fmt.Errorf("stream COMPONENT_TOKENS: %w", err)
+		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	consumers := stream.ListConsumers(ctx)
 	for info := range consumers.Info() {
 		if strings.HasPrefix(info.Name, "preauth-") {
-			state.Pending, state.AckPending = int(info.NumPending), info.NumAckPending
+			state.Pending += int(info.NumPending)
+			state.AckPending += info.NumAckPending
 		}
 	}
 	return consumers.Err()
@@ -163,23 +186,25 @@ func (g *gatherer) rows(ctx context.Context, state *check.State, all bool) (err 
 	if all {
 		which = ""
 	}
-	query("SELECT appid, revision, code, token_fingerprint, cause, issued_at, expires_at, deleted_at, claim_id, reference, claimed_at FROM pre_auth_code "+which,
+	query("SELECT appid, revision, code, token_fingerprint, cause, issued_at, expires_at, deleted_at, claim_id, reference, claimed_at, authorizer_appid "+
+		"FROM pre_auth_code "+which,
 		func(rows *sql.Rows) error {
 			var (
 				c                    check.Code
 				revision             sql.Null[uint64]
 				code, fingerprint    []byte
 				claim, reference     []byte
+				authorizer           sql.Null[string]
 				issued, expires      time.Time
 				deletedAt, claimedAt sql.Null[time.Time]
 			)
-			err := rows.Scan(&c.AppID, &revision, &code, &fingerprint, &c.Cause, &issued, &expires, &deletedAt, &claim, &reference, &claimedAt)
+			err := rows.Scan(&c.AppID, &revision, &code, &fingerprint, &c.Cause, &issued, &expires, &deletedAt, &claim, &reference, &claimedAt, &authorizer)
 			if err != nil {
 				return err
 			}
 			c.Revision, c.Code, c.Token = revision.V, history.HashOf(preauth.NewSecret(string(code))), history.HashOfSum(fingerprint)
 			c.IssuedAt, c.ExpiresAt, c.Deleted = g.rec.At(issued), g.rec.At(expires), deletedAt.Valid
-			c.ClaimID, c.Reference = string(claim), string(reference)
+			c.ClaimID, c.Reference, c.Authorizer = string(claim), string(reference), authorizer.V
 			if claimedAt.Valid {
 				c.ClaimedAt = g.rec.At(claimedAt.V)
 			}

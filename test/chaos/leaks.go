@@ -107,8 +107,8 @@ func (s *searcher) file(name string, codes bool) error {
 func (s *searcher) tables(ctx context.Context, db *sql.DB) error {
 	for _, statement := range []string{
 		"SELECT CONCAT_WS(' ', appid, token_stream, HEX(token_fingerprint), failure) FROM component",
-		"SELECT CONCAT_WS(' ', appid, cause, claim_id, reference) FROM pre_auth_code",
-		"SELECT CONCAT_WS(' ', message_id, appid, failure) FROM outbox",
+		"SELECT CONCAT_WS(' ', appid, cause, claim_id, reference, authorizer_appid) FROM pre_auth_code",
+		"SELECT CONCAT_WS(' ', message_id, appid, failure, authorized) FROM outbox",
 	} {
 		err := query(ctx, db, statement, func(rows *sql.Rows) error {
 			var text []byte

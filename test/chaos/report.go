@@ -75,6 +75,8 @@ func (o *outcome) counts() table {
 		{"claims", done[history.Claim]},
 		{"... answered with a code", ok[history.Claim]},
 		{"resolves", done[history.Resolve]},
+		{"authorizations reported", done[history.Authorize]},
+		{"... announced", done[history.Authorized]},
 		{"calls of WeChat", len(o.evidence.Calls)},
 		{"... that issued a code", codes},
 		{"... whose code was lost to a fault", o.Wasted},

@@ -19,8 +19,8 @@ func announcedIsCommitted(x *index, v *verdict) {
 		if e.Op != history.Update {
 			continue
 		}
-		code := x.current[e.AppID][e.Revision]
-		v.that(code != nil && code.Code == e.Code && code.ExpiresAt.Truncate(time.Microsecond) == e.ExpiresAt.Truncate(time.Microsecond), only(e),
+		code := x.committed(e.AppID, e.Revision)
+		v.that(code != nil && code.Code == e.Code && (e.Spent && code.Authorizer != "" || sameTime(code.ExpiresAt, e.ExpiresAt)), only(e),
 			"revision %d of %s was announced, and the database holds another code or none", e.Revision, e.AppID)
 		v.that(e.MessageID == fmt.Sprintf("%s.%d", e.AppID, e.Revision), only(e), "announced with the message id %q", e.MessageID)
 	}
@@ -31,8 +31,8 @@ func announcedIsCommitted(x *index, v *verdict) {
 			v.that(announced.Revision == 0, nil, "revision %d of %s is in the stream, and the database holds no code", announced.Revision, appid)
 			continue
 		}
-		v.that(code != nil && announced.Revision == revision && announced.Code == code.Code, x.ofRevision(appid, revision),
-			"the last announcement of %s is revision %d, and revision %d is committed", appid, announced.Revision, revision)
+		v.that(code != nil && (announced.Revision == revision && announced.Code == code.Code || announced.Revision == 0 && x.isDead(code)),
+			x.ofRevision(appid, revision), "the last announcement of %s is revision %d, and revision %d is committed", appid, announced.Revision, revision)
 	}
 	for appid := range x.State.Announced {
 		_, known := x.State.Components[appid]
@@ -42,11 +42,21 @@ func announcedIsCommitted(x *index, v *verdict) {
 	for _, appid := range x.components() {
 		if failure := x.State.Components[appid].Failure; failure != nil {
 			announced := slices.ContainsFunc(x.State.Failures, func(f Failure) bool {
-				return f.AppID == appid && f.Sequence == failure.Sequence && f.Class == failure.Class && f.At == failure.At
+				return f.AppID == appid && f.Stream == failure.Stream && f.Sequence == failure.Sequence && f.Class == failure.Class && f.At == failure.At
 			})
 			v.that(announced, nil, "the failure of %s, %s for event %d, was not announced", appid, failure.Class, failure.Sequence)
 		}
 	}
+}
+
+// isDead reports whether a code can be used no more. Its announcement may have left the stream.
+func (x *index) isDead(code *Code) bool {
+	return code.Authorizer != "" || code.ExpiresAt <= x.State.Now
+}
+
+// sameTime compares times as the database keeps them.
+func sameTime(a, b time.Duration) bool {
+	return a.Truncate(time.Microsecond) == b.Truncate(time.Microsecond)
 }
 
 // ofRevision returns the events about a revision.

@@ -15,11 +15,12 @@ import (
 //     more is allowed, because renewals are spread.
 //   - A code on demand is needed when its predecessor had less life left than some look-up asked
 //     for. So is a renewal that retries a failed demand.
+//   - A code in place of a spent one is needed when its predecessor is spent.
 //   - A code for a token event is needed when its predecessor was made with another token or had
 //     expired. Two replicas may make one at the same time for a token that is announced twice.
 //     There are no more of them than events.
-//   - Spares and claims: one for each code that became current, one for each claim, and one more
-//     each time that two replicas make spares at once.
+//   - Spares and claims: one for each code that became current, one for each claim and for each
+//     authorization, and one more each time that two replicas make spares at once.
 //
 // A code that WeChat issued may be missing in the table if its answer, process or database was
 // lost, or if a newer token superseded it: a fault or an event near the call explains each. Failed
@@ -39,7 +40,10 @@ func frugal(x *index, v *verdict) {
 			begun, called := x.issued[before.Code].At, x.issued[code.Code].At
 			slow, fast := x.skew(begun-x.Limits.CodeLife, called)
 			left, skew := before.ExpiresAt-called, slow+fast
-			if before.Token != code.Token || x.delayed(begun, called) {
+			if code.Cause == "spent" {
+				v.that(before.Authorizer != "", x.ofRevision(appid, code.Revision), "revision %d of %s was replaced as spent, and nobody authorized with it", before.Revision, appid)
+			}
+			if before.Token != code.Token || before.Authorizer != "" || x.delayed(begun, called) {
 				continue
 			}
 			switch code.Cause {
@@ -70,7 +74,7 @@ func frugal(x *index, v *verdict) {
 		}
 		events := len(x.tokens[appid])
 		v.that(tokens <= events, nil, "%s had %d good events, and %d codes for them", appid, events, tokens)
-		asked := x.claimsAsked(appid)
+		asked := x.claimsAsked(appid) + x.authorizations(appid)
 		bound := x.Limits.Spares*2*len(codes) + 2*asked + x.Limits.Spares
 		v.that(aside <= bound, nil, "%s had %d current codes and %d claims, and %d unannounced codes were made for it", appid, len(codes), asked, aside)
 		v.CallBound += events + len(codes) - tokens + bound
@@ -110,26 +114,29 @@ func (x *index) claimsAsked(appid string) int {
 	return len(asked)
 }
 
+// authorizations returns how many authorizations of a component were reported.
+func (x *index) authorizations(appid string) int {
+	n := 0
+	for _, e := range x.Events {
+		if e.Op == history.Authorize && e.AppID == appid {
+			n++
+		}
+	}
+	return n
+}
+
 // aftermath is how long after a fault a code may still be lost because of it. The service waits for
 // a database that does not answer, and then until it is back.
 const aftermath = 20 * time.Second
 
 // wasted: each code that WeChat issued and that is not in the table has an explanation.
 func (x *index) wasted(v *verdict) {
-	var faults []history.Event
-	for _, e := range x.Events {
-		if e.Op == history.Fault {
-			faults = append(faults, e)
-		}
-	}
 	for _, call := range x.Calls {
 		if call.Code == "" || x.codes[call.Code] != nil {
 			continue
 		}
 		explained := call.Spoilt || x.superseded(call)
-		for _, fault := range faults {
-			explained = explained || fault.Begin <= call.At+aftermath && fault.End >= call.At-aftermath
-		}
+		explained = explained || x.faulty(call.At-aftermath, call.At+aftermath)
 		v.Wasted++
 		v.that(explained, nil, "a code of %s was issued at %v and is not in the database, with no fault near it", call.AppID, call.At)
 	}

@@ -26,6 +26,7 @@ var Promises = []Promise{
 	{"one code, one visitor", oneCodeOneVisitor},
 	{"claims last", claimsLast},
 	{"resolve agrees", resolveAgrees},
+	{"a spent code stays spent", spentStaysSpent},
 	{"frugal", frugal},
 	{"silent about secrets", silent},
 	{"the processes do as they should", processesBehave},

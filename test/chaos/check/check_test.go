@@ -46,7 +46,12 @@ func sound() *check.Evidence {
 			claim,
 			again,
 			{Op: history.Resolve, Begin: 7 * s, End: 7 * s, AppID: "wx1", Status: history.OK, Code: "claimed", ClaimID: "visitor", Reference: "order"},
-			{Op: history.Resolve, Begin: 8 * s, End: 8 * s, AppID: "wx1", Status: preauth.StatusNotFound, Code: "first"},
+			{Op: history.Resolve, Begin: 8 * s, End: 8 * s, AppID: "wx1", Status: history.OK, Code: "first", Revision: 1},
+			{Op: history.Authorize, Begin: 9 * s, End: 9 * s, AppID: "wx1", ID: "used", Status: history.OK, Sequence: 1, Code: "used", Authorizer: "wxa"},
+			{Op: history.Authorize, Begin: 9 * s, End: 9 * s, AppID: "wx1", ID: "again", Status: history.OK, Sequence: 2, Code: "used", Authorizer: "wxb"},
+			{Op: history.Authorize, Begin: 9 * s, End: 9 * s, AppID: "wx1", ID: "strange", Sequence: 0, Code: "strange", Authorizer: "wxa"},
+			{Op: history.Authorize, Begin: 9 * s, End: 9 * s, AppID: "wx1", ID: "malformed", Bad: true, Code: "first"},
+			{Op: history.Authorized, Begin: 10 * s, End: 10 * s, AppID: "wx1", Status: history.OK, ClaimID: "early", Reference: "order", Authorizer: "wxa"},
 			update(24*s, 2, "second", "wx1.2", 54*s),
 			lookup(25*s, 2, "second", 54*s),
 			{Op: history.Publish, Begin: 40 * s, End: 41 * s, AppID: "wx1", ID: "b", Token: "token b", Life: 7200 * s, Sequence: 0},
@@ -56,11 +61,20 @@ func sound() *check.Evidence {
 		},
 		State: check.State{
 			Now: 50 * s,
-			Tokens: []check.StoredToken{
+			Tokens: []check.StoredEvent{
 				{Sequence: 1, ID: "a", At: s}, {Sequence: 2, ID: "bad", At: 3 * s}, {Sequence: 3, ID: "b", At: 41 * s},
 			},
+			Authorizations: []check.StoredEvent{
+				{Sequence: 1, ID: "used"}, {Sequence: 2, ID: "again"}, {Sequence: 3, ID: "strange"}, {Sequence: 4, ID: "malformed"},
+			},
+			Authorized: []check.Authorized{{AppID: "wx1", ClaimID: "early", Reference: "order", Authorizer: "wxa"}},
 			Announced:  map[string]check.Announcement{"wx1": {MessageID: "wx1.3", Revision: 3, Code: "third", ExpiresAt: 71 * s}},
-			Failures:   []check.Failure{{AppID: "wx1", Class: preauth.ClassBadEvent, Sequence: 2, At: 3 * s}},
+			Failures: []check.Failure{
+				{AppID: "wx1", Class: preauth.ClassBadEvent, Stream: "COMPONENT_TOKENS", Sequence: 2, At: 3 * s},
+				{AppID: "wx1", Class: preauth.ClassSecondAuthorizer, Stream: "COMPONENT_AUTHORIZED", Sequence: 2, At: 9 * s},
+				{AppID: "wx1", Class: preauth.ClassUnknownCode, Stream: "COMPONENT_AUTHORIZED", Sequence: 3, At: 9 * s},
+				{AppID: "wx1", Class: preauth.ClassBadEvent, Stream: "COMPONENT_AUTHORIZED", Sequence: 4, At: 9 * s},
+			},
 			Components: map[string]check.Component{"wx1": {Revision: 3, TokenSequence: 3, Token: "token b"}},
 			Codes: []check.Code{
 				{AppID: "wx1", Revision: 1, Code: "first", Token: "token a", Cause: "token", IssuedAt: s, ExpiresAt: 31 * s, Deleted: true},
@@ -68,11 +82,16 @@ func sound() *check.Evidence {
 				{AppID: "wx1", Revision: 3, Code: "third", Token: "token b", Cause: "token", IssuedAt: 41 * s, ExpiresAt: 71 * s},
 				{AppID: "wx1", Code: "claimed", Token: "token a", Cause: "claim", IssuedAt: s, ExpiresAt: 31 * s, ClaimID: "visitor", Reference: "order", ClaimedAt: 5 * s},
 				{AppID: "wx1", Code: "spare", Token: "token a", Cause: "spare", IssuedAt: 6 * s, ExpiresAt: 36 * s},
+				{
+					AppID: "wx1", Code: "used", Token: "token a", Cause: "claim", IssuedAt: 2 * s, ExpiresAt: 32 * s,
+					ClaimID: "early", Reference: "order", ClaimedAt: 2 * s, Authorizer: "wxa",
+				},
 			},
 		},
 		Calls: []check.Call{
 			{AppID: "wx1", At: s, Token: "token a", Code: "first"},
 			{AppID: "wx1", At: s, Token: "token a", Code: "claimed"},
+			{AppID: "wx1", At: 2 * s, Token: "token a", Code: "used"},
 			{AppID: "wx1", At: 6 * s, Token: "token a", Code: "spare"},
 			{AppID: "wx1", At: 24 * s, Token: "token a", Code: "second"},
 			{AppID: "wx1", At: 41 * s, Token: "token b", Code: "third"},
@@ -108,7 +127,7 @@ var doctored = []struct {
 	{"a bad event that nobody reports", "nothing lost", func(e *check.Evidence) { e.State.Failures = nil }},
 	{"another failure in place of the bad event's", "nothing lost", func(e *check.Evidence) { e.State.Failures[0].Class = preauth.ClassTransient }},
 	{"an event from nowhere", "nothing lost", func(e *check.Evidence) {
-		e.State.Tokens = append(e.State.Tokens, check.StoredToken{Sequence: 4, ID: "?"})
+		e.State.Tokens = append(e.State.Tokens, check.StoredEvent{Sequence: 4, ID: "?"})
 	}},
 
 	{"two current codes", "one current code", func(e *check.Evidence) { e.State.Codes[1].Deleted = false }},
@@ -215,14 +234,40 @@ var doctored = []struct {
 
 	{"a claimed code leads nowhere", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 0).Status = preauth.StatusNotFound }},
 	{"a claimed code leads to another claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 0).ClaimID = "another" }},
-	{"a code that everybody sees leads to a claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).Status = history.OK }},
+	{"a code that everybody sees leads to a claim", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).ClaimID = "visitor" }},
+	{"a code that everybody sees leads to another revision", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).Revision = 2 }},
+	{"a code that everybody sees leads nowhere", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 1).Status = preauth.StatusNotFound }},
+	{"a code leads to an account that did not authorize", "resolve agrees", func(e *check.Evidence) { event(e, history.Resolve, 0).Authorizer = "wxa" }},
+	{"an acknowledged authorization is not in the stream", "a spent code stays spent", func(e *check.Evidence) {
+		e.State.Authorizations = e.State.Authorizations[1:]
+	}},
+	{"an authorization without an outcome", "a spent code stays spent", func(e *check.Evidence) { e.State.Codes[5].Authorizer = "" }},
+	{"an authorization from nowhere", "a spent code stays spent", func(e *check.Evidence) {
+		e.State.Authorizations = append(e.State.Authorizations, check.StoredEvent{Sequence: 5, ID: "?"})
+	}},
+	{"a second authorizer that nobody reports", "a spent code stays spent", func(e *check.Evidence) { e.State.Failures = slices.Delete(e.State.Failures, 1, 2) }},
+	{"a second authorizer takes the place of the first", "a spent code stays spent", func(e *check.Evidence) { e.State.Codes[5].Authorizer = "wxb" }},
+	{"an unknown code that nobody reports", "a spent code stays spent", func(e *check.Evidence) { e.State.Failures = slices.Delete(e.State.Failures, 2, 3) }},
+	{"a bad authorization that nobody reports", "a spent code stays spent", func(e *check.Evidence) { e.State.Failures = slices.Delete(e.State.Failures, 3, 4) }},
+	{"a code is spent that nobody used", "a spent code stays spent", func(e *check.Evidence) { e.State.Codes[3].Authorizer = "wxa" }},
+	{"a spent code that no announcement names", "a spent code stays spent", func(e *check.Evidence) { e.State.Authorized = nil }},
+	{"a spent code is announced as another claim's", "a spent code stays spent", func(e *check.Evidence) { e.State.Authorized[0].ClaimID = "visitor" }},
+	{"a spent code is claimed again", "a spent code stays spent", func(e *check.Evidence) {
+		e.Events = append(e.Events, history.Event{
+			Op: history.Claim, Begin: 11 * s, End: 11 * s, AppID: "wx1", Status: history.OK, Code: "used", ExpiresAt: 32 * s, ClaimID: "early", Reference: "order",
+		})
+	}},
+	{"a spent code is looked up", "a spent code stays spent", func(e *check.Evidence) {
+		spend(e, 3*s-1)
+	}},
+	{"a code is replaced as spent that nobody used", "frugal", func(e *check.Evidence) { e.State.Codes[1].Cause = "spent" }},
 
-	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.Calls[3].At = 22 * s }},
+	{"a renewal that was not needed", "frugal", func(e *check.Evidence) { e.Calls[4].At = 22 * s }},
 	{"a demand that was not needed", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.Calls[3].At = "demand", 20*s
+		e.State.Codes[1].Cause, e.Calls[4].At = "demand", 20*s
 	}},
 	{"a call for a token announced again", "frugal", func(e *check.Evidence) {
-		e.State.Codes[1].Cause, e.Calls[3].At = "token", 20*s
+		e.State.Codes[1].Cause, e.Calls[4].At = "token", 20*s
 	}},
 	{"more codes than events", "frugal", func(e *check.Evidence) { e.State.Codes[1].Cause = "token" }},
 	{"too many spares", "frugal", func(e *check.Evidence) {
@@ -325,6 +370,19 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 70 * s, Token: "token b", Code: "wasted"})
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 70 * s, End: 71 * s})
 		},
+		"a spent code is renewed before its time": func(e *check.Evidence) {
+			spend(e, 15*s)
+			renewedAt(e, 16*s)
+			e.State.Codes[1].Cause = "spent"
+		},
+		"a fault keeps it from a replica that a code is spent": func(e *check.Evidence) {
+			spend(e, 2*s+s/2)
+			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 2 * s, End: 3 * s})
+		},
+		"a spent code is claimed once more, by another code": func(e *check.Evidence) {
+			e.State.Codes[4].ClaimID, e.State.Codes[4].Reference, e.State.Codes[4].ClaimedAt = "early", "order", 12*s
+			e.State.Codes[5].Deleted = true
+		},
 		"a code is spoilt by WeChat": func(e *check.Evidence) {
 			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 70 * s, Token: "token b", Code: "wasted", Spoilt: true})
 		},
@@ -364,9 +422,20 @@ func event(e *check.Evidence, op history.Op, n int) *history.Event {
 	panic("no such event")
 }
 
+// spend has an account authorize with the code of the first revision.
+func spend(e *check.Evidence, at time.Duration) {
+	e.Events = append(e.Events,
+		history.Event{Op: history.Authorize, Begin: at, End: at, AppID: "wx1", ID: "first", Status: history.OK, Sequence: 5, Code: "first", Authorizer: "wxc"},
+		history.Event{Op: history.Authorized, Begin: at, End: at, AppID: "wx1", Status: history.OK, Revision: 1, Authorizer: "wxc"},
+	)
+	e.State.Authorizations = append(e.State.Authorizations, check.StoredEvent{Sequence: 5, ID: "first"})
+	e.State.Authorized = append(e.State.Authorized, check.Authorized{AppID: "wx1", Revision: 1, Authorizer: "wxc"})
+	e.State.Codes[0].Authorizer = "wxc"
+}
+
 // renewedAt moves the renewal to another time.
 func renewedAt(e *check.Evidence, at time.Duration) {
-	e.Calls[3].At, e.State.Codes[1].IssuedAt = at, at
+	e.Calls[4].At, e.State.Codes[1].IssuedAt = at, at
 	for _, expires := range []*time.Duration{&e.State.Codes[1].ExpiresAt, &event(e, history.Update, 1).ExpiresAt, &event(e, history.Lookup, 1).ExpiresAt} {
 		*expires = at + limits.CodeLife
 	}

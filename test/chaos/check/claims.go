@@ -62,7 +62,7 @@ func claimsLast(x *index, v *verdict) {
 			// The request began at most RequestTimeout earlier.
 			begin := min(before.ClaimedAt, after.ClaimedAt) - x.Limits.RequestTimeout
 			slow, fast := x.skew(begin, x.State.Now)
-			v.that(before.ExpiresAt <= after.ClaimedAt+minTTLOf(answers)+x.Limits.RequestTimeout+slow+fast, answers,
+			v.that(before.Authorizer != "" || before.ExpiresAt <= after.ClaimedAt+minTTLOf(answers)+x.Limits.RequestTimeout+slow+fast, answers,
 				"a claim id got a second code while its first had %v to live", before.ExpiresAt-after.ClaimedAt)
 		}
 	}
@@ -75,7 +75,7 @@ func minTTLOf(answers []history.Event) (ttl time.Duration) {
 	return ttl
 }
 
-// resolveAgrees: a claimed code resolves to its claim, and an announced code to none.
+// resolveAgrees: a claimed code resolves to its claim, and an announced code to its revision.
 func resolveAgrees(x *index, v *verdict) {
 	for _, e := range x.Events {
 		if e.Op != history.Resolve {
@@ -87,10 +87,15 @@ func resolveAgrees(x *index, v *verdict) {
 		})
 		switch e.Status {
 		case history.OK:
-			v.that(code != nil && code.ClaimID != "" && code.AppID == e.AppID && code.ClaimID == e.ClaimID && code.Reference == e.Reference,
+			v.that(code != nil && code.AppID == e.AppID && code.ClaimID == e.ClaimID && code.Reference == e.Reference,
 				x.byCode[e.Code], "a code was resolved to a claim that it was not given to")
+			v.that(code == nil || code.ClaimID != "" || x.committed(e.AppID, e.Revision) == code, x.byCode[e.Code],
+				"a code was resolved to a revision that it does not have")
+			v.that(e.Authorizer == "" || code != nil && code.Authorizer == e.Authorizer, x.byCode[e.Code],
+				"a code was resolved to an account that did not authorize with it")
 		case preauth.StatusNotFound:
 			v.that(!claimed, x.byCode[e.Code], "a claimed code was resolved to nothing")
+			v.that(code == nil || code.Revision == 0, x.byCode[e.Code], "an announced code was resolved to nothing")
 		}
 	}
 }

@@ -48,7 +48,7 @@ func alwaysValid(x *index, v *verdict) {
 			v.that(e.Status != preauth.StatusNotFound || !ok || since > e.Begin, only(e), "%s had a code, and the service does not know it", e.AppID)
 			v.that(e.Status != history.Unreadable && e.Status != preauth.StatusBadRequest, only(e), "a good request was refused as bad, or its reply cannot be read")
 			if e.Op == history.Lookup && e.Status == history.OK {
-				code := x.current[e.AppID][e.Revision]
+				code := x.committed(e.AppID, e.Revision)
 				v.that(code != nil && code.Code == e.Code, only(e), "a look-up of %s got a code that is not the committed revision %d", e.AppID, e.Revision)
 			}
 			if e.Client == Prober && x.hasCode(e.AppID, e.End) {

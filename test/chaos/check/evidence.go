@@ -54,14 +54,17 @@ type Limits struct {
 type State struct {
 	// Now is that time.
 	Now time.Duration
-	// Tokens are the messages of the stream of tokens, in order.
-	Tokens []StoredToken
-	// Pending is how many token events wait, AckPending how many are in flight.
+	// Tokens are the messages of the stream of tokens, in order, and Authorizations those of the stream
+	// of authorizations.
+	Tokens, Authorizations []StoredEvent
+	// Pending is how many events of both streams wait, AckPending how many are in flight.
 	Pending, AckPending int
 	// Announced are the messages of the stream of announcements, one for each component.
 	Announced map[string]Announcement
 	// Failures are the messages of the stream of failures.
 	Failures []Failure
+	// Authorized are the messages of the stream that announces authorizations.
+	Authorized []Authorized
 
 	Components map[string]Component
 	Codes      []Code
@@ -69,8 +72,8 @@ type State struct {
 	Outbox []string
 }
 
-// StoredToken is a token event in its stream.
-type StoredToken struct {
+// StoredEvent is a token event or an authorization in its stream.
+type StoredEvent struct {
 	Sequence uint64
 	// ID is the header [history.IDHeader].
 	ID string
@@ -86,12 +89,19 @@ type Announcement struct {
 	ExpiresAt time.Duration
 }
 
+// Authorized is an announced authorization.
+type Authorized struct {
+	AppID, ClaimID, Reference, Authorizer string
+	Revision                              uint64
+}
+
 // Failure is a message in the stream of failures, or what a component's row holds of it.
 type Failure struct {
 	AppID string
 	preauth.Class
 	ErrCode int
-	// Sequence is that of the token event.
+	// Stream is the one of the event, and Sequence the event's.
+	Stream   string
 	Sequence uint64
 	// At is when it happened. RetryAt is when the service tries again, 0 if it gave up.
 	At, RetryAt time.Duration
@@ -116,6 +126,8 @@ type Code struct {
 	Deleted             bool
 	ClaimID, Reference  string
 	ClaimedAt           time.Duration
+	// Authorizer is the account that authorized with it, "" while it is not spent.
+	Authorizer string
 }
 
 // Call is a call of WeChat.
@@ -147,11 +159,13 @@ type index struct {
 	tokens    map[string][]tokenEvent          // the good events of each component, in the stream's order
 	codes     map[history.Hash]*Code           // by code
 	current   map[string]map[uint64]*Code      // by component and revision
+	before    map[string]map[uint64]*Code      // the same for the revisions that spent codes had before
 	issued    map[history.Hash]Call            // by code
 	claims    map[claimKey][]history.Event     // that were answered with a code
 	byCode    map[history.Hash][]history.Event // every event with the code
-	clocks    []history.Event                  // the faults of clocks
-	delays    []history.Event                  // the faults that hold up a process or the database
+	faults    []history.Event
+	clocks    []history.Event // the faults of clocks
+	delays    []history.Event // the faults that hold up a process or the database
 }
 
 type claimKey struct{ appid, id string }
@@ -168,12 +182,16 @@ type tokenEvent struct {
 func newIndex(e *Evidence) *index {
 	x := &index{
 		Evidence: e, published: map[string]history.Event{}, tokens: map[string][]tokenEvent{},
-		codes: map[history.Hash]*Code{}, current: map[string]map[uint64]*Code{}, issued: map[history.Hash]Call{},
+		codes: map[history.Hash]*Code{}, current: map[string]map[uint64]*Code{}, before: map[string]map[uint64]*Code{},
+		issued: map[history.Hash]Call{},
 		claims: map[claimKey][]history.Event{}, byCode: map[history.Hash][]history.Event{},
 	}
 	for _, event := range e.Events {
+		if event.Op == history.Fault {
+			x.faults = append(x.faults, event)
+		}
 		switch {
-		case event.Op == history.Publish:
+		case event.Op == history.Publish, event.Op == history.Authorize:
 			x.published[event.ID] = event
 		case event.Op == history.Claim && event.Status == history.OK:
 			key := claimKey{event.AppID, event.ClaimID}
@@ -208,6 +226,14 @@ func newIndex(e *Evidence) *index {
 			x.current[code.AppID][code.Revision] = code
 		}
 	}
+	for appid, codes := range x.current {
+		x.before[appid] = map[uint64]*Code{}
+		for revision, code := range codes {
+			if code.Authorizer != "" && codes[revision-1] == nil {
+				x.before[appid][revision-1] = code
+			}
+		}
+	}
 	for _, call := range e.Calls {
 		if call.Code != "" {
 			x.issued[call.Code] = call
@@ -223,6 +249,12 @@ func (x *index) newest(appid string) (tokenEvent, bool) {
 		return tokenEvent{}, false
 	}
 	return events[len(events)-1], true
+}
+
+// committed returns the code that the database has for a revision, nil if it has none. A code that
+// was spent while it was current has two revisions: the second one says that it is spent.
+func (x *index) committed(appid string, revision uint64) *Code {
+	return cmp.Or(x.current[appid][revision], x.before[appid][revision])
 }
 
 // revisions returns the announced codes of a component, the oldest first.

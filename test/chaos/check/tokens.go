@@ -8,6 +8,9 @@ import (
 	"preauth/test/chaos/history"
 )
 
+// The streams of the events.
+const tokenStream, authorizationStream = "COMPONENT_TOKENS", "COMPONENT_AUTHORIZED"
+
 // nothingLost: each event that JetStream acknowledged is in the stream. Each event in the stream
 // has an outcome: its component's row is from this event or a newer one, or a failure records it as
 // bad.
@@ -18,7 +21,7 @@ func nothingLost(x *index, v *verdict) {
 	}
 	bad := map[uint64]bool{}
 	for _, failure := range x.State.Failures {
-		if failure.Class == preauth.ClassBadEvent {
+		if failure.Class == preauth.ClassBadEvent && failure.Stream == tokenStream {
 			bad[failure.Sequence] = true
 		}
 	}
@@ -99,14 +102,16 @@ func Unsettled(e *Evidence) []string { return newIndex(e).unsettled() }
 func (x *index) unsettled() []string {
 	var undone []string
 	if n := x.State.Pending + x.State.AckPending; n > 0 {
-		undone = append(undone, fmt.Sprintf("%d token events wait", n))
+		undone = append(undone, fmt.Sprintf("%d events wait", n))
 	}
 	if n := len(x.State.Outbox); n > 0 {
 		undone = append(undone, fmt.Sprintf("%d announcements wait", n))
 	}
 	for _, appid := range x.components() {
 		component := x.State.Components[appid]
-		if component.Revision > 0 && x.State.Announced[appid].Revision != component.Revision {
+		current := x.current[appid][component.Revision]
+		if announced := x.State.Announced[appid].Revision; component.Revision > 0 && announced != component.Revision &&
+			(announced != 0 || current == nil || !x.isDead(current)) {
 			undone = append(undone, fmt.Sprintf("%s: revision %d is announced, %d committed", appid, x.State.Announced[appid].Revision, component.Revision))
 		}
 		if why := x.undoneFor(appid); why != "" {
@@ -130,7 +135,7 @@ func (x *index) undoneFor(appid string) string {
 		return fmt.Sprintf("event %d is the newest, and %d was taken", newest.sequence, component.TokenSequence)
 	case newest.expires <= x.State.Now:
 		return "" // any outcome is right
-	case code != nil && code.Token == newest.Token && code.ExpiresAt > x.State.Now+x.ahead() && failure == nil:
+	case code != nil && code.Token == newest.Token && code.ExpiresAt > x.State.Now+x.ahead() && code.Authorizer == "" && failure == nil:
 		return ""
 	case failure == nil:
 		return "its token lives, and there is neither a code nor a failure"

@@ -44,15 +44,18 @@ type Op string
 
 // The operations.
 const (
-	// Publish is a token event that a client published.
-	Publish Op = "publish"
+	// Publish is a token event that a client published, Authorize an authorization.
+	Publish   Op = "publish"
+	Authorize Op = "authorize"
 	// Lookup, Claim and Resolve are requests with their replies.
 	Lookup  Op = "lookup"
 	Claim   Op = "claim"
 	Resolve Op = "resolve"
-	// Update is the announcement of a code, Failure that of a failure, as a subscriber got it.
-	Update  Op = "update"
-	Failure Op = "failure"
+	// Update is the announcement of a code, Failure that of a failure, and Authorized that of an
+	// authorization, as a subscriber got it.
+	Update     Op = "update"
+	Failure    Op = "failure"
+	Authorized Op = "authorized"
 	// Row is a component's row as read from the database.
 	Row Op = "row"
 	// Fault is something done to the system: begun at Begin, undone at End.
@@ -100,6 +103,10 @@ type Event struct {
 	Revision  uint64        `json:"revision,omitempty"`
 	ExpiresAt time.Duration `json:"expires_ns,omitempty"`
 	MessageID string        `json:"message_id,omitempty"`
+	// Spent means that the update says that its code is spent.
+	Spent bool `json:"spent,omitempty"`
+	// Authorizer is the account that authorized with the code.
+	Authorizer string `json:"authorizer,omitempty"`
 
 	MinTTL      time.Duration `json:"min_ttl_ns,omitempty"`
 	MinRevision uint64        `json:"min_revision,omitempty"`

@@ -195,16 +195,24 @@ func (w *Workload) publish(ctx context.Context, rng *rand.Rand, m message, hurry
 	}
 }
 
+// newID returns an id for a message.
+func newID() string { return nats.NewInbox()[len(nats.InboxPrefix):] }
+
 // send publishes an event once, and waits for the stream's acknowledgement if acknowledged is set.
 func (w *Workload) send(ctx context.Context, m message, acknowledged bool) history.Event {
 	e := history.Event{
 		Op: history.Publish, Client: "token service", AppID: m.appid, Begin: w.opts.Recorder.Now(),
-		ID: nats.NewInbox()[len(nats.InboxPrefix):], Bad: m.bad, Token: history.HashOf(m.token.secret), Refused: m.token.refused, Life: m.life,
+		ID: newID(), Bad: m.bad, Token: history.HashOf(m.token.secret), Refused: m.token.refused, Life: m.life,
 	}
 	if !m.expiresAt.IsZero() {
 		e.ExpiresAt = w.opts.Recorder.At(m.expiresAt)
 	}
-	msg := &nats.Msg{Subject: m.subject, Data: m.body, Header: nats.Header{history.IDHeader: {e.ID}}}
+	return w.store(ctx, e, m.subject, m.body, acknowledged)
+}
+
+// store publishes a message for a stream once and records it as the event.
+func (w *Workload) store(ctx context.Context, e history.Event, subject string, body []byte, acknowledged bool) history.Event {
+	msg := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{history.IDHeader: {e.ID}}}
 	if !acknowledged {
 		_ = w.opts.Conn.PublishMsg(msg) // the stream shows whether it arrived
 		return w.opts.Recorder.Add(e)

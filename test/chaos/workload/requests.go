@@ -32,6 +32,9 @@ func (w *Workload) lookUp(ctx context.Context, name string, rng *rand.Rand) {
 		if e.Status == history.OK && rng.IntN(50) == 0 {
 			w.resolve(ctx, name, c, code)
 		}
+		if e.Status == history.OK && rng.IntN(150) == 0 {
+			w.authorize(ctx, rng, c, code)
+		}
 	}
 }
 
@@ -92,6 +95,9 @@ func (w *Workload) claimCodes(ctx context.Context, name string, rng *rand.Rand) 
 				w.claims = append(w.claims, claim{c, request})
 				w.mu.Unlock()
 				if rng.IntN(3) == 0 {
+					w.authorize(ctx, rng, c, code)
+				}
+				if rng.IntN(3) == 0 {
 					w.resolve(ctx, name, c, code)
 				}
 			}
@@ -150,7 +156,8 @@ func (w *Workload) resolve(ctx context.Context, name string, c *component, code 
 	resolved, err := w.client.Resolve(ctx, code)
 	e.Status, e.Class = statusOf(err)
 	if err == nil {
-		e.AppID, e.ClaimID, e.Reference = resolved.AppID, resolved.ClaimID, resolved.Reference
+		e.AppID, e.ClaimID, e.Reference, e.Revision = resolved.AppID, resolved.ClaimID, resolved.Reference, resolved.Revision
+		e.Authorizer = resolved.AuthorizerAppID
 	}
 	w.opts.Recorder.Add(e)
 }

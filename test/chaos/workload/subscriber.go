@@ -18,7 +18,7 @@ func (w *Workload) update(msg *nats.Msg) {
 	e.Status, _ = statusOf(err)
 	if err == nil {
 		e.AppID, e.Revision, e.Code = update.AppID, update.Revision, history.HashOf(update.PreAuthCode)
-		e.ExpiresAt = w.opts.Recorder.At(update.ExpiresAt)
+		e.ExpiresAt, e.Spent = w.opts.Recorder.At(update.ExpiresAt), update.Spent
 		if c := w.component(update.AppID); c != nil {
 			c.seen(update.Revision)
 		}
@@ -33,6 +33,18 @@ func (w *Workload) failure(msg *nats.Msg) {
 	e.Status, _ = statusOf(err)
 	if err == nil {
 		e.AppID, e.Class, e.Sequence = failure.AppID, failure.Class, failure.StreamSequence
+	}
+	w.opts.Recorder.Add(e)
+}
+
+// authorized records the announcement of an authorization.
+func (w *Workload) authorized(msg *nats.Msg) {
+	e := history.Event{Op: history.Authorized, Client: "subscriber", MessageID: msg.Header.Get(nats.MsgIdHdr)}
+	authorized, err := preauth.ParseAuthorized(msg.Data)
+	e.Status, _ = statusOf(err)
+	if err == nil {
+		e.AppID, e.Revision, e.Authorizer = authorized.AppID, authorized.Revision, authorized.AuthorizerAppID
+		e.ClaimID, e.Reference = authorized.ClaimID, authorized.Reference
 	}
 	w.opts.Recorder.Add(e)
 }

@@ -1,6 +1,7 @@
 // Package workload uses the service as its clients do, all at once and not always well: token
 // services that announce, repeat, reorder and garble tokens, programs that look up, claim and
-// resolve codes, and a subscriber. It records what it does and sees.
+// resolve codes, a receiver of WeChat's pushes that reports, repeats and garbles authorizations, and
+// a subscriber. It records what it does and sees.
 package workload
 
 import (
@@ -107,7 +108,11 @@ func (w *Workload) Subscribe() error {
 		return err
 	}
 	failures, err := w.opts.Conn.Subscribe("preauth.failed", w.failure)
-	w.subs = []*nats.Subscription{updates, failures}
+	if err != nil {
+		return err
+	}
+	authorized, err := w.opts.Conn.Subscribe("preauth.authorized", w.authorized)
+	w.subs = []*nats.Subscription{updates, failures, authorized}
 	return err
 }
 
