@@ -32,7 +32,7 @@ func NewDefects(log *slog.Logger, now func() time.Time) *Defects {
 }
 
 // Log notes how something went: what says in a constant what did not work. A nil error means that it
-// works again.
+// works again. A level below that of warnings is for failures that are no defect, which are all logged.
 func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error, attrs ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -41,6 +41,10 @@ func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err er
 		return
 	}
 	now := line{err.Error(), d.now()}
+	if level < slog.LevelWarn {
+		d.log.Log(ctx, level, what, append(attrs, "error", err)...) //nolint:sloglint // the caller's text is a constant
+		return
+	}
 	if last, ok := d.said[what]; ok && last.reason == now.reason && now.at.Sub(last.at) < sayAgain {
 		return
 	}

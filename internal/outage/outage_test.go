@@ -78,4 +78,10 @@ func TestDefectThatLasts(t *testing.T) {
 	if n := lines(); n != 1 {
 		t.Errorf("%d lines about what worked meanwhile, want 1", n)
 	}
+	for range 3 {
+		d.Log(t.Context(), slog.LevelInfo, "not swept", errors.New("away"))
+	}
+	if n := lines(); n != 3 {
+		t.Errorf("%d lines about what is no defect, want all 3", n)
+	}
 }
