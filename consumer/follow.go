@@ -264,10 +264,12 @@ func (f *codeFollower) compareAll(ctx context.Context) (lacking int, ok bool) {
 }
 
 // lacks reports whether the stream lacks a current code that it should have. It need not have one that
-// has expired: a subscriber can do nothing with it.
+// is dead, since a subscriber can do nothing with it, unless the stream's last word is one that looks
+// alive: the code before, or this one before it was spent.
 func (f *codeFollower) lacks(code preauth.Update) bool {
-	stored := f.codes.LastStored(code.AppID)
-	return (stored.Revision < code.Revision || stored.Sequence == 0) && code.ExpiresAt.After(f.cfg.Now())
+	stored, now := f.codes.LastStored(code.AppID), f.cfg.Now()
+	alive := code.ExpiresAt.After(now) || stored.Sequence > 0 && stored.ExpiresAt.After(now)
+	return alive && (stored.Revision < code.Revision || stored.Sequence == 0)
 }
 
 // compareSuspects compares the suspects with MySQL, and reports false if it could not.

@@ -61,6 +61,38 @@ func TestCodeCommittedMeanwhileIsNoForeignOne(t *testing.T) {
 	}
 }
 
+// The stream need not have a dead code, unless it says of the component something that looks alive.
+func TestWhatTheStreamLacks(t *testing.T) {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	alive, dead := now.Add(time.Hour), now.Add(-time.Second)
+	for name, test := range map[string]struct {
+		stored  view.Stored
+		expires time.Time // of the current code, revision 2
+		want    bool
+	}{
+		"nothing stored":                     {view.Stored{}, alive, true},
+		"nothing stored, and the code died":  {view.Stored{}, dead, false},
+		"it is stored":                       {view.Stored{Revision: 2, Sequence: 7, ExpiresAt: alive}, alive, false},
+		"it was stored and is gone":          {view.Stored{Revision: 2, ExpiresAt: alive}, alive, true},
+		"the code before is stored":          {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: alive}, alive, true},
+		"both died":                          {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: dead}, dead, false},
+		"spent, and stored as alive":         {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: alive}, dead, true},
+		"spent, and what was stored is gone": {view.Stored{Revision: 1, ExpiresAt: alive}, dead, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			codes := view.NewCodes()
+			codes.SetStored("wx1", view.Stored{Revision: test.stored.Revision, Sequence: max(1, test.stored.Sequence), ExpiresAt: test.stored.ExpiresAt})
+			if test.stored.Sequence == 0 {
+				codes.ForgetStored("wx1")
+			}
+			f := &codeFollower{cfg: Config{Now: func() time.Time { return now }}, codes: codes}
+			if got := f.lacks(preauth.Update{AppID: "wx1", Revision: 2, ExpiresAt: test.expires}); got != test.want {
+				t.Errorf("lacks it: %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
 // counted returns the value of a counter without labels.
 func counted(t *testing.T, registry *prometheus.Registry, name string) float64 {
 	t.Helper()
