@@ -73,12 +73,11 @@ func (d *delivery) commit(ctx context.Context, c *committer, outcome repo.Outcom
 // the event was given up, the stream's advisory says why. Nothing confirms the acknowledgement: if it
 // gets lost, the event is redelivered and found finished.
 func (d *delivery) end(f *preauth.Failure) {
-	err := error(nil)
+	acknowledge := d.msg.Ack
 	if f != nil && f.RetryAt.IsZero() {
-		err = d.msg.TermWithReason(string(f.Class))
-	} else {
-		err = d.msg.Ack()
+		acknowledge = func() error { return d.msg.TermWithReason(string(f.Class)) }
 	}
+	err := acknowledge()
 	if err != nil {
 		d.log.Debug("event not acknowledged: it will be redelivered", "sequence", d.step.Sequence, "error", err)
 		return
