@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -83,7 +85,7 @@ func (w *Watch) note(sub *nats.Subscription, err error) {
 	case refused: // the requester chose the subject
 		w.options.Count(Answers)
 		w.log.Debug("request not answered", "error", err)
-	case !w.nc.IsConnected(): // which is not for this part to tell
+	case isOfConnection(err), !w.nc.IsConnected(): // which is not for this part to tell
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil:
 		w.options.Count(SlowConsumer)
 		w.log.Warn("NATS dropped messages that came faster than they were taken", "subject", sub.Subject)
@@ -91,6 +93,13 @@ func (w *Watch) note(sub *nats.Subscription, err error) {
 		w.options.Count(Other)
 		w.log.Warn("NATS reports an error", "error", err)
 	}
+}
+
+// isOfConnection reports whether the connection broke. The client may report that while its state
+// still says that it is connected.
+func isOfConnection(err error) bool {
+	_, broken := errors.AsType[net.Error](err)
+	return broken || errors.Is(err, io.EOF)
 }
 
 // doWithout logs a refusal that nothing depends on, once.

@@ -1,10 +1,32 @@
 package refusal
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
+
+// A connection that breaks is no report. The client may call it one while its state is still the old.
+func TestBrokenConnectionIsNoReport(t *testing.T) {
+	broken := &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	for _, err := range []error{broken, fmt.Errorf("nats: %w", broken), io.EOF} {
+		if !isOfConnection(err) {
+			t.Errorf("%v is reported", err)
+		}
+	}
+	for _, err := range []error{nats.ErrSlowConsumer, nats.ErrPermissionViolation, errors.New("other")} {
+		if isOfConnection(err) {
+			t.Errorf("%v is not reported", err)
+		}
+	}
+}
 
 // Each connection that is made to subscribe again disturbs the others' work. So the pauses between
 // them grow while that does not help, and are short again once it did.
