@@ -19,23 +19,13 @@ import (
 // lookEvery is how often a stream is looked at: whether it is still there and still the same.
 const lookEvery = 2 * time.Second
 
-var (
-	errOtherStream = errors.New("the stream was re-created or lost messages")
-	errLost        = fmt.Errorf("%w: it holds fewer subjects than it has to", errOtherStream)
-)
+var errOtherStream = errors.New("the stream was re-created or lost messages")
 
-// A stream that holds fewer subjects than it has to is followed anew, since somebody may have purged
-// it. If its own limits make it lose them, that goes on for ever. So the first time it is followed
-// anew at once, and then not before it was followed for ever longer times.
-const firstBearing, longestBearing = 4 * time.Second, 5 * time.Minute
-
-// bearing returns for how long the loss of subjects is to be borne next, after a stream was followed
-// for some time while it was to be borne for the given one.
-func bearing(borne, followed time.Duration) time.Duration {
-	if followed > 2*max(borne, firstBearing) {
-		return firstBearing
-	}
-	return min(max(2*borne, firstBearing), longestBearing)
+// losesByItself reports whether a stream's own limits make it lose messages now: following it anew
+// would not bring them back.
+func losesByItself(c jetstream.StreamConfig, s jetstream.StreamState) bool {
+	full := c.MaxBytes > 0 && s.Msgs > 0 && s.Bytes+2*s.Bytes/s.Msgs > uint64(c.MaxBytes) // no room for two more
+	return full || c.MaxAge > 0 || c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs)
 }
 
 // Keeper creates streams where they are missing and has them followed. It is safe for concurrent use.
@@ -59,15 +49,11 @@ func NewKeeper(js jetstream.JetStream, log *slog.Logger, failed func(r Role, err
 func (k *Keeper) Keep(ctx context.Context, r Role, f Follower) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 2*time.Second
-	bear := time.Duration(0)
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := k.once(ctx, r, f, bear)
+		err := k.once(ctx, r, f)
 		if ctx.Err() != nil {
 			return
-		}
-		if errors.Is(err, errLost) {
-			bear = bearing(bear, time.Since(started))
 		}
 		k.log.Debug("stream is not followed", "stream", r.Name, "error", err)
 		k.failed(r, err)
@@ -78,7 +64,7 @@ func (k *Keeper) Keep(ctx context.Context, r Role, f Follower) {
 	}
 }
 
-func (k *Keeper) once(ctx context.Context, r Role, f Follower, bear time.Duration) error {
+func (k *Keeper) once(ctx context.Context, r Role, f Follower) error {
 	stream, err := k.ensure(ctx, r)
 	if err != nil {
 		return err
@@ -88,7 +74,7 @@ func (k *Keeper) once(ctx context.Context, r Role, f Follower, bear time.Duratio
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { cancel(k.watch(ctx, r, f, stream, id, bear)) })
+	watcher.Go(func() { cancel(k.watch(ctx, r, f, stream, id)) })
 	defer watcher.Wait()
 	defer cancel(nil) // runs before the watcher is waited for
 
@@ -99,10 +85,10 @@ func (k *Keeper) once(ctx context.Context, r Role, f Follower, bear time.Duratio
 	return err
 }
 
-// watch returns when the stream is gone, is another one, has lost messages, or cannot serve any more.
-// It bears for some time that the stream holds too few subjects.
-func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream.Stream, id Identity, bear time.Duration) error {
-	started, last := time.Now(), uint64(0)
+// watch returns when the stream is gone, is another one, was made to lose messages, or cannot serve
+// any more.
+func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream.Stream, id Identity) error {
+	last := uint64(0)
 	for pause.For(ctx, pause.Jittered(lookEvery)) {
 		subjects := 0
 		if f.Subjects != nil {
@@ -116,10 +102,9 @@ func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream
 			return fmt.Errorf("stream %s: %w", id.Name, err)
 		case err != nil:
 			continue // unreachable for the moment, which the connection's state tells
-		case IdentityOf(info) != id, info.State.LastSeq < last:
+		case IdentityOf(info) != id, info.State.LastSeq < last,
+			info.State.NumSubjects < uint64(subjects) && !losesByItself(info.Config, info.State):
 			return fmt.Errorf("stream %s: %w", id.Name, errOtherStream)
-		case info.State.NumSubjects < uint64(subjects) && time.Since(started) >= bear:
-			return fmt.Errorf("stream %s: %w", id.Name, errLost)
 		}
 		if err := r.unfit(info.Config); err != nil {
 			return fmt.Errorf("stream %s: %w", id.Name, err)

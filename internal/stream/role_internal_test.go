@@ -151,22 +151,23 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// A stream that loses what it has to hold is followed anew at once, and ever more rarely while that
-// goes on.
-func TestLossesAreBorneForLonger(t *testing.T) {
-	borne, want := time.Duration(0), []time.Duration{4 * time.Second, 8 * time.Second, 16 * time.Second}
-	for _, next := range want {
-		if borne = bearing(borne, borne+2*time.Second); borne != next {
-			t.Errorf("borne for %v, want %v", borne, next)
+// A stream that loses messages by its own limits is not followed anew for that.
+func TestStreamsThatLoseMessagesByThemselves(t *testing.T) {
+	for name, test := range map[string]struct {
+		config jetstream.StreamConfig
+		state  jetstream.StreamState
+		want   bool
+	}{
+		"no limits":       {jetstream.StreamConfig{MaxBytes: -1, MaxMsgs: -1}, jetstream.StreamState{Msgs: 10, Bytes: 5000}, false},
+		"room enough":     {jetstream.StreamConfig{MaxBytes: 10_000}, jetstream.StreamState{Msgs: 10, Bytes: 5000}, false},
+		"purged":          {jetstream.StreamConfig{MaxBytes: 10_000}, jetstream.StreamState{}, false},
+		"no room":         {jetstream.StreamConfig{MaxBytes: 10_000}, jetstream.StreamState{Msgs: 20, Bytes: 9800}, true},
+		"enough messages": {jetstream.StreamConfig{MaxMsgs: 20}, jetstream.StreamState{Msgs: 20}, true},
+		"fewer messages":  {jetstream.StreamConfig{MaxMsgs: 20}, jetstream.StreamState{Msgs: 19}, false},
+		"an age":          {jetstream.StreamConfig{MaxAge: time.Hour}, jetstream.StreamState{}, true},
+	} {
+		if got := losesByItself(test.config, test.state); got != test.want {
+			t.Errorf("%s: got %v", name, got)
 		}
-	}
-	for range 10 {
-		borne = bearing(borne, borne+2*time.Second)
-	}
-	if borne != longestBearing {
-		t.Errorf("borne for %v, want %v", borne, longestBearing)
-	}
-	if borne = bearing(borne, time.Hour); borne != firstBearing {
-		t.Errorf("borne for %v after an hour without a loss, want %v", borne, firstBearing)
 	}
 }
