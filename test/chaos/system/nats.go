@@ -15,9 +15,9 @@ import (
 	"preauth/internal/loopback"
 )
 
-// maxFileStore is the space of a NATS server for its streams. The largest, that of failures, may
-// take 64 MiB. A fault can fill the rest quickly.
-const maxFileStore = 96 << 20
+// maxFileStore is the space of a NATS server for its streams. Those of failures and of announced
+// authorizations reserve 64 MiB each. A fault can fill the rest quickly.
+const maxFileStore = (64 + 64 + 32) << 20
 
 // NATS is one NATS server or a cluster of them.
 type NATS struct {
