@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,7 @@ var (
 
 // spend has the code marked as spent. It waits for as long as MySQL is away.
 func (a *authorizations) spend(ctx context.Context, event preauth.AuthorizedEvent) (spent repo.Spent, err error) {
+	var refused error // the event's fault, which says nothing of MySQL
 	err = untilAvailable(ctx, a.health, "marking codes as spent", func(ctx context.Context) error {
 		if err := a.owned(); err != nil {
 			return fmt.Errorf("%w: %w", errNotOwned, err)
@@ -81,9 +83,12 @@ func (a *authorizations) spend(ctx context.Context, event preauth.AuthorizedEven
 		spent, err = a.db.Spend(ctx, repo.Authorization{
 			AuthorizedEvent: event, At: a.now(), MinRevision: a.codes.LastStored(event.AppID).Revision,
 		})
+		if errors.Is(err, repo.ErrUnknownCode) || errors.Is(err, repo.ErrSecondAuthorizer) {
+			refused, err = err, nil
+		}
 		return err
 	})
-	return spent, err
+	return spent, cmp.Or(err, refused)
 }
 
 // tell counts and logs what an authorization has changed.

@@ -229,6 +229,9 @@ func TestAuthorizationsInAnyOrder(t *testing.T) {
 		t.Errorf("a bad event: %+v", f)
 	}
 	r.await(consumer.StepAcknowledged, "wx1", 2+6)
+	if err := r.service.Ready(); err != nil {
+		t.Errorf("events that are refused make the service unready: %v", err)
+	}
 	if got := w.settled(r, "wx1"); got.Revision != current.Revision {
 		t.Error("the current code was replaced")
 	}
