@@ -2,6 +2,7 @@ package consumer_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,9 +37,11 @@ type way struct {
 
 	// revision is the revision of the current code at the end; 0 if there is none.
 	revision uint64
-	// calls is how many calls of WeChat the work takes; updates and failures are how many of each
-	// it announces. An interruption must not add announcements.
-	calls, updates, failures int
+	// calls is how many calls of WeChat the work takes; updates, failures and authorized are how many
+	// of each it announces. An interruption must not add announcements.
+	calls, updates, failures, authorized int
+	// overtaken is how many of the updates are not announced if a newer one is there in time.
+	overtaken int
 	// purged is how many codes are deleted.
 	purged int
 
@@ -68,18 +71,20 @@ type bench struct {
 	appid string
 	claim preauth.Claim // the claim that the way got
 	spare preauth.Secret
+	spent preauth.Secret // the code that the way authorized with
 }
 
 // background has the operations and messages that a replica does all the time, whatever it is asked
 // to do. The way "at rest" interrupts them.
 var background = struct{ sql, messages []string }{
 	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owner", "begin", "probe"},
-	[]string{"ask for the account", "pull events", "pull for memory", "look at stream", "look at consumer", "in progress", "answer"},
+	[]string{"ask for the account", "pull events", "pull authorizations", "pull for memory", "look at stream", "look at consumer", "in progress", "authorization in progress", "answer"},
 }
 
 var (
 	saving   = []string{"begin", "lock", "component", "commit"}
 	nextCode = append([]string{"retire", "code", "announce", "announced"}, saving...)
+	spending = []string{"begin", "lock", "spend", "announce", "commit", "announced"}
 )
 
 func ways() map[string]way {
@@ -112,7 +117,7 @@ func ways() map[string]way {
 			Code string
 			Live bool
 		}
-		err := b.database.Select(&rows, "SELECT code, deleted_at IS NULL AS live FROM pre_auth_code WHERE appid = ? AND claim_id = 'visitor' AND expires_at > ?",
+		err := b.database.Select(&rows, "SELECT code, deleted_at IS NULL AS live FROM pre_auth_code WHERE appid = ? AND claim_id = 'visitor' AND expires_at > ? AND authorizer_appid IS NULL",
 			b.appid, b.clock.Now())
 		if err != nil || len(rows) != 1 || !rows[0].Live || rows[0].Code != got.PreAuthCode.Reveal() {
 			b.t.Errorf("the claim id has %d codes, want the claimed one: %v", len(rows), err)
@@ -124,6 +129,28 @@ func ways() map[string]way {
 	expireClaim := func(b *bench) {
 		claim(b)
 		b.database.MustExec("UPDATE pre_auth_code SET expires_at = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR WHERE appid = ? AND cause = 'claim'", b.appid)
+	}
+
+	authorize := func(b *bench, code preauth.Secret, authorizer string) {
+		b.spent = code
+		b.authorize(b.appid, code, authorizer)
+	}
+	authorizeCurrent := func(b *bench) { authorize(b, b.current(b.appid), "wxa") }
+	// spentBy checks who authorized with the code that the way authorized with, and that it is not current.
+	spentBy := func(authorizer string) func(b *bench) {
+		return func(b *bench) {
+			b.eventually("spent", func() bool {
+				var got sql.NullString
+				err := b.database.Get(&got, "SELECT authorizer_appid FROM pre_auth_code WHERE code = ? AND appid = ?", []byte(b.spent.Reveal()), b.appid)
+				return err == nil && got.String == authorizer
+			})
+			if b.current(b.appid).Equal(b.spent) {
+				b.t.Error("the spent code is current")
+			}
+		}
+	}
+	authorized := func(b *bench) {
+		b.eventually("announced", func() bool { return b.authorizedOf(b.appid) == 1 })
 	}
 
 	return map[string]way{
@@ -160,7 +187,7 @@ func ways() map[string]way {
 				hold := wechattest.NewHold()
 				defer hold.Release()
 				b.wechat.Next(b.appid, wechattest.Fault{HoldAnswer: hold})
-				beats := b.heartbeats()
+				beats := b.heartbeats("COMPONENT_TOKENS")
 				announceAnother(b)
 				next(b.world, hold.Reached())
 				next(b.world, beats) // a heartbeat arrived
@@ -363,6 +390,99 @@ func ways() map[string]way {
 			reads:    []string{"resolve"},
 			messages: []string{"answer"},
 		},
+		"authorization of the current code": {
+			given: afterAToken, do: authorizeCurrent, then: spentBy("wxa"), leased: true,
+
+			revision: 3, calls: 1, updates: 2, overtaken: 1, authorized: 1,
+			reads: []string{"lock_code"}, writes: append([]string{"component", "raise"}, spending...),
+			messages:  []string{"ack authorization", "publish update", "publish authorization", "pull authorizations"},
+			elsewhere: append([]string{"due", "lease", "leased", "lease_one", "leased_one", "components"}, nextCode...),
+		},
+		"authorization of a claim": {
+			given: func(b *bench) {
+				afterAToken(b)
+				claim(b)
+			},
+			do: func(b *bench) {
+				authorize(b, b.claim.PreAuthCode, "wxa")
+				authorized(b)
+				claim(b)
+			},
+			then: func(b *bench) {
+				claimed(b)
+				if b.claim.PreAuthCode.Equal(b.spent) {
+					b.t.Error("the claim id has its spent code again")
+				}
+				spentBy("wxa")(b)
+			},
+
+			revision: 1, calls: 1, authorized: 1,
+			reads: []string{"lock_code"}, writes: spending,
+			messages:  []string{"ack authorization", "publish authorization"},
+			elsewhere: []string{"claimable", "live_claim", "components", "claim_new", "conflicts", "retire_claim"},
+		},
+		"authorization reported again": {
+			given: func(b *bench) {
+				afterAToken(b)
+				authorizeCurrent(b)
+				b.eventually("replaced", func() bool { u, ok := b.stored(b.appid); return ok && u.Revision == 3 })
+				b.settled(b.r, b.appid)
+			},
+			do: func(b *bench) { authorize(b, b.spent, "wxa") }, then: spentBy("wxa"),
+
+			revision: 3, authorized: 1,
+			reads: []string{"lock_code", "waiting"}, writes: []string{"begin", "lock", "commit"},
+			messages: []string{"ack authorization"},
+		},
+		"authorization of an unknown code": {
+			given: afterAToken,
+			do:    func(b *bench) { authorize(b, preauth.NewSecret("preauthcode@@@unknown"), "wxa") },
+
+			revision: 1, failures: 1,
+			reads: []string{"lock_code"}, writes: []string{"begin", "lock", "announce", "commit", "announced"},
+			messages: []string{"term authorization", "publish failure"},
+		},
+		"authorization by a second account": {
+			given: func(b *bench) {
+				afterAToken(b)
+				claim(b)
+				authorize(b, b.claim.PreAuthCode, "wxa")
+				authorized(b)
+			},
+			do: func(b *bench) { authorize(b, b.spent, "wxb") }, then: spentBy("wxa"),
+
+			revision: 1, failures: 1, authorized: 1,
+			reads: []string{"lock_code"}, writes: []string{"begin", "lock", "announce", "commit", "announced"},
+			messages: []string{"term authorization", "publish failure"},
+		},
+		"authorization in flight for long": {
+			given: afterAToken,
+			do: func(b *bench) {
+				beats := b.heartbeats("COMPONENT_AUTHORIZED")
+				b.faults.Script("lock_code", repotest.Fault{Before: func() { next(b.world, beats) }}) // a heartbeat arrived
+				authorizeCurrent(b)
+			},
+			then: spentBy("wxa"),
+
+			revision: 3, calls: 1, updates: 2, overtaken: 1, authorized: 1,
+			messages:  []string{"authorization in progress"},
+			elsewhere: slices.Concat([]string{"lock_code", "raise", "due", "lease", "leased", "lease_one", "leased_one", "components", "ack authorization", "publish update", "publish authorization"}, spending, nextCode),
+			leased:    true,
+		},
+		"authorization returned to NATS": {
+			given: afterAToken,
+			do: func(b *bench) {
+				b.faults.Script("lock_code", repotest.Answered(1142, "SELECT command denied"))
+				authorizeCurrent(b)
+				b.eventually("the event is returned to NATS", func() bool { return b.faults.Unmet() == 0 })
+			},
+			then: spentBy("wxa"),
+
+			revision: 3, calls: 1, updates: 2, overtaken: 1, authorized: 1,
+			messages:  []string{"nak authorization"},
+			elsewhere: slices.Concat([]string{"lock_code", "raise", "due", "lease", "leased", "lease_one", "leased_one", "components", "ack authorization", "publish update", "publish authorization"}, spending, nextCode),
+			leased:    true,
+		},
 		"purge": {
 			given: func(b *bench) {
 				afterAToken(b)
@@ -461,15 +581,27 @@ func (b *bench) again(what string, ask func(context.Context) error) {
 // failuresOf returns how many failures of a component the failure stream holds.
 func (w *world) failuresOf(appid string) int {
 	w.t.Helper()
-	stream, err := w.js.Stream(w.within(), "PREAUTH_FAILED")
+	return w.messagesOn("PREAUTH_FAILED", preauth.SubjectFor("preauth.failed", appid))
+}
+
+// authorizedOf returns how many announced authorizations of a component the stream holds.
+func (w *world) authorizedOf(appid string) int {
+	w.t.Helper()
+	return w.messagesOn("PREAUTH_AUTHORIZED", preauth.SubjectFor("preauth.authorized", appid))
+}
+
+// messagesOn returns how many messages a stream holds on a subject.
+func (w *world) messagesOn(name, subject string) int {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.within(), name)
 	if err != nil {
 		return 0
 	}
-	info, err := stream.Info(w.within(), jetstream.WithSubjectFilter(preauth.SubjectFor("preauth.failed", appid)))
+	info, err := stream.Info(w.within(), jetstream.WithSubjectFilter(subject))
 	if err != nil {
 		return 0
 	}
-	return int(info.State.Subjects[preauth.SubjectFor("preauth.failed", appid)])
+	return int(info.State.Subjects[subject])
 }
 
 // stepsOf returns how many steps with the given name a component has taken.
@@ -606,7 +738,7 @@ func (b *bench) goOnce(t *testing.T, w way, appid string, i interruption) {
 	was := b.world.t
 	b.world.t = t
 	defer func() { b.world.t = was }()
-	b.appid, b.claim = appid, preauth.Claim{}
+	b.appid, b.claim, b.spent = appid, preauth.Claim{}, preauth.Secret{}
 	w.given(b)
 	b.quiet()
 	calls, updates := b.wechat.Count(appid), b.announcements()
@@ -637,11 +769,14 @@ func (b *bench) goOnce(t *testing.T, w way, appid string, i interruption) {
 	if n := b.wechat.Count(appid) - calls; n != w.calls+i.calls {
 		t.Errorf("%d calls of WeChat, want %d", n, w.calls+i.calls)
 	}
-	if n := int(b.announcements() - updates); n != w.updates {
+	if n := int(b.announcements() - updates); n > w.updates || n < w.updates-w.overtaken {
 		t.Errorf("%d updates announced, want %d", n, w.updates)
 	}
 	if n := b.failuresOf(appid); n != w.failures+i.failures {
 		t.Errorf("%d failures announced, want %d", n, w.failures+i.failures)
+	}
+	if n := b.authorizedOf(appid); n != w.authorized {
+		t.Errorf("%d authorizations announced, want %d", n, w.authorized)
 	}
 	var codes []string
 	if err := b.database.Select(&codes, "SELECT code FROM pre_auth_code WHERE appid = ?", appid); err != nil {
@@ -736,8 +871,10 @@ func TestEveryWriteBothWays(t *testing.T) {
 // answer, is lost.
 func TestEveryCreationBothWays(t *testing.T) {
 	creations := []string{
-		"ask for the account", "find token stream", "look at stream", "create token stream", "create update stream", "create failure stream",
-		"create reader of tokens", "create reader of updates", "create durable", "pull for memory", "pull events",
+		"ask for the account", "find token stream", "find authorization stream", "look at stream",
+		"create token stream", "create authorization stream", "create update stream", "create failure stream", "create authorized stream",
+		"create reader of tokens", "create reader of updates", "create durable", "create durable for authorizations",
+		"pull for memory", "pull events", "pull authorizations",
 	}
 	start := func(t *testing.T, prepare func(*wire) <-chan struct{}) *wire {
 		w := newWorld(t, wechattest.Options{})
@@ -760,7 +897,8 @@ func TestEveryCreationBothWays(t *testing.T) {
 			streams = append(streams, name)
 		}
 		slices.Sort(streams)
-		if durable, _ := w.consumers(); durable == nil || !slices.Equal(streams, []string{"COMPONENT_TOKENS", "PREAUTH", "PREAUTH_FAILED"}) {
+		want := []string{"COMPONENT_AUTHORIZED", "COMPONENT_TOKENS", "PREAUTH", "PREAUTH_AUTHORIZED", "PREAUTH_FAILED"}
+		if durable, _ := w.consumers(); durable == nil || !slices.Equal(streams, want) {
 			t.Errorf("got the streams %v and the durable %v", streams, durable)
 		}
 		return wire
@@ -789,7 +927,7 @@ func TestEveryStatementIsInTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tabled := []string{"schema", "session", "own", "own_account"} // not part of a way
+	tabled := []string{"schema", "found", "session", "own", "own_account"} // not part of a way
 	for _, w := range ways() {
 		tabled = slices.Concat(tabled, w.reads, w.writes)
 	}

@@ -153,3 +153,47 @@ func TestKilledInEachGap(t *testing.T) {
 		})
 	}
 }
+
+// The same for the gaps of an authorization: after a restart its code is spent once, which is
+// announced once, and one other code has taken its place.
+func TestKilledInEachGapOfAnAuthorization(t *testing.T) {
+	gaps := []struct {
+		at    consumer.StepName
+		calls int
+	}{
+		{at: consumer.StepReceived, calls: 1},
+		{at: consumer.StepSpent, calls: 1},
+		{at: consumer.StepAcknowledged, calls: 1},
+		{at: consumer.StepAnnounced, calls: 1},
+		{at: consumer.StepIssued, calls: 2}, // WeChat's answer was lost with the process
+		{at: consumer.StepCommitted, calls: 1},
+	}
+	for _, gap := range gaps {
+		t.Run(string(gap.at), func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			r := w.start().ready()
+			w.announce("wx1", w.token("a"))
+			code := w.settled(r, "wx1").PreAuthCode
+			r.stop()
+			before := w.wechat.Count("wx1")
+			w.authorize("wx1", code, "wxa")
+			w.crash(gap.at)
+
+			r = w.start(redelivered)
+			w.eventually("another code is current", func() bool { current := w.current("wx1"); return !current.Equal(code) })
+			if update := w.settled(r, "wx1"); update.Revision != 3 || update.Cause != preauth.CauseSpent || update.Spent {
+				t.Errorf("revision %d, made for %s, is current", update.Revision, update.Cause)
+			}
+			if got := w.wechat.Count("wx1") - before; got != gap.calls {
+				t.Errorf("%d calls of WeChat, want %d", got, gap.calls)
+			}
+			if got := w.authorizedOf("wx1"); got != 1 {
+				t.Errorf("%d authorizations announced, want 1", got)
+			}
+			resolved, err := w.resolve(code)
+			if err != nil || resolved.AuthorizerAppID != "wxa" {
+				t.Errorf("resolved to %+v, %v", resolved, err)
+			}
+		})
+	}
+}

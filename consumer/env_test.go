@@ -558,12 +558,17 @@ func (w *world) settled(r *replica, appid string) preauth.Update {
 func (w *world) acknowledged() {
 	w.t.Helper()
 	w.eventually("all events acknowledged", func() bool {
-		stream, err := w.js.Stream(w.within(), "COMPONENT_TOKENS")
-		if err != nil {
-			return false
+		for _, name := range []string{"COMPONENT_TOKENS", "COMPONENT_AUTHORIZED"} {
+			stream, err := w.js.Stream(w.within(), name)
+			if err != nil {
+				return false
+			}
+			cons, err := stream.Consumer(w.within(), fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
+			if err != nil || cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) > 0 {
+				return false
+			}
 		}
-		cons, err := stream.Consumer(w.within(), fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
-		return err == nil && cons.CachedInfo().NumPending+uint64(cons.CachedInfo().NumAckPending) == 0
+		return true
 	})
 }
 

@@ -387,10 +387,10 @@ func TestCodeIsKeptWhileMySQLRefusesIt(t *testing.T) {
 
 // heartbeats returns an item for each in-progress message (+WPI) that a replica sends for an event
 // in flight.
-func (w *world) heartbeats() <-chan struct{} {
+func (w *world) heartbeats(stream string) <-chan struct{} {
 	w.t.Helper()
 	beats := make(chan struct{}, 1000)
-	sub, err := w.nc.Subscribe("$JS.ACK.COMPONENT_TOKENS.>", func(msg *nats.Msg) {
+	sub, err := w.nc.Subscribe("$JS.ACK."+stream+".>", func(msg *nats.Msg) {
 		if string(msg.Data) == "+WPI" {
 			beats <- struct{}{}
 		}
@@ -416,7 +416,7 @@ func TestEventInFlightForLongIsNotWorkedOnTwice(t *testing.T) {
 	next(w, hold.Reached())
 	second := w.start().ready()
 
-	beats := w.heartbeats()
+	beats := w.heartbeats("COMPONENT_TOKENS")
 	for range 4 { // the replica sends three per ack wait
 		next(w, beats)
 	}
@@ -441,7 +441,7 @@ func TestHeartbeatsGoOnAfterAnError(t *testing.T) {
 	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	w.announce("wx1", w.token("a"))
 	next(w, hold.Reached())
-	beats := w.heartbeats()
+	beats := w.heartbeats("COMPONENT_TOKENS")
 	next(w, beats)
 	// The line stays cut until another replica gets the event.
 	way.down()
