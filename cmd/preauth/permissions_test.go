@@ -53,6 +53,8 @@ type deployment struct {
 	service *apptest.Command
 	asAdmin *nats.Conn
 	heard   chan *nats.Msg // what the admin receives in the account of the streams
+	// authorization was reported already: reporting it again changes nothing.
+	authorization string
 }
 
 // newKeys copies the rules and runs the command that makes the keys and credentials of the roles.
@@ -166,7 +168,7 @@ func deploy(t *testing.T, rules, config string) *deployment {
 	d.serve(t, flag)
 	d.heard = make(chan *nats.Msg, 10000)
 	d.asAdmin = d.connect(t, asAdmin)
-	for _, subject := range []string{"component.>", "preauth.updated.>", "preauth.updated", "preauth.failed.>", "preauth.failed", "$JS.ACK.>"} {
+	for _, subject := range []string{"component.>", "preauth.updated.>", "preauth.updated", "preauth.failed.>", "preauth.failed", "preauth.authorized.>", "preauth.authorized", "$JS.ACK.>"} {
 		if _, err := d.asAdmin.ChanSubscribe(subject, d.heard); err != nil {
 			t.Fatal(err)
 		}
@@ -198,12 +200,13 @@ func (d *deployment) connect(t *testing.T, role string) *nats.Conn {
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 }
 
-// fill makes a token, a code and a failure, with each role in its part. It returns the name of the
-// service's durable consumer.
+// fill makes a token, a code, its authorization and a failure, with each role in its part. It returns
+// the name of the service's durable consumer of tokens.
 func (d *deployment) fill(t *testing.T) (durable string) {
 	t.Helper()
 	updates := subscribe(t, d.connect(t, asSubscriber), "preauth.updated.*")
 	failures := subscribe(t, d.connect(t, asOperator), "preauth.failed")
+	authorized := subscribe(t, d.connect(t, asClient), "preauth.authorized")
 	publisher, err := preauth.NewClient(d.connect(t, asTokens))
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +216,16 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	if err := publisher.Announce(ctx, preauth.TokenEvent{AppID: "wx1", Token: preauth.NewSecret(secret + "-first")}); err != nil {
 		t.Fatal(err)
 	}
-	nextUpdate(t, updates, "wx1")
+	event := preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: nextUpdate(t, updates, "wx1").PreAuthCode, AuthorizerAppID: "wxa"}
+	d.authorization = string(event.Encode())
+	if err := publisher.AnnounceAuthorization(ctx, event); err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := authorized.NextMsg(patience); err != nil || !strings.Contains(string(msg.Data), `"wxa"`) {
+		t.Fatalf("no authorization announced: %v", err)
+	}
+	for nextUpdate(t, updates, "wx1").Cause != preauth.CauseSpent { // what takes the place of the spent code
+	}
 	if err := d.connect(t, asTokens).Publish("component.token.updated.wx9", []byte("no JSON")); err != nil {
 		t.Fatal(err)
 	}
@@ -382,30 +394,40 @@ func rollingUp(subject, body string) func(*testing.T, *deployment, *nats.Conn) o
 }
 
 // attempts lists who may do what. The server must reject everything else.
-func attempts(durable string) []attempt {
+func (d *deployment) attempts(durable string) []attempt {
 	const (
 		appid   = "wx1"
 		aCode   = `"pre_auth_code":"preauthcode`
 		another = `not valid JSON|do(es)? not match|"code":400|"code":404|"code":500` // the request is allowed, but makes no sense
 	)
 	token := string(tokenEvent(appid, "first")) // a repeated token costs no call
-	const stored = `"stream":"COMPONENT_TOKENS"`
+	const stored, storedToo = `"stream":"COMPONENT_TOKENS"`, `"stream":"COMPONENT_AUTHORIZED"`
 	all := []attempt{
 		{"announce a token", []string{asTokens, asAdmin}, requesting("component.token.updated", token, stored)},
 		{"announce a component's token", []string{asTokens, asAdmin}, requesting("component.token.updated."+appid, token, stored)},
 		{"empty the token stream with a header", nil, rollingUp("component.token.updated", token)},
+		{"report an authorization", []string{asTokens, asAdmin}, requesting("component.authorized", d.authorization, storedToo)},
+		{"report a component's authorization", []string{asTokens, asAdmin}, requesting("component.authorized."+appid, d.authorization, storedToo)},
+		{"empty the authorization stream with a header", nil, rollingUp("component.authorized", d.authorization)},
 		{"forge an update", []string{asAdmin}, publishing("preauth.updated")},
 		{"forge a component's update", []string{asPreauth, asAdmin}, publishing("preauth.updated.wx9")},
 		{"forge a failure", []string{asAdmin}, publishing("preauth.failed")},
 		{"forge a component's failure", []string{asPreauth, asAdmin}, publishing("preauth.failed.wx9")},
+		{"forge whose code was used", []string{asAdmin}, publishing("preauth.authorized")},
+		{"forge whose code of a component was used", []string{asPreauth, asAdmin}, publishing("preauth.authorized.wx9")},
 
 		{"hear tokens", []string{asAdmin}, subscribing("component.token.updated", "component.token.updated")},
 		{"hear a component's tokens", []string{asAdmin}, subscribing("component.token.updated.*", "component.token.updated.wx9")},
+		{"hear reports of authorizations", []string{asAdmin}, subscribing("component.authorized", "component.authorized")},
+		{"hear reports of a component's authorizations", []string{asAdmin}, subscribing("component.authorized.*", "component.authorized.wx9")},
 		{"hear updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated", "preauth.updated")},
 		{"hear a component's updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.wx9", "preauth.updated.wx9")},
 		{"hear all components' updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.*", "preauth.updated.wx9")},
 		{"hear failures", []string{asOperator, asAdmin}, subscribing("preauth.failed", "preauth.failed")},
 		{"hear a component's failures", []string{asOperator, asAdmin}, subscribing("preauth.failed.wx9", "preauth.failed.wx9")},
+		{"hear whose code was used", []string{asClient, asAdmin}, subscribing("preauth.authorized", "preauth.authorized")},
+		{"hear whose code of a component was used", []string{asClient, asAdmin}, subscribing("preauth.authorized.wx9", "preauth.authorized.wx9")},
+		{"hear whose code of any component was used", []string{asClient, asAdmin}, subscribing("preauth.authorized.*", "preauth.authorized.wx9")},
 		{"hear everything of the service", []string{asAdmin}, subscribing("preauth.>", "preauth.updated.wx9")},
 		{"hear everything", []string{asAdmin}, subscribing(">", "component.token.updated.wx9")},
 
@@ -436,9 +458,12 @@ func attempts(durable string) []attempt {
 		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":5`)},
 
 		{"acknowledge another's event", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_TOKENS." + durable + ".1.4711.1.1.0")},
+		{"acknowledge another's authorization", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_AUTHORIZED.any.1.4711.1.1.0")},
 		{"acknowledge on another stream", []string{asAdmin}, publishing("$JS.ACK.PREAUTH_FAILED.any.1.4711.1.1.0")},
 		{"take an event away", []string{asPreauth, asAdmin}, requesting("$JS.API.CONSUMER.MSG.NEXT.COMPONENT_TOKENS."+durable, `{"batch":1,"no_wait":true}`, `404|component`)},
+		{"take an authorization away", []string{asPreauth, asAdmin}, requesting("$JS.API.CONSUMER.MSG.NEXT.COMPONENT_AUTHORIZED.none", `{"batch":1,"no_wait":true}`, nobody)},
 		{"delete the durable", []string{asPreauth, asAdmin}, requesting("$JS.API.CONSUMER.DELETE.COMPONENT_TOKENS.none", "", another)},
+		{"delete the durable for authorizations", []string{asAdmin}, requesting("$JS.API.CONSUMER.DELETE.COMPONENT_AUTHORIZED.none", "", another)},
 		{"pause the durable", []string{asAdmin}, requesting("$JS.API.CONSUMER.PAUSE.COMPONENT_TOKENS.none", "{}", another)},
 
 		{"create any stream", []string{asAdmin}, requesting("$JS.API.STREAM.CREATE.OTHER", `{"name":"ANOTHER"}`, another)},
@@ -466,6 +491,14 @@ func attempts(durable string) []attempt {
 		{
 			name: "PREAUTH_FAILED", subject: "preauth.failed.wx9",
 			read: []string{asAdmin}, get: []string{asOperator, asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+		{
+			name: "COMPONENT_AUTHORIZED", subject: "component.authorized",
+			read: []string{asPreauth, asAdmin}, get: []string{asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+		{
+			name: "PREAUTH_AUTHORIZED", subject: "preauth.authorized." + appid,
+			read: []string{asAdmin}, get: []string{asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
 		},
 	} {
 		api := func(operation string) string { return "$JS.API." + operation + "." + stream.name }
@@ -510,7 +543,7 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 			durable := d.fill(t)
 			for _, role := range roles {
 				nc := d.connect(t, role)
-				for _, a := range attempts(durable) {
+				for _, a := range d.attempts(durable) {
 					want := forbidden
 					if slices.Contains(a.by, role) {
 						want = done
@@ -538,7 +571,8 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 	t.Helper()
 	token := string(tokenEvent("wx1", "first"))
 	elsewhere := []string{
-		"preauth.updated.wx8", "preauth.updated", "preauth.failed.wx8", "preauth.failed", "component.token.updated.a.b",
+		"preauth.updated.wx8", "preauth.updated", "preauth.failed.wx8", "preauth.failed", "preauth.authorized.wx8", "preauth.authorized",
+		"component.token.updated.a.b", "component.authorized.a.b",
 		"$JS.API.STREAM.PURGE.PREAUTH", "$JS.API.STREAM.DELETE.PREAUTH_FAILED", "_INBOX.client.other",
 	}
 	js, err := jetstream.New(d.asAdmin, jetstream.WithDefaultTimeout(patience))
@@ -546,7 +580,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	states := func() (all []string) {
-		for _, name := range []string{"PREAUTH", "PREAUTH_FAILED"} {
+		for _, name := range []string{"PREAUTH", "PREAUTH_FAILED", "PREAUTH_AUTHORIZED"} {
 			stream, err := js.Stream(t.Context(), name)
 			if err != nil {
 				t.Fatal(err)
@@ -559,6 +593,7 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 	before := states()
 	for _, ask := range []struct{ role, subject, body string }{
 		{asTokens, "component.token.updated", token},
+		{asTokens, "component.authorized", d.authorization},
 		{asClient, "preauth.lookup.wx1", ""},
 		{asClient, "preauth.claim.wx1", `{"claim_id":"one"}`},
 		{asClient, "preauth.resolve", `{"pre_auth_code":"unknown"}`},
@@ -571,8 +606,12 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 			<-d.heard
 		}
 		// Subjects of the same account and of the service's account.
-		asOther := d.connect(t, asSubscriber)
-		others := subscribe(t, asOther, "preauth.updated.*")
+		asOthers := map[string]*nats.Conn{}
+		others := map[string]*nats.Subscription{}
+		for role, subject := range map[string]string{asSubscriber: "preauth.updated.*", asClient: "preauth.authorized.*"} {
+			asOthers[role] = d.connect(t, role)
+			others[role] = subscribe(t, asOthers[role], subject)
+		}
 		nc := d.connect(t, ask.role)
 		for _, reply := range elsewhere {
 			if err := nc.PublishRequest(ask.subject, reply, []byte(ask.body)); err != nil {
@@ -597,12 +636,17 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 				t.Errorf("%s: an answer to %s goes to %s: %s", ask.role, ask.subject, msg.Subject, msg.Data)
 			}
 		}
-		if err := asOther.Flush(); err != nil {
-			t.Error(err)
-		}
-		// accounts.conf explains why subscribers of one account are the exception.
-		if n, _, err := others.Pending(); n > 0 != (ask.role == asSubscriber) || err != nil {
-			t.Errorf("%s: %d answers to %s are heard by a subscriber, %v", ask.role, n, ask.subject, err)
+		for role, sub := range others {
+			if err := asOthers[role].Flush(); err != nil {
+				t.Error(err)
+			}
+			if ask.role == role { // accounts.conf explains why those of one account are the exception
+				if _, err := sub.NextMsg(patience); err != nil {
+					t.Errorf("%s: no answer to %s is heard by another %s: %v", ask.role, ask.subject, role, err)
+				}
+			} else if n, _, err := sub.Pending(); n > 0 || err != nil {
+				t.Errorf("%s: %d answers to %s are heard by a %s, %v", ask.role, n, ask.subject, role, err)
+			}
 		}
 	}
 	if after := states(); !slices.Equal(before, after) {
