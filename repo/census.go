@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"database/sql"
 	"time"
 
 	"preauth/internal/database"
@@ -20,16 +21,18 @@ type Census struct {
 
 // Census returns the counts as of now. It reads all components.
 func (r *Repo) Census(ctx context.Context, now time.Time) (Census, error) {
-	fields := func(c *Census) []any {
-		return []any{&c.Valid, &c.Expiring, &c.Failing, &c.NoToken, &c.Spares, database.OrZero(&c.CodeExpiresAt), database.OrZero(&c.TokenExpiresAt)}
+	type row struct {
+		Census
+		FirstCode  sql.Null[time.Time] `db:"first_code"`
+		FirstToken sql.Null[time.Time] `db:"first_token"`
 	}
 	now = stored(now)
-	found, err := database.Query(ctx, r.db, "repo: census", fields, `/* repo.census */ SELECT
-	COALESCE(SUM(state = 'valid'), 0), COALESCE(SUM(state = 'expiring'), 0),
-	COALESCE(SUM(state = 'failing'), 0), COALESCE(SUM(state = 'no token'), 0),
-	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?),
-	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END),
-	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END)
+	found, err := database.Query[row](ctx, r.db, "repo: census", `/* repo.census */ SELECT
+	COALESCE(SUM(state = 'valid'), 0) AS valid, COALESCE(SUM(state = 'expiring'), 0) AS expiring,
+	COALESCE(SUM(state = 'failing'), 0) AS failing, COALESCE(SUM(state = 'no token'), 0) AS notoken,
+	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?) AS spares,
+	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END) AS first_code,
+	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END) AS first_token
 FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
 		WHEN c.token_expires_at IS NULL OR c.token_expires_at <= ? THEN 'no token'
 		WHEN c.failure IS NOT NULL THEN 'failing'
@@ -40,5 +43,7 @@ FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, CASE
 	if err != nil {
 		return Census{}, err
 	}
-	return found[0], nil
+	census := found[0].Census
+	census.CodeExpiresAt, census.TokenExpiresAt = found[0].FirstCode.V, found[0].FirstToken.V
+	return census, nil
 }

@@ -77,25 +77,6 @@ const (
 	causeUsed = "used"
 )
 
-const selectClaims = "SELECT id, appid, code, cause, issued_at, expires_at, claim_id, reference, claimed_at, deleted_at, authorized_at FROM pre_auth_code "
-
-// claimRow is a row of selectClaims: a claim, or a code that may become one.
-type claimRow struct {
-	Claim
-	id           uint64
-	cause        string
-	deletedAt    time.Time
-	authorizedAt time.Time
-}
-
-func (row *claimRow) fields() []any {
-	return []any{
-		&row.id, &row.AppID, secret(&row.PreAuthCode), &row.cause, &row.IssuedAt, &row.ExpiresAt,
-		database.OrZero(&row.ClaimID), database.OrZero(&row.Reference), database.OrZero(&row.ClaimedAt), database.OrZero(&row.deletedAt),
-		database.OrZero(&row.authorizedAt),
-	}
-}
-
 // Claim returns the code of a claim id: the one that it has, if that is not spent and outlives MinTTL,
 // otherwise a spare that outlives MinTTL and SpareTTL, which becomes its own. The error may be [ErrNoSpare] or
 // [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code that the
@@ -112,10 +93,10 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		}
 		if spare != nil {
 			rows, err := r.db.Exec(ctx, "repo: claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
-				causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.id, causeSpare)
+				causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
 			switch {
 			case rows == 1:
-				return request.claim(spare.Code), nil
+				return request.claim(spare.code()), nil
 			case err == nil:
 				// Another claim took the spare, or this one did by the first try of the UPDATE, whose answer
 				// was lost.
@@ -135,7 +116,7 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		case spare == nil:
 			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
 		case live != nil:
-			if err := r.retireClaim(ctx, live.id, request.At); err != nil {
+			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
@@ -155,17 +136,17 @@ var errRaces = errors.New("other claims were quicker again and again")
 const oldestSpares = 64
 
 // claimable returns a spare for the claim id, nil if there is none.
-func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (*claimRow, error) {
-	return first(database.Query(ctx, r.db, "repo: claim", (*claimRow).fields, "/* repo.claimable */ "+selectClaims+`JOIN (SELECT id AS picked FROM (
+func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (*codeRow, error) {
+	return first(database.Query[codeRow](ctx, r.db, "repo: claim", "/* repo.claimable */ "+selectCodes+`JOIN (SELECT id AS picked FROM (
 	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
 ) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked`,
 		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares))
 }
 
 // liveClaim returns the code that the claim id has, nil if it has none.
-func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*claimRow, error) {
-	return first(database.Query(ctx, r.db, "repo: claim", (*claimRow).fields,
-		"/* repo.live_claim */ "+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?", request.AppID, []byte(request.ClaimID)))
+func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*codeRow, error) {
+	return first(database.Query[codeRow](ctx, r.db, "repo: claim",
+		"/* repo.live_claim */ "+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?", request.AppID, []byte(request.ClaimID)))
 }
 
 func first[Row any](rows []Row, err error) (*Row, error) {
@@ -176,21 +157,21 @@ func first[Row any](rows []Row, err error) (*Row, error) {
 }
 
 // serve returns the claim of the live code, and false if there is none that lives long enough.
-func (r ClaimRequest) serve(live *claimRow) (Claim, bool, error) {
+func (r ClaimRequest) serve(live *codeRow) (Claim, bool, error) {
 	switch {
 	case live == nil:
 		return Claim{}, false, nil
-	case live.Reference != r.Reference:
+	case live.Reference.V != r.Reference:
 		return Claim{}, false, fmt.Errorf("repo: claim: %w", ErrReference)
 	case !r.accepts(live):
 		return Claim{}, false, nil
 	}
-	return live.Claim, true, nil
+	return live.claim(), true, nil
 }
 
 // accepts reports whether the code of the claim id still serves the request.
-func (r ClaimRequest) accepts(live *claimRow) bool {
-	return live.authorizedAt.IsZero() && r.outlives(live.ExpiresAt)
+func (r ClaimRequest) accepts(live *codeRow) bool {
+	return !live.AuthorizedAt.Valid && r.outlives(live.ExpiresAt.V)
 }
 
 // outlives reports whether a code that expires then lives long enough for the request.
@@ -238,16 +219,16 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 		switch {
 		case err != nil:
 			return Claim{}, err
-		case live != nil && live.Reference != request.Reference:
+		case live != nil && live.Reference.V != request.Reference:
 			return Claim{}, cmp.Or(keep(), fmt.Errorf("repo: insert claim: %w", ErrReference))
-		case live != nil && saved != nil && live.id == saved.id && live.authorizedAt.IsZero():
-			return live.Claim, nil // an earlier try saved it, and its answer was lost
+		case live != nil && saved != nil && live.ID == saved.ID && !live.AuthorizedAt.Valid:
+			return live.claim(), nil // an earlier try saved it, and its answer was lost
 		case live != nil && request.accepts(live):
 			if err := keep(); err != nil {
 				return Claim{}, err
 			}
-			return live.Claim, nil
-		case saved != nil && (saved.AppID != request.AppID || saved.cause != causeSpare && saved.cause != causeClaim):
+			return live.claim(), nil
+		case saved != nil && (saved.AppID != request.AppID || saved.Cause != causeSpare && saved.Cause != causeClaim):
 			return Claim{}, fmt.Errorf("repo: insert claim: %w", ErrKnownCode)
 		case saved != nil: // perhaps an earlier call saved it as a spare: that one, or any other, will do
 			claim, err := r.Claim(ctx, request)
@@ -256,7 +237,7 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 			}
 			return claim, err
 		case live != nil:
-			if err := r.retireClaim(ctx, live.id, request.At); err != nil {
+			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
 				return Claim{}, err
 			}
 		}
@@ -266,18 +247,19 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 
 // conflicts returns what keeps a new code from being inserted: the live code of the claim id, and
 // the row that already has the new code. Each may be nil.
-func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *claimRow, err error) {
-	rows, err := database.Query(ctx, r.db, "repo: insert claim", (*claimRow).fields, "/* repo.conflicts */ ("+selectClaims+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
-		"UNION ("+selectClaims+"FORCE INDEX (code) WHERE code = ?)",
+func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *codeRow, err error) {
+	rows, err := database.Query[codeRow](ctx, r.db, "repo: insert claim",
+		"/* repo.conflicts */ ("+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
+			"UNION ("+selectCodes+"FORCE INDEX (code) WHERE code = ?)",
 		request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, row := range rows {
-		if row.AppID == request.AppID && row.ClaimID == request.ClaimID && row.deletedAt.IsZero() {
+		if row.AppID == request.AppID && row.ClaimID.V == request.ClaimID && !row.DeletedAt.Valid {
 			live = &rows[i]
 		}
-		if row.PreAuthCode.Equal(code.PreAuthCode) {
+		if row.code().PreAuthCode.Equal(code.PreAuthCode) {
 			saved = &rows[i]
 		}
 	}
@@ -287,19 +269,18 @@ func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode
 // AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it
 // is used for, so the same spares may be added again.
 func (r *Repo) AddSpares(ctx context.Context, spares []Spare) error {
-	rows := make([][]any, len(spares))
+	rows := make([]codeRow, len(spares))
 	for i, s := range spares {
 		if err := s.check(); err != nil {
 			return err
 		}
-		code := s.Code.stored()
-		rows[i] = []any{s.AppID, []byte(code.PreAuthCode.Reveal()), causeSpare, s.Fingerprint[:], code.IssuedAt, code.ExpiresAt}
+		rows[i] = rowOf(s.AppID, s.Code.stored(), causeSpare, s.Fingerprint)
 	}
 	for batch := range slices.Chunk(rows, MaxBatch) {
-		err := database.Split(batch, func(piece [][]any) error {
-			_, err := r.db.Exec(ctx, "repo: add spares", `/* repo.add_spares */ INSERT INTO pre_auth_code
-(appid, code, cause, token_fingerprint, issued_at, expires_at) VALUES ? ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
-			return err
+		err := database.Split(batch, func(piece []codeRow) error {
+			return r.db.Insert(ctx, "repo: add spares", `/* repo.add_spares */ INSERT INTO pre_auth_code
+(appid, code, cause, token_fingerprint, issued_at, expires_at)
+VALUES (:appid, :code, :cause, :token_fingerprint, :issued_at, :expires_at) ON DUPLICATE KEY UPDATE code = VALUES(code)`, piece)
 		})
 		if err != nil {
 			return err
@@ -314,16 +295,16 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 	spares := make(map[string]int, len(appids))
 	for piece := range slices.Chunk(appids, database.MaxIn) {
 		type row struct {
-			appid  string
-			spares int
+			AppID  string `db:"appid"`
+			Spares int    `db:"spares"`
 		}
-		rows, err := database.Query(ctx, r.db, "repo: count spares", func(row *row) []any { return []any{&row.appid, &row.spares} }, "/* repo.spares */ SELECT appid, COUNT(*) FROM pre_auth_code FORCE INDEX (spare) "+
+		rows, err := database.Query[row](ctx, r.db, "repo: count spares", "/* repo.spares */ SELECT appid, COUNT(*) AS spares FROM pre_auth_code FORCE INDEX (spare) "+
 			"WHERE appid IN (?) AND cause = ? AND expires_at > ? GROUP BY appid", piece, causeSpare, stored(aliveAt))
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			spares[row.appid] = row.spares
+			spares[row.AppID] = row.Spares
 		}
 	}
 	return spares, nil
@@ -333,22 +314,18 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 // does so after the code expired or was replaced too, until it is purged. The error may be
 // [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (preauth.Resolved, error) {
-	fields := func(f *preauth.Resolved) []any {
-		return []any{
-			&f.AppID, database.OrZero(&f.ClaimID), database.OrZero(&f.Reference), database.OrZero(&f.ClaimedAt), database.OrZero(&f.Revision),
-			&f.IssuedAt, &f.ExpiresAt, database.OrZero(&f.AuthorizerAppID), database.OrZero(&f.AuthorizedAt),
-		}
-	}
-	resolved, err := first(database.Query(ctx, r.db, "repo: resolve", fields, `/* repo.resolve */ SELECT
-	appid, claim_id, reference, claimed_at, revision, issued_at, expires_at, authorizer_appid, authorized_at
-FROM pre_auth_code WHERE code = ? AND (cause = ? OR revision IS NOT NULL)`, []byte(code.Reveal()), causeClaim))
+	row, err := first(database.Query[codeRow](ctx, r.db, "repo: resolve", "/* repo.resolve */ "+selectCodes+
+		"WHERE code = ? AND (cause = ? OR revision IS NOT NULL)", []byte(code.Reveal()), causeClaim))
 	switch {
 	case err != nil:
 		return preauth.Resolved{}, err
-	case resolved == nil:
+	case row == nil:
 		return preauth.Resolved{}, fmt.Errorf("repo: resolve: %w", ErrNotClaimed)
 	}
-	return *resolved, nil
+	return preauth.Resolved{
+		AppID: row.AppID, ClaimID: row.ClaimID.V, Reference: row.Reference.V, ClaimedAt: row.ClaimedAt.V, Revision: row.Revision.V,
+		IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V, AuthorizerAppID: row.AuthorizerAppID.V, AuthorizedAt: row.AuthorizedAt.V,
+	}, nil
 }
 
 // The room that the schema has, in bytes.

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"database/sql"
 	"slices"
 	"time"
 
@@ -76,85 +75,12 @@ func (c Code) stored() Code {
 	return c
 }
 
-// selectComponents reads components with their current codes. The hints keep the plan the same
-// however few rows there are: it reads, and with FOR UPDATE locks, the component's row first, and
-// touches no row of other components.
-const selectComponents = `SELECT c.appid, c.revision, c.token_stream, c.token_stream_created, c.token_sequence, c.token_time,
-	c.token_fingerprint, c.token_expires_at, c.attempts, c.due_at, c.lease, c.failure, c.updated_at,
-	p.id, p.code, p.revision, p.cause, p.token_fingerprint, p.issued_at, p.expires_at, p.authorizer_appid, p.authorized_at
-FROM component AS c FORCE INDEX (PRIMARY)
-LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
-`
-
-// componentRow is a row of selectComponents.
-type componentRow struct {
-	Component // without Current
-	current   CurrentCode
-	codeID    uint64 // of the current code, 0 if there is none
-	updatedAt time.Time
-	lease     []byte
-}
-
-func (row *componentRow) fields() []any {
-	position, current := &row.Token.Position, &row.current
-	return []any{
-		&row.AppID, &row.Revision, &position.Stream, database.OrZero(&position.StreamCreated), &position.Sequence, database.OrZero(&position.Time),
-		fingerprint(&row.Token.Fingerprint), database.OrZero(&row.Token.ExpiresAt), &row.Attempts, database.OrZero(&row.DueAt), &row.lease,
-		failure(&row.AppID, &row.Failure), &row.updatedAt,
-		database.OrZero(&row.codeID), secret(&current.PreAuthCode), database.OrZero(&current.Revision), database.OrZero(&current.Cause),
-		fingerprint(&current.Fingerprint), database.OrZero(&current.IssuedAt), database.OrZero(&current.ExpiresAt),
-		database.OrZero(&current.AuthorizerAppID), database.OrZero(&current.AuthorizedAt),
-	}
-}
-
-func (row *componentRow) component() Component {
-	if row.codeID != 0 {
-		row.Current = &row.current
-	}
-	return row.Component
-}
-
-// secret reads a code.
-func secret(field *preauth.Secret) sql.Scanner {
-	return database.Set(func(code string) { *field = preauth.NewSecret(code) })
-}
-
-func fingerprint(field *Fingerprint) sql.Scanner {
-	return database.Set(func(sum []byte) { copy(field[:], sum) })
-}
-
-// null returns the zero time as NULL.
-func null(t time.Time) sql.Null[time.Time] { return sql.Null[time.Time]{V: t, Valid: !t.IsZero()} }
-
-// textOf returns a failure as it is stored.
-func textOf(f *preauth.Failure) sql.Null[string] {
-	if f == nil {
-		return sql.Null[string]{}
-	}
-	return sql.Null[string]{V: string(f.Encode()), Valid: true}
-}
-
-// failure reads a failure as it is stored, nil for none. A text that is not a failure must not block
-// the component.
-func failure(appid *string, field **preauth.Failure) sql.Scanner {
-	return database.Set(func(body string) {
-		if body == "" {
-			return
-		}
-		f, err := preauth.ParseFailure([]byte(body))
-		if err != nil {
-			f = preauth.Failure{AppID: *appid, Class: preauth.ClassUnknown, ErrMsg: "the failure stored in the database is unreadable"}
-		}
-		*field = &f
-	})
-}
-
 // Components returns the named components. One that no valid token event ever named is not in the
 // map.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, database.MaxIn) {
-		rows, err := database.Query(ctx, r.db, "repo: components", (*componentRow).fields, "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
+		rows, err := database.Query[componentRow](ctx, r.db, "repo: components", "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", piece)
 		if err != nil {
 			return nil, err
 		}

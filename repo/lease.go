@@ -24,7 +24,7 @@ func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([
 	}
 	lease := newLease()
 	for {
-		due, err := database.Query(ctx, r.db, "repo: lease due", database.Value[string],
+		due, err := database.Query[string](ctx, r.db, "repo: lease due",
 			"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
 		if err != nil || len(due) == 0 {
 			return nil, err
@@ -58,7 +58,7 @@ func (r *Repo) leaseEach(ctx context.Context, due []string, lease []byte, now, u
 		if err != nil {
 			return nil, err
 		}
-		rows, err := database.Query(ctx, r.db, "repo: lease due", (*componentRow).fields, "/* repo.leased */ "+selectComponents+
+		rows, err := database.Query[componentRow](ctx, r.db, "repo: lease due", "/* repo.leased */ "+selectComponents+
 			"WHERE c.appid IN (?) AND c.lease = ? AND c.due_at = ?", piece, lease, until)
 		if err != nil {
 			return nil, err
@@ -99,9 +99,9 @@ func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, un
 	if err != nil {
 		return Component{}, false, err
 	}
-	rows, err := database.Query(ctx, r.db, "repo: lease", (*componentRow).fields, "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
+	rows, err := database.Query[componentRow](ctx, r.db, "repo: lease", "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
 	if err != nil || len(rows) == 0 {
 		return Component{}, false, err
 	}
-	return rows[0].component(), bytes.Equal(rows[0].lease, lease), nil
+	return rows[0].component(), bytes.Equal(rows[0].Lease, lease), nil
 }

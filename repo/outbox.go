@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"database/sql"
 	"slices"
 	"strings"
 	"time"
@@ -25,56 +26,6 @@ type Announcement struct {
 	CreatedAt time.Time
 }
 
-// outboxRow is a row of selectOutbox. Its code is the one that an update announces, while it is
-// current.
-type outboxRow struct {
-	Announcement
-	current     CurrentCode
-	traceParent string
-}
-
-const selectOutbox = `SELECT o.message_id, o.appid, o.revision, o.failure, o.authorized, o.traceparent, o.created_at,
-	p.code, p.cause, p.issued_at, p.expires_at, p.authorizer_appid, p.authorized_at
-FROM outbox AS o LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = o.appid AND p.slot = 0 AND p.revision = o.revision
-`
-
-func (row *outboxRow) fields() []any {
-	current := &row.current
-	return []any{
-		&row.MessageID, &row.AppID, database.OrZero(&current.Revision), failure(&row.AppID, &row.Failure), authorization(&row.Authorized),
-		database.OrZero(&row.traceParent), &row.CreatedAt,
-		secret(&current.PreAuthCode), database.OrZero(&current.Cause), database.OrZero(&current.IssuedAt), database.OrZero(&current.ExpiresAt),
-		database.OrZero(&current.AuthorizerAppID), database.OrZero(&current.AuthorizedAt),
-	}
-}
-
-func (row *outboxRow) announcement() Announcement {
-	if !row.current.PreAuthCode.IsZero() {
-		update := row.current.Update(row.AppID)
-		update.TraceParent = row.traceParent
-		row.Update = &update
-	}
-	if row.Authorized != nil {
-		row.Authorized.TraceParent = row.traceParent
-	}
-	return row.Announcement
-}
-
-// outboxValues returns the columns of an announcement as they are stored.
-func outboxValues(a *Announcement) []any {
-	var revision, authorized, traceParent any
-	if a.Update != nil {
-		revision, traceParent = a.Update.Revision, a.Update.TraceParent
-	}
-	if a.Authorized != nil {
-		authorized, traceParent = string(a.Authorized.Encode()), a.Authorized.TraceParent
-	}
-	if traceParent == "" {
-		traceParent = nil
-	}
-	return []any{a.MessageID, a.AppID, revision, textOf(a.Failure), authorized, traceParent, a.CreatedAt}
-}
-
 // Outbox returns the oldest announcements created before the given time: of updates, failures and
 // authorizations at most limit each, so that a stream that takes none does not hide the announcements
 // for the others.
@@ -86,7 +37,7 @@ func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Annou
 			"WHERE o.created_at < ? AND "+kind+" ORDER BY o.created_at, o.message_id LIMIT ?)")
 		args = append(args, stored(before), max(limit, 0))
 	}
-	rows, err := database.Query(ctx, r.db, "repo: outbox", (*outboxRow).fields,
+	rows, err := database.Query[outboxRow](ctx, r.db, "repo: outbox",
 		"/* repo.outbox */ "+strings.Join(kinds, "\nUNION ALL ")+"\nORDER BY created_at, message_id", args...)
 	if err != nil {
 		return nil, err
@@ -112,9 +63,16 @@ func (r *Repo) DeleteAnnounced(ctx context.Context, messageIDs []string) error {
 // OutboxDepth returns how many announcements wait, and when the oldest was created, in UTC: the
 // zero time if none waits.
 func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err error) {
-	_, err = database.Query(ctx, r.db, "repo: outbox depth", func(*struct{}) []any { return []any{&rows, database.OrZero(&oldest)} },
-		"/* repo.depth */ SELECT COUNT(*), MIN(created_at) FROM outbox")
-	return rows, oldest, err
+	type row struct {
+		Depth  int                 `db:"depth"`
+		Oldest sql.Null[time.Time] `db:"oldest"`
+	}
+	found, err := first(database.Query[row](ctx, r.db, "repo: outbox depth",
+		"/* repo.depth */ SELECT COUNT(*) AS depth, MIN(created_at) AS oldest FROM outbox"))
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	return found.Depth, found.Oldest.V, nil
 }
 
 // ListCurrent returns the announcements of the current codes, expired ones too, in the order of
@@ -123,24 +81,14 @@ func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err
 func (r *Repo) ListCurrent(ctx context.Context, afterAppID string, limit int) ([]preauth.Update, error) {
 	// A component that ever had a code has a current one, so the page is known before the codes are
 	// read, and no server reads retired codes.
-	type row struct {
-		appid string
-		CurrentCode
-	}
-	fields := func(row *row) []any {
-		return []any{
-			&row.appid, &row.Revision, secret(&row.PreAuthCode), &row.Cause, &row.IssuedAt, &row.ExpiresAt,
-			database.OrZero(&row.AuthorizerAppID), database.OrZero(&row.AuthorizedAt),
-		}
-	}
-	rows, err := database.Query(ctx, r.db, "repo: list current", fields, `/* repo.current */ SELECT p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at,
+	rows, err := database.Query[codeRow](ctx, r.db, "repo: list current", `/* repo.current */ SELECT p.id, p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at,
 	p.authorizer_appid, p.authorized_at
 FROM (SELECT appid FROM component WHERE appid > ? AND revision > 0 ORDER BY appid LIMIT ?) AS c
 JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
 ORDER BY c.appid`, afterAppID, max(limit, 0))
 	current := make([]preauth.Update, len(rows))
 	for i, row := range rows {
-		current[i] = row.Update(row.appid)
+		current[i] = row.current().Update(row.AppID)
 	}
 	return current, err
 }

@@ -22,10 +22,10 @@ type plan struct {
 	// in the map counts as new, and the unique key finds out if it is not.
 	owners map[string]owner
 
-	raised        []*component // whose code gets a higher revision
-	retire        []uint64     // ids of the codes that stop being current
-	codes         []*codeRow   // to insert
-	announcements []*Announcement
+	raised        []*component    // whose code gets a higher revision
+	retire        []uint64        // ids of the codes that stop being current
+	codes         []*codeRow      // to insert
+	announcements []*Announcement // to insert, beside those of raised
 }
 
 // owner is the component that has a code, "" if none has, and since when it is.
@@ -36,21 +36,19 @@ type owner struct {
 
 // component is a locked row, as the transaction will leave it.
 type component struct {
-	componentRow
+	Component
 	changed bool
+	// updatedAt is the time of the last outcome.
+	updatedAt time.Time
+	// lease is kept until an outcome sets DueAt anew.
+	lease []byte
+	// codeID is the row of the current code, 0 if the table has none.
+	codeID uint64
 	// traceParent is that of what gives the current code a higher revision.
 	traceParent string
 	// planned is the current code if this transaction inserts it, and result belongs to its outcome.
 	planned *codeRow
 	result  *Result
-}
-
-// codeRow is a code to insert.
-type codeRow struct {
-	*CurrentCode
-	// deletedAt is set if a later outcome of this call replaces the code.
-	deletedAt    time.Time
-	announcement *Announcement
 }
 
 // lock locks the components' rows and creates those that are missing. All transactions lock in the
@@ -67,14 +65,14 @@ func (p *plan) lock(ctx context.Context, tx *database.Tx) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	rows := make([][]any, len(missing))
+	rows := make([]componentRow, len(missing))
 	for i, appid := range missing {
-		rows[i] = []any{appid, p.at, p.at}
+		rows[i] = componentRow{AppID: appid, CreatedAt: p.at}
 	}
 	// If another transaction inserts the same row, this statement waits with an exclusive lock. INSERT
 	// IGNORE would wait with a shared lock, and two such waits are a deadlock.
-	err := tx.Exec(ctx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
-VALUES ? ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
+	err := tx.Insert(ctx, `/* repo.create */ INSERT INTO component (appid, created_at, updated_at)
+VALUES (:appid, :created_at, :created_at) ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 	if err != nil {
 		return err
 	}
@@ -90,35 +88,35 @@ VALUES ? ON DUPLICATE KEY UPDATE appid = VALUES(appid)`, rows)
 }
 
 func (p *plan) lockRows(ctx context.Context, tx *database.Tx, appids []string) error {
-	rows, err := database.Select(ctx, tx, (*componentRow).fields,
+	rows, err := database.Select[componentRow](ctx, tx,
 		"/* repo.lock */ "+selectComponents+"WHERE c.appid IN (?) ORDER BY c.appid FOR UPDATE", appids)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		row.Component = row.component()
-		p.components[row.AppID] = &component{componentRow: row}
+		p.components[row.AppID] = &component{
+			Component: row.component(), updatedAt: row.UpdatedAt, lease: row.Lease, codeID: row.Current.ID,
+		}
 	}
 	return nil
 }
 
 // findOwners looks up the codes in owners.
 func (p *plan) findOwners(ctx context.Context, tx *database.Tx) error {
+	if len(p.owners) == 0 {
+		return nil
+	}
 	codes := make([][]byte, 0, len(p.owners))
 	for code := range p.owners {
 		codes = append(codes, []byte(code))
 	}
-	type row struct {
-		code string
-		owner
-	}
-	rows, err := database.Select(ctx, tx, func(row *row) []any { return []any{&row.code, &row.appid, &row.issuedAt} },
+	rows, err := database.Select[codeRow](ctx, tx,
 		"/* repo.owners */ SELECT code, appid, issued_at FROM pre_auth_code WHERE code IN (?)", codes)
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
-		p.owners[row.code] = row.owner
+		p.owners[string(row.Code)] = owner{row.AppID, row.IssuedAt.V}
 	}
 	return nil
 }
@@ -209,7 +207,8 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 
 	switch {
 	case c.planned != nil:
-		c.planned.deletedAt = p.at
+		c.planned.DeletedAt = null(p.at)
+		p.announcements = slices.DeleteFunc(p.announcements, func(a *Announcement) bool { return a == c.result.Announcement })
 		c.result.Announcement = nil
 	case c.Current != nil:
 		p.retire = append(p.retire, c.codeID)
@@ -219,8 +218,11 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	c.Current = &CurrentCode{Code: *o.Code, Revision: c.Revision, Cause: o.Cause, Fingerprint: o.Token.Fingerprint}
 	result.Status, result.Revision = Saved, c.Revision
 	result.Announcement = c.announcement(o.At, o.TraceParent)
+	p.announcements = append(p.announcements, result.Announcement)
 
-	c.planned, c.result = &codeRow{CurrentCode: c.Current, announcement: result.Announcement}, result
+	row := rowOf(c.AppID, c.Current.Code, string(c.Current.Cause), c.Current.Fingerprint)
+	row.Revision = null(c.Revision)
+	c.planned, c.result = &row, result
 	p.codes = append(p.codes, c.planned)
 }
 
@@ -243,34 +245,25 @@ func (p *plan) announceFailure(o Outcome, result *Result) {
 
 // write writes what was decided. After each statement the unique keys hold.
 func (p *plan) write(ctx context.Context, tx *database.Tx) error {
-	var components, codes, outbox [][]any
+	var components []componentRow
 	for _, appid := range slices.Sorted(maps.Keys(p.components)) {
 		if c := p.components[appid]; c.changed {
-			at := c.Token.Position
-			components = append(components, []any{
-				appid, c.Revision, at.Stream, null(at.StreamCreated), at.Sequence, null(at.Time), c.Token.Fingerprint[:], null(c.Token.ExpiresAt),
-				c.Attempts, null(c.DueAt), c.lease, textOf(c.Failure), p.at, c.updatedAt,
-			})
+			components = append(components, c.row(p.at))
 		}
 	}
+	var outbox []outboxRow
 	for _, a := range p.announcements {
-		outbox = append(outbox, outboxValues(a))
+		outbox = append(outbox, a.row())
 	}
 	for _, c := range p.raised {
-		outbox = append(outbox, outboxValues(c.announcement(p.at, c.traceParent)))
-	}
-	for _, c := range p.codes {
-		codes = append(codes, []any{
-			c.announcement.AppID, c.Revision, []byte(c.PreAuthCode.Reveal()), c.Cause, c.Fingerprint[:], c.IssuedAt, c.ExpiresAt, null(c.deletedAt),
-		})
-		if c.deletedAt.IsZero() { // a code that a later outcome of this call replaced is not announced
-			outbox = append(outbox, outboxValues(c.announcement))
-		}
+		outbox = append(outbox, c.announcement(p.at, c.traceParent).row())
 	}
 
-	err := tx.Exec(ctx, `/* repo.component */ INSERT INTO component
+	err := tx.Insert(ctx, `/* repo.component */ INSERT INTO component
 (appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at,
-	attempts, due_at, lease, failure, created_at, updated_at) VALUES ?
+	attempts, due_at, lease, failure, created_at, updated_at)
+VALUES (:appid, :revision, :token_stream, :token_stream_created, :token_sequence, :token_time, :token_fingerprint, :token_expires_at,
+	:attempts, :due_at, :lease, :failure, :created_at, :updated_at)
 ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token_stream), token_stream_created = VALUES(token_stream_created),
 	token_sequence = VALUES(token_sequence), token_time = VALUES(token_time), token_fingerprint = VALUES(token_fingerprint),
 	token_expires_at = VALUES(token_expires_at), attempts = VALUES(attempts), due_at = VALUES(due_at),
@@ -284,15 +277,19 @@ ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token
 			return err
 		}
 	}
-	err = tx.Exec(ctx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
+	if len(p.retire) > 0 {
+		err := tx.Exec(ctx, "/* repo.retire */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET deleted_at = ? WHERE id IN (?)", p.at, p.retire)
+		if err != nil {
+			return err
+		}
+	}
+	err = tx.Insert(ctx, `/* repo.code */ INSERT INTO pre_auth_code
+(appid, revision, code, cause, token_fingerprint, issued_at, expires_at, deleted_at)
+VALUES (:appid, :revision, :code, :cause, :token_fingerprint, :issued_at, :expires_at, :deleted_at)`, p.codes)
 	if err != nil {
 		return err
 	}
-	err = tx.Exec(ctx, `/* repo.code */ INSERT INTO pre_auth_code
-(appid, revision, code, cause, token_fingerprint, issued_at, expires_at, deleted_at) VALUES ?`, codes)
-	if err != nil {
-		return err
-	}
-	return tx.Exec(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, authorized, traceparent, created_at)
-VALUES ? ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
+	return tx.Insert(ctx, `/* repo.announce */ INSERT INTO outbox (message_id, appid, revision, failure, authorized, traceparent, created_at)
+VALUES (:message_id, :appid, :revision, :failure, :authorized, :traceparent, :created_at)
+ON DUPLICATE KEY UPDATE message_id = VALUES(message_id)`, outbox)
 }

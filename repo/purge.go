@@ -13,7 +13,7 @@ import (
 // are left or another replica deletes the same. The rows stay locked until all are deleted, so keep
 // limit at some hundred.
 func (r *Repo) Purge(ctx context.Context, before time.Time, limit int) (int, error) {
-	ids, err := database.Query(ctx, r.db, "repo: purge", database.Value[uint64], "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
+	ids, err := database.Query[uint64](ctx, r.db, "repo: purge", "/* repo.expired */ SELECT id FROM pre_auth_code FORCE INDEX (expires) "+
 		"WHERE expires_at < ? AND (slot IS NULL OR slot > 0) ORDER BY expires_at LIMIT ?", stored(before), max(limit, 0))
 	if err != nil {
 		return 0, err

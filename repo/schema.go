@@ -75,7 +75,7 @@ func definition(table, name string) string {
 
 // found returns the columns and the constraints of all tables, each as "table.name".
 func (r *Repo) found(ctx context.Context) ([]string, error) {
-	return database.Query(ctx, r.db, "repo: apply schema", database.Value[string], `/* repo.found */ SELECT CONCAT(table_name, '.', column_name)
+	return database.Query[string](ctx, r.db, "repo: apply schema", `/* repo.found */ SELECT CONCAT(table_name, '.', column_name)
 FROM information_schema.columns WHERE table_schema = DATABASE()
 UNION SELECT CONCAT(table_name, '.', constraint_name) FROM information_schema.table_constraints WHERE table_schema = DATABASE()`)
 }
@@ -89,7 +89,7 @@ var uniqueKeys = []string{
 // Check returns nil if the server can be reached, reads and writes, and the schema is complete. The
 // error says what to do. It costs a few short statements, of which one writes and is rolled back.
 func (r *Repo) Check(ctx context.Context) error {
-	found, err := database.Query(ctx, r.db, "repo: check", database.Value[string], `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
+	found, err := database.Query[string](ctx, r.db, "repo: check", `/* repo.check */ SELECT CONCAT(table_name, '.', index_name)
 FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0`)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math"
@@ -42,17 +41,6 @@ type Spent struct {
 	Revision uint64
 }
 
-// spentRow is a code that an account authorized with.
-type spentRow struct {
-	claimRow
-	revision        uint64
-	authorizerAppID string
-}
-
-func (row *spentRow) fields() []any {
-	return append(row.claimRow.fields(), database.OrZero(&row.revision), database.OrZero(&row.authorizerAppID))
-}
-
 // Spend records that a code served its authorization: nobody gets it any more. A current code is
 // announced once more, under a new revision, and its component becomes due. The error may be
 // [ErrUnknownCode] or [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend
@@ -74,20 +62,19 @@ func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
 		if err := p.lockRows(ctx, tx, []string{a.AppID}); err != nil {
 			return err
 		}
-		row, err := first(database.Select(ctx, tx, (*spentRow).fields, `/* repo.lock_code */ SELECT id, appid, code, cause, issued_at, expires_at,
-	claim_id, reference, claimed_at, deleted_at, authorized_at, revision, authorizer_appid
-FROM pre_auth_code FORCE INDEX (code) WHERE code = ? FOR UPDATE`, []byte(a.PreAuthCode.Reveal())))
+		row, err := first(database.Select[codeRow](ctx, tx, "/* repo.lock_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ? FOR UPDATE",
+			[]byte(a.PreAuthCode.Reveal())))
 		if err != nil {
 			return err
 		}
 		c := p.components[a.AppID]
-		isCurrent := row != nil && c != nil && c.codeID == row.id
+		isCurrent := row != nil && c != nil && c.codeID == row.ID
 		switch {
 		case row == nil || row.AppID != a.AppID:
 			refused = ErrUnknownCode
-		case row.authorizerAppID == "":
+		case !row.AuthorizedAt.Valid:
 			spent, err = p.spend(ctx, tx, a, *row, isCurrent)
-		case row.authorizerAppID != a.AuthorizerAppID:
+		case row.AuthorizerAppID.V != a.AuthorizerAppID:
 			refused = ErrSecondAuthorizer
 		default:
 			spent, err = p.spendAgain(ctx, tx, *row, isCurrent)
@@ -104,12 +91,12 @@ FROM pre_auth_code FORCE INDEX (code) WHERE code = ? FOR UPDATE`, []byte(a.PreAu
 }
 
 // spend records an authorization, and announces it.
-func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row spentRow, isCurrent bool) (Spent, error) {
-	if row.cause == causeSpare {
-		row.cause = causeUsed
+func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row codeRow, isCurrent bool) (Spent, error) {
+	if row.Cause == causeSpare {
+		row.Cause = causeUsed
 	}
 	err := tx.Exec(ctx, "/* repo.spend */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET cause = ?, authorizer_appid = ?, authorized_at = ? WHERE id = ?",
-		row.cause, a.AuthorizerAppID, a.AuthorizedAt, row.id)
+		row.Cause, a.AuthorizerAppID, a.AuthorizedAt, row.ID)
 	if err != nil {
 		return Spent{}, err
 	}
@@ -119,15 +106,15 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 		c.Current.AuthorizerAppID, c.Current.AuthorizedAt = a.AuthorizerAppID, a.AuthorizedAt
 		c.DueAt, c.lease = a.At, nil
 		p.raise(c, a.MinRevision, a.TraceParent)
-		row.revision = c.Revision
+		row.Revision.V = c.Revision
 		spent.Announcements = append(spent.Announcements, *c.announcement(a.At, a.TraceParent))
 	}
 	authorized := &preauth.Authorized{
-		AppID: a.AppID, ClaimID: row.ClaimID, Reference: row.Reference, ClaimedAt: row.ClaimedAt, Revision: row.revision,
+		AppID: a.AppID, ClaimID: row.ClaimID.V, Reference: row.Reference.V, ClaimedAt: row.ClaimedAt.V, Revision: row.Revision.V,
 		AuthorizerAppID: a.AuthorizerAppID, InfoType: a.InfoType, AuthorizedAt: a.AuthorizedAt,
-		IssuedAt: row.IssuedAt, ExpiresAt: row.ExpiresAt, TraceParent: a.TraceParent,
+		IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V, TraceParent: a.TraceParent,
 	}
-	announcement := Announcement{MessageID: authorizedID(a.AppID, row.id), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
+	announcement := Announcement{MessageID: authorizedID(a.AppID, row.ID), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
 	p.announcements = append(p.announcements, &announcement)
 	spent.Announcements = append(spent.Announcements, announcement)
 	return spent, p.write(ctx, tx)
@@ -135,14 +122,14 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 
 // spendAgain returns the announcements of an authorization that are not known to be published: its
 // answer may have been lost.
-func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row spentRow, isCurrent bool) (spent Spent, err error) {
-	ids := []string{authorizedID(row.AppID, row.id)}
+func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row codeRow, isCurrent bool) (spent Spent, err error) {
+	ids := []string{authorizedID(row.AppID, row.ID)}
 	if isCurrent {
 		update := p.components[row.AppID].Current.Update(row.AppID)
 		ids = append(ids, update.MessageID())
 	}
 	spent = Spent{Status: Superseded, WasCurrent: isCurrent}
-	rows, err := database.Select(ctx, tx, (*outboxRow).fields, "/* repo.waiting */ "+selectOutbox+"WHERE o.message_id IN (?) ORDER BY o.message_id", ids)
+	rows, err := database.Select[outboxRow](ctx, tx, "/* repo.waiting */ "+selectOutbox+"WHERE o.message_id IN (?) ORDER BY o.message_id", ids)
 	for _, row := range rows {
 		spent.Announcements = append(spent.Announcements, row.announcement())
 	}
@@ -171,13 +158,4 @@ func (a Authorization) check() error {
 		return nil
 	}
 	return errors.New("repo: impossible authorization: " + problem)
-}
-
-// authorization reads the body of an announcement as it is stored, nil for none.
-func authorization(field **preauth.Authorized) sql.Scanner {
-	return database.Set(func(body string) {
-		if a, err := preauth.ParseAuthorized([]byte(body)); err == nil {
-			*field = &a
-		}
-	})
 }

@@ -14,14 +14,12 @@ import (
 // deleted and created again belongs to the same set.
 type StreamSet struct {
 	// Tokens, Updates and Failures are the names of the streams, up to 255 characters.
-	Tokens, Updates, Failures string
+	Tokens   string `db:"token_stream"`
+	Updates  string `db:"update_stream"`
+	Failures string `db:"failure_stream"`
 	// Account is the NATS account that the streams are in, up to 255 characters in any form that is the
 	// same on all replicas. It is "" where it cannot be told, and then counts as the same as any.
-	Account string
-}
-
-func streamSetFields(s *StreamSet) []any {
-	return []any{&s.Tokens, &s.Updates, &s.Failures, &s.Account}
+	Account string `db:"account"`
 }
 
 // String names the streams, and the account if it is known.
@@ -107,7 +105,7 @@ func (r *Repo) Adopt(ctx context.Context, streams StreamSet, now time.Time) (bef
 
 // owner returns the set that the database belongs to, the zero StreamSet if it belongs to none.
 func (r *Repo) owner(ctx context.Context) (StreamSet, error) {
-	rows, err := database.Query(ctx, r.db, "repo: own", streamSetFields, "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1")
+	rows, err := database.Query[StreamSet](ctx, r.db, "repo: own", "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1")
 	if err != nil || len(rows) == 0 {
 		return StreamSet{}, err
 	}

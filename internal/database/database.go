@@ -18,10 +18,11 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/jmoiron/sqlx"
 )
 
 // DB is a database on a server. It is safe for concurrent use.
-type DB struct{ db *sql.DB }
+type DB struct{ db *sqlx.DB }
 
 // Open returns the DB that dsn names; [Connector] says what a DSN may hold. It does not connect, so
 // the server may start later. maxConns bounds the connections; idle ones are closed after some
@@ -44,7 +45,7 @@ func Open(dsn string, maxConns int, options ...Option) (*DB, error) {
 }
 
 // New returns a DB over the caller's connections. They must come from [Connector], which tests wrap.
-func New(db *sql.DB) *DB { return &DB{db: db} }
+func New(db *sql.DB) *DB { return &DB{sqlx.NewDb(db, "mysql")} }
 
 // Close closes the connections.
 func (db *DB) Close() error { return db.db.Close() }

@@ -18,8 +18,11 @@ type Warning struct {
 // its machine, crashes. It returns none for a safe server. TiDB has no such setting: its replication
 // alone decides.
 func (db *DB) Durability(ctx context.Context) ([]Warning, error) {
-	type row struct{ name, value string }
-	rows, err := Query(ctx, db, "database: durability", func(row *row) []any { return []any{&row.name, &row.value} },
+	type row struct {
+		Name  string `db:"Variable_name"`
+		Value string `db:"Value"`
+	}
+	rows, err := Query[row](ctx, db, "database: durability",
 		"/* database.durability */ SHOW GLOBAL VARIABLES WHERE Variable_name IN "+
 			"('innodb_flush_log_at_trx_commit', 'innodb_flush_method', 'innodb_doublewrite', 'log_bin', 'sync_binlog', 'version')")
 	if err != nil {
@@ -27,7 +30,7 @@ func (db *DB) Durability(ctx context.Context) ([]Warning, error) {
 	}
 	value := map[string]string{}
 	for _, row := range rows {
-		value[row.name] = row.value
+		value[row.Name] = row.Value
 	}
 	if strings.Contains(value["version"], "TiDB") { // it has MySQL's variables, which do nothing
 		return nil, nil

@@ -6,17 +6,17 @@ import (
 	"database/sql/driver"
 	"errors"
 	"reflect"
-	"strings"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/jmoiron/sqlx"
 )
 
 // Operations are named by the caller, such as "repo: claim". The name begins the error of what
 // fails.
 //
-// A slice among the arguments of a statement stands for all its items, each with a placeholder of
-// its own: "IN (?)" takes a []string, and "VALUES ?" takes a [][]any, a slice of rows. An empty slice
-// means that there are no rows, and the statement is not run. A []byte is one value.
+// Package sqlx expands lists, and reads and writes rows. A slice among the arguments of a statement
+// stands for all its items, of which there must be one: "IN (?)" takes a []string. A []byte is one
+// value. The fields of a row name their columns in `db` tags.
 
 // MaxIn bounds the values to put into one IN list.
 const MaxIn = 500
@@ -28,7 +28,7 @@ var ErrDuplicate = errors.New("a unique key already has the value")
 // inserted, deleted or matched, whether or not it changed them. The error is [ErrUnavailable] or
 // [ErrDuplicate] where that applies. A statement whose answer was lost is run again.
 func (db *DB) Exec(ctx context.Context, operation, statement string, args ...any) (rows int64, err error) {
-	err = db.do(ctx, operation, func(conn *sql.Conn) error {
+	err = db.do(ctx, operation, func(conn *sqlx.Conn) error {
 		result, err := exec(ctx, conn, statement, args)
 		if isServerError(err, duplicateEntry) {
 			return ErrDuplicate
@@ -42,49 +42,19 @@ func (db *DB) Exec(ctx context.Context, operation, statement string, args ...any
 	return rows, err
 }
 
-// Query returns the rows of a query that is a transaction of its own. fields points to the fields of
-// a row, in the order of the query's columns.
-func Query[Row any](ctx context.Context, db *DB, operation string, fields func(*Row) []any, statement string, args ...any) (rows []Row, err error) {
-	err = db.do(ctx, operation, func(conn *sql.Conn) error {
-		rows, err = query(ctx, conn, fields, statement, args)
+// Insert runs an INSERT that is a transaction of its own; see [Tx.Insert].
+func (db *DB) Insert(ctx context.Context, operation, statement string, rows any) error {
+	return db.do(ctx, operation, func(conn *sqlx.Conn) error { return insert(ctx, conn, statement, rows) })
+}
+
+// Query returns the rows of a query that is a transaction of its own. A Row is a struct, or the value
+// of the only column.
+func Query[Row any](ctx context.Context, db *DB, operation, statement string, args ...any) (rows []Row, err error) {
+	err = db.do(ctx, operation, func(conn *sqlx.Conn) error {
+		rows, err = query[Row](ctx, conn, statement, args)
 		return err
 	})
 	return rows, err
-}
-
-// Value is the field of rows that are one value.
-func Value[T any](value *T) []any { return []any{value} }
-
-// OrZero reads a column into a field. NULL becomes the zero value. A []byte needs no OrZero, and may
-// not have it: the driver uses its memory again.
-func OrZero[T any](field *T) sql.Scanner { return orZero[T]{field} }
-
-type orZero[T any] struct{ field *T }
-
-// Scan implements [sql.Scanner].
-func (z orZero[T]) Scan(value any) error {
-	if same, ok := value.(T); ok {
-		*z.field = same
-		return nil
-	}
-	var null sql.Null[T]
-	err := null.Scan(value)
-	*z.field = null.V
-	return err
-}
-
-// Set calls set with the value of a column, or with the zero value for NULL. A []byte is valid until
-// set returns.
-func Set[T any](set func(T)) sql.Scanner { return setter[T](set) }
-
-type setter[T any] func(T)
-
-// Scan implements [sql.Scanner].
-func (set setter[T]) Scan(column any) error {
-	var value T
-	err := OrZero(&value).Scan(column)
-	set(value)
-	return err
 }
 
 // Define runs a statement that creates or alters a table, or does nothing if that was done before.
@@ -101,14 +71,14 @@ func (db *DB) Define(ctx context.Context, operation, statement string) error {
 }
 
 // Tx is a transaction.
-type Tx struct{ tx *sql.Tx }
+type Tx struct{ tx *sqlx.Tx }
 
 // Transaction runs f in a transaction, and commits it unless f returns an error. f is called again
 // if the transaction failed and may succeed now, also if a unique key had a value, and if the answer
 // to COMMIT was lost: the transaction before may then have been committed.
 func (db *DB) Transaction(ctx context.Context, operation string, f func(tx *Tx) error) error {
-	return db.do(ctx, operation, func(conn *sql.Conn) error {
-		tx, err := conn.BeginTx(ctx, nil)
+	return db.do(ctx, operation, func(conn *sqlx.Conn) error {
+		tx, err := conn.BeginTxx(ctx, nil)
 		if err != nil {
 			return err
 		}
@@ -132,9 +102,15 @@ func (tx *Tx) Exec(ctx context.Context, statement string, args ...any) error {
 	return err
 }
 
+// Insert inserts rows, a slice of structs, if there are any. The statement names the fields of one, as
+// in "VALUES (:appid, :created_at)".
+func (tx *Tx) Insert(ctx context.Context, statement string, rows any) error {
+	return insert(ctx, tx.tx, statement, rows)
+}
+
 // Select returns the rows of a query in a transaction; see [Query].
-func Select[Row any](ctx context.Context, tx *Tx, fields func(*Row) []any, statement string, args ...any) ([]Row, error) {
-	return query(ctx, tx.tx, fields, statement, args)
+func Select[Row any](ctx context.Context, tx *Tx, statement string, args ...any) ([]Row, error) {
+	return query[Row](ctx, tx.tx, statement, args)
 }
 
 // Split calls f with all items, or, if a packet is too large for the server, with ever smaller
@@ -154,9 +130,9 @@ func Split[Item any](items []Item, f func([]Item) error) error {
 // do runs one operation on a connection until it succeeds or fails for good. f must be safe to
 // repeat. The error names the operation, wraps [ErrUnavailable] where that applies, and quotes no
 // data.
-func (db *DB) do(ctx context.Context, operation string, f func(conn *sql.Conn) error) error {
+func (db *DB) do(ctx context.Context, operation string, f func(conn *sqlx.Conn) error) error {
 	err := retry(ctx, func() error {
-		conn, err := db.db.Conn(ctx)
+		conn, err := db.db.Connx(ctx)
 		if err != nil {
 			return err
 		}
@@ -176,71 +152,36 @@ func (db *DB) do(ctx context.Context, operation string, f func(conn *sql.Conn) e
 var keepsConnection = []uint16{duplicateEntry, 1205, 1213, 8002, 9007}
 
 // discard closes a connection instead of putting it back into the pool.
-func discard(conn *sql.Conn) { _ = conn.Raw(func(any) error { return driver.ErrBadConn }) }
+func discard(conn *sqlx.Conn) { _ = conn.Raw(func(any) error { return driver.ErrBadConn }) }
 
-// runner is a connection, or a transaction on one.
-type runner interface {
-	ExecContext(ctx context.Context, statement string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, statement string, args ...any) (*sql.Rows, error)
-}
-
-func exec(ctx context.Context, on runner, statement string, args []any) (sql.Result, error) {
-	statement, args, isEmpty := expand(statement, args)
-	if isEmpty {
-		return driver.RowsAffected(0), nil
+func exec(ctx context.Context, on sqlx.ExecerContext, statement string, args []any) (sql.Result, error) {
+	statement, args, err := sqlx.In(statement, args...)
+	if err != nil {
+		return nil, err
 	}
 	return on.ExecContext(ctx, statement, args...)
 }
 
-func query[Row any](ctx context.Context, on runner, fields func(*Row) []any, statement string, args []any) ([]Row, error) {
-	statement, args, isEmpty := expand(statement, args)
-	if isEmpty {
-		return nil, nil
+func insert(ctx context.Context, on sqlx.ExecerContext, statement string, rows any) error {
+	if reflect.ValueOf(rows).Len() == 0 {
+		return nil
 	}
-	found, err := on.QueryContext(ctx, statement, args...)
+	statement, args, err := sqlx.Named(statement, rows)
+	if err != nil {
+		return errors.New("the statement names a field that the rows lack") // sqlx's error shows a row
+	}
+	_, err = on.ExecContext(ctx, statement, args...)
+	return err
+}
+
+func query[Row any](ctx context.Context, on sqlx.QueryerContext, statement string, args []any) ([]Row, error) {
+	statement, args, err := sqlx.In(statement, args...)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = found.Close() }()
 	var rows []Row
-	for found.Next() {
-		var row Row
-		if err := found.Scan(fields(&row)...); err != nil {
-			return nil, err
-		}
-		rows = append(rows, row)
+	if err := sqlx.SelectContext(ctx, on, &rows, statement, args...); err != nil {
+		return nil, err
 	}
-	return rows, found.Err()
-}
-
-// expand gives each item of a slice among the arguments a placeholder of its own. It reports whether
-// a slice is empty.
-func expand(statement string, args []any) (expanded string, values []any, isEmpty bool) {
-	var text strings.Builder
-	for _, arg := range args {
-		before, after, _ := strings.Cut(statement, "?")
-		list := placeholders(arg, &values)
-		isEmpty = isEmpty || list == ""
-		text.WriteString(before + list)
-		statement = after
-	}
-	return text.String() + statement, values, isEmpty
-}
-
-// placeholders appends the values of an argument, and returns their placeholders.
-func placeholders(arg any, values *[]any) string {
-	list := reflect.ValueOf(arg)
-	if _, isBytes := arg.([]byte); isBytes || list.Kind() != reflect.Slice {
-		*values = append(*values, arg)
-		return "?"
-	}
-	each := make([]string, list.Len())
-	for i := range each {
-		item := list.Index(i).Interface()
-		each[i] = placeholders(item, values)
-		if _, isRow := item.([]any); isRow {
-			each[i] = "(" + each[i] + ")"
-		}
-	}
-	return strings.Join(each, ", ")
+	return rows, nil
 }
