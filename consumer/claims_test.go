@@ -305,7 +305,7 @@ func TestClaimsThatCannotBeServed(t *testing.T) {
 		"min_ttl":            {"preauth.claim.wx1", `{"min_ttl":1200}`, 400, "min_ttl must be at most 1195 s: a new code lives for 1200 s"},
 		"quota":              {"preauth.claim.wx1", `{}`, 503, "no valid code"},
 		"no code to resolve": {"preauth.resolve", `{}`, 400, "pre_auth_code must have"},
-		"unknown code":       {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "no claim"},
+		"unknown code":       {"preauth.resolve", `{"pre_auth_code":"preauthcode@@@x"}`, 404, "neither announced nor given"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
