@@ -15,7 +15,8 @@ import (
 )
 
 // demo plays the programs around the service: a token service, a subscriber that looks up each
-// code, and a client that claims codes. It shows each code's way as one line.
+// code, a client that claims codes, and the receiver of WeChat's pushes. It shows each code's way as
+// one line.
 type demo struct {
 	screen *screen
 	client *preauth.Client
@@ -40,12 +41,18 @@ func (d *demo) trace(step consumer.Step) {
 	w := d.ways[step.AppID]
 	switch step.Name {
 	case consumer.StepReceived:
+		if step.Cause != preauth.CauseToken {
+			return
+		}
 		w = way{from: "token", began: time.Now()}
 	case consumer.StepIssued:
-		if w.from == "" && (step.Cause == preauth.CauseRenewal || step.Cause == preauth.CauseDemand) {
-			w = way{from: string(step.Cause), began: time.Now()}
+		if from := fromOf[step.Cause]; w.from == "" && from != "" {
+			w = way{from: from, began: time.Now()}
 		}
 	case consumer.StepFailed:
+		if w.from == "" { // nothing that a code comes from
+			return
+		}
 		w.failures++
 	case consumer.StepCommitted:
 		d.saved[key(step.AppID, step.Revision)] = w
@@ -62,6 +69,11 @@ func (d *demo) trace(step consumer.Step) {
 	if d.ways[step.AppID] = w; w == (way{}) {
 		delete(d.ways, step.AppID)
 	}
+}
+
+// fromOf is what leads to a code that no token event asked for.
+var fromOf = map[preauth.Cause]string{
+	preauth.CauseRenewal: "renewal", preauth.CauseDemand: "demand", preauth.CauseSpent: "authorized → spent",
 }
 
 func key(appid string, revision uint64) string { return fmt.Sprintf("%s/%d", appid, revision) }
@@ -92,7 +104,7 @@ func (d *demo) announced(ctx context.Context, u preauth.Update) {
 }
 
 // claim claims a code, as a program does that sends a visitor to WeChat, and resolves it, as the
-// program does when WeChat reports that somebody authorized with it.
+// program does when WeChat reports that somebody authorized with it. It passes that on.
 func (d *demo) claim(ctx context.Context, appid, visitor string) {
 	began := time.Now()
 	claim, err := d.client.Claim(ctx, preauth.ClaimRequest{AppID: appid, ClaimID: visitor})
@@ -107,6 +119,34 @@ func (d *demo) claim(ctx context.Context, appid, visitor string) {
 	default:
 		d.screen.event(other, appid, "claim → %s → resolve: %s, %d ms",
 			claim.PreAuthCode.Hint(), resolved.ClaimID, time.Since(began).Milliseconds())
+		d.authorize(ctx, appid, claim.PreAuthCode)
+	}
+}
+
+// authorize reports that an account authorized with a code.
+func (d *demo) authorize(ctx context.Context, appid string, code preauth.Secret) {
+	event := preauth.AuthorizedEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: "wxvisitor"}
+	if err := d.client.AnnounceAuthorization(ctx, event); err != nil && ctx.Err() == nil {
+		d.screen.event(bad, appid, "authorization not announced: %v", err)
+	}
+}
+
+// authorizeCurrent reports that an account authorized with the current code.
+func (d *demo) authorizeCurrent(ctx context.Context, appid string) {
+	found, err := d.client.Lookup(ctx, preauth.LookupRequest{AppID: appid})
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		d.screen.event(bad, appid, "look-up: %v", err)
+	default:
+		d.authorize(ctx, appid, found.PreAuthCode)
+	}
+}
+
+// authorized shows whose claim's code is spent. A current one is shown when another takes its place.
+func (d *demo) authorized(a preauth.Authorized) {
+	if a.ClaimID != "" {
+		d.screen.event(other, a.AppID, "authorized → spent: the code of %s", a.ClaimID)
 	}
 }
 
@@ -149,8 +189,8 @@ func (d *demo) fail(appid string) {
 }
 
 // run shows what happens until ctx ends. It announces tokens every pace, of one component after the
-// other, and shows a claim and a failure of WeChat in each second round. With a pace of 0 it
-// announces each component's token once.
+// other, and shows a claim, two authorizations and a failure of WeChat in each second round. With a
+// pace of 0 it announces each component's token once.
 func (d *demo) run(ctx context.Context, url string, components int, pace time.Duration, ready func() error) error {
 	for ready() != nil {
 		if !wait(ctx, 20*time.Millisecond) {
@@ -168,12 +208,19 @@ func (d *demo) run(ctx context.Context, url string, components int, pace time.Du
 	var lookups sync.WaitGroup
 	defer lookups.Wait()
 	updates, err := d.client.Subscribe(func(u preauth.Update) {
-		lookups.Go(func() { d.announced(ctx, u) })
+		if !u.Spent {
+			lookups.Go(func() { d.announced(ctx, u) })
+		}
 	}, func(err error) { d.screen.event(bad, "", "update: %v", err) })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = updates.Unsubscribe() }()
+	authorizations, err := d.client.SubscribeAuthorized(d.authorized, func(err error) { d.screen.event(bad, "", "authorization: %v", err) })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = authorizations.Unsubscribe() }()
 	failures, err := nc.Subscribe(preauth.DefaultSubjects().Failed, d.failed)
 	if err != nil {
 		return err
@@ -194,6 +241,8 @@ func (d *demo) run(ctx context.Context, url string, components int, pace time.Du
 			d.claim(ctx, component, fmt.Sprintf("visitor-%d", 100+half/4))
 		case 2:
 			d.announce(ctx, component)
+		case 3:
+			d.authorizeCurrent(ctx, component)
 		case 0:
 			if pace > outage {
 				d.fail(component)

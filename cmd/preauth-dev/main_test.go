@@ -160,6 +160,8 @@ func TestDevShowsItsFeaturesByItself(t *testing.T) {
 		`wxdev1  token → saved → announced → looked up, \d+ ms`,
 		`wxdev2  token → saved → announced → looked up, \d+ ms`,
 		`wxdev1  claim → ` + hint + ` → resolve: visitor-100, \d+ ms`,
+		`wxdev1  authorized → spent: the code of visitor-100`,
+		`wxdev2  authorized → spent → saved → announced → looked up, \d+ ms`,
 		`wxdev1  renewal → saved → announced → looked up, \d+ ms`,
 		`wxdev1  no code: transient: system error; next call at \d\d:\d\d:\d\d`,
 		`wxdev1  token → no code → saved → announced → looked up, \d+ ms`,
@@ -179,11 +181,14 @@ const address = `127\.0\.0\.1:\d+`
 // exampleToken is the token in the printed command.
 const exampleToken = "my-token-1"
 
+// exampleCode is where the code goes in the printed command.
+const exampleCode = "CODE"
+
 func TestDevPrintsCommandsThatWork(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+apptest.NewDatabase(t))
 	commands := natsCommands(t, d)
-	if len(commands) != 6 {
+	if len(commands) != 7 {
 		t.Fatalf("%d commands are printed: %q", len(commands), commands)
 	}
 	updates, failures := make(chan *nats.Msg, 100), make(chan *nats.Msg, 100)
@@ -225,17 +230,24 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	if msg, err = d.nc.Request(argument(t, commands[4:], "req", "preauth.claim.wxdev1"), []byte(commands[4][2]), apptest.Patience); err != nil {
 		t.Fatal(err)
 	}
-	if claim, err := preauth.ParseClaim(msg.Data); err != nil || claim.ClaimID != "visitor-1" {
+	claim, err := preauth.ParseClaim(msg.Data)
+	if err != nil || claim.ClaimID != "visitor-1" {
 		t.Errorf("the claim is answered for %q: %v", claim.ClaimID, err)
 	}
 
+	authorization := strings.Replace(commands[5][2], exampleCode, claim.PreAuthCode.Reveal(), 1)
+	if err := d.nc.Publish(argument(t, commands[5:], "pub", "component.authorized.wxdev1"), []byte(authorization)); err != nil {
+		t.Fatal(err)
+	}
+	d.Out.Await(t, `wxdev1  authorized → spent: the code of visitor-1\n`)
+
 	var ping micro.Ping
 	request(t, d.nc, micro.APIPrefix+".PING", &ping)
-	if service := argument(t, commands[5:], "micro", "stats"); ping.Name != "preauth" || commands[5][2] != "preauth" {
-		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[5][2])
+	if service := argument(t, commands[6:], "micro", "stats"); ping.Name != "preauth" || commands[6][2] != "preauth" {
+		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[6][2])
 	}
 	var stats micro.Stats
-	request(t, d.nc, micro.APIPrefix+".STATS."+commands[5][2], &stats)
+	request(t, d.nc, micro.APIPrefix+".STATS."+commands[6][2], &stats)
 	answered := 0
 	for _, endpoint := range stats.Endpoints {
 		answered += endpoint.NumRequests

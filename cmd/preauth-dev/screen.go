@@ -127,6 +127,7 @@ func (s *screen) commands(url, appid string) {
 	s.row("token", "nats pub %s \\\n  '{\"component_access_token\":\"my-token-1\"}'", preauth.SubjectFor(subjects.TokenUpdated, appid))
 	s.row("look-up", "nats req %s ''", preauth.SubjectFor(subjects.Lookup, appid))
 	s.row("claim", "nats req %s '{\"claim_id\":\"visitor-1\"}'", preauth.SubjectFor(subjects.Claim, appid))
+	s.row("authorize", "nats pub %s \\\n  '{\"pre_auth_code\":\"CODE\",\"authorizer_appid\":\"wxvisitor\"}'", preauth.SubjectFor(subjects.Authorization, appid))
 	s.row("counts", "nats micro stats preauth")
 	s.print("", 0, "\n")
 }
