@@ -30,7 +30,7 @@ var brokenBuilds = []struct {
 		// The renewer takes up a token whose event never arrived. So it has to be broken too.
 		name: "an event is acknowledged when it is taken",
 		replacements: []replacement{
-			{"consumer/event.go", "	w.step(StepReceived, step)\n", "	w.step(StepReceived, step)\n	_ = msg.Ack()\n"},
+			{"consumer/event.go", "	d.tell(StepReceived)\n", "	d.tell(StepReceived)\n	_ = msg.Ack()\n"},
 			{"consumer/renew.go", "if now.Sub(token.Position.Time) < lease {", "if lease > 0 {"},
 		},
 		broken:   []string{"nothing lost", "the system settles by itself"},
@@ -39,7 +39,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event is ignored",
 		replacements: []replacement{{
-			"consumer/event.go", "w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "w.acknowledged(step, msg.Ack())",
+			"consumer/event.go", "w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))", "d.end(nil)",
 		}},
 		broken: []string{"nothing lost"},
 	},
@@ -76,13 +76,13 @@ var brokenBuilds = []struct {
 	},
 	{
 		name:         "expired codes are given out",
-		replacements: []replacement{{"consumer/lookup.go", "return left > 0 && left >= request.MinTTL &&", "return left > -time.Hour &&"}},
+		replacements: []replacement{{"consumer/lookup.go", "return !code.Spent && left > 0 && left >= request.MinTTL &&", "return left > -time.Hour &&"}},
 		broken:       []string{"no expired code"},
 		duration:     75 * time.Second,
 	},
 	{
 		name:         "min_ttl is ignored",
-		replacements: []replacement{{"consumer/lookup.go", "return left > 0 && left >= request.MinTTL &&", "return left > 0 &&"}},
+		replacements: []replacement{{"consumer/lookup.go", "left > 0 && left >= request.MinTTL &&", "left > 0 &&"}},
 		broken:       []string{"no expired code"},
 		duration:     60 * time.Second,
 	},
@@ -141,9 +141,33 @@ var brokenBuilds = []struct {
 		broken:       []string{"resolve agrees"},
 	},
 	{
+		name: "an authorization is acknowledged though it is not saved",
+		replacements: []replacement{
+			{
+				"consumer/authorization.go", `err = untilAvailable(ctx, a.health, "marking codes as spent", func(ctx context.Context) error {`,
+				"err = func(call func(context.Context) error) error { return call(ctx) }(func(ctx context.Context) error {",
+			},
+			{"consumer/authorization.go", "	case err != nil:\n		d.giveBack(err)\n", "	case err != nil:\n		d.end(nil)\n"},
+		},
+		broken:   []string{"a spent code stays spent"},
+		duration: time.Minute,
+	},
+	{
+		name:         "a current code is marked as spent and stays current",
+		replacements: []replacement{{"repo/spend.go", "isCurrent := row != nil && c != nil && c.codeID == row.ID", "isCurrent := false"}},
+		broken:       []string{"a spent code stays spent"},
+		duration:     time.Minute,
+	},
+	{
+		name:         "a claim id keeps its spent code",
+		replacements: []replacement{{"repo/claim.go", "return !live.AuthorizedAt.Valid && r.outlives(live.ExpiresAt.V)", "return r.outlives(live.ExpiresAt.V)"}},
+		broken:       []string{"a spent code stays spent"},
+		duration:     time.Minute,
+	},
+	{
 		name: "a token announced again costs a call",
 		replacements: []replacement{{
-			"consumer/event.go", "case current != nil && current.Fingerprint == token.Fingerprint && current.ExpiresAt.After(now):", "case current != nil && false:",
+			"consumer/event.go", "case current.Usable(now) && current.Fingerprint == token.Fingerprint:", "case current.Usable(now) && false:",
 		}, {
 			"repo/plan.go", "order < 0, order == 0 && c.isServed(o)", "order < 0",
 		}},
@@ -190,7 +214,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event ends the process",
 		replacements: []replacement{{
-			"consumer/event.go", "w.commitAndAcknowledge(ctx, msg, step, badEvent(event.AppID, position, err, w.now()))", "panic(err)",
+			"consumer/event.go", "w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))", "panic(err)",
 		}},
 		broken: []string{"the processes do as they should"},
 	},
