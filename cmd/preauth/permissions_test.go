@@ -224,7 +224,9 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	if msg, err := authorized.NextMsg(patience); err != nil || !strings.Contains(string(msg.Data), `"wxa"`) {
 		t.Fatalf("no authorization announced: %v", err)
 	}
-	for nextUpdate(t, updates, "wx1").Cause != preauth.CauseSpent { // what takes the place of the spent code
+	var next preauth.Update // what takes the place of the spent code
+	for next.Cause != preauth.CauseSpent {
+		next = nextUpdate(t, updates, "wx1")
 	}
 	if err := d.connect(t, asTokens).Publish("component.token.updated.wx9", []byte("no JSON")); err != nil {
 		t.Fatal(err)
