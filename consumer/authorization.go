@@ -63,7 +63,7 @@ func (a *authorizations) work(ctx context.Context, msg jetstream.Msg, meta *jets
 	}
 	a.tell(d, event, spent)
 	d.end(nil)
-	if spent.WasCurrent {
+	if spent.IsDue {
 		a.renewNow(ctx, event.AppID, spent.Revision)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
 	"preauth/consumer"
@@ -259,6 +260,49 @@ func TestSpentCodeIsNotKeptForItsToken(t *testing.T) {
 	w.announce("wx1", token)
 	w.eventually("another code is current", func() bool { current := w.current("wx1"); return !current.Equal(code) })
 	w.settled(r, "wx1")
+}
+
+// A token that was given up brings no code. A spent code does not cost another call with it.
+func TestSpentCodeOfATokenThatWasGivenUp(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(r, "wx1").PreAuthCode
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(47001, "") })
+	w.announce("wx1", w.token("b"))
+	r.await(consumer.StepFailed, "wx1", 1)
+	calls, updates := w.wechat.Count("wx1"), w.updates()
+	w.authorize("wx1", code, "wxa")
+	if update := next(w, updates); !update.Spent {
+		t.Fatal("the code is not announced as spent")
+	}
+	_, err := w.lookup(preauth.LookupRequest{AppID: "wx1"})
+	if refused, ok := errors.AsType[*preauth.Error](err); !ok || refused.Class != preauth.ClassRequest {
+		t.Errorf("look-up: %v, want the reason why there is no code", err)
+	}
+	r.stop() // finishes what was begun
+	if n := w.wechat.Count("wx1"); n != calls {
+		t.Errorf("%d calls more", n-calls)
+	}
+}
+
+// One stream may cover the subjects of both kinds of events.
+func TestOneStreamForTokensAndAuthorizations(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	if _, err := w.js.CreateStream(w.within(), jetstream.StreamConfig{Name: "ALL", Subjects: []string{"component.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	r := w.start().ready()
+	updates, authorized := w.updates(), w.authorized()
+	for range 3 {
+		w.announce("wx1", w.token("a"))
+		w.authorize("wx1", next(w, updates).PreAuthCode, "wxa")
+		next(w, authorized)
+		for update := next(w, updates); update.Cause != preauth.CauseSpent; { // the code that replaces the spent one
+			update = next(w, updates)
+		}
+	}
+	r.await(consumer.StepAcknowledged, "wx1", 6)
 }
 
 // The service takes authorizations that came while it was down.

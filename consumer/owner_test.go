@@ -23,6 +23,7 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	theirs := w.start(func(s *setup) {
 		s.cfg.Subjects = subjects
 		s.cfg.TokenStream, s.cfg.UpdateStream, s.cfg.FailureStream = "OTHER_TOKENS", "OTHER_UPDATES", "OTHER_FAILURES"
+		s.cfg.AuthorizationStream, s.cfg.AuthorizedStream = "OTHER_AUTHORIZATIONS", "OTHER_AUTHORIZED"
 	})
 	w.eventually("not ready, with the reason and the remedy", func() bool {
 		err := theirs.service.Ready()

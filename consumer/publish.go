@@ -120,6 +120,9 @@ func (p *publisher) sweep(ctx context.Context) {
 	defer p.mu.Unlock()
 	waiting := map[string]bool{}
 	for _, a := range rows {
+		if a.Update != nil { // the stream may refuse what says that a code is spent
+			p.codes.Add(*a.Update)
+		}
 		waiting[keyOf(a)] = true
 		if q := p.queueOf(a); !q.underWay[keyOf(a)] {
 			p.add(q, pending{Announcement: a})
@@ -228,11 +231,11 @@ func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcemen
 	for i, a := range published {
 		ids[i] = a.MessageID
 	}
-	if err := p.db.DeleteAnnounced(ctx, ids); err != nil {
-		p.defects.Log(ctx, levelOf(err), "outbox rows not deleted: they will be published again", err)
+	err := p.db.DeleteAnnounced(ctx, ids)
+	p.defects.Log(ctx, levelOf(err), "outbox rows not deleted: they will be published again", err)
+	if err != nil {
 		return
 	}
-	p.defects.Log(ctx, 0, "outbox rows not deleted: they will be published again", nil)
 	for _, a := range published {
 		p.cfg.Trace(announcementStep(StepCleared, a))
 	}

@@ -108,9 +108,10 @@ func New(
 		subject: cfg.Subjects.Authorization, db: db, codes: codes, commit: committer, health: h, metrics: m, log: log,
 		trace: cfg.Trace, now: cfg.Now, owned: owner.check, renewNow: renewer.renewNow,
 	}
-	taken := func(label, description string, role stream.Role, work stream.Work) source {
+	// Each has a durable of its own, because one stream may cover the subjects of both.
+	taken := func(label, durable, description string, role stream.Role, work stream.Work) source {
 		return source{label, role, stream.NewIntake(js, log, stream.IntakeOptions{
-			Role: role, Durable: cfg.Durable, Description: description, Limit: cfg.InFlight, AckWait: cfg.AckWait, Work: work,
+			Role: role, Durable: durable, Description: description, Limit: cfg.InFlight, AckWait: cfg.AckWait, Work: work,
 		})}
 	}
 	tokenReader, codeReader := stream.NewReader(nc, log), stream.NewReader(nc, log)
@@ -118,8 +119,8 @@ func New(
 	s := &Service{
 		cfg: cfg, nc: nc, db: db, log: log, health: h, metrics: m, owner: owner, issuer: issuer, roles: roles, keeper: keeper, renewer: renewer,
 		sources: []source{
-			taken("tokens", "asks WeChat for the pre_auth_code that belongs to each token", roles.tokens, worker.work),
-			taken("authorizations", "marks the pre_auth_codes that were used", roles.authorizations, authorizations.work),
+			taken("tokens", cfg.Durable, "asks WeChat for the pre_auth_code that belongs to each token", roles.tokens, worker.work),
+			taken("authorizations", cfg.Durable+"-authorized", "marks the pre_auth_codes that were used", roles.authorizations, authorizations.work),
 		},
 		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},

@@ -165,7 +165,7 @@ func (s *spares) work(ctx context.Context, appid string) {
 			level, at = slog.LevelDebug, failed.RetryAt // which coolDown has logged
 		case isOfQuota(err):
 			level = slog.LevelDebug // spares yield: nobody has to act
-		case errors.Is(err, errNoToken) && s.codeIsNew(appid):
+		case errors.Is(err, errUnread), errors.Is(err, errNoToken) && s.codeIsNew(appid):
 			level, at = slog.LevelDebug, s.now().Add(viewAgain)
 		}
 		s.log.Log(ctx, level, "spares not made", "component", appid, "error", err)
@@ -261,8 +261,11 @@ const visit = time.Minute
 // where codes live for less than ten.
 func (s *spares) minTTL(appid string) time.Duration {
 	current := s.codes.Current(appid)
-	if current == nil {
+	switch {
+	case current == nil:
 		return 0
+	case current.Spent: // which ended its life early
+		return visit
 	}
 	return min(visit, current.ExpiresAt.Sub(current.IssuedAt)/10)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 
 	"preauth"
@@ -34,15 +33,17 @@ type Spent struct {
 	Status Status
 	// Announcements are to be published now, and then deleted from the outbox.
 	Announcements []Announcement
-	// WasCurrent means that the code is the component's current one, so that another has to be made. The
-	// component is due.
+	// WasCurrent means that the code is the component's current one.
 	WasCurrent bool
+	// IsDue means that another code has to be made in its place: the component is due. It is not before a
+	// newer token comes if the last one was given up.
+	IsDue bool
 	// Revision is that of the component's newest code.
 	Revision uint64
 }
 
 // Spend records that a code served its authorization: nobody gets it any more. A current code is
-// announced once more, under a new revision, and its component becomes due. The error may be
+// announced once more, under a new revision, and its component becomes due at once. The error may be
 // [ErrUnknownCode] or [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend
 // the same code again.
 func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
@@ -104,7 +105,9 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 	if isCurrent {
 		c := p.components[a.AppID]
 		c.Current.AuthorizerAppID, c.Current.AuthorizedAt = a.AuthorizerAppID, a.AuthorizedAt
-		c.DueAt, c.lease = a.At, nil
+		if spent.IsDue = !c.DueAt.IsZero(); spent.IsDue {
+			c.DueAt, c.lease = a.At, nil
+		}
 		p.raise(c, a.MinRevision, a.TraceParent)
 		row.Revision.V = c.Revision
 		spent.Announcements = append(spent.Announcements, *c.announcement(a.At, a.TraceParent))
@@ -114,7 +117,7 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 		AuthorizerAppID: a.AuthorizerAppID, InfoType: a.InfoType, AuthorizedAt: a.AuthorizedAt,
 		IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V, TraceParent: a.TraceParent,
 	}
-	announcement := Announcement{MessageID: authorizedID(a.AppID, row.ID), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
+	announcement := Announcement{MessageID: authorizedID(row), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
 	p.announcements = append(p.announcements, &announcement)
 	spent.Announcements = append(spent.Announcements, announcement)
 	return spent, p.write(ctx, tx)
@@ -123,12 +126,13 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 // spendAgain returns the announcements of an authorization that are not known to be published: its
 // answer may have been lost.
 func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row codeRow, isCurrent bool) (spent Spent, err error) {
-	ids := []string{authorizedID(row.AppID, row.ID)}
-	if isCurrent {
-		update := p.components[row.AppID].Current.Update(row.AppID)
-		ids = append(ids, update.MessageID())
-	}
+	ids := []string{authorizedID(row)}
 	spent = Spent{Status: Superseded, WasCurrent: isCurrent}
+	if isCurrent {
+		c := p.components[row.AppID]
+		update := c.Current.Update(row.AppID)
+		ids, spent.IsDue = append(ids, update.MessageID()), !c.DueAt.IsZero()
+	}
 	rows, err := database.Select[outboxRow](ctx, tx, "/* repo.waiting */ "+selectOutbox+"WHERE o.message_id IN (?) ORDER BY o.message_id", ids)
 	for _, row := range rows {
 		spent.Announcements = append(spent.Announcements, row.announcement())
@@ -136,9 +140,10 @@ func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row codeRow, isC
 	return spent, err
 }
 
-// authorizedID returns the message id of an [preauth.Authorized]: there is one for each code.
-func authorizedID(appid string, codeID uint64) string {
-	return "authorized." + appid + "." + strconv.FormatUint(codeID, 10)
+// authorizedID returns the message id of a [preauth.Authorized]: there is one for each code. The row's
+// id alone could come again, for another code, after the database was restored from a backup.
+func authorizedID(row codeRow) string {
+	return fmt.Sprintf("authorized.%s.%d.%d", row.AppID, row.ID, row.IssuedAt.V.UnixMicro())
 }
 
 // check returns why the authorization cannot be saved.

@@ -66,7 +66,9 @@ func applyContext(command *kong.Context) error {
 	for _, s := range contextSettings {
 		if flag := flags[s.flag]; flag != nil && isExplicit(command, flag) {
 			explicit[s.flag] = true
-			replaced[s.part] = s.part != "" || replaced[s.part]
+			if s.part != "" {
+				replaced[s.part] = true
+			}
 		}
 	}
 	for _, s := range contextSettings {
@@ -87,12 +89,12 @@ func applyContext(command *kong.Context) error {
 	return nil
 }
 
-// isExplicit reports whether a flag or its variable is given.
+// isExplicit reports whether a flag or its variable is given. An empty variable counts as unset.
 func isExplicit(command *kong.Context, flag *kong.Flag) bool {
 	if slices.ContainsFunc(command.Path, func(p *kong.Path) bool { return p.Flag == flag }) {
 		return true
 	}
-	return slices.ContainsFunc(flag.Envs, func(name string) bool { _, given := os.LookupEnv(name); return given })
+	return slices.ContainsFunc(flag.Envs, func(name string) bool { return os.Getenv(name) != "" })
 }
 
 // setFlag sets a flag. Its error says what the value must be.

@@ -75,7 +75,7 @@ func describe(ctx context.Context, operation string, err, shown error) error {
 // remedy returns what to change after an error, "" if that is not known.
 func remedy(err error) string {
 	switch {
-	case isServerError(err, noSuchTable, unknownColumn, noSuchKey):
+	case isServerError(err, noSuchTable, unknownColumn, noSuchKey, 3819, 4025): // the last two: a constraint
 		return "the schema is missing or not this program's: run `preauth schema apply`, or compare it with `preauth schema print`"
 	case isServerError(err, readOnly...):
 		return "the server takes no writes: let the DSN name the primary, or end the server's read-only mode"

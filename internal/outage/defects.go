@@ -33,7 +33,7 @@ func NewDefects(log *slog.Logger, now func() time.Time) *Defects {
 
 // Log notes how something went: what says in a constant what did not work. A nil error means that it
 // works again. A level below that of warnings is for failures that are no defect, which are all logged.
-func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error, attrs ...any) {
+func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
@@ -41,13 +41,11 @@ func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err er
 		return
 	}
 	now := line{err.Error(), d.now()}
-	if level < slog.LevelWarn {
-		d.log.Log(ctx, level, what, append(attrs, "error", err)...) //nolint:sloglint // the caller's text is a constant
-		return
+	if level >= slog.LevelWarn {
+		if last, ok := d.said[what]; ok && last.reason == now.reason && now.at.Sub(last.at) < sayAgain {
+			return
+		}
+		d.said[what] = now
 	}
-	if last, ok := d.said[what]; ok && last.reason == now.reason && now.at.Sub(last.at) < sayAgain {
-		return
-	}
-	d.said[what] = now
-	d.log.Log(ctx, level, what, append(attrs, "error", err)...) //nolint:sloglint // the caller's text is a constant
+	d.log.Log(ctx, level, what, "error", err) //nolint:sloglint // the caller's text is a constant
 }

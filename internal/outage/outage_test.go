@@ -60,7 +60,7 @@ func TestDefectThatLasts(t *testing.T) {
 	}
 	fail := func(what, reason string) {
 		now = now.Add(time.Second)
-		d.Log(t.Context(), slog.LevelWarn, what, errors.New(reason), "rows", 1)
+		d.Log(t.Context(), slog.LevelWarn, what, errors.New(reason))
 	}
 	for range 150 {
 		fail("not swept", "denied")
@@ -70,7 +70,7 @@ func TestDefectThatLasts(t *testing.T) {
 		t.Errorf("%d lines about two things in five minutes, want 10", n)
 	}
 	fail("not swept", "table is missing")
-	if !strings.Contains(out.String(), `msg="not swept" rows=1 error="table is missing"`) || lines() != 1 {
+	if !strings.Contains(out.String(), `msg="not swept" error="table is missing"`) || lines() != 1 {
 		t.Error("a new reason is not logged once")
 	}
 	d.Log(t.Context(), slog.LevelWarn, "not swept", nil)

@@ -143,7 +143,7 @@ type standing struct {
 
 	last        time.Time // zero while no refusal counts
 	resubscribe bool
-	pause       time.Duration // until the next step; it grows while connecting anew does not help
+	pause       time.Duration // before connecting anew; it grows while that does not help
 }
 
 // longestPause bounds the pause between two connections that are made to subscribe again.
@@ -163,8 +163,12 @@ func (s *standing) refuse(now time.Time, subscription bool) {
 }
 
 func (s *standing) look(now time.Time) step {
+	counts := s.stands
+	if s.resubscribe {
+		counts = s.pause
+	}
 	switch {
-	case s.last.IsZero() || now.Sub(s.last) < s.pause:
+	case s.last.IsZero() || now.Sub(s.last) < counts:
 		return wait
 	case s.resubscribe:
 		s.resubscribe, s.last, s.pause = false, now, min(2*s.pause, longestPause)

@@ -69,7 +69,9 @@ func TestConnectionsAnewBecomeRarer(t *testing.T) {
 		}
 	}
 	next(connectAnew) // which is not refused any more
-	next(over)
+	if after := next(over); after != time.Minute {
+		t.Errorf("the refusal counted for %v after it was mended, want a minute", after)
+	}
 	if s.look(now.Add(time.Hour)) != wait {
 		t.Error("something counts, and nothing was refused")
 	}

@@ -64,13 +64,14 @@ func newCode(code preauth.Update) *Code {
 
 // Correct takes in what MySQL says of a component, nil for no code, when it was read after seen was
 // in the view. It reports whether MySQL contradicts seen: no replica has committed that code. Such
-// a code is in the view no more. A code that came since is not touched.
+// a code is in the view no more, and what else the stream said of a code gives way to MySQL. A code
+// that came since is not touched.
 func (v *Codes) Correct(appid string, seen *Code, truth *preauth.Update) (contradicted bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	contradicted = seen != nil && (truth == nil || seen.Revision > truth.Revision ||
 		seen.Revision == truth.Revision && !seen.PreAuthCode.Equal(truth.PreAuthCode))
-	if contradicted && v.codes[appid] == seen {
+	if seen != nil && v.codes[appid] == seen && (contradicted || seen.Revision == truth.Revision) {
 		delete(v.codes, appid)
 	}
 	if truth != nil {
