@@ -41,6 +41,36 @@ const (
 	ClassSecondAuthorizer Class = "second_authorizer"
 )
 
+// Advice says what ends a failure of the class, in English and for a person. It is "" for a class that
+// is not listed here.
+func (c Class) Advice() string {
+	switch c {
+	case ClassTransient, ClassBadReply:
+		return "nothing if it passes; if it lasts, look whether the service reaches WeChat's API"
+	case ClassThrottled:
+		return "nothing if it passes; if it recurs, look for what asks WeChat too often"
+	case ClassQuota:
+		return "wait for midnight UTC+8, or have WeChat raise the quota"
+	case ClassTokenRejected:
+		return "have the token service announce a newer token"
+	case ClassTokenExpired:
+		return "have the token service announce the current token"
+	case ClassAddressNotAllowed:
+		return "add request_ip to the component's IP allow-list on WeChat's open platform"
+	case ClassConfiguration, ClassUnknown:
+		return "look errcode up at WeChat; somebody with the platform's account has to act"
+	case ClassRequest:
+		return "report errcode, errmsg and rid: it is a bug in the service"
+	case ClassBadEvent:
+		return "mend the program that publishes the event; errmsg says what is wrong"
+	case ClassUnknownCode:
+		return "look whether another program makes codes for the same component"
+	case ClassSecondAuthorizer:
+		return "look whether the receiver of WeChat's pushes mixes up two pushes"
+	}
+	return ""
+}
+
 // Classes returns all classes.
 func Classes() []Class {
 	return []Class{

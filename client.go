@@ -1,12 +1,17 @@
 package preauth
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 )
 
 // requestTimeout bounds a request whose context has no deadline. The service answers within 4 s by
@@ -136,6 +141,133 @@ func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
 	return r, nil
+}
+
+// Status returns how a component fares. Deadline and errors are those of [Client.Lookup].
+func (c *Client) Status(ctx context.Context, appid string) (Status, error) {
+	if err := CheckAppID(appid); err != nil {
+		return Status{}, fmt.Errorf("preauth: status: %w", err)
+	}
+	return c.statusOf(ctx, "status", c.subjects.Status, appid)
+}
+
+// StatusPage returns a page of the components that a request without an AppID matches. Deadline and
+// errors are those of [Client.Lookup].
+func (c *Client) StatusPage(ctx context.Context, r StatusRequest) (StatusPage, error) {
+	err := r.check()
+	if err == nil && r.AppID != "" {
+		err = invalid("a page is not about one component: use Client.Status")
+	}
+	if err != nil {
+		return StatusPage{}, fmt.Errorf("preauth: status: %w", err)
+	}
+	reply, err := c.request(ctx, c.subjects.Status, r.Encode())
+	if err != nil {
+		return StatusPage{}, fmt.Errorf("preauth: status: %w", err)
+	}
+	p, err := ParseStatusPage(reply.Data)
+	if err != nil {
+		return StatusPage{}, fmt.Errorf("preauth: status: %w", err)
+	}
+	return p, nil
+}
+
+// Renew has the service work on a component now, whether its code is due or not, and returns how it
+// fares with the new code. The error is an [*Error] if there is no new one: it says why. Deadline and
+// other errors are those of [Client.Lookup]. Each call may cost one of WeChat's calls.
+func (c *Client) Renew(ctx context.Context, appid string) (Status, error) {
+	if err := CheckAppID(appid); err != nil {
+		return Status{}, fmt.Errorf("preauth: renew: %w", err)
+	}
+	return c.statusOf(ctx, "renew", c.subjects.Renew, appid)
+}
+
+// statusOf sends a request whose answer is the status of a component.
+func (c *Client) statusOf(ctx context.Context, operation, subject, appid string) (Status, error) {
+	reply, err := c.request(ctx, SubjectFor(subject, appid), nil)
+	if err != nil {
+		return Status{}, fmt.Errorf("preauth: %s: %w", operation, err)
+	}
+	s, err := ParseStatus(reply.Data)
+	if err != nil {
+		return Status{}, fmt.Errorf("preauth: %s: %w", operation, err)
+	}
+	if s.AppID != appid {
+		return Status{}, fmt.Errorf("preauth: %s: %w", operation, invalid("the answer is about another component"))
+	}
+	return s, nil
+}
+
+// replicasAnswer is how long [Client.Replicas] waits for another replica after each answer. The
+// statistics come from memory.
+const replicasAnswer = 300 * time.Millisecond
+
+// Replicas returns how the replicas fare that answer, sorted by when they started. Nobody knows how
+// many there are: it returns when none has answered for a third of a second. Replicas of services with
+// other subjects are not among them. Without an answer, the deadline and errors are those of
+// [Client.Lookup].
+func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
+	replicas, err := c.replicas(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("preauth: replicas: %w", err)
+	}
+	slices.SortFunc(replicas, func(a, b Replica) int { return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID)) })
+	return replicas, nil
+}
+
+func (c *Client) replicas(ctx context.Context) (replicas []Replica, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+	}
+	inbox := c.nc.NewInbox()
+	sub, err := c.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, sub.Unsubscribe()) }()
+	subject, err := micro.ControlSubject(micro.StatsVerb, ServiceName, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.nc.PublishRequest(subject, inbox, nil); err != nil {
+		return nil, err
+	}
+	msg, err := sub.NextMsgWithContext(ctx)
+	for ; err == nil; msg, err = sub.NextMsg(replicasAnswer) {
+		replica, ok, err := replicaOf(msg.Data, c.subjects.Status)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			replicas = append(replicas, replica)
+		}
+	}
+	if errors.Is(err, nats.ErrTimeout) { // of NextMsg: the context's error is another
+		err = nil
+	}
+	return replicas, err
+}
+
+// replicaOf returns the replica that statistics of the micro service are about. ok is false if it has
+// other subjects, or does not say how it fares.
+func replicaOf(body []byte, statusSubject string) (replica Replica, ok bool, err error) {
+	var stats micro.Stats
+	if err := json.Unmarshal(body, &stats); err != nil {
+		return Replica{}, false, invalid("the statistics of a replica are not JSON as of a NATS micro service")
+	}
+	for _, endpoint := range stats.Endpoints {
+		if endpoint == nil || endpoint.Subject != statusSubject || !isPresent(endpoint.Data) {
+			continue
+		}
+		if replica, err = ParseReplica(endpoint.Data); err != nil {
+			return Replica{}, false, err
+		}
+		replica.ID, replica.Version, replica.StartedAt = stats.ID, stats.Version, microseconds(stats.Started)
+		return replica, true, nil
+	}
+	return Replica{}, false, nil
 }
 
 // request returns the answer to a request. An answer that is an error becomes an [*Error].

@@ -153,6 +153,39 @@ func ExampleClient_Lookup() {
 
 // A subscriber keeps the newest code of each component. It needs no lock, because the client never
 // runs the callback concurrently.
+func ExampleClient_Status() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	status, err := client.Status(ctx, "wx0123456789abcdef")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(status.State, "until", status.ExpiresAt)
+	var request preauth.StatusRequest
+	for {
+		page, err := client.StatusPage(ctx, request)
+		if err != nil {
+			panic(err)
+		}
+		for _, component := range page.Components {
+			fmt.Println(component.AppID, component.State)
+		}
+		if page.Next == "" {
+			break
+		}
+		request.After = page.Next
+	}
+}
+
 func ExampleClient_Subscribe() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {

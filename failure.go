@@ -46,7 +46,9 @@ type Failure struct {
 func (f Failure) Subject(failed string) string { return SubjectFor(failed, cmp.Or(f.AppID, NoAppID)) }
 
 // Encode returns the body.
-func (f Failure) Encode() []byte {
+func (f Failure) Encode() []byte { return f.fields().end() }
+
+func (f Failure) fields() object {
 	return newObject(512).
 		text("component_appid", f.AppID).
 		text("class", string(f.Class)).
@@ -58,8 +60,7 @@ func (f Failure) Encode() []byte {
 		uint("stream_sequence", f.StreamSequence).
 		int("attempt", int64(f.Attempt)).
 		time("retry_at", f.RetryAt).
-		time("occurred_at", f.OccurredAt).
-		end()
+		time("occurred_at", f.OccurredAt)
 }
 
 // FailureHeader returns the headers of an announced failure, like [Update.Header]. id must be the

@@ -295,6 +295,41 @@ func FuzzFailure(f *testing.F) {
 	})
 }
 
+// FuzzStatus parses each body as a request, as an answer of each kind and as what a replica says.
+func FuzzStatus(f *testing.F) {
+	for _, body := range hostileBodies(`{"component_appid":"`+appID+`","state":"failing","spares":1,"failure":{"class":"quota","attempt":1},"quota":{"limit":9,"remaining":1}}`, "component_appid", "state", "after", "due_at", "failure", "quota") {
+		f.Add("", body)
+		f.Add(appID, fmt.Appendf(nil, `{"summary":%s,"components":[%s],"next":"wx"}`, body, body))
+	}
+	f.Fuzz(func(t *testing.T, appid string, body []byte) {
+		fuzzMessage(t, body, preauth.StatusRequest.Encode,
+			func(body []byte) (preauth.StatusRequest, error) { return preauth.ParseStatusRequest(appid, body) },
+			func(body []byte) (preauth.StatusRequest, error) { return preauth.ParseStatusRequest("", body) })
+		fuzzMessage(t, body, preauth.RenewRequest.Encode,
+			func(body []byte) (preauth.RenewRequest, error) { return preauth.ParseRenewRequest(appid, body) },
+			func(body []byte) (preauth.RenewRequest, error) { return preauth.ParseRenewRequest("", body) })
+		fuzzMessage(t, body, preauth.Status.Encode, preauth.ParseStatus, preauth.ParseStatus)
+		fuzzMessage(t, body, preauth.StatusPage.Encode, preauth.ParseStatusPage, preauth.ParseStatusPage)
+		fuzzMessage(t, body, preauth.Replica.Encode, preauth.ParseReplica, preauth.ParseReplica)
+	})
+}
+
+// fuzzMessage parses a body, and what it encodes to once more.
+func fuzzMessage[T any](t *testing.T, body []byte, encode func(T) []byte, first, again func([]byte) (T, error)) {
+	t.Helper()
+	message, err := parse(t, body, func() (T, error) { return first(body) })
+	if err != nil {
+		checkFuzzedError(t, err)
+		return
+	}
+	if len(encode(message)) > preauth.MaxBody {
+		return // escapes take more room than what they stand for
+	}
+	if same, err := again(encode(message)); err != nil || !reflect.DeepEqual(same, message) {
+		t.Errorf("%+v became %+v, %v", message, same, err)
+	}
+}
+
 func FuzzError(f *testing.F) {
 	for _, body := range hostileBodies(`{"error":{"code":503,"message":"there is no valid code now"}}`, "error") {
 		f.Add("503", "there is no valid code now", body)

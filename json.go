@@ -121,6 +121,10 @@ func expected(into any) string {
 		return "true or false"
 	case *string, **string, *bodyAppID:
 		return "a string"
+	case *[]string:
+		return "a list of strings"
+	case *[]json.RawMessage:
+		return "a list of objects"
 	default:
 		return "an object as the contract defines it"
 	}
@@ -198,10 +202,42 @@ func (o object) time(name string, value time.Time) object {
 	return append(microseconds(value).AppendFormat(o, time.RFC3339Nano), '"')
 }
 
+// count appends a number that is never left out: 0 is known too.
+func (o object) count(name string, value int64) object {
+	return strconv.AppendInt(o.name(name), value, 10)
+}
+
 // expiresIn appends the member expires_in: how much of a life is left, in whole seconds rounded down.
 // It is never left out, and a negative duration becomes 0.
 func (o object) expiresIn(value time.Duration) object {
-	return strconv.AppendInt(o.name("expires_in"), int64(max(value, 0)/time.Second), 10)
+	return o.count("expires_in", int64(max(value, 0)/time.Second))
+}
+
+// texts appends strings. It leaves out an empty list.
+func (o object) texts(name string, values []string) object {
+	if len(values) == 0 {
+		return o
+	}
+	o = append(o.name(name), '[')
+	for i, value := range values {
+		if i > 0 {
+			o = append(o, ',')
+		}
+		o = o.escaped(value)
+	}
+	return append(o, ']')
+}
+
+// objects appends a list of objects, which it ends. It is never left out.
+func (o object) objects(name string, values []object) object {
+	o = append(o.name(name), '[')
+	for i, value := range values {
+		if i > 0 {
+			o = append(o, ',')
+		}
+		o = append(o, value.end()...)
+	}
+	return append(o, ']')
 }
 
 // object appends an object, which it ends. It leaves out a nil one.

@@ -15,14 +15,16 @@
 //     [Client.SubscribeAuthorized].
 //   - A program that needs only the current code looks it up: [Client.Lookup]. Everybody sees that
 //     code, and WeChat lets it serve a single authorization.
+//   - An operator asks how components and replicas fare, and has the service work on a component now:
+//     [Client.Status], [Client.StatusPage], [Client.Replicas], [Client.Renew].
 //
 // Message bodies are JSON in UTF-8 of at most [MaxBody] bytes. Times are RFC 3339 in UTC. Unknown
 // members are ignored, a null counts as an absent member, and a known member that appears twice is
 // refused. Tokens and codes have the type [Secret], which does not print itself.
 //
-// Clients do not need ParseTokenEvent, ParseAuthorizedEvent, ParseLookupRequest, ParseClaimRequest
-// and ParseResolveRequest: with these the service reads what clients send. They are exported for
-// tests and for programs that stand in for the service.
+// Clients do not need ParseTokenEvent, ParseAuthorizedEvent, ParseLookupRequest, ParseClaimRequest,
+// ParseResolveRequest, ParseStatusRequest and ParseRenewRequest: with these the service reads what
+// clients send. They are exported for tests and for programs that stand in for the service.
 package preauth
 
 import (
@@ -33,6 +35,9 @@ import (
 
 // MaxBody is the largest message body, in bytes. Larger ones are refused.
 const MaxBody = 64 << 10
+
+// ServiceName is the name of the NATS micro service that answers requests.
+const ServiceName = "preauth"
 
 // NoAppID takes the place of the appid in the subject of a [Failure] that belongs to no valid
 // component: "preauth.failed._". It is not a valid appid itself.
@@ -61,6 +66,10 @@ type Subjects struct {
 	Claim string
 	// Resolve takes requests for what a code was used for.
 	Resolve string
+	// Status takes requests for how components fare.
+	Status string
+	// Renew takes requests to work on a component now.
+	Renew string
 }
 
 // DefaultSubjects returns the subjects that the service and [NewClient] use unless they are told
@@ -75,6 +84,8 @@ func DefaultSubjects() Subjects {
 		Lookup:        "preauth.lookup",
 		Claim:         "preauth.claim",
 		Resolve:       "preauth.resolve",
+		Status:        "preauth.status",
+		Renew:         "preauth.renew",
 	}
 }
 
@@ -85,7 +96,7 @@ func (s Subjects) WithPrefix(prefix string) Subjects {
 		return s
 	}
 	for _, subject := range []*string{
-		&s.TokenUpdated, &s.Authorization, &s.Updated, &s.Failed, &s.Authorized, &s.Lookup, &s.Claim, &s.Resolve,
+		&s.TokenUpdated, &s.Authorization, &s.Updated, &s.Failed, &s.Authorized, &s.Lookup, &s.Claim, &s.Resolve, &s.Status, &s.Renew,
 	} {
 		*subject = prefix + "." + *subject
 	}

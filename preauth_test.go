@@ -66,6 +66,7 @@ func TestSubjectsWithPrefix(t *testing.T) {
 		TokenUpdated: "acme.component.token.updated", Authorization: "acme.component.authorized",
 		Updated: "acme.preauth.updated", Failed: "acme.preauth.failed", Authorized: "acme.preauth.authorized",
 		Lookup: "acme.preauth.lookup", Claim: "acme.preauth.claim", Resolve: "acme.preauth.resolve",
+		Status: "acme.preauth.status", Renew: "acme.preauth.renew",
 	}
 	if got := defaults.WithPrefix("acme"); got != want {
 		t.Errorf("got %+v, want %+v", got, want)

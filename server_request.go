@@ -95,6 +95,53 @@ func ParseResolveRequest(body []byte) (ResolveRequest, error) {
 	return r, nil
 }
 
+// ParseStatusRequest parses a request for how components fare. appid is the component in the
+// request's subject, "" if the subject names none. The body may be empty. An error wraps [ErrInvalid].
+func ParseStatusRequest(appid string, body []byte) (StatusRequest, error) {
+	var (
+		r      StatusRequest
+		inBody bodyAppID
+	)
+	if len(body) > 0 {
+		err := decodeObject(body, []member{
+			{name: "component_appid", into: &inBody},
+			{name: "state", into: (*string)(&r.State)},
+			{name: "prefix", into: &r.Prefix},
+			{name: "after", into: &r.After},
+		})
+		if err != nil {
+			return StatusRequest{}, err
+		}
+	}
+	if appid != "" || inBody.text != "" {
+		var err error
+		if r.AppID, err = inBody.agreeWith(appid); err != nil {
+			return StatusRequest{}, err
+		}
+	}
+	if err := r.check(); err != nil {
+		return StatusRequest{}, err
+	}
+	return r, nil
+}
+
+// ParseRenewRequest parses a request to work on a component now. appid is the component in the
+// request's subject, "" if the subject names none; the body must then name it, and otherwise may be
+// empty. An error wraps [ErrInvalid].
+func ParseRenewRequest(appid string, body []byte) (RenewRequest, error) {
+	var inBody bodyAppID
+	if len(body) > 0 {
+		if err := decodeObject(body, []member{{name: "component_appid", into: &inBody}}); err != nil {
+			return RenewRequest{}, err
+		}
+	}
+	named, err := inBody.agreeWith(appid)
+	if err != nil {
+		return RenewRequest{}, err
+	}
+	return RenewRequest{named}, nil
+}
+
 // bodyAppID is the component_appid in a body. A body that repeats it may name several components.
 type bodyAppID struct {
 	text    string

@@ -16,7 +16,8 @@ const (
 	CauseToken Cause = "token"
 	// CauseRenewal is a renewal ahead of the code's expiry, with the same token.
 	CauseRenewal Cause = "renewal"
-	// CauseDemand is a look-up that wanted more life than the current code had left.
+	// CauseDemand is a look-up that wanted more life than the current code had left, or an operator who
+	// wanted a new code.
 	CauseDemand Cause = "demand"
 	// CauseSpent is an authorization, which the code before served.
 	CauseSpent Cause = "spent"

@@ -124,6 +124,8 @@ func (c Config) withDefaults() Config {
 	c.Subjects.Lookup = cmp.Or(c.Subjects.Lookup, subjects.Lookup)
 	c.Subjects.Claim = cmp.Or(c.Subjects.Claim, subjects.Claim)
 	c.Subjects.Resolve = cmp.Or(c.Subjects.Resolve, subjects.Resolve)
+	c.Subjects.Status = cmp.Or(c.Subjects.Status, subjects.Status)
+	c.Subjects.Renew = cmp.Or(c.Subjects.Renew, subjects.Renew)
 	c.TokenStream = cmp.Or(c.TokenStream, "COMPONENT_TOKENS")
 	c.UpdateStream = cmp.Or(c.UpdateStream, "PREAUTH")
 	c.FailureStream = cmp.Or(c.FailureStream, "PREAUTH_FAILED")
@@ -181,6 +183,7 @@ func (c Config) Check() error {
 		"token": c.Subjects.TokenUpdated, "authorization": c.Subjects.Authorization,
 		"updated": c.Subjects.Updated, "failed": c.Subjects.Failed, "authorized": c.Subjects.Authorized,
 		"look-up": c.Subjects.Lookup, "claim": c.Subjects.Claim, "resolve": c.Subjects.Resolve,
+		"status": c.Subjects.Status, "renew": c.Subjects.Renew,
 	}
 	for name, s := range subjects {
 		if !subject.MatchString(s) {

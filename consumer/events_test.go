@@ -6,10 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -774,11 +774,11 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	inbox := w.nc.NewInbox()
-	for _, subject := range []string{"preauth.lookup.wx1", "preauth.claim.wx1", "preauth.resolve"} {
+	for _, subject := range []string{"preauth.lookup.wx1", "preauth.claim.wx1", "preauth.resolve", "preauth.status", "preauth.renew.wx2"} {
 		for _, reply := range []string{
 			"preauth.updated.wx2", "preauth.updated", "preauth.failed.wx2", "preauth.authorized.wx2",
 			"component.token.updated", "component.token.updated.wx2", "component.authorized.wx2",
-			"preauth.lookup.wx1", "preauth.claim", "preauth.resolve", "$JS.API.STREAM.PURGE.PREAUTH", inbox,
+			"preauth.lookup.wx1", "preauth.claim", "preauth.resolve", "preauth.status", "preauth.renew.wx2", "$JS.API.STREAM.PURGE.PREAUTH", inbox,
 		} {
 			if err := w.nc.PublishRequest(subject, reply, nil); err != nil {
 				t.Fatal(err)
@@ -786,7 +786,7 @@ func TestNoAnswerGoesWhereOnlyTheServiceMayPublish(t *testing.T) {
 		}
 	}
 	// The request with the inbox comes last on each subject, so its answer comes after any others.
-	for answered := 0; answered < 3; {
+	for answered := 0; answered < 5; {
 		msg, err := everything.NextMsgWithContext(w.within())
 		if err != nil {
 			t.Fatalf("%d requests answered: %v", answered, err)
@@ -813,6 +813,10 @@ func checkMetadata(t *testing.T, subject string, metadata map[string]string) {
 	links := preauth.LinkOptions{RedirectURI: "r", AuthType: 1, BizAppID: "b", CategoryIDList: "1"}
 	linked := preauth.Links{PC: preauth.NewSecret("p")}
 	code, now := preauth.NewSecret("c"), time.Unix(1, 0)
+	status := preauth.Status{
+		AppID: "wx1", State: preauth.StateFailing, Revision: 1, Cause: preauth.CauseToken, IssuedAt: now, ExpiresAt: now, Spent: true, DueAt: now,
+		TokenExpiresAt: now, Attempts: 1, Failure: &preauth.Failure{}, Advice: "a", Quota: &preauth.Quota{},
+	}
 	appid := "wx1"
 	if strings.HasSuffix(subject, ".>") {
 		appid = ""
@@ -832,7 +836,17 @@ func checkMetadata(t *testing.T, subject string, metadata map[string]string) {
 				AppID: "wx1", ClaimID: "c", Reference: "r", ClaimedAt: now, Revision: 1, IssuedAt: now, ExpiresAt: now, AuthorizerAppID: "a", AuthorizedAt: now,
 			},
 		},
-	}[strings.TrimSuffix(subject, ".>")]
+		"preauth.status": {
+			preauth.StatusRequest{AppID: "wx1", State: preauth.StateValid, Prefix: "w", After: "w"},
+			preauth.StatusPage{Summary: &preauth.Summary{}, Next: "wx1"},
+		},
+		"preauth.status.>": {preauth.StatusRequest{AppID: appid}, status},
+		"preauth.renew":    {preauth.RenewRequest{AppID: appid}, status},
+	}
+	asked, ok := messages[subject]
+	if !ok {
+		asked = messages[strings.TrimSuffix(subject, ".>")]
+	}
 	for i, what := range []string{"request", "answer"} {
 		var got, want []string
 		for key, text := range metadata {
@@ -844,11 +858,11 @@ func checkMetadata(t *testing.T, subject string, metadata map[string]string) {
 				got = append(got, strings.Split(members, ", ")...)
 			}
 		}
-		for _, member := range regexp.MustCompile(`[{,]"(\w+)":`).FindAllStringSubmatch(string(messages[i].Encode()), -1) {
-			if member[1] != "pc" {
-				want = append(want, member[1])
-			}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(asked[i].Encode(), &members); err != nil {
+			t.Fatal(err)
 		}
+		want = slices.AppendSeq(want, maps.Keys(members))
 		slices.Sort(got)
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
@@ -886,7 +900,10 @@ func TestMicroServiceIsListed(t *testing.T) {
 		subjects = append(subjects, endpoint.Subject)
 		checkMetadata(t, endpoint.Subject, endpoint.Metadata)
 	}
-	want := []string{"preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve"}
+	want := []string{
+		"preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve",
+		"preauth.status", "preauth.status.>", "preauth.renew", "preauth.renew.>",
+	}
 	if info.Name != "preauth" || info.Version == "" || !slices.Equal(subjects, want) {
 		t.Errorf("got %+v", info)
 	}

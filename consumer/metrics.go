@@ -28,6 +28,8 @@ type metrics struct {
 	lookups        answers
 	claims         answers
 	resolves       answers
+	statuses       answers
+	renews         answers
 	spares         prometheus.Counter
 	authorizations *prometheus.CounterVec
 	purged         prometheus.Counter
@@ -62,6 +64,7 @@ var (
 	requestCodes = []string{"200", "400", "404", "429", "500", "503"}
 	claimCodes   = []string{"200", "201", "400", "404", "409", "429", "500", "503"}
 	resolveCodes = []string{"200", "400", "404", "429", "500", "503"}
+	statusCodes  = []string{"200", "400", "404", "429", "500", "503"}
 
 	natsErrorKinds = []string{"stream", "permissions", "answers", "slow_consumer", "other"}
 )
@@ -114,6 +117,8 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		claims: answered(claimCodes, "claims_total", "Claims answered, by code: 200 for a spare or the code given before, "+
 			"201 for a pre_auth_code made while the caller waited."),
 		resolves: answered(resolveCodes, "resolves_total", "Requests to resolve a code answered, by code."),
+		statuses: answered(statusCodes, "statuses_total", "Requests for how components fare answered, by code."),
+		renews:   answered(statusCodes, "renews_total", "Requests to work on a component now answered, by code; 200 for a new pre_auth_code."),
 		spares:   count("spares_made_total", "Codes made ahead of claims."),
 		authorizations: countBy("outcome", authorizationOutcomes, "authorizations_total",
 			"Authorizations finished, by outcome: spent, repeated, or the class of a failure."),

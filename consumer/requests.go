@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,8 @@ type responder struct {
 	busy inflight.Slots
 	// allowed returns nil if requests may be worked on that need the database.
 	allowed func() error
+	// describe says how this replica fares.
+	describe func() preauth.Replica
 
 	service micro.Service
 
@@ -37,8 +40,10 @@ type responder struct {
 	working  sync.WaitGroup
 }
 
-func newResponder(cfg Config, nc *nats.Conn, log *slog.Logger, allowed func() error) *responder {
-	return &responder{cfg: cfg, nc: nc, log: log, allowed: allowed, busy: inflight.NewSlots(cfg.Requests)}
+func newResponder(
+	cfg Config, nc *nats.Conn, log *slog.Logger, allowed func() error, describe func() preauth.Replica,
+) *responder {
+	return &responder{cfg: cfg, nc: nc, log: log, allowed: allowed, describe: describe, busy: inflight.NewSlots(cfg.Requests)}
 }
 
 // endpoint is a subject that requests come on.
@@ -79,17 +84,40 @@ var described = map[string]map[string]string{
 		"answer-announced":  "revision",
 		"answer-authorized": "authorizer_appid, authorized_at",
 	},
+	"status": {
+		"description": "how all components fare, page by page; one, if it is named",
+		"request":     "component_appid, state, prefix, after",
+		"answer":      "summary, components, next",
+	},
+	"status-component": {
+		"description": "how a component fares",
+		"request":     "component_appid",
+		"answer":      "component_appid, state, revision, cause, issued_at, expires_at, spent",
+		"answer-more": "due_at, token_expires_at, spares, attempts, failure, advice, quota",
+	},
+	"renew": {
+		"description": "works on a component now; the answer is its status",
+		"request":     "component_appid",
+		"answer":      "component_appid, state, revision, cause, issued_at, expires_at, spent",
+		"answer-more": "due_at, token_expires_at, spares, attempts, failure, advice, quota",
+	},
 }
 
 // metadata returns what the NATS tools show of the endpoint. Where its subject names the component, the
 // request need not.
 func (e endpoint) metadata() map[string]string {
-	name, _ := strings.CutSuffix(e.name, "-component")
-	shown := maps.Clone(described[name])
+	shown := maps.Clone(described[e.name])
+	if shown == nil {
+		shown = maps.Clone(described[strings.TrimSuffix(e.name, "-component")])
+	}
 	subject, below := strings.CutSuffix(e.subject, ".>")
 	if below {
 		subject = preauth.SubjectFor(subject, "<component_appid>")
-		shown["request"] = strings.TrimPrefix(shown["request"], "component_appid, ")
+		if shown["request"] == "component_appid" {
+			delete(shown, "request")
+		} else {
+			shown["request"] = strings.TrimPrefix(shown["request"], "component_appid, ")
+		}
 	}
 	shown["subject"] = subject
 	return shown
@@ -107,12 +135,18 @@ type work func(ctx, workCtx context.Context) (code int, body []byte, err error)
 // one. Work goes on under workCtx.
 func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error {
 	service, err := micro.AddService(r.nc, micro.Config{
-		Name:        "preauth",
+		Name:        preauth.ServiceName,
 		Version:     r.cfg.Version,
 		Description: "pre_auth_codes of WeChat third-party platforms: one for each visitor, and the current ones",
 		Metadata: map[string]string{
 			"contract": "docs/contract.md",
 			"errors":   micro.ErrorCodeHeader + "; in the body, error {code, message, class, retry_at, …}",
+		},
+		StatsHandler: func(e *micro.Endpoint) any {
+			if e.Subject != r.cfg.Subjects.Status {
+				return nil
+			}
+			return json.RawMessage(r.describe().Encode())
 		},
 	})
 	if err != nil {
@@ -228,7 +262,7 @@ func (r *responder) answerable(reply string) bool {
 		return ok && (rest == "" || rest[0] == '.')
 	}
 	if reply[0] == '$' || own(s.TokenUpdated) || own(s.Authorization) || own(s.Updated) || own(s.Failed) || own(s.Authorized) ||
-		own(s.Lookup) || own(s.Claim) || own(s.Resolve) {
+		own(s.Lookup) || own(s.Claim) || own(s.Resolve) || own(s.Status) || own(s.Renew) {
 		r.log.Debug("request not answered: its reply subject is not one for answers", "subject", reply)
 		return false
 	}

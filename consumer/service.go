@@ -9,7 +9,7 @@
 //   - followers read the streams into the views, and have published again what a stream has lost;
 //   - the renewer works on components whose code nears its expiry or whose last attempt failed;
 //   - spares are made ahead of claims;
-//   - the responder answers look-ups, claims and resolves.
+//   - the responder answers look-ups, claims, resolves, and what operators ask.
 //
 // Replicas are equal and know nothing of one another. They share a durable consumer, row locks and
 // the streams' sequences.
@@ -122,15 +122,22 @@ func New(
 			taken("tokens", cfg.Durable, "asks WeChat for the pre_auth_code that belongs to each token", roles.tokens, worker.work),
 			taken("authorizations", cfg.Durable+"-authorized", "marks the pre_auth_codes that were used", roles.authorizations, authorizations.work),
 		},
-		spares: spares, publisher: publisher, responder: newResponder(cfg, nc, log, owner.check),
+		spares: spares, publisher: publisher,
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
 		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
 	}
+	s.responder = newResponder(cfg, nc, log, owner.check, replica{
+		ready: s.notReady, codes: codes, tokens: tokens, readers: []*stream.Reader{tokenReader, codeReader}, quota: issuer.quota,
+	}.describe)
 	components := components{db: db, tokens: tokens, now: cfg.Now}
 	lookups := &lookups{
 		subject: cfg.Subjects.Lookup, components: components, codes: codes, tokens: tokens, now: cfg.Now, renewNow: renewer.renewNow,
 	}
 	claims := &claims{subject: cfg.Subjects.Claim, components: components, db: db, spares: spares, now: cfg.Now}
+	statuses := &statuses{
+		status: cfg.Subjects.Status, renew: cfg.Subjects.Renew, components: components, db: db, tokens: tokens, quota: issuer.quota, now: cfg.Now,
+		renewNow: renewer.renewNow,
+	}
 	// Everything below a subject is taken, so that an impossible appid gets an answer.
 	s.endpoints = []endpoint{
 		{"lookup", cfg.Subjects.Lookup, m.lookups, lookups.handler},
@@ -138,6 +145,10 @@ func New(
 		{"claim", cfg.Subjects.Claim, m.claims, claims.handler},
 		{"claim-component", cfg.Subjects.Claim + ".>", m.claims, claims.handler},
 		{"resolve", cfg.Subjects.Resolve, m.resolves, claims.resolveHandler},
+		{"status", cfg.Subjects.Status, m.statuses, statuses.handler},
+		{"status-component", cfg.Subjects.Status + ".>", m.statuses, statuses.handler},
+		{"renew", cfg.Subjects.Renew, m.renews, statuses.renewHandler},
+		{"renew-component", cfg.Subjects.Renew + ".>", m.renews, statuses.renewHandler},
 	}
 	s.watch(registerer, tokens, codes)
 	issuer.watch(registerer)

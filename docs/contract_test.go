@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -100,6 +101,12 @@ func TestMessagesOfTheContract(t *testing.T) {
 				l.Links = wechat.AuthorizationLinks(l.AppID, l.PreAuthCode, lookup.LinkOptions)
 				return l.Encode(), err
 			},
+		},
+		"Status": {
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseStatus(body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseStatusRequest("", body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseStatusPage(body)) },
+			func(body []byte) ([]byte, error) { return parsed(preauth.ParseReplica(body)) },
 		},
 		"Errors": slices.Repeat([]func([]byte) ([]byte, error){func(body []byte) ([]byte, error) {
 			var reply struct{ Error struct{ Code int } }
@@ -297,10 +304,85 @@ func TestRequestsOfTheContract(t *testing.T) {
 			}
 		}
 	}
-	want := map[string]int{"component.token.updated": 4, "component.authorized": 1, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1}
+	want := map[string]int{
+		"component.token.updated": 4, "component.authorized": 1, "preauth.lookup": 3, "preauth.claim": 2, "preauth.resolve": 1,
+		"preauth.status": 2, "preauth.renew": 1,
+	}
 	if !maps.Equal(seen, want) {
 		t.Errorf("the contract shows %v, want %v", seen, want)
 	}
+}
+
+// The service answers operators with what the contract shows: of a component, of a page of them, and of
+// a replica.
+func TestStatusOfTheContract(t *testing.T) {
+	s := start(t, func(c *consumer.Config) { c.Delays.Operator = 10 * time.Minute })
+	s.wechat.SetToken(appID, preauth.NewSecret("first")) // by which it is known whose quota is asked for
+	s.wechat.SetDailyQuota(appID, 10000)
+	nc := s.connect(t, "operator")
+	client, err := preauth.NewClient(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s.announce(t, appID, "first", time.Hour)
+	shown := messages(t, "Status")
+	expect := func(what string, want preauth.Status, condition func(preauth.Status) bool) {
+		t.Helper()
+		var got preauth.Status
+		eventually(t, what, func() bool {
+			got, err = client.Status(ctx, appID)
+			return err == nil && got.Quota != nil && got.Spares > 0 && condition(got)
+		})
+		if got, want := members(t, got.Encode()), members(t, want.Encode()); !slices.Equal(got, want) {
+			t.Errorf("%s: the service answers\n%q\nthe contract shows\n%q", what, got, want)
+		}
+	}
+	page, err := preauth.ParseStatusPage(shown[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	valid := page.Components[0]
+	valid.Quota = &preauth.Quota{}
+	expect("a valid component", valid, func(s preauth.Status) bool { return s.State == preauth.StateValid })
+
+	renewed, err := client.Renew(ctx, appID)
+	if err != nil || renewed.Revision != 2 || renewed.Cause != preauth.CauseDemand {
+		t.Errorf("renewed: %+v, %v", renewed, err)
+	}
+	s.wechat.Next(appID, wechattest.Error(61004, ""))
+	var refused *preauth.Error
+	if _, err := client.Renew(ctx, appID); !errors.As(err, &refused) || refused.Class != preauth.ClassAddressNotAllowed {
+		t.Errorf("not renewed: %v", err)
+	}
+	failing, err := preauth.ParseStatus(shown[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("a component that fails", failing, func(s preauth.Status) bool { return s.State == preauth.StateFailing })
+
+	got, err := client.StatusPage(ctx, preauth.StatusRequest{})
+	if err != nil || len(got.Components) != 1 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	got.Summary.Outbox, got.Summary.OutboxSince, got.Next, page.Components = 0, time.Time{}, page.Next, got.Components
+	if got, want := members(t, got.Encode()), members(t, page.Encode()); !slices.Equal(got, want) {
+		t.Errorf("the service answers\n%q\nthe contract shows\n%q", got, want)
+	}
+	replicas, err := client.Replicas(ctx)
+	if err != nil || len(replicas) != 1 || replicas[0].Codes != 1 || replicas[0].Quota == nil {
+		t.Errorf("the replicas are %+v, %v", replicas, err)
+	}
+}
+
+// members returns the names of all members in a JSON object, in their order.
+func members(t *testing.T, body []byte) (names []string) {
+	t.Helper()
+	for _, member := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(string(body), -1) {
+		names = append(names, member[1])
+	}
+	return names
 }
 
 // The service does with an authorization what the contract says: of a claim's code, and of the current

@@ -443,15 +443,15 @@ func TestStatementsOfOperation(t *testing.T) {
 		}
 		rows.Close()
 	}
-	if len(all) != 13 {
-		t.Errorf("operation.md shows %d statements, want 13", len(all))
+	if len(all) != 10 {
+		t.Errorf("operation.md shows %d statements, want 10", len(all))
 	}
 }
 
-// The statement of operation.md gives each component the state that the contract defines.
+// A status gives each component the state that the contract defines.
 func TestComponentStates(t *testing.T) {
 	s := &service{}
-	s.openDatabase(t)
+	db := s.openDatabase(t)
 	const alive, dead = "UTC_TIMESTAMP(6) + INTERVAL 1 HOUR", "UTC_TIMESTAMP(6) - INTERVAL 1 SECOND"
 	code := func(left int) string { // of a code that lives for 1,000 s
 		return fmt.Sprintf("UTC_TIMESTAMP(6) + INTERVAL %d SECOND", left)
@@ -485,13 +485,12 @@ func TestComponentStates(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var state string
-			var components int
-			if err := s.database.QueryRowContext(t.Context(), statements(t, "Looking into the tables")[0]).Scan(&state, &components); err != nil {
-				t.Fatal(err)
+			status, ok, err := db.Status(t.Context(), "wx1", time.Now())
+			if err != nil || !ok {
+				t.Fatal(ok, err)
 			}
-			if state != c.state || components != 1 {
-				t.Errorf("%d components are %q, want one that is %q", components, state, c.state)
+			if state := strings.ReplaceAll(string(status.State), "_", " "); state != c.state {
+				t.Errorf("the component is %q, want %q", state, c.state)
 			}
 			if !strings.Contains(read(t, contract), "\n| "+c.state+" | ") {
 				t.Errorf("the contract has no row for the state %q", c.state)

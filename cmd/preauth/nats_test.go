@@ -232,7 +232,7 @@ func TestServeReceivesBelowItsInboxPrefix(t *testing.T) {
 	t.Parallel()
 	// The user may subscribe to what the service needs, but not below _INBOX.
 	url := newNATSWith(t, `authorization {users: [
-		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve", "$SRV.>"]}}
+		{user: me, password: "`+secret+`", permissions: {publish: ">", subscribe: ["inbox-of-preauth.>", "preauth.lookup", "preauth.lookup.>", "preauth.claim", "preauth.claim.>", "preauth.resolve", "preauth.status", "preauth.status.>", "preauth.renew", "preauth.renew.>", "$SRV.>"]}}
 	]}`)
 	login := []string{"--nats-url=" + url, "--nats-user=me", "--nats-password=" + secret, "--mysql-dsn=" + apptest.NewDatabase(t), "--schema-apply"}
 	_, admin := serve(t, append(login, "--nats-inbox-prefix=inbox-of-preauth")...)

@@ -343,14 +343,33 @@ func (q *Quota) Known() Known {
 		if !a.known(now) {
 			continue
 		}
-		answer := a.answer
-		answer.Remaining = max(0, answer.Remaining-a.own())
+		answer := a.left()
 		known.Keys++
 		if known.Keys == 1 || answer.Remaining*known.Least.Limit < known.Least.Remaining*answer.Limit {
 			known.Least = answer
 		}
 	}
 	return known
+}
+
+// Of returns what the API has said today of a key, less the calls made since, and false if it has said
+// nothing.
+func (q *Quota) Of(key string) (Answer, bool) {
+	now := q.now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	a := q.keys[key]
+	if a == nil || !a.known(now) {
+		return Answer{}, false
+	}
+	return a.left(), true
+}
+
+// left returns the answer, less the calls made since.
+func (a *account) left() Answer {
+	answer := a.answer
+	answer.Remaining = max(0, answer.Remaining-a.own())
+	return answer
 }
 
 // account returns what is known of a key. It forgets keys of which nothing is worth knowing. The

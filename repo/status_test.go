@@ -1,0 +1,110 @@
+package repo_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"preauth"
+	"preauth/repo"
+)
+
+// page returns the components that a request matches.
+func (d *database) page(t *testing.T, request preauth.StatusRequest, now time.Time, limit int) []preauth.Status {
+	t.Helper()
+	page, err := d.Statuses(within(t), request, now, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page
+}
+
+func TestStatus(t *testing.T) {
+	d := newDatabase(t)
+	good := succeeded("wx1", at(1), "a")
+	bad := failed("wx2", at(2), 3)
+	d.save(t, good, bad)
+	d.stock(t, start, "s1", "s2") // of wx1
+	now := start.Add(5 * time.Second)
+	want := preauth.Status{
+		AppID: "wx1", State: preauth.StateValid, Revision: 1, Cause: good.Cause, IssuedAt: good.Code.IssuedAt, ExpiresAt: good.Code.ExpiresAt,
+		DueAt: good.DueAt, TokenExpiresAt: good.Token.ExpiresAt, Spares: 2,
+	}
+	if got, ok, err := d.Status(within(t), "wx1", now); err != nil || !ok || !reflect.DeepEqual(got, want) {
+		t.Errorf("a component with a code:\ngot  %+v, %v, %v\nwant %+v", got, ok, err, want)
+	}
+	want = preauth.Status{
+		AppID: "wx2", State: preauth.StateFailing, DueAt: bad.DueAt, TokenExpiresAt: bad.Token.ExpiresAt, Attempts: 3, Failure: bad.Failure,
+	}
+	if got, ok, err := d.Status(within(t), "wx2", now); err != nil || !ok || !reflect.DeepEqual(got, want) {
+		t.Errorf("a component that fails:\ngot  %+v, %v, %v\nwant %+v", got, ok, err, want)
+	}
+	if got, ok, err := d.Status(within(t), "wx3", now); err != nil || ok {
+		t.Errorf("a component that nobody named: %+v, %v, %v", got, ok, err)
+	}
+	// A spent code is not valid however long it would live.
+	d.spend(t, authorization("wx1", "a", now))
+	if got, _, err := d.Status(within(t), "wx1", now); err != nil || !got.Spent || got.State != preauth.StateExpiring || got.Revision != 2 {
+		t.Errorf("after an authorization: %+v, %v", got, err)
+	}
+}
+
+// The pages of all requests together have the components that match, and the states are those that the
+// census counts.
+func TestStatusesPageByPage(t *testing.T) {
+	d := newDatabase(t)
+	expired := failed("wx_no", at(4), 1)
+	expired.Token.ExpiresAt = start.Add(time.Minute)
+	d.save(t, succeeded("wx1", at(1), "a"), succeeded("wx12", at(2), "b"), failed("wx2", at(3), 1), expired, succeeded("Wx1", at(5), "c"), succeeded("wx", at(6), "d"))
+	list := func(request preauth.StatusRequest, now time.Time, limit int) (appids []string) {
+		for {
+			page := d.page(t, request, now, limit)
+			for _, s := range page {
+				appids = append(appids, s.AppID)
+			}
+			if len(page) < limit {
+				return appids
+			}
+			request.After = page[limit-1].AppID
+		}
+	}
+	now := start.Add(2 * time.Minute)
+	for name, test := range map[string]struct {
+		request preauth.StatusRequest
+		want    []string
+	}{
+		"all":                  {preauth.StatusRequest{}, []string{"Wx1", "wx", "wx1", "wx12", "wx2", "wx_no"}},
+		"a prefix":             {preauth.StatusRequest{Prefix: "wx1"}, []string{"wx1", "wx12"}},
+		"a prefix, no pattern": {preauth.StatusRequest{Prefix: "wx_"}, []string{"wx_no"}},
+		"after":                {preauth.StatusRequest{After: "wx1"}, []string{"wx12", "wx2", "wx_no"}},
+		"a state":              {preauth.StatusRequest{State: preauth.StateFailing}, []string{"wx2"}},
+		"a state and a prefix": {preauth.StatusRequest{State: preauth.StateValid, Prefix: "wx1"}, []string{"wx1", "wx12"}},
+		"none":                 {preauth.StatusRequest{Prefix: "wy"}, nil},
+	} {
+		for limit := range 4 {
+			if got := list(test.request, now, limit+1); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("%s, %d at a time: %q, want %q", name, limit+1, got, test.want)
+			}
+		}
+	}
+	for _, now := range []time.Time{start, now, start.Add(20 * time.Minute), start.Add(time.Hour), start.Add(48 * time.Hour)} {
+		census, err := d.Census(within(t), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func(state preauth.State) int { return len(d.page(t, preauth.StatusRequest{State: state}, now, 100)) }
+		got := repo.Census{
+			Valid: count(preauth.StateValid), Expiring: count(preauth.StateExpiring), Failing: count(preauth.StateFailing), NoToken: count(preauth.StateNoToken),
+			Spares: census.Spares, CodeExpiresAt: census.CodeExpiresAt, TokenExpiresAt: census.TokenExpiresAt,
+		}
+		if got != census {
+			t.Errorf("at %v the pages have %+v, the census %+v", now, got, census)
+		}
+		for _, s := range d.page(t, preauth.StatusRequest{}, now, 100) {
+			alone := d.page(t, preauth.StatusRequest{State: s.State, Prefix: s.AppID}, now, 1)
+			if len(alone) != 1 || !reflect.DeepEqual(alone[0], s) {
+				t.Errorf("at %v %s is %s, and the filter gives %+v", now, s.AppID, s.State, alone)
+			}
+		}
+	}
+}
