@@ -1,6 +1,6 @@
 // Command preauth turns the component_access_tokens of WeChat third-party platforms into
 // pre_auth_codes, announces them on NATS and answers look-ups and claims. "preauth serve" is the
-// service.
+// service; the other commands set it up or talk to it.
 //
 // Exit status: 0 for success, 1 for a failure, 2 for flags or variables that have to be changed.
 package main
@@ -19,7 +19,17 @@ type cli struct {
 	Serve  app.Service   `cmd:"" help:"Run the service."`
 	Schema schemaCommand `cmd:"" help:"Print or apply the database schema."`
 	Check  checkCommand  `cmd:"" help:"Ask a running service whether it is ready."`
-	Lookup lookupCommand `cmd:"" help:"Look up the current code of a component."`
+
+	Status   statusCommand   `cmd:"" help:"Show how components and replicas fare."`
+	Renew    renewCommand    `cmd:"" help:"Have the service work on a component now."`
+	Watch    watchCommand    `cmd:"" help:"Show updates, failures and authorizations as they are announced."`
+	Failures failuresCommand `cmd:"" help:"Show failures of the past."`
+
+	Lookup     lookupCommand     `cmd:"" help:"Look up the current code of a component."`
+	Claim      claimCommand      `cmd:"" help:"Claim a code that nobody else gets."`
+	Resolve    resolveCommand    `cmd:"" help:"Ask what a code was used for."`
+	Announce   announceCommand   `cmd:"" help:"Announce a token, as a token service does."`
+	Authorized authorizedCommand `cmd:"" help:"Report that an account authorized with a code."`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

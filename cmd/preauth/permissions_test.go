@@ -560,6 +560,7 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 					}
 				}
 			}
+			d.operate(t, config)
 			d.redirectAnswers(t)
 			d.keepOut(t)
 			d.seal(t)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -59,7 +61,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, `expected one of "serve", "schema", "check", "lookup"`},
+		{nil, `expected one of "serve", "schema", "check", "status", `},
 		{[]string{"server"}, `did you mean "serve"`},
 		{[]string{"run"}, `"run" is not a command`},
 		{[]string{"schema"}, `expected one of "print", "apply"`},
@@ -69,6 +71,21 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 		{[]string{"check", "--admin-listen=here"}, "--admin-listen ($PREAUTH_ADMIN_LISTEN) must be host:port"},
 		{[]string{"check", "--admin-listen=127.0.0.1:0"}, "--admin-listen ($PREAUTH_ADMIN_LISTEN) must have the port on which the service listens"},
 		{[]string{"check", "--timeout=0s"}, "--timeout must be 1ms to 1m, not 0s"},
+		{[]string{"status", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
+		{[]string{"status", "--state=broken"}, "--state must be"},
+		{[]string{"status", "wx1", "--state=valid"}, "--state and --prefix are about all components"},
+		{[]string{"status", "--every=1ms"}, "--every must be 100ms to 1h, not 1ms"},
+		{[]string{"renew"}, `expected "<component>"`},
+		{[]string{"renew", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
+		{[]string{"watch", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
+		{[]string{"failures", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
+		{[]string{"failures", "--since=0s"}, "--since must be 1s to 8760h, not 0s"},
+		{[]string{"claim", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
+		{[]string{"announce", "wx1", secret}, "look for a stray space"},
+		{[]string{"announce", "wx1", "--token-file=/no/such/" + secret}, "--token-file must name a file, or be - for standard input: no such file or directory"},
+		{[]string{"announce", "wx1", "--expires-in=25h"}, "--expires-in must be 1s to 24h, not 25h"},
+		{[]string{"resolve", "--code-file=/no/such/" + secret}, "--code-file must name a file, or be - for standard input: no such file or directory"},
+		{[]string{"authorized", "wx1", "a.b"}, "<authorizer>: invalid: component_appid must be 1 to 64 letters"},
 		{[]string{"lookup"}, `expected "<component>"`},
 		{[]string{"lookup", "a.b"}, "<component>: invalid: component_appid must be 1 to 64 letters"},
 		{[]string{"lookup", "wx1", "--min-ttl=-1s"}, "--min-ttl must be 0s to 1h, not -1s"},
@@ -106,6 +123,19 @@ func TestHelpListsEveryCommandAndFlag(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// docs/operation.md names every command.
+func TestCommandsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range kong.Must(new(cli), kong.Vars{"version": ""}).Model.Leaves(false) {
+		if words := "preauth " + strings.Fields(command.Path())[0]; !regexp.MustCompile("`" + words + "[` ]").Match(page) {
+			t.Errorf("docs/operation.md does not name %q", words)
+		}
 	}
 }
 

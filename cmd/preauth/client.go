@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"preauth"
+	"preauth/internal/app"
+)
+
+// client is how a command reaches the service, and prints what it answers.
+type client struct {
+	NATS app.NATS `embed:"" group:"nats"`
+
+	SubjectPrefix string        `name:"subject-prefix" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
+	Timeout       time.Duration `name:"timeout" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
+	JSON          bool          `name:"json" help:"Print JSON, with the members of docs/contract.md."`
+}
+
+// session is a connection to NATS with a client of the service on it.
+type session struct {
+	*preauth.Client
+
+	nc       *nats.Conn
+	subjects preauth.Subjects
+	refused  chan error // what NATS does not let the user do
+}
+
+// connect connects to NATS. The caller closes the session.
+func (c client) connect() (*session, error) {
+	options, err := c.NATS.Options()
+	if err != nil {
+		return nil, err
+	}
+	options.Timeout = c.Timeout
+	refused := make(chan error, 16)
+	options.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		select {
+		case refused <- err:
+		default: // there is enough to tell
+		}
+	}
+	nc, err := options.Connect()
+	if err != nil {
+		return nil, fmt.Errorf("connecting to NATS at --nats-url ($NATS_URL): %w", err)
+	}
+	s := &session{nc: nc, subjects: preauth.DefaultSubjects().WithPrefix(c.SubjectPrefix), refused: refused}
+	if s.Client, err = preauth.NewClient(nc, preauth.WithSubjects(s.subjects)); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *session) close() { s.nc.Close() }
+
+// do connects and has request done within the time-out. subject is where the request goes.
+func (c client) do(ctx context.Context, subject func(preauth.Subjects) string, request func(context.Context, *session) error) error {
+	s, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.ask(ctx, c.Timeout, subject(s.subjects), request)
+}
+
+// ask has request done within the time-out. subject is where the request goes.
+func (s *session) ask(ctx context.Context, timeout time.Duration, subject string, request func(context.Context, *session) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ctx, refuse := context.WithCancelCause(ctx)
+	go func() { // a request that NATS refuses gets no answer
+		select {
+		case err := <-s.refused:
+			refuse(err)
+		case <-ctx.Done():
+		}
+	}()
+	err := request(ctx, s)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("nobody answers on %s: is the service running, on this NATS and with this subject prefix?", subject)
+	case err != nil && cause != nil && !errors.Is(err, cause):
+		return cause
+	}
+	return err
+}
+
+// component is the argument of commands about one component.
+type component struct {
+	Component string `arg:"" help:"The component_appid."`
+}
+
+func (c component) check() error {
+	if err := preauth.CheckAppID(c.Component); err != nil {
+		return app.UsageErrorf("<component>: %w", err)
+	}
+	return nil
+}
+
+// code is how a command prints codes.
+type code struct {
+	Reveal bool `name:"reveal" help:"Print the whole code, and not only its first and last characters."`
+}
+
+// shown returns what is printed of a code.
+func (c code) shown(secret preauth.Secret) string {
+	if c.Reveal {
+		return secret.Reveal()
+	}
+	return secret.Hint()
+}
+
+// maxSecret bounds what is read for a secret.
+const maxSecret = 64 << 10
+
+// readSecret reads a token or a code from a file, or from standard input if the file is "-". Errors
+// do not name the file: people give the secret itself where a file name belongs.
+func readSecret(flag, file string) (preauth.Secret, error) {
+	in := os.Stdin
+	if file != "-" {
+		opened, err := os.Open(file)
+		if failed, ok := errors.AsType[*os.PathError](err); ok {
+			err = failed.Err
+		}
+		if err != nil {
+			return preauth.Secret{}, app.UsageErrorf("%s must name a file, or be - for standard input: %w", flag, err)
+		}
+		defer opened.Close()
+		in = opened
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxSecret))
+	if failed, ok := errors.AsType[*os.PathError](err); ok {
+		err = failed.Err
+	}
+	if err != nil {
+		return preauth.Secret{}, fmt.Errorf("reading %s: %w", flag, err)
+	}
+	return preauth.NewSecret(strings.TrimSpace(string(text))), nil
+}
+
+// until says when something is, as a time and from now.
+func until(at, now time.Time) string {
+	switch left := at.Sub(now).Truncate(time.Second); {
+	case at.IsZero():
+		return "-"
+	case left < 0:
+		return fmt.Sprintf("%v ago (%s)", -left, at.Format(time.RFC3339))
+	default:
+		return fmt.Sprintf("in %v (%s)", left, at.Format(time.RFC3339))
+	}
+}
