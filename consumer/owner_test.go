@@ -37,7 +37,7 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 		t.Errorf("a claim of the other service: %v, want 503", err)
 	}
 	// The other service must not renew a due component, whose token its stream never held.
-	w.due("wx1", time.Now())
+	w.database.MustExec("UPDATE component SET due_at = ? WHERE appid = 'wx1'", time.Now().UTC())
 	ours.await(consumer.StepCommitted, "wx1", 2)
 	w.settled(ours, "wx1")
 	if f := ours.failure("wx1"); f != nil {
