@@ -60,6 +60,8 @@ type publisher struct {
 	defects *outage.Defects
 
 	mu sync.Mutex
+	// followed is the stream of updates that is followed, nil before the first one is.
+	followed jetstream.Stream
 	// Each stream has a queue of its own: one that does not answer holds up nothing else.
 	updates, failures, authorized *queue
 
@@ -77,6 +79,13 @@ func newPublisher(
 	}
 	p.idle = sync.NewCond(&p.mu)
 	return p
+}
+
+// follow notes which stream of updates is followed.
+func (p *publisher) follow(source jetstream.Stream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.followed = source
 }
 
 // run publishes what sweeps of the outbox find, until ctx ends. It then returns when everything
@@ -281,12 +290,22 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 		Subject: preauth.SubjectFor(p.cfg.Subjects.Updated, update.AppID),
 		Header:  update.Header(p.cfg.Source), Data: update.Encode(),
 	}
+	source, err := p.source(ctx)
+	if err != nil {
+		return err
+	}
 	for range conflictTries {
 		if p.isStored(update) {
 			return nil
 		}
-		ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequencePerSubject(p.codes.LastStored(update.AppID).Sequence),
-			jetstream.WithExpectStream(p.cfg.UpdateStream))
+		options := []jetstream.PublishOpt{
+			jetstream.WithExpectLastSequencePerSubject(p.codes.LastStored(update.AppID).Sequence),
+			jetstream.WithExpectStream(p.cfg.UpdateStream),
+		}
+		if source.CachedInfo().Config.AllowMsgTTL {
+			options = append(options, jetstream.WithMsgTTL(ttlOf(update, p.cfg.Now())))
+		}
+		ack, err := p.js.PublishMsg(ctx, msg, options...)
 		switch {
 		case err == nil && !ack.Duplicate:
 			p.codes.SetStored(update.AppID, storedAs(update, ack.Sequence))
@@ -299,11 +318,44 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 		case !isConflict(err):
 			return fmt.Errorf("publishing: %w", withRemedy(err))
 		}
-		if err := p.learnLast(ctx, update.AppID); err != nil {
+		if source, err = p.learnLast(ctx, update.AppID); err != nil {
 			return err
 		}
 	}
 	return errChanging
+}
+
+// source returns the stream of updates.
+func (p *publisher) source(ctx context.Context) (jetstream.Stream, error) {
+	p.mu.Lock()
+	followed := p.followed
+	p.mu.Unlock()
+	if followed != nil {
+		return followed, nil
+	}
+	return p.askSource(ctx)
+}
+
+func (p *publisher) askSource(ctx context.Context) (jetstream.Stream, error) {
+	source, err := p.js.Stream(ctx, p.cfg.UpdateStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", p.cfg.UpdateStream, err)
+	}
+	return source, nil
+}
+
+// spentStays is for how long the stream keeps the word that a code is spent, if no newer code follows:
+// long enough for those that were away for a moment.
+const spentStays = time.Minute
+
+// ttlOf returns for how long the stream is to keep an update: until its code is dead. The stream counts
+// in seconds.
+func ttlOf(update preauth.Update, now time.Time) time.Duration {
+	if update.Spent {
+		return spentStays
+	}
+	const second = time.Second
+	return max(second, (update.ExpiresAt.Sub(now) + second - 1).Truncate(second))
 }
 
 // isStored reports whether the stream holds an update or a newer one of the component, or held a newer
@@ -320,26 +372,26 @@ func storedAs(update preauth.Update, sequence uint64) view.Stored {
 
 // learnLast asks the stream for its last message for a component, which is not the one that this
 // replica knew. If there is none any more, the revision that is known stays: an older one must not
-// follow.
-func (p *publisher) learnLast(ctx context.Context, appid string) error {
+// follow. It returns the stream as it is now.
+func (p *publisher) learnLast(ctx context.Context, appid string) (jetstream.Stream, error) {
 	p.codes.ForgetStored(appid)
-	stream, err := p.js.Stream(ctx, p.cfg.UpdateStream)
+	source, err := p.askSource(ctx)
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", p.cfg.UpdateStream, err)
+		return nil, err
 	}
-	msg, err := stream.GetLastMsgForSubject(ctx, preauth.SubjectFor(p.cfg.Subjects.Updated, appid))
+	msg, err := source.GetLastMsgForSubject(ctx, preauth.SubjectFor(p.cfg.Subjects.Updated, appid))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil
+		return source, nil
 	}
 	if err != nil {
-		return fmt.Errorf("last announcement: %w", err)
+		return nil, fmt.Errorf("last announcement: %w", err)
 	}
 	update, err := parseStored(msg.Data)
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
 	p.codes.SetStored(appid, storedAs(update, msg.Sequence))
-	return nil
+	return source, nil
 }
 
 // maxCredible is the highest revision that the service believes. It leaves room below

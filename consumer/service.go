@@ -278,7 +278,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.updates.announce = func(a repo.Announcement) bool { return s.publisher.enqueue(workCtx, a, time.Time{}) }
 	watching.Go(func() {
 		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{
-			Follow: s.updates.follow, Subjects: func() int { return s.updates.codes.StoredLen(s.cfg.Now()) },
+			Follow: s.followUpdates, Subjects: func() int { return s.updates.codes.StoredLen(s.cfg.Now()) },
 		})
 	})
 	for _, role := range []stream.Role{s.roles.failures, s.roles.authorized} {
@@ -313,6 +313,12 @@ func (s *Service) Run(ctx context.Context) error {
 	s.issuer.quota.WaitForAnswers()
 	s.log.Info("stopped")
 	return nil
+}
+
+// followUpdates follows a stream of updates, which the publisher publishes to from now on.
+func (s *Service) followUpdates(ctx context.Context, updates jetstream.Stream, id stream.Identity) error {
+	s.publisher.follow(updates)
+	return s.updates.follow(ctx, updates, id)
 }
 
 // takes returns what takes the events of a source, while the database belongs to this service, until

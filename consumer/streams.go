@@ -57,6 +57,7 @@ func newRoles(cfg Config) roles {
 			// which was meant to follow a message there is refused here.
 			c.FirstSeq = uint64(cfg.Now().UnixMicro())
 			c.AllowDirect = true
+			c.AllowMsgTTL = true // without delete markers, which subscribers would get as updates
 		})},
 		failures: stream.Role{Name: "failure stream", Config: with(func(c *jetstream.StreamConfig) {
 			published(c, cfg.FailureStream, cfg.Subjects.Failed)

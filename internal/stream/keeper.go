@@ -132,8 +132,8 @@ func (k *Keeper) ensure(ctx context.Context, r Role) (jetstream.Stream, error) {
 	stream, err := k.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = k.js.CreateStream(ctx, want)
-		if want.AllowAtomicPublish && ErrorCode(err) == codeInvalidJSON { // from a server older than 2.12
-			want.AllowAtomicPublish = false
+		if ErrorCode(err) == codeInvalidJSON { // from a server that does not know a field
+			want = withoutNewFields(want)
 			stream, err = k.js.CreateStream(ctx, want)
 		}
 		if err == nil {
@@ -148,6 +148,13 @@ func (k *Keeper) ensure(ctx context.Context, r Role) (jetstream.Stream, error) {
 	}
 	k.reportDrift(r, want, stream.CachedInfo().Config)
 	return stream, nil
+}
+
+// withoutNewFields returns a configuration without the fields that the servers do not know which the
+// program can do with: those before 2.11 know no TTLs of messages, those before 2.12 no atomic batches.
+func withoutNewFields(c jetstream.StreamConfig) jetstream.StreamConfig {
+	c.AllowMsgTTL, c.SubjectDeleteMarkerTTL, c.AllowAtomicPublish = false, 0, false
+	return c
 }
 
 // covering returns the name of the stream that takes events, "" if there is none.

@@ -133,6 +133,9 @@ func drift(want, have jetstream.StreamConfig) string {
 	}
 	differs("max bytes", max(want.MaxBytes, 0), max(have.MaxBytes, 0))
 	differs("republish", republished(want), republished(have))
+	if want.AllowMsgTTL && !have.AllowMsgTTL {
+		drift = append(drift, "messages have no TTL, so that those which are of no use any more stay: set allow_msg_ttl to true")
+	}
 	return strings.Join(drift, "; ")
 }
 

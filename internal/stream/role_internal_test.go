@@ -137,11 +137,15 @@ func TestDrift(t *testing.T) {
 			func(c *jetstream.StreamConfig) { c.MaxBytes, c.Discard = 1000, jetstream.DiscardOld },
 			"discard is DiscardOld, not DiscardNew; max bytes is 1000, not 0",
 		},
+		"messages without TTLs": {
+			func(c *jetstream.StreamConfig) { c.AllowMsgTTL = false },
+			"messages have no TTL, so that those which are of no use any more stay: set allow_msg_ttl to true",
+		},
 		"never full, so it drops nothing": {func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := news.config()
-			want.Discard = jetstream.DiscardNew
+			want.Discard, want.AllowMsgTTL = jetstream.DiscardNew, true
 			have := want
 			test.change(&have)
 			if got := drift(want, have); got != test.want {
