@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
 )
@@ -207,6 +208,43 @@ func ExampleClient_Subscribe() {
 		panic(err)
 	}
 	defer func() { _ = sub.Drain() }()
+}
+
+// A program that knows NATS's KV stores keeps the current code of a component, without a subscription of
+// its own.
+func ExampleParseUpdate_bucket() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		panic(err)
+	}
+	ctx := context.Background()
+
+	kv, err := js.KeyValue(ctx, "preauth")
+	if err != nil {
+		panic(err) // jetstream.ErrBucketNotFound if it is off
+	}
+	watcher, err := kv.Watch(ctx, "wx0123456789abcdef")
+	if err != nil {
+		panic(err)
+	}
+	var current preauth.Update // of use while it is Usable
+	for entry := range watcher.Updates() {
+		if entry == nil { // what was there has been delivered
+			continue
+		}
+		current = preauth.Update{}
+		if entry.Operation() == jetstream.KeyValuePut {
+			if current, err = preauth.ParseUpdate(entry.Value()); err != nil {
+				panic(err)
+			}
+		}
+	}
+	fmt.Println("usable", current.Usable(time.Now()))
 }
 
 // A program in any language can publish this body on "component.token.updated.wx0123456789abcdef".

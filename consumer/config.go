@@ -27,6 +27,9 @@ type Config struct {
 	// as they are announced. What holds for the token subject holds for that of the reports. Defaults:
 	// COMPONENT_AUTHORIZED, PREAUTH_AUTHORIZED.
 	AuthorizationStream, AuthorizedStream string
+	// Bucket is the name of a read-only KV bucket with the current codes, whose stream is created where
+	// it is missing. Default: there is none.
+	Bucket string
 	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
 	// ends it. Default: preauth.
 	Durable string
@@ -172,6 +175,9 @@ var (
 	subject    = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
 
+// bucketStream returns the name of the stream that is a KV bucket.
+func bucketStream(bucket string) string { return "KV_" + bucket }
+
 // Check returns an error that wraps [ErrConfig] and says what to change if a value is impossible.
 func (c Config) Check() error {
 	c = c.withDefaults()
@@ -205,10 +211,13 @@ func (c Config) Check() error {
 			refuse("the %s name %q must be 1 to 64 letters, digits, '_' or '-'", what, name)
 		}
 	}
-	streams := []string{c.TokenStream, c.UpdateStream, c.FailureStream, c.AuthorizationStream, c.AuthorizedStream}
+	streams := []string{c.TokenStream, c.UpdateStream, c.FailureStream, c.AuthorizationStream, c.AuthorizedStream, bucketStream(c.Bucket)}
 	slices.Sort(streams)
-	if len(slices.Compact(streams)) < 5 {
-		refuse("the five streams need five names")
+	if len(slices.Compact(streams)) < len(streams) {
+		refuse("each stream needs a name of its own, also that of the KV bucket, which is KV_ and the bucket's")
+	}
+	if c.Bucket != "" && !streamName.MatchString(c.Bucket) {
+		refuse("the KV bucket's name %q must be 1 to 64 letters, digits, '_' or '-'", c.Bucket)
 	}
 	if !domain.MatchString(c.JetStreamDomain) {
 		refuse("the JetStream domain %q must be at most 64 letters, digits, '_' or '-'", c.JetStreamDomain)

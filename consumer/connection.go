@@ -24,7 +24,7 @@ var remedies = map[jetstream.ErrorCode]string{
 	10005: fewerServers, 10074: fewerServers,
 	10120:                                  "the account has no limits for this number of replicas: change --stream-replicas",
 	10026:                                  "raise max_consumers of the stream and the account: the replicas share one, and each needs two more",
-	10027:                                  "raise max_streams of the account: the service needs five",
+	10027:                                  "raise max_streams of the account: the service needs six, or five without its KV bucket",
 	jetstream.JSErrCodeJetStreamNotEnabled: noJetStream, jetstream.JSErrCodeJetStreamNotEnabledForAccount: noJetStream,
 	10065: "another stream takes some of the subjects: take them from it",
 	10077: "the stream is full: raise its limits, and --stream-max-bytes with them",
@@ -50,9 +50,18 @@ const accountSubject = "$SYS.REQ.USER.INFO"
 const permissionsPart = "NATS permissions"
 
 func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Logger) *refusal.Watch {
+	api := "$JS.API."
+	if cfg.JetStreamDomain != "" {
+		api = "$JS." + cfg.JetStreamDomain + ".API."
+	}
+	extra := []string{accountSubject}
+	if cfg.Bucket != "" {
+		name := bucketStream(cfg.Bucket)
+		extra = append(extra, api+"STREAM.INFO."+name, api+"STREAM.CREATE."+name)
+	}
 	return refusal.NewWatch(nc, log, refusal.Options{
 		Own:    []string{"$JS.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + ".", cfg.Subjects.Authorized + "."},
-		Extra:  []string{accountSubject},
+		Extra:  extra,
 		Stands: cfg.intervals.refusal,
 		Count:  func(kind refusal.Kind) { m.natsErrors.WithLabelValues(string(kind)).Inc() },
 		Set:    func(err error) { h.set(permissionsPart, err) },

@@ -166,13 +166,15 @@ func (c forgetfulConn) Write(b []byte) (int, error) {
 // nats-server before 2.11 knows no TTLs of messages.
 func TestServerThatDoesNotKnowTTLs(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	w.works(w.start(func(s *setup) { s.nc = w.connect(nats.SetCustomDialer(forgetful{})) }))
+	r := w.start(withBucket, func(s *setup) { s.nc = w.connect(nats.SetCustomDialer(forgetful{})) })
+	w.works(r)
 	if w.updateStream().CachedInfo().Config.AllowMsgTTL {
 		t.Error("the stream takes TTLs")
 	}
 	if ttl := w.storedTTL("wx1"); ttl != "" {
 		t.Errorf("an update has the TTL %s", ttl)
 	}
+	w.cached("wx1", w.settled(r, "wx1").Revision)
 }
 
 // A stream that an older release has made is used as it is, and the log says what it lacks. Once the

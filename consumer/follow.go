@@ -374,12 +374,3 @@ func (f *codeFollower) publishAgain(ctx context.Context, code preauth.Update) {
 		}
 	}
 }
-
-// exists follows a stream that only has to exist.
-func exists(role stream.Role, h *health) stream.Follower {
-	return stream.Follower{Follow: func(ctx context.Context, _ jetstream.Stream, _ stream.Identity) error {
-		h.set(role.Name, nil)
-		<-ctx.Done()
-		return nil
-	}}
-}

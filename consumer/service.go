@@ -54,6 +54,7 @@ type Service struct {
 	keeper    *stream.Keeper
 	tokens    tokenFollower
 	updates   *codeFollower
+	bucket    *bucket
 	sources   []source
 	renewer   *renewer
 	spares    *spares
@@ -125,6 +126,7 @@ func New(
 		spares: spares, publisher: publisher,
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
 		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
+		bucket:  newBucket(cfg, roles.bucket, js, m, log, connected),
 	}
 	s.responder = newResponder(cfg, nc, log, owner.check, replica{
 		ready: s.notReady, codes: codes, tokens: tokens, readers: []*stream.Reader{tokenReader, codeReader}, quota: issuer.quota,
@@ -193,6 +195,7 @@ func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, c
 		}
 		return 1
 	})
+	show("kv_bucket", "1 if the KV bucket of the current codes is there; 0 if not, or if it is off.", s.bucket.gauge)
 	show("outbox_rows", "Announcements that no stream has stored yet, of all replicas.", func() float64 {
 		rows, _, _, _ := database.figures()
 		return float64(rows)
@@ -282,7 +285,15 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	})
 	for _, role := range []stream.Role{s.roles.failures, s.roles.authorized} {
-		watching.Go(func() { s.keeper.Keep(watchCtx, role, exists(role, s.health)) })
+		watching.Go(func() { s.keeper.Keep(watchCtx, role, exists(func() { s.health.set(role.Name, nil) })) })
+	}
+	if s.cfg.Bucket != "" {
+		watching.Go(func() {
+			// The service's own streams come first, where the account has room for a few.
+			for s.Ready() != nil && pause.For(watchCtx, readyPoll) {
+			}
+			s.bucket.keep(watchCtx)
+		})
 	}
 	watching.Go(func() { s.owner.hold(watchCtx, s.purge) })
 	taking.Go(func() { s.keeper.Keep(ctx, s.roles.tokens, stream.Follower{Follow: tokens.follow}) })
@@ -314,6 +325,9 @@ func (s *Service) Run(ctx context.Context) error {
 	s.log.Info("stopped")
 	return nil
 }
+
+// readyPoll is how often the service looks whether it is ready, before it creates what it can do without.
+const readyPoll = 100 * time.Millisecond
 
 // followUpdates follows a stream of updates, which the publisher publishes to from now on.
 func (s *Service) followUpdates(ctx context.Context, updates jetstream.Stream, id stream.Identity) error {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -16,10 +17,15 @@ import (
 type roles struct {
 	tokens, authorizations        stream.Role // with events that others publish
 	updates, failures, authorized stream.Role // which the service publishes to
+	bucket                        stream.Role // which the server fills from that of updates
 }
 
 // history is how long the streams keep what happened.
 const history = 7 * 24 * time.Hour
+
+// bucketMarkers is for how long the KV bucket keeps the word that a component has no code any more: long
+// enough for watchers that were away for a moment.
+const bucketMarkers = time.Minute
 
 func newRoles(cfg Config) roles {
 	with := func(change func(*jetstream.StreamConfig)) func() jetstream.StreamConfig {
@@ -69,7 +75,36 @@ func newRoles(cfg Config) roles {
 			c.Description = "who authorized with which claim's code"
 			c.MaxAge, c.MaxBytes = history, cmp.Or(c.MaxBytes, 64<<20)
 		})},
+		bucket: stream.Role{Name: "KV bucket", Config: with(func(c *jetstream.StreamConfig) {
+			// It has no subjects of its own, so that nobody can put something into it.
+			c.Name = bucketStream(cfg.Bucket)
+			c.Description = "the current pre_auth_code of each component, read-only"
+			c.Sources = []*jetstream.StreamSource{{
+				Name: cfg.UpdateStream,
+				SubjectTransforms: []jetstream.SubjectTransformConfig{{
+					Source: cfg.Subjects.Updated + ".*", Destination: "$KV." + cfg.Bucket + ".{{wildcard(1)}}",
+				}},
+			}}
+			c.Storage = jetstream.MemoryStorage // a copy, which needs no disk
+			c.MaxMsgsPerSubject = 1
+			c.Discard = jetstream.DiscardNew
+			// A watcher that was away goes on behind the last sequence that it saw. It would miss what a
+			// bucket that was created again holds below that.
+			c.FirstSeq = uint64(cfg.Now().UnixMicro())
+			c.DenyDelete, c.AllowDirect = true, true
+			// A code that has expired leaves the bucket too, and watchers are told.
+			c.AllowMsgTTL, c.SubjectDeleteMarkerTTL, c.AllowRollup = true, bucketMarkers, true
+		})},
 	}
+}
+
+// exists follows a stream that only has to exist. there is called once it does.
+func exists(there func()) stream.Follower {
+	return stream.Follower{Follow: func(ctx context.Context, _ jetstream.Stream, _ stream.Identity) error {
+		there()
+		<-ctx.Done()
+		return nil
+	}}
 }
 
 func newKeeper(js jetstream.JetStream, log *slog.Logger, h *health, m *metrics) *stream.Keeper {

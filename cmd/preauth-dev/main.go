@@ -119,7 +119,7 @@ func unlessStopped(ctx context.Context, err error) error {
 
 // serve runs the service and the demonstration until ctx ends or the service fails.
 func (c sandbox) serve(ctx context.Context, demo *demo, settings app.Service) error {
-	cfg := consumer.Config{Version: app.Version(), Calls: settings.WeChat.Calls, Trace: demo.trace}
+	cfg := consumer.Config{Bucket: kvBucket, Version: app.Version(), Calls: settings.WeChat.Calls, Trace: demo.trace}
 
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()

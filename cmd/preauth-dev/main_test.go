@@ -188,7 +188,7 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, "--every=0s", "--components=1", "--mysql-dsn="+apptest.NewDatabase(t))
 	commands := natsCommands(t, d)
-	if len(commands) != 7 {
+	if len(commands) != 8 {
 		t.Fatalf("%d commands are printed: %q", len(commands), commands)
 	}
 	updates, failures := make(chan *nats.Msg, 100), make(chan *nats.Msg, 100)
@@ -241,13 +241,31 @@ func TestDevPrintsCommandsThatWork(t *testing.T) {
 	}
 	d.Out.Await(t, `wxdev1  authorized → spent: the code of visitor-1\n`)
 
+	js, err := jetstream.New(d.nc, jetstream.WithDefaultTimeout(apptest.Patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	argument(t, commands[6:], "kv", "watch")
+	apptest.Eventually(t, "the code is in the bucket", func() bool {
+		kv, err := js.KeyValue(t.Context(), commands[6][2])
+		if err != nil {
+			return false
+		}
+		entry, err := kv.Get(t.Context(), "wxdev1")
+		if err != nil {
+			return false
+		}
+		cached, err := preauth.ParseUpdate(entry.Value())
+		return err == nil && cached.PreAuthCode.Equal(update.PreAuthCode)
+	})
+
 	var ping micro.Ping
 	request(t, d.nc, micro.APIPrefix+".PING", &ping)
-	if service := argument(t, commands[6:], "micro", "stats"); ping.Name != "preauth" || commands[6][2] != "preauth" {
-		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[6][2])
+	if service := argument(t, commands[7:], "micro", "stats"); ping.Name != "preauth" || commands[7][2] != "preauth" {
+		t.Errorf("the service is %q, and the command is %s %q", ping.Name, service, commands[7][2])
 	}
 	var stats micro.Stats
-	request(t, d.nc, micro.APIPrefix+".STATS."+commands[6][2], &stats)
+	request(t, d.nc, micro.APIPrefix+".STATS."+commands[7][2], &stats)
 	answered := 0
 	for _, endpoint := range stats.Endpoints {
 		answered += endpoint.NumRequests

@@ -117,6 +117,9 @@ func (l logLines) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
+// kvBucket is the KV bucket of the current codes.
+const kvBucket = "preauth"
+
 // commands prints commands to try.
 func (s *screen) commands(url, appid string) {
 	subjects := preauth.DefaultSubjects()
@@ -128,6 +131,7 @@ func (s *screen) commands(url, appid string) {
 	s.row("look-up", "nats req %s ''", preauth.SubjectFor(subjects.Lookup, appid))
 	s.row("claim", "nats req %s '{\"claim_id\":\"visitor-1\"}'", preauth.SubjectFor(subjects.Claim, appid))
 	s.row("authorize", "nats pub %s \\\n  '{\"pre_auth_code\":\"CODE\",\"authorizer_appid\":\"wxvisitor\"}'", preauth.SubjectFor(subjects.Authorization, appid))
+	s.row("cache", "nats kv watch %s", kvBucket)
 	s.row("counts", "nats micro stats preauth")
 	s.print("", 0, "\n")
 }

@@ -36,12 +36,13 @@ const (
 	asTokens     = "tokens"
 	asClient     = "client"
 	asSubscriber = "subscriber"
+	asComponent  = "component"
 	asOperator   = "operator"
 	asPreauth    = "preauth"
 	asAdmin      = "admin"
 )
 
-var roles = []string{asTokens, asClient, asSubscriber, asOperator, asPreauth, asAdmin}
+var roles = []string{asTokens, asClient, asSubscriber, asComponent, asOperator, asPreauth, asAdmin}
 
 // deployment is a server with the files in deploy/nats, and the service connected to it.
 type deployment struct {
@@ -71,6 +72,7 @@ func newKeys(t *testing.T) (rules string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		text = bytes.ReplaceAll(text, []byte("wx0123456789abcdef"), []byte("wx1")) // the component of the role
 		if err := os.WriteFile(filepath.Join(rules, filepath.Base(config)), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +244,28 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro())
+	durable = fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro())
+	d.readBucket(t)
+	return durable
+}
+
+// readBucket reads the KV bucket with the roles that may, as programs do.
+func (d *deployment) readBucket(t *testing.T) {
+	t.Helper()
+	for _, role := range []string{asSubscriber, asComponent} {
+		js, err := jetstream.New(d.connect(t, role), jetstream.WithDefaultTimeout(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		apptest.Eventually(t, "a code in the bucket for "+role, func() bool {
+			kv, err := js.KeyValue(t.Context(), "preauth")
+			if err != nil {
+				return false
+			}
+			_, err = kv.Get(t.Context(), "wx1")
+			return err == nil
+		})
+	}
 }
 
 // outcome is the result of an attempt.
@@ -425,6 +448,9 @@ func (d *deployment) attempts(durable string) []attempt {
 		{"hear updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated", "preauth.updated")},
 		{"hear a component's updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.wx9", "preauth.updated.wx9")},
 		{"hear all components' updates", []string{asSubscriber, asAdmin}, subscribing("preauth.updated.*", "preauth.updated.wx9")},
+		{"hear the updates of its component", []string{asSubscriber, asComponent, asAdmin}, subscribing("preauth.updated."+appid, "")},
+		{"get the code of another component from the bucket", []string{asSubscriber, asAdmin}, requesting("$JS.API.DIRECT.GET.KV_preauth.$KV.preauth.wx7", "", "404")},
+		{"write to the bucket", []string{asAdmin}, requesting("$KV.preauth."+appid, "forged", nobody)},
 		{"hear failures", []string{asOperator, asAdmin}, subscribing("preauth.failed", "preauth.failed")},
 		{"hear a component's failures", []string{asOperator, asAdmin}, subscribing("preauth.failed.wx9", "preauth.failed.wx9")},
 		{"hear whose code was used", []string{asClient, asAdmin}, subscribing("preauth.authorized", "preauth.authorized")},
@@ -460,9 +486,9 @@ func (d *deployment) attempts(durable string) []attempt {
 		{"ping the replicas", []string{asOperator, asAdmin}, requesting("$SRV.PING.preauth", "", `"name":"preauth"`)},
 		{"ask the replicas what they are", []string{asOperator, asAdmin}, requesting("$SRV.INFO.preauth", "", `"name":"preauth"`)},
 		{"ask the replicas how they do", []string{asOperator, asAdmin}, requesting("$SRV.STATS.preauth", "", `"name":"preauth"`)},
-		{"ask what the account uses", []string{asOperator, asAdmin}, requesting("$JS.API.INFO", "", `"streams":5`)},
-		{"list the streams", []string{asOperator, asAdmin}, requesting("$JS.API.STREAM.LIST", "", `"total":5`)},
-		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":5`)},
+		{"ask what the account uses", []string{asOperator, asAdmin}, requesting("$JS.API.INFO", "", `"streams":6`)},
+		{"list the streams", []string{asOperator, asAdmin}, requesting("$JS.API.STREAM.LIST", "", `"total":6`)},
+		{"list the streams' names", []string{asOperator, asPreauth, asAdmin}, requesting("$JS.API.STREAM.NAMES", "", `"total":6`)},
 
 		{"acknowledge another's event", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_TOKENS." + durable + ".1.4711.1.1.0")},
 		{"acknowledge another's authorization", []string{asPreauth, asAdmin}, publishing("$JS.ACK.COMPONENT_AUTHORIZED.any.1.4711.1.1.0")},
@@ -506,6 +532,11 @@ func (d *deployment) attempts(durable string) []attempt {
 		{
 			name: "PREAUTH_AUTHORIZED", subject: "preauth.authorized." + appid,
 			read: []string{asAdmin}, get: []string{asAdmin}, direct: []string{asAdmin}, info: []string{asOperator, asPreauth, asAdmin},
+		},
+		{
+			name: "KV_preauth", subject: "$KV.preauth." + appid,
+			read: []string{asAdmin}, get: []string{asAdmin}, direct: []string{asSubscriber, asComponent, asAdmin},
+			info: []string{asSubscriber, asComponent, asOperator, asPreauth, asAdmin},
 		},
 	} {
 		api := func(operation string) string { return "$JS.API." + operation + "." + stream.name }
@@ -607,6 +638,8 @@ func (d *deployment) redirectAnswers(t *testing.T) {
 		{asClient, "preauth.resolve", `{"pre_auth_code":"unknown"}`},
 		{asSubscriber, "preauth.lookup.wx1", ""},
 		{asOperator, "preauth.status.wx1", ""},
+		{asSubscriber, "$JS.API.DIRECT.GET.KV_preauth.$KV.preauth.wx1", ""},
+		{asComponent, "$JS.API.DIRECT.GET.KV_preauth.$KV.preauth.wx1", ""},
 		{asOperator, "$JS.API.STREAM.INFO.PREAUTH", ""},
 		{asOperator, "$JS.API.STREAM.MSG.GET.PREAUTH_FAILED", `{"last_by_subj":"preauth.failed.wx9"}`},
 		{asOperator, "$SRV.PING.preauth", ""},

@@ -39,7 +39,7 @@ func TestServeRefusesSettingsThatDoNotGoTogether(t *testing.T) {
 		{"an authority, and a DSN that trusts everybody", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?tls=skip-verify", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): database: the MySQL DSN: its option tls contradicts the certificates: leave it out"},
 		{"an authority, and a DSN that does without TLS where it must", []string{"--mysql-dsn=me:" + secret + "@tcp(127.0.0.1:1)/preauth?allowFallbackToPlaintext=true", "--mysql-ca=" + files.ca}, "--mysql-dsn ($MYSQL_DSN): database: the MySQL DSN: its option allowFallbackToPlaintext contradicts the certificates: leave it out"},
 		{"a longest delay that is not the longest", []string{"--delay-transient=11s"}, "--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is 11s"},
-		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "--stream-tokens, --stream-updates, --stream-failures, --stream-authorizations and --stream-authorized: invalid setting: the five streams need five names"},
+		{"streams of one name", []string{"--stream-tokens=PREAUTH"}, "--stream-tokens, --stream-updates, --stream-failures, --stream-authorizations, --stream-authorized and --kv-bucket: invalid setting: each stream needs a name of its own"},
 		{"no base URL", []string{"--wechat-url="}, "--wechat-url ($PREAUTH_WECHAT_URL) must be at least one base URL, such as https://api.weixin.qq.com"},
 		{"no path", []string{"--wechat-path="}, "--wechat-path ($PREAUTH_WECHAT_PATH) must be a path, such as /cgi-bin/"},
 		{"an argument behind a stray space", []string{"--nats-user=", secret}, "look for a stray space"},

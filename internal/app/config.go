@@ -24,6 +24,8 @@ type Streams struct {
 	Authorizations string `name:"stream-authorizations" env:"PREAUTH_STREAM_AUTHORIZATIONS" default:"COMPONENT_AUTHORIZED" form:"name" help:"Stream of the authorizations as WeChat reported them. It is created unless a stream covers their subject already."`
 	Authorized     string `name:"stream-authorized" env:"PREAUTH_STREAM_AUTHORIZED" default:"PREAUTH_AUTHORIZED" form:"name" help:"Stream of the authorizations as the service announces them, created if missing."`
 
+	Bucket string `name:"kv-bucket" env:"PREAUTH_KV_BUCKET" default:"preauth" form:"name" help:"Read-only KV bucket of the current codes, created if missing. With none, there is no bucket."`
+
 	Replicas int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Replicas of each stream that the service creates, on servers of a cluster."`
 	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and announced authorizations, and no limit for the others."`
 	Domain   string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers, such as that of a hub behind leaf nodes."`
@@ -57,12 +59,16 @@ type Delays struct {
 	Once         time.Duration `name:"delay-once" env:"PREAUTH_DELAY_ONCE" default:"2s" range:"1ms..24h" hidden:"" help:"Wait before the one quick retry after an unknown error or after the rejection of a fresh token."`
 }
 
+// noBucket is the name of the bucket that is not there. An empty variable means the default.
+const noBucket = "none"
+
 // config returns the settings of package consumer.
 func (s Service) config() (consumer.Config, error) {
 	cfg := consumer.Config{
 		Subjects:    preauth.DefaultSubjects().WithPrefix(s.Streams.SubjectPrefix),
 		TokenStream: s.Streams.Tokens, UpdateStream: s.Streams.Updates, FailureStream: s.Streams.Failures,
 		AuthorizationStream: s.Streams.Authorizations, AuthorizedStream: s.Streams.Authorized,
+		Bucket:         s.Streams.Bucket,
 		StreamReplicas: s.Streams.Replicas, StreamMaxBytes: s.Streams.MaxBytes, JetStreamDomain: s.Streams.Domain, Durable: s.Streams.Durable, Source: s.Streams.Source, Version: Version(),
 		Calls: s.WeChat.Calls, CallsPerSecond: s.WeChat.CallsPerSecond, CallsPerDay: s.WeChat.CallsPerDay,
 		Spares: s.Claims.Spares, Retention: s.Claims.Retention,
@@ -74,13 +80,16 @@ func (s Service) config() (consumer.Config, error) {
 	if cfg.Spares == 0 {
 		cfg.Spares = -1 // package consumer takes 0 for the default
 	}
+	if cfg.Bucket == noBucket {
+		cfg.Bucket = ""
+	}
 	var errs []error
 	if s.Delays.TransientMax < s.Delays.Transient {
 		errs = append(errs, UsageErrorf("--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is %v", s.Delays.Transient))
 	}
 	// Each value is valid by itself. Only the names of the streams can still collide.
 	if err := cfg.Check(); err != nil {
-		errs = append(errs, UsageErrorf("--stream-tokens, --stream-updates, --stream-failures, --stream-authorizations and --stream-authorized: %w", err))
+		errs = append(errs, UsageErrorf("--stream-tokens, --stream-updates, --stream-failures, --stream-authorizations, --stream-authorized and --kv-bucket: %w", err))
 	}
 	return cfg, errors.Join(errs...)
 }

@@ -117,6 +117,7 @@ var samples = map[string]sample{
 
 	"stream-authorizations": aName,
 	"stream-authorized":     aName,
+	"kv-bucket":             aName,
 }
 
 // cli is a command line with the service alone.

@@ -33,7 +33,7 @@ type Options struct {
 	// Own are beginnings of the subjects on which the program has to publish. None of them may be one
 	// that a requester can choose for its answer.
 	Own []string
-	// Extra are beginnings of those on which it publishes and can do without.
+	// Extra are beginnings of those on which it publishes and can do without, also among its own.
 	Extra []string
 	// Stands is for how long a refusal counts: longer than the program waits before it does the same
 	// again.
@@ -53,13 +53,13 @@ type Watch struct {
 
 	mu     sync.Mutex
 	counts standing
-	said   string // the last refusal of something extra
+	said   map[string]bool // refusals of something extra
 }
 
 // NewWatch begins to watch a connection. It adds to the connection's error handler: one that is set
 // later has to call [nats.Conn.ErrorHandler]'s.
 func NewWatch(nc *nats.Conn, log *slog.Logger, options Options) *Watch {
-	w := &Watch{nc: nc, log: log, options: options, counts: standing{stands: options.Stands, pause: options.Stands}}
+	w := &Watch{nc: nc, log: log, options: options, counts: standing{stands: options.Stands, pause: options.Stands}, said: map[string]bool{}}
 	next := nc.ErrorHandler()
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		w.note(sub, err)
@@ -78,10 +78,10 @@ func (w *Watch) note(sub *nats.Subscription, err error) {
 	switch refused := errors.Is(err, nats.ErrPermissionViolation); {
 	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded):
 		w.refused(fmt.Errorf("%w: raise max_subscriptions of the account and the server", err), true)
+	case refused && publishing && on(w.options.Extra):
+		w.doWithout(err)
 	case refused && (!publishing || on(w.options.Own)):
 		w.refused(fmt.Errorf("%w: allow it to the service's user", err), !publishing)
-	case refused && on(w.options.Extra):
-		w.doWithout(err)
 	case refused: // the requester chose the subject
 		w.options.Count(Answers)
 		w.log.Debug("request not answered", "error", err)
@@ -102,13 +102,13 @@ func isOfConnection(err error) bool {
 	return broken || errors.Is(err, io.EOF)
 }
 
-// doWithout logs a refusal that nothing depends on, once.
+// doWithout logs a refusal that nothing depends on, once for each subject.
 func (w *Watch) doWithout(err error) {
 	w.options.Count(Permissions)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.said != err.Error() {
-		w.said = err.Error()
+	if !w.said[err.Error()] {
+		w.said[err.Error()] = true
 		w.log.Warn("NATS refused something that the service can do without", "error", err)
 	}
 }

@@ -20,7 +20,8 @@ type Role struct {
 	// Config.
 	Events string
 	// Config returns the configuration with which a missing stream is created. A role with Events needs
-	// no subjects in it. A wildcard of the subjects is a "*" at their end.
+	// no subjects in it. A wildcard of the subjects is a "*" at their end. A stream with sources has no
+	// subjects: the server alone fills it.
 	Config func() jetstream.StreamConfig
 }
 
@@ -71,15 +72,17 @@ var (
 	errUncovered = errors.New("it does not take the subjects that it has to: rename it, or name another one in the settings")
 	errMirror    = errors.New("it is a mirror, which takes no messages itself: name the stream that it copies in the settings, " +
 		"and the JetStream domain of that")
-	errSealed    = errors.New("it is sealed and takes no more messages: rename it, or name another one in the settings")
-	errNoAck     = errors.New("it does not say that it has stored a message: set no_ack to false")
-	errTransform = errors.New("its subject transform stores messages under subjects where nobody looks for them: " +
+	errSealed     = errors.New("it is sealed and takes no more messages: rename it, or name another one in the settings")
+	errNoAck      = errors.New("it does not say that it has stored a message: set no_ack to false")
+	errCopiesElse = errors.New("it does not copy what it has to, or under other subjects: rename it, or name another one in the settings")
+	errWritable   = errors.New("others can publish in it, so that it may say something else than what it copies: take its subjects away")
+	errTransform  = errors.New("its subject transform stores messages under subjects where nobody looks for them: " +
 		"let the transform leave these subjects alone")
 )
 
 // unfit returns why a stream that exists cannot serve in the role, nil if it can.
 func (r Role) unfit(c jetstream.StreamConfig) error {
-	wanted := r.config().Subjects
+	wanted, sources := r.config().Subjects, r.config().Sources
 	takes := covers
 	if r.Events != "" { // the stream may be somebody else's, for some of the events
 		takes = overlap
@@ -92,6 +95,11 @@ func (r Role) unfit(c jetstream.StreamConfig) error {
 		return t != nil && overlap(cmp.Or(t.Source, ">"), subject) && t.Destination != t.Source &&
 			(r.Events == "" || !r.IsEvent(t.Destination))
 	}
+	copied := func(want *jetstream.StreamSource) bool {
+		return slices.ContainsFunc(c.Sources, func(have *jetstream.StreamSource) bool {
+			return have.Name == want.Name && slices.Equal(have.SubjectTransforms, want.SubjectTransforms)
+		})
+	}
 	switch {
 	case c.Mirror != nil:
 		return errMirror
@@ -101,6 +109,12 @@ func (r Role) unfit(c jetstream.StreamConfig) error {
 		return errRetention
 	case c.NoAck && r.Events == "": // those who publish events decide whether they wait for it
 		return errNoAck
+	case len(sources) > 0 && (len(c.Sources) != len(sources) || !slices.ContainsFunc(sources, copied)):
+		return errCopiesElse
+	case len(sources) > 0 && len(c.Subjects) > 0:
+		return errWritable
+	case len(sources) > 0:
+		return nil
 	case !slices.ContainsFunc(wanted, taken):
 		return errUncovered
 	case slices.ContainsFunc(wanted, moved):
