@@ -126,7 +126,8 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 }
 
 // Resolve returns the claim that a code was given to, or the revision with which it was announced.
-// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors are those of [Client.Lookup].
+// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors are
+// those of [Client.Lookup].
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	request := ResolveRequest{code}
 	if err := request.check(); err != nil {
@@ -312,8 +313,8 @@ func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subs
 
 // SubscribeAuthorized calls authorized for every code that is announced as spent from now on, and
 // failed for every message that is not an [Authorized]. Otherwise it is like [Client.Subscribe]: an
-// announcement is missed while the connection is down. All of the last week are in the stream
-// PREAUTH_AUTHORIZED.
+// announcement is missed while the connection is down. The stream PREAUTH_AUTHORIZED has those of
+// the last week, 64 MiB of them at most.
 func (c *Client) SubscribeAuthorized(authorized func(Authorized), failed func(error)) (*nats.Subscription, error) {
 	return c.subscribe(c.subjects.Authorized, func(msg *nats.Msg) error {
 		a, err := ParseAuthorized(msg.Data)

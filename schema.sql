@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS component (
   token_time           DATETIME(6)  NULL COMMENT 'when the stream took it',
   token_fingerprint    BINARY(32)   NULL COMMENT 'SHA-256 of its token',
   token_expires_at     DATETIME(6)  NULL COMMENT 'when its token dies',
-  attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'failed calls of WeChat since the last code',
+  attempts             INT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'failed calls of WeChat since the last code or token event',
   due_at               DATETIME(6)  NULL COMMENT 'when the component is worked on next, to renew or to try again; NULL: not before a newer token',
   lease                BINARY(16)   NULL COMMENT 'the call of a replica that works on the component until due_at, unless it dies; NULL: none',
   failure              MEDIUMTEXT   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'the last failure as announced on preauth.failed, JSON; NULL after a success',

@@ -23,8 +23,9 @@ import (
 //     expired before its event arrived. Its life is taken to have been [DefaultTokenLife].
 //
 // The event has both times, in UTC with microseconds. It may have expired already. Its TraceParent
-// is that of the headers, "" if they have no valid one. An error wraps [ErrInvalid]. The event then has only an AppID: that of the one valid component which subject and
-// body name, as far as they can be parsed, or "".
+// is that of the headers, "" if they have no valid one. An error wraps [ErrInvalid]. The event then
+// has only an AppID: that of the one valid component which subject and body name, as far as they can
+// be parsed, or "".
 func ParseTokenEvent(appid string, header nats.Header, body []byte, received time.Time) (TokenEvent, error) {
 	var fields tokenFields
 	err := decodeEvent(&fields, (*tokenFields).members, header, body)

@@ -76,7 +76,8 @@ func (u Update) Encode() []byte {
 }
 
 // Header returns the headers of the announcement: the Nats-Msg-Id, the CloudEvents attributes in
-// binary mode, and the TraceParent. source is the CloudEvents source, a URI reference that identifies the deployment.
+// binary mode, and the TraceParent. source is the CloudEvents source, a URI reference that identifies
+// the deployment.
 func (u Update) Header(source string) nats.Header {
 	at := u.IssuedAt
 	if u.Spent {

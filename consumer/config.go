@@ -30,8 +30,8 @@ type Config struct {
 	// Bucket is the name of a read-only KV bucket with the current codes, whose stream is created where
 	// it is missing. Default: there is none.
 	Bucket string
-	// Durable begins the name of the consumer that all replicas share; the creation time of its stream
-	// ends it. Default: preauth.
+	// Durable begins the names of the consumers that all replicas share, and the creation time of the
+	// stream ends them; that of the authorizations has -authorized between the two. Default: preauth.
 	Durable string
 	// StreamReplicas is how many servers of a cluster keep each stream that is created. Default: 1.
 	StreamReplicas int
@@ -59,15 +59,16 @@ type Config struct {
 	Spares int
 	// Retention is how long codes and claims are kept after they expired. Default: 7 days.
 	Retention time.Duration
-	// InFlight is how many token events may be worked on at once. Default: 512.
+	// InFlight is how many events of each of the two streams, token events and authorizations, may be
+	// worked on at once. Default: 512.
 	InFlight int
 	// Requests is how many look-ups that need more than memory may be under way at once; one more is
 	// answered with 429. Default: 256.
 	Requests int
 	// RequestTimeout bounds the time in which such a look-up is answered. Default: 4s.
 	RequestTimeout time.Duration
-	// AckWait is how long the token stream waits for a sign of life of the replica that has an event
-	// in flight. Default: 5s.
+	// AckWait is how long each of the two streams waits for a sign of life of the replica that has an
+	// event in flight. Default: 5s.
 	AckWait time.Duration
 	// Shutdown bounds the time for finishing what is in flight. Default: 15s.
 	Shutdown time.Duration

@@ -23,7 +23,7 @@ var remedies = map[jetstream.ErrorCode]string{
 	10002: noRoom, 10023: noRoom, 10028: noRoom, 10047: noRoom,
 	10005: fewerServers, 10074: fewerServers,
 	10120:                                  "the account has no limits for this number of replicas: change --stream-replicas",
-	10026:                                  "raise max_consumers of the stream and the account: the replicas share one, and each needs two more",
+	10026:                                  "raise max_consumers of the stream and the account: the replicas share two, and each needs two more",
 	10027:                                  "raise max_streams of the account: the service needs six, or five without its KV bucket",
 	jetstream.JSErrCodeJetStreamNotEnabled: noJetStream, jetstream.JSErrCodeJetStreamNotEnabledForAccount: noJetStream,
 	10065: "another stream takes some of the subjects: take them from it",

@@ -104,7 +104,7 @@ type order struct {
 	outcome  repo.Outcome
 	secret   preauth.Secret
 	issuedAt time.Time // of the token
-	// attempts counts the failed calls since the component's last success.
+	// attempts counts the failed calls since the component's last code or token event.
 	attempts int
 	// rejected tells that WeChat rejected the token before.
 	rejected bool
@@ -240,7 +240,8 @@ func renewAt(code *repo.Code) time.Time {
 }
 
 // fail completes an outcome with a failure. attempts counts the failed calls since the component's
-// last success. The next try is at retryAt, if the token is alive then; the zero time gives up.
+// last code or token event. The next try is at retryAt, if the token is alive then; the zero time
+// gives up.
 func fail(outcome repo.Outcome, failed *wechat.Error, attempts int, now, retryAt time.Time) repo.Outcome {
 	position := outcome.Token.Position
 	failure := &preauth.Failure{
@@ -279,8 +280,8 @@ func failureID(p repo.Position, at time.Time) string {
 }
 
 // after returns how long to wait after a failure, and whether to try again with this token at all.
-// attempt counts the failed calls since the component's last success. fresh tells that WeChat may
-// not know the token everywhere yet.
+// attempt counts the failed calls since the component's last code or token event. fresh tells that
+// WeChat may not know the token everywhere yet.
 func (d Delays) after(class preauth.Class, attempt int, fresh bool, now time.Time) (time.Duration, bool) {
 	switch class {
 	case preauth.ClassTransient, preauth.ClassBadReply:

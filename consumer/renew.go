@@ -43,7 +43,7 @@ type renewer struct {
 	demanding sync.WaitGroup
 
 	mu sync.Mutex
-	// demands are the renewals under way that look-ups wait for, each closed at its end.
+	// demands are the renewals under way that look-ups and authorizations began, each closed at its end.
 	demands map[string]chan struct{}
 	// unsaved are the codes that MySQL refused to save.
 	unsaved map[string]repo.Outcome
@@ -95,9 +95,9 @@ func (r *renewer) leaseDue(ctx, workCtx context.Context) bool {
 }
 
 // renewNow makes the code that follows the given revision: once for all in this replica that wait for
-// it, and not at all if another replica is at it or has done it. The channel is closed at
-// the end of the attempt; its result is in MySQL. The attempt outlives the look-up that began it,
-// since others may wait and the code is of use in any case; it ends with workCtx.
+// it, and not at all if another replica is at it or has done it. The channel is closed at the end of
+// the attempt; its result is in MySQL. The attempt outlives the look-up or the authorization that
+// began it, since others may wait and the code is of use in any case; it ends with workCtx.
 func (r *renewer) renewNow(workCtx context.Context, appid string, revision uint64) <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,8 +118,8 @@ func (r *renewer) renewNow(workCtx context.Context, appid string, revision uint6
 	return done
 }
 
-// waitForDemands returns when the renewals that look-ups began are done. No look-up may begin another
-// one meanwhile.
+// waitForDemands returns when the renewals that look-ups and authorizations began are done. None of
+// these may begin another one meanwhile.
 func (r *renewer) waitForDemands() { r.demanding.Wait() }
 
 func (r *renewer) demand(ctx context.Context, appid string, revision uint64) error {

@@ -1,18 +1,22 @@
-// Package consumer is the service itself: it turns token events into codes and answers look-ups and
-// claims.
+// Package consumer is the service itself: it turns token events into codes, answers look-ups and
+// claims, and takes note of the authorizations that the codes were used for.
 //
-// An event takes one way through the package. The intake pulls it from the stream. The worker
+// A token event takes one way through the package. The intake pulls it from the stream. The worker
 // (event.go) decides what to do with it, has the issuer ask WeChat for a code and the committer
 // save it in one transaction, and acknowledges the event. What was committed goes to the view,
-// which answers look-ups, and to the publisher, which announces it. Beside that way
+// which answers look-ups, and to the publisher, which announces it.
+//
+// An authorization (authorization.go) comes through an intake of its own. Its code is marked as spent
+// in one transaction, which is announced in the same way, and the event is acknowledged. If the code
+// was current, the renewer makes another one at once. Beside these ways
 //
 //   - followers read the streams into the views, and have published again what a stream has lost;
 //   - the renewer works on components whose code nears its expiry or whose last attempt failed;
 //   - spares are made ahead of claims;
 //   - the responder answers look-ups, claims, resolves, and what operators ask.
 //
-// Replicas are equal and know nothing of one another. They share a durable consumer, row locks and
-// the streams' sequences.
+// Replicas are equal and know nothing of one another. They share two durable consumers, one for each
+// kind of event, row locks and the streams' sequences.
 //
 // The package never waits for WeChat or NATS inside a database transaction, never acknowledges an
 // event before its outcome is committed, and never lets a token or code out anywhere but to WeChat,
@@ -316,7 +320,7 @@ func (s *Service) Run(ctx context.Context) error {
 		from.intake.Wait()
 	}
 	s.responder.stop()
-	s.renewer.waitForDemands() // begun by look-ups
+	s.renewer.waitForDemands() // begun by look-ups and authorizations
 	stopWatching()
 	watching.Wait()
 	stopPublishing() // last: all the others announce

@@ -16,7 +16,7 @@ type Component struct {
 	Revision uint64
 	// Token is the newest token with a saved outcome.
 	Token Token
-	// Attempts counts the failed calls of WeChat since the last code.
+	// Attempts counts the failed calls of WeChat since the last code or token event.
 	Attempts int
 	// DueAt is when to work on the component next. The zero time means: not before a newer token
 	// comes.

@@ -29,7 +29,7 @@ type Streams struct {
 	Replicas int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Replicas of each stream that the service creates, on servers of a cluster."`
 	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and announced authorizations, and no limit for the others."`
 	Domain   string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers, such as that of a hub behind leaf nodes."`
-	Durable  string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream, which all replicas share."`
+	Durable  string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream, which all replicas share. That of the authorizations adds -authorized."`
 	Source   string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" hidden:"" help:"CloudEvents source of the announcements."`
 }
 
@@ -41,7 +41,7 @@ type Claims struct {
 
 // Work is how much is done at once and how long it may take.
 type Work struct {
-	InFlight       int           `name:"in-flight" env:"PREAUTH_IN_FLIGHT" default:"512" range:"1..100000" hidden:"" help:"Token events in flight at once, per replica."`
+	InFlight       int           `name:"in-flight" env:"PREAUTH_IN_FLIGHT" default:"512" range:"1..100000" hidden:"" help:"Events in flight at once of each stream, tokens and authorizations, per replica."`
 	AckWait        time.Duration `name:"ack-wait" env:"PREAUTH_ACK_WAIT" default:"5s" range:"1s..10m" help:"Time without a heartbeat after which NATS redelivers an event, to another replica if there is one."`
 	Requests       int           `name:"requests" env:"PREAUTH_REQUESTS" default:"256" range:"1..100000" hidden:"" help:"Look-ups and claims in flight at once that need more than memory, per replica. One more is answered with 429."`
 	RequestTimeout time.Duration `name:"request-timeout" env:"PREAUTH_REQUEST_TIMEOUT" default:"4s" range:"10ms..1m" help:"Time limit for answering a look-up or claim that needs more than memory. Clients should wait a little longer."`

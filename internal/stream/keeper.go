@@ -21,8 +21,10 @@ const lookEvery = 2 * time.Second
 
 var errOtherStream = errors.New("the stream was re-created or lost messages")
 
-// losesByItself reports whether a stream's own limits make it lose messages now: following it anew
-// would not bring them back.
+// losesByItself reports whether a stream's own limits make it lose messages now. It is not followed
+// anew for that: what would be published again for lack of it would only make the stream drop others.
+// So a message that it dropped is missed until the next one on its subject, or until somebody reads
+// the stream anew.
 func losesByItself(c jetstream.StreamConfig, s jetstream.StreamState) bool {
 	full := c.MaxBytes > 0 && s.Msgs > 0 && s.Bytes+2*s.Bytes/s.Msgs > uint64(c.MaxBytes) // no room for two more
 	return full || c.MaxAge > 0 || c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs)
