@@ -136,7 +136,8 @@ func ways() map[string]way {
 		b.authorize(b.appid, code, authorizer)
 	}
 	authorizeCurrent := func(b *bench) { authorize(b, b.current(b.appid), "wxa") }
-	// spentBy checks who authorized with the code that the way authorized with, and that it is not current.
+	// spentBy checks who authorized with the code that the way authorized with, and that it is not
+	// current.
 	spentBy := func(authorizer string) func(b *bench) {
 		return func(b *bench) {
 			b.eventually("spent", func() bool {
@@ -482,6 +483,22 @@ func ways() map[string]way {
 			messages:  []string{"nak authorization"},
 			elsewhere: slices.Concat([]string{"lock_code", "raise", "due", "lease", "leased", "lease_one", "leased_one", "components", "ack authorization", "publish update", "publish authorization"}, spending, nextCode),
 			leased:    true,
+		},
+		"status": {
+			given: afterAToken,
+			do: func(b *bench) {
+				b.again("a status", func(ctx context.Context) error {
+					got, err := b.client.Status(ctx, b.appid)
+					if err == nil && (got.State != preauth.StateValid || got.Revision != 1) {
+						b.t.Errorf("%s at revision %d", got.State, got.Revision)
+					}
+					return err
+				})
+			},
+
+			revision: 1,
+			reads:    []string{"status"},
+			messages: []string{"answer"},
 		},
 		"purge": {
 			given: func(b *bench) {

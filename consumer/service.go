@@ -294,7 +294,10 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.cfg.Bucket != "" {
 		watching.Go(func() {
 			// The service's own streams come first, where the account has room for a few.
-			for s.Ready() != nil && pause.For(watchCtx, readyPoll) {
+			for s.Ready() != nil {
+				if !pause.For(watchCtx, readyPoll) {
+					return
+				}
 			}
 			s.bucket.keep(watchCtx)
 		})
@@ -330,7 +333,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// readyPoll is how often the service looks whether it is ready, before it creates what it can do without.
+// readyPoll is how often the service looks whether it is ready, before it creates what it can do
+// without.
 const readyPoll = 100 * time.Millisecond
 
 // followUpdates follows a stream of updates, which the publisher publishes to from now on.
@@ -339,8 +343,9 @@ func (s *Service) followUpdates(ctx context.Context, updates jetstream.Stream, i
 	return s.updates.follow(ctx, updates, id)
 }
 
-// takes returns what takes the events of a source, while the database belongs to this service, until
-// ctx ends or they cannot be taken any more. The work on events that were taken goes on under workCtx.
+// takes returns what takes the events of a source, while the database belongs to this service,
+// until ctx ends or they cannot be taken any more. The work on events that were taken goes on under
+// workCtx.
 func (s *Service) takes(
 	workCtx context.Context, from source,
 ) func(ctx context.Context, events jetstream.Stream, id stream.Identity) error {
