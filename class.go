@@ -41,8 +41,8 @@ const (
 	ClassSecondAuthorizer Class = "second_authorizer"
 )
 
-// Advice says what ends a failure of the class, in English and for a person. It is "" for a class that
-// is not listed here.
+// Advice says what ends a failure of the class, in English and for a person. It is "" for a class
+// that is not listed here.
 func (c Class) Advice() string {
 	switch c {
 	case ClassTransient, ClassBadReply:

@@ -126,8 +126,8 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 }
 
 // Resolve returns the claim that a code was given to, or the revision with which it was announced.
-// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors are
-// those of [Client.Lookup].
+// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors
+// are those of [Client.Lookup].
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	request := ResolveRequest{code}
 	if err := request.check(); err != nil {
@@ -204,8 +204,8 @@ func (c *Client) statusOf(ctx context.Context, operation, subject, appid string)
 const replicasAnswer = 300 * time.Millisecond
 
 // Replicas returns how the replicas fare that answer, sorted by when they started. Nobody knows how
-// many there are: it returns when none has answered for a third of a second. Replicas of services with
-// other subjects are not among them. Without an answer, the deadline and errors are those of
+// many there are: it returns when none has answered for a third of a second. Replicas of services
+// with other subjects are not among them. Without an answer, the deadline and errors are those of
 // [Client.Lookup].
 func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
 	replicas, err := c.replicas(ctx)

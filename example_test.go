@@ -210,8 +210,8 @@ func ExampleClient_Subscribe() {
 	defer func() { _ = sub.Drain() }()
 }
 
-// A program that knows NATS's KV stores keeps the current code of a component, without a subscription of
-// its own.
+// A program that knows NATS's KV stores keeps the current code of a component, without a
+// subscription of its own.
 func ExampleParseUpdate_bucket() {
 	nc, err := nats.Connect(nats.DefaultURL)
 	if err != nil {

@@ -96,7 +96,8 @@ func ParseResolveRequest(body []byte) (ResolveRequest, error) {
 }
 
 // ParseStatusRequest parses a request for how components fare. appid is the component in the
-// request's subject, "" if the subject names none. The body may be empty. An error wraps [ErrInvalid].
+// request's subject, "" if the subject names none. The body may be empty. An error wraps
+// [ErrInvalid].
 func ParseStatusRequest(appid string, body []byte) (StatusRequest, error) {
 	var (
 		r      StatusRequest

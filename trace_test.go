@@ -14,7 +14,8 @@ import (
 
 const aTrace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-// An event has the trace context of its headers, if that is valid, and is never refused because of it.
+// An event has the trace context of its headers, if that is valid, and is never refused because of
+// it.
 func TestTraceParentOfAnEvent(t *testing.T) {
 	const other = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
 	tests := map[string]struct {

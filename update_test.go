@@ -36,7 +36,8 @@ func TestUpdateOnTheWire(t *testing.T) {
 	}
 }
 
-// An update of a spent code has one member more, and its code has expired for those that do not know it.
+// An update of a spent code has one member more, and its code has expired for those that do not
+// know it.
 func TestSpentUpdateOnTheWire(t *testing.T) {
 	update := anUpdate()
 	update.Spent, update.ExpiresAt = true, at.Add(time.Minute)

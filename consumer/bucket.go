@@ -12,8 +12,8 @@ import (
 )
 
 // bucket keeps the read-only KV bucket of the current codes. The server fills it from the stream of
-// updates, and only others read it. So that it is not there is a warning, and no reason for the service
-// not to be ready.
+// updates, and only others read it. So that it is not there is a warning, and no reason for the
+// service not to be ready.
 type bucket struct {
 	role    stream.Role
 	keeper  *stream.Keeper

@@ -93,8 +93,9 @@ func TestBucketHasTheCurrentCodes(t *testing.T) {
 	}
 }
 
-// What the watchers of a bucket saw is above all that a bucket which is created again holds, where they
-// go on. The bucket is filled again, also when it is the stream of updates that was created again.
+// What the watchers of a bucket saw is above all that a bucket which is created again holds, where
+// they go on. The bucket is filled again, also when it is the stream of updates that was created
+// again.
 func TestBucketIsCreatedAgain(t *testing.T) {
 	for _, deleted := range []string{"KV_preauth", "PREAUTH"} {
 		t.Run(deleted, func(t *testing.T) {
@@ -138,8 +139,8 @@ func TestBucketIsCreatedAgain(t *testing.T) {
 	}
 }
 
-// Nothing in the service needs the bucket. Where it cannot be, the service is ready, and says in its log
-// what is missing.
+// Nothing in the service needs the bucket. Where it cannot be, the service is ready, and says in
+// its log what is missing.
 func TestServiceDoesWithoutItsBucket(t *testing.T) {
 	cases := map[string]struct {
 		config string

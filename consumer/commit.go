@@ -78,8 +78,8 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 	return outcome, result, err
 }
 
-// errNotOwned means that the database belongs to other streams by now. What was begun for these is not
-// saved there.
+// errNotOwned means that the database belongs to other streams by now. What was begun for these is
+// not saved there.
 var errNotOwned = errors.New("not saved")
 
 // save commits a batch of outcomes, unless the database was given to others while they were made.

@@ -116,8 +116,8 @@ func TestUpdateLeavesWhileTheNextIsOnItsWay(t *testing.T) {
 	}
 }
 
-// An update arrives so late that the one after it has come and has left again. The stream takes it. The
-// replicas see that and publish the newer one again, which leaves at once.
+// An update arrives so late that the one after it has come and has left again. The stream takes it.
+// The replicas see that and publish the newer one again, which leaves at once.
 func TestLateUpdateIsNotTheLastWord(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(unrenewed).ready()

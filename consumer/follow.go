@@ -263,9 +263,9 @@ func (f *codeFollower) compareAll(ctx context.Context) (lacking int, ok bool) {
 	return lacking, true
 }
 
-// lacks reports whether the stream lacks a current code that it should have. It need not have one that
-// is dead, since a subscriber can do nothing with it, unless the stream's last word is one that looks
-// alive: the code before, or this one before it was spent.
+// lacks reports whether the stream lacks a current code that it should have. It need not have one
+// that is dead, since a subscriber can do nothing with it, unless the stream's last word is one
+// that looks alive: the code before, or this one before it was spent.
 func (f *codeFollower) lacks(code preauth.Update) bool {
 	stored, now := f.codes.LastStored(code.AppID), f.cfg.Now()
 	alive := code.ExpiresAt.After(now) || stored.Sequence > 0 && stored.ExpiresAt.After(now)

@@ -402,8 +402,8 @@ func TestUpdateThatIsNotTakenStaysAReason(t *testing.T) {
 	w.settled(r, long)
 }
 
-// A stream without room for all updates drops the oldest. Each code is announced all the same, and the
-// service does not follow the stream anew each time.
+// A stream without room for all updates drops the oldest. Each code is announced all the same, and
+// the service does not follow the stream anew each time.
 func TestFullStreamOfUpdatesStillAnnounces(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	w.createTokenStream()

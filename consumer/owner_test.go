@@ -59,8 +59,8 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	}
 }
 
-// The database is given to others while an event waits for WeChat. Its outcome is not saved there, and
-// the event goes back to the stream until the database is ours again.
+// The database is given to others while an event waits for WeChat. Its outcome is not saved there,
+// and the event goes back to the stream until the database is ours again.
 func TestOutcomeIsNotSavedInADatabaseThatWasGivenAway(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()

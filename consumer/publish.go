@@ -145,8 +145,9 @@ func (p *publisher) sweep(ctx context.Context) {
 	p.dispatch(ctx)
 }
 
-// forget forgets failed attempts where nothing is left to do: another replica published what this one
-// could not, or the code has died. waiting are the keys with a row in the outbox. The caller holds mu.
+// forget forgets failed attempts where nothing is left to do: another replica published what this
+// one could not, or the code has died. waiting are the keys with a row in the outbox. The caller
+// holds mu.
 func (p *publisher) forget(q *queue, waiting map[string]bool) {
 	for key, a := range q.failed {
 		if waiting[key] || q.underWay[key] || time.Since(a.at) < 2*sweepAge { // the sweep finds no younger rows
@@ -344,12 +345,12 @@ func (p *publisher) askSource(ctx context.Context) (jetstream.Stream, error) {
 	return source, nil
 }
 
-// spentStays is for how long the stream keeps the word that a code is spent, if no newer code follows:
-// long enough for those that were away for a moment.
+// spentStays is for how long the stream keeps the word that a code is spent, if no newer code
+// follows: long enough for those that were away for a moment.
 const spentStays = time.Minute
 
-// ttlOf returns for how long the stream is to keep an update: until its code is dead. The stream counts
-// in seconds.
+// ttlOf returns for how long the stream is to keep an update: until its code is dead. The stream
+// counts in seconds.
 func ttlOf(update preauth.Update, now time.Time) time.Duration {
 	if update.Spent {
 		return spentStays
@@ -358,8 +359,8 @@ func ttlOf(update preauth.Update, now time.Time) time.Duration {
 	return max(second, (update.ExpiresAt.Sub(now) + second - 1).Truncate(second))
 }
 
-// isStored reports whether the stream holds an update or a newer one of the component, or held a newer
-// one.
+// isStored reports whether the stream holds an update or a newer one of the component, or held a
+// newer one.
 func (p *publisher) isStored(update preauth.Update) bool {
 	last := p.codes.LastStored(update.AppID)
 	return last.Revision > update.Revision || last.Revision == update.Revision && last.Sequence > 0

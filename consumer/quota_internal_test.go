@@ -213,7 +213,8 @@ func (q *quotaRig) spend(replicas []*issuer) {
 	working.Wait()
 }
 
-// What is kept for renewals does not go to codes on demand and claims. They fail as the contract says.
+// What is kept for renewals does not go to codes on demand and claims. They fail as the contract
+// says.
 func TestCallsThatTheQuotaForbids(t *testing.T) {
 	q := newQuotaRig(t, 1000)
 	q.wechat.SetDailyQuota(quotaAppID, 100)

@@ -58,8 +58,8 @@ type endpoint struct {
 // linkMembers are the members of requests that ask for links.
 const linkMembers = "redirect_uri, auth_type, biz_appid, category_id_list"
 
-// described is what the NATS tools show of the endpoints: what they are for, and the members of requests
-// and answers. The tools cut a text that is longer than 80 characters.
+// described is what the NATS tools show of the endpoints: what they are for, and the members of
+// requests and answers. The tools cut a text that is longer than 80 characters.
 var described = map[string]map[string]string{
 	"lookup": {
 		"description":  "the current code of a component",
@@ -103,8 +103,8 @@ var described = map[string]map[string]string{
 	},
 }
 
-// metadata returns what the NATS tools show of the endpoint. Where its subject names the component, the
-// request need not.
+// metadata returns what the NATS tools show of the endpoint. Where its subject names the component,
+// the request need not.
 func (e endpoint) metadata() map[string]string {
 	shown := maps.Clone(described[e.name])
 	if shown == nil {

@@ -189,8 +189,8 @@ const (
 	viewAgain = 100 * time.Millisecond
 )
 
-// codeIsNew reports whether the component's current code was made moments ago. Its token is alive then,
-// and where the view has none, it has yet to read the token's event.
+// codeIsNew reports whether the component's current code was made moments ago. Its token is alive
+// then, and where the view has none, it has yet to read the token's event.
 func (s *spares) codeIsNew(appid string) bool {
 	current := s.codes.Current(appid)
 	return current != nil && s.now().Sub(current.IssuedAt) < viewLag

@@ -135,8 +135,8 @@ func (s *statuses) renewHandler() handler {
 	}
 }
 
-// renewComponent returns nil once the component has a newer code than at first, made here or in another
-// replica. The error says why there is none.
+// renewComponent returns nil once the component has a newer code than at first, made here or in
+// another replica. The error says why there is none.
 func (s *statuses) renewComponent(ctx, workCtx context.Context, appid string) error {
 	before, err := s.components.get(ctx, appid)
 	if err != nil {
@@ -169,7 +169,8 @@ func (s *statuses) renewComponent(ctx, workCtx context.Context, appid string) er
 	}
 }
 
-// endsWithToken reports whether nothing but a newer token ends a failure that the service has given up.
+// endsWithToken reports whether nothing but a newer token ends a failure that the service has given
+// up.
 func endsWithToken(class preauth.Class) bool {
 	return class == preauth.ClassTokenRejected || class == preauth.ClassTokenExpired
 }

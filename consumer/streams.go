@@ -23,8 +23,8 @@ type roles struct {
 // history is how long the streams keep what happened.
 const history = 7 * 24 * time.Hour
 
-// bucketMarkers is for how long the KV bucket keeps the word that a component has no code any more: long
-// enough for watchers that were away for a moment.
+// bucketMarkers is for how long the KV bucket keeps the word that a component has no code any more:
+// long enough for watchers that were away for a moment.
 const bucketMarkers = time.Minute
 
 func newRoles(cfg Config) roles {

@@ -313,8 +313,8 @@ func TestRequestsOfTheContract(t *testing.T) {
 	}
 }
 
-// The service answers operators with what the contract shows: of a component, of a page of them, and of
-// a replica.
+// The service answers operators with what the contract shows: of a component, of a page of them,
+// and of a replica.
 func TestStatusOfTheContract(t *testing.T) {
 	s := start(t, func(c *consumer.Config) { c.Delays.Operator = 10 * time.Minute })
 	s.wechat.SetToken(appID, preauth.NewSecret("first")) // by which it is known whose quota is asked for
@@ -385,8 +385,8 @@ func members(t *testing.T, body []byte) (names []string) {
 	return names
 }
 
-// The service does with an authorization what the contract says: of a claim's code, and of the current
-// one.
+// The service does with an authorization what the contract says: of a claim's code, and of the
+// current one.
 func TestAuthorizationsOfTheContract(t *testing.T) {
 	s := start(t)
 	// The revision before the one that the contract shows.

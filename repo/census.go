@@ -8,8 +8,8 @@ import (
 	"preauth/internal/database"
 )
 
-// state is the state of a component c with the current code p, as docs/contract.md defines it. Its two
-// arguments are the time.
+// state is the state of a component c with the current code p, as docs/contract.md defines it. Its
+// two arguments are the time.
 const state = `CASE
 		WHEN c.token_expires_at IS NULL OR c.token_expires_at <= ? THEN 'no_token'
 		WHEN c.failure IS NOT NULL THEN 'failing'

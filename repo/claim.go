@@ -77,10 +77,10 @@ const (
 	causeUsed = "used"
 )
 
-// Claim returns the code of a claim id: the one that it has, if that is not spent and outlives MinTTL,
-// otherwise a spare that outlives MinTTL and SpareTTL, which becomes its own. The error may be
-// [ErrNoSpare] or [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the code
-// that the claim id may have got before the answer was lost.
+// Claim returns the code of a claim id: the one that it has, if that is not spent and outlives
+// MinTTL, otherwise a spare that outlives MinTTL and SpareTTL, which becomes its own. The error may
+// be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the
+// code that the claim id may have got before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err

@@ -34,8 +34,8 @@ type CurrentCode struct {
 	Cause    preauth.Cause
 	// Fingerprint is that of the token that the code was made with.
 	Fingerprint Fingerprint
-	// AuthorizerAppID is the account that authorized with the code, and AuthorizedAt is when, in UTC. They
-	// are zero if none did.
+	// AuthorizerAppID is the account that authorized with the code, and AuthorizedAt is when, in UTC.
+	// They are zero if none did.
 	AuthorizerAppID string
 	AuthorizedAt    time.Time
 }

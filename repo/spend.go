@@ -140,8 +140,8 @@ func (p *plan) spendAgain(ctx context.Context, tx *database.Tx, row codeRow, isC
 	return spent, err
 }
 
-// authorizedID returns the message id of a [preauth.Authorized]: there is one for each code. The row's
-// id alone could come again, for another code, after the database was restored from a backup.
+// authorizedID returns the message id of a [preauth.Authorized]: there is one for each code. The
+// row's id alone could come again, for another code, after the database was restored from a backup.
 func authorizedID(row codeRow) string {
 	return fmt.Sprintf("authorized.%s.%d.%d", row.AppID, row.ID, row.IssuedAt.V.UnixMicro())
 }

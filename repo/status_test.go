@@ -49,8 +49,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// The pages of all requests together have the components that match, and the states are those that the
-// census counts.
+// The pages of all requests together have the components that match, and the states are those that
+// the census counts.
 func TestStatusesPageByPage(t *testing.T) {
 	d := newDatabase(t)
 	expired := failed("wx_no", at(4), 1)

@@ -16,8 +16,8 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// open opens a page of WeChat at the stand-in, and returns what the page says and whether WeChat takes
-// the link.
+// open opens a page of WeChat at the stand-in, and returns what the page says and whether WeChat
+// takes the link.
 func open(t *testing.T, server *wechattest.Server, link string) (text string, ok bool) {
 	t.Helper()
 	for _, host := range []string{"https://mp.weixin.qq.com/", "https://open.weixin.qq.com/"} {
@@ -49,8 +49,8 @@ func issue(t *testing.T, server *wechattest.Server) preauth.Secret {
 	return code.PreAuthCode
 }
 
-// WeChat's pages and its plug-in take every link that options can ask for, and get the options as they
-// were asked for.
+// WeChat's pages and its plug-in take every link that options can ask for, and get the options as
+// they were asked for.
 func TestLinksAreComplete(t *testing.T) {
 	server := start(t, wechattest.Options{})
 	code := issue(t, server)
@@ -116,7 +116,8 @@ func TestLinksAreComplete(t *testing.T) {
 	}
 }
 
-// The stand-in's pages refuse what WeChat refuses. Otherwise links that they take would prove nothing.
+// The stand-in's pages refuse what WeChat refuses. Otherwise links that they take would prove
+// nothing.
 func TestIncompleteLinksAreRefused(t *testing.T) {
 	now := time.Now()
 	server := start(t, wechattest.Options{Now: func() time.Time { return now }})

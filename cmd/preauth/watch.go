@@ -209,8 +209,8 @@ func (f *failures) next(ctx context.Context, sequence uint64) (*jetstream.RawStr
 	return f.stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(f.subject))
 }
 
-// since hands over the messages that were stored at a time or later. It finds the first one by halving
-// what may be before it.
+// since hands over the messages that were stored at a time or later. It finds the first one by
+// halving what may be before it.
 func (f *failures) since(ctx context.Context, at time.Time, each func(*jetstream.RawStreamMsg)) error {
 	low, high := f.first, f.last+1
 	for low < high {

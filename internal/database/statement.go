@@ -102,8 +102,8 @@ func (tx *Tx) Exec(ctx context.Context, statement string, args ...any) error {
 	return err
 }
 
-// Insert inserts rows, a slice of structs, if there are any. The statement names the fields of one, as
-// in "VALUES (:appid, :created_at)".
+// Insert inserts rows, a slice of structs, if there are any. The statement names the fields of one,
+// as in "VALUES (:appid, :created_at)".
 func (tx *Tx) Insert(ctx context.Context, statement string, rows any) error {
 	return insert(ctx, tx.tx, statement, rows)
 }

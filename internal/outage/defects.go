@@ -31,8 +31,9 @@ func NewDefects(log *slog.Logger, now func() time.Time) *Defects {
 	return &Defects{log: log, now: now, said: map[string]line{}}
 }
 
-// Log notes how something went: what says in a constant what did not work. A nil error means that it
-// works again. A level below that of warnings is for failures that are no defect, which are all logged.
+// Log notes how something went: what says in a constant what did not work. A nil error means that
+// it works again. A level below that of warnings is for failures that are no defect, which are all
+// logged.
 func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

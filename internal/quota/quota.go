@@ -48,10 +48,10 @@ func margin(limit int) int { return (limit+99)/100 + unseen(limit) }
 
 func unseen(limit int) int { return max(limit/100, min(16, limit/4)) }
 
-// allowance is how many calls a process may make on an answer by which so many are left, and as many
-// again if they leave nothing to others. Meanwhile other processes may use up what was left. Calls
-// that leave a tenth take an eightieth at most of that tenth then. Where no more than a tenth is left,
-// four processes together take no more than unseen has for them.
+// allowance is how many calls a process may make on an answer by which so many are left, and as
+// many again if they leave nothing to others. Meanwhile other processes may use up what was left.
+// Calls that leave a tenth take an eightieth at most of that tenth then. Where no more than a tenth
+// is left, four processes together take no more than unseen has for them.
 func allowance(limit, left int) int {
 	return max(1, unseen(limit)/8, min(limit/80, (left-limit/10)/4))
 }
@@ -162,7 +162,8 @@ func (q *Quota) await(ctx context.Context, key string, reserve float64, ask Ask,
 	}
 }
 
-// try says whether a call is allowed. If that cannot be said yet, changed is closed when to try again.
+// try says whether a call is allowed. If that cannot be said yet, changed is closed when to try
+// again.
 func (q *Quota) try(ctx context.Context, key string, reserve float64, ask Ask, take bool) (changed <-chan struct{}, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -352,8 +353,8 @@ func (q *Quota) Known() Known {
 	return known
 }
 
-// Of returns what the API has said today of a key, less the calls made since, and false if it has said
-// nothing.
+// Of returns what the API has said today of a key, less the calls made since, and false if it has
+// said nothing.
 func (q *Quota) Of(key string) (Answer, bool) {
 	now := q.now()
 	q.mu.Lock()

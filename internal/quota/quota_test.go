@@ -240,7 +240,8 @@ func TestProcessesMakeNoCallAboveTheLimit(t *testing.T) {
 			}
 			var working sync.WaitGroup
 			for i, q := range processes {
-				// Each process has an answer that says that all is left, and rests until those before have used it up.
+				// Each process has an answer that says that all is left, and rests until those before have used
+				// it up.
 				if err := call(t.Context(), q, a, "a", 0.1); err != nil {
 					t.Fatal(err)
 				}

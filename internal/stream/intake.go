@@ -30,7 +30,8 @@ type IntakeOptions struct {
 	Work Work
 }
 
-// Work works on an event of the stream with the identity, and acknowledges the event or gives it back.
+// Work works on an event of the stream with the identity, and acknowledges the event or gives it
+// back.
 type Work func(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id Identity)
 
 // Intake pulls events from the consumer that all replicas share: no more than there are slots for, so

@@ -152,8 +152,9 @@ func (k *Keeper) ensure(ctx context.Context, r Role) (jetstream.Stream, error) {
 	return stream, nil
 }
 
-// withoutNewFields returns a configuration without the fields that the servers do not know which the
-// program can do with: those before 2.11 know no TTLs of messages, those before 2.12 no atomic batches.
+// withoutNewFields returns a configuration without the fields that the servers do not know which
+// the program can do with: those before 2.11 know no TTLs of messages, those before 2.12 no atomic
+// batches.
 func withoutNewFields(c jetstream.StreamConfig) jetstream.StreamConfig {
 	c.AllowMsgTTL, c.SubjectDeleteMarkerTTL, c.AllowAtomicPublish = false, 0, false
 	return c

@@ -28,8 +28,9 @@ type Code struct {
 	Answer preauth.LookupAnswer
 }
 
-// Stored is the last message that the stream of announcements holds for a component: the sequence, and
-// of the update in it the revision and the end of the code's life. The zero Stored stands for none.
+// Stored is the last message that the stream of announcements holds for a component: the sequence,
+// and of the update in it the revision and the end of the code's life. The zero Stored stands for
+// none.
 type Stored struct {
 	Revision  uint64
 	Sequence  uint64 // 0 for a message that was there and is gone
