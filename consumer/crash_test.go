@@ -158,15 +158,15 @@ func TestKilledInEachGap(t *testing.T) {
 // announced once, and one other code has taken its place.
 func TestKilledInEachGapOfAnAuthorization(t *testing.T) {
 	gaps := []struct {
-		at    consumer.StepName
-		calls int
+		at   consumer.StepName
+		lost int // calls whose answer may be lost with the process
 	}{
-		{at: consumer.StepReceived, calls: 1},
-		{at: consumer.StepSpent, calls: 1},
-		{at: consumer.StepAcknowledged, calls: 1},
-		{at: consumer.StepAnnounced, calls: 1},
-		{at: consumer.StepIssued, calls: 2}, // WeChat's answer was lost with the process
-		{at: consumer.StepCommitted, calls: 1},
+		{at: consumer.StepReceived},
+		{at: consumer.StepSpent},
+		{at: consumer.StepAcknowledged},
+		{at: consumer.StepAnnounced, lost: 1}, // WeChat is asked at the same time
+		{at: consumer.StepIssued, lost: 1},
+		{at: consumer.StepCommitted},
 	}
 	for _, gap := range gaps {
 		t.Run(string(gap.at), func(t *testing.T) {
@@ -184,8 +184,8 @@ func TestKilledInEachGapOfAnAuthorization(t *testing.T) {
 			if update := w.settled(r, "wx1"); update.Revision != 3 || update.Cause != preauth.CauseSpent || update.Spent {
 				t.Errorf("revision %d, made for %s, is current", update.Revision, update.Cause)
 			}
-			if got := w.wechat.Count("wx1") - before; got != gap.calls {
-				t.Errorf("%d calls of WeChat, want %d", got, gap.calls)
+			if got := w.wechat.Count("wx1") - before; got < 1 || got > 1+gap.lost {
+				t.Errorf("%d calls of WeChat, want 1, and %d more at most", got, gap.lost)
 			}
 			if got := w.authorizedOf("wx1"); got != 1 {
 				t.Errorf("%d authorizations announced, want 1", got)
