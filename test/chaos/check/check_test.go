@@ -151,6 +151,9 @@ var doctored = []struct {
 	{"an announcement with another message id", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).MessageID = "other"
 	}},
+	{"an announcement without a message id", "announced if and only if committed", func(e *check.Evidence) {
+		event(e, history.Update, 1).MessageID = ""
+	}},
 	{"a failure that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
 		e.Events = append(e.Events, history.Event{Op: history.Failure, Status: history.Unreadable})
 	}},
@@ -378,6 +381,15 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 		"a fault keeps it from a replica that a code is spent": func(e *check.Evidence) {
 			spend(e, 2*s+s/2)
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 2 * s, End: 3 * s})
+		},
+		"an update that left the stream early is announced again": func(e *check.Evidence) {
+			again := *event(e, history.Update, 2)
+			again.MessageID, again.Sequence = "", again.Sequence+1
+			e.Events = append(e.Events, again)
+		},
+		"a slow clock dates the second claim before the spent one": func(e *check.Evidence) {
+			e.State.Codes[4].ClaimID, e.State.Codes[4].Reference, e.State.Codes[4].ClaimedAt = "early", "order", s
+			e.State.Codes[5].Deleted = true
 		},
 		"a spent code is claimed once more, by another code": func(e *check.Evidence) {
 			e.State.Codes[4].ClaimID, e.State.Codes[4].Reference, e.State.Codes[4].ClaimedAt = "early", "order", 12*s
