@@ -82,7 +82,8 @@ func TestStatusOfComponents(t *testing.T) {
 func TestPagesOfManyComponents(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	const components = 250
-	// A message of which each byte takes six on the wire: a hundred such failures are no body.
+	// The message takes six bytes on the wire for each character: a hundred such failures do not fit
+	// into a body.
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(48001, strings.Repeat("\u2028", 160)) })
 	r := w.start(func(s *setup) { s.cfg.Delays.Operator = time.Hour }).ready()
 	for i := range components {

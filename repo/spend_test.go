@@ -94,7 +94,7 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	if got := describeAll(waiting); got != wanted {
 		t.Errorf("waiting:\n%s\nwanted:\n%s", got, wanted)
 	}
-	// its component is due, whoever worked on it, and has no usable code;
+	// its component is due, even while a replica works on it, and has no usable code;
 	c := d.component(t, "wx1")
 	if !c.DueAt.Equal(now) || c.Revision != 7 || !c.Current.IsSpent() || c.Current.Usable(now) || c.Current.AuthorizerAppID != "wxa" ||
 		!c.Current.AuthorizedAt.Equal(a.AuthorizedAt) || !c.Current.ExpiresAt.Equal(outcome.Code.ExpiresAt) {
@@ -369,8 +369,8 @@ func TestASpentCodeThatComesAgain(t *testing.T) {
 	}
 }
 
-// A code is replaced and spent at once, by several replicas. Whoever is first, the new code is
-// current and not spent, the old one is spent, and the last announcement is of the new one.
+// A code is replaced and spent at once, by several replicas. Whichever is first, the new code
+// is current and not spent, the old one is spent, and the last announcement is of the new one.
 func TestCodesAreReplacedAndSpentAtOnce(t *testing.T) {
 	d := newDatabase(t)
 	other, otherFaults := open(t, d.dsn)

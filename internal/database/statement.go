@@ -15,8 +15,8 @@ import (
 // fails.
 //
 // Package sqlx expands lists, and reads and writes rows. A slice among the arguments of a statement
-// stands for all its items, of which there must be one: "IN (?)" takes a []string. A []byte is one
-// value. The fields of a row name their columns in `db` tags.
+// stands for all its items: "IN (?)" takes a []string. It must not be empty. A []byte is one value.
+// The fields of a row name their columns in `db` tags.
 
 // MaxIn bounds the values to put into one IN list.
 const MaxIn = 500

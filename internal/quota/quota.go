@@ -373,7 +373,7 @@ func (a *account) left() Answer {
 	return answer
 }
 
-// account returns what is known of a key. It forgets keys of which nothing is worth knowing. The
+// account returns what is known of a key. It forgets keys that a new account would serve as well. The
 // caller holds mu.
 func (q *Quota) account(key string) *account {
 	if now := time.Now(); now.Sub(q.swept) > time.Minute {

@@ -73,7 +73,7 @@ func calls(t *testing.T, q *quota.Quota, a *api, key string, reserve float64) (n
 	return n, nil
 }
 
-// allowed is calls, of which each that is not allowed must have the given error.
+// allowed is calls. Each call that is not allowed must have the given error.
 func allowed(t *testing.T, q *quota.Quota, a *api, key string, reserve float64, want error) int {
 	t.Helper()
 	n, err := calls(t, q, a, key, reserve)
