@@ -145,7 +145,7 @@ func TestRenewByAnOperator(t *testing.T) {
 		t.Errorf("after the failure: %+v, %v", got, err)
 	}
 	// Where only a newer token helps, WeChat is not called.
-	w.wechat.Next("wx1", wechattest.Error(40001, ""), wechattest.Error(40001, ""))
+	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(40001, "") })
 	w.eventually("given up", func() bool {
 		_, err := client.Renew(w.within(), "wx1")
 		e, ok := errors.AsType[*preauth.Error](err)
