@@ -294,15 +294,21 @@ func TestOneStreamForTokensAndAuthorizations(t *testing.T) {
 	}
 	r := w.start().ready()
 	updates, authorized := w.updates(), w.authorized()
-	for range 3 {
-		w.announce("wx1", w.token("a"))
-		w.authorize("wx1", next(w, updates).PreAuthCode, "wxa")
-		next(w, authorized)
-		for update := next(w, updates); update.Cause != preauth.CauseSpent; { // the code that replaces the spent one
-			update = next(w, updates)
-		}
+	// Events of one kind come in a row: two readers of one consumer would take turns.
+	for _, appid := range []string{"wx1", "wx2", "wx3"} {
+		w.announce(appid, w.token(appid))
 	}
-	r.await(consumer.StepAcknowledged, "wx1", 6)
+	var codes []preauth.Update
+	for len(codes) < 3 {
+		codes = append(codes, next(w, updates))
+	}
+	for _, code := range codes {
+		w.authorize(code.AppID, code.PreAuthCode, "wxa")
+	}
+	for range codes {
+		next(w, authorized)
+	}
+	r.await(consumer.StepAcknowledged, "", 6)
 }
 
 // The service takes authorizations that came while it was down.
