@@ -179,7 +179,7 @@ func TestClaimReturnsNoCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
 		first, err = w.claim(request)
 		return err == nil
 	})
-	faults.Script("claimable", repotest.Fault{After: func() { now.advance(life) }})
+	faults.Script("claim", repotest.Fault{After: func() { now.advance(life) }})
 	second, err := w.claim(request)
 	if err != nil || !second.ExpiresAt.After(now.Now()) || second.PreAuthCode.Equal(first.PreAuthCode) {
 		t.Errorf("got a code that expires at %v, now it is %v: %v", second.ExpiresAt, now.Now(), err)

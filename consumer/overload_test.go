@@ -38,7 +38,7 @@ func TestOverload(t *testing.T) {
 	}
 	w.deafSubscriber()
 	slow := slices.Repeat([]repotest.Fault{{Before: func() { <-time.After(20 * time.Millisecond) }}}, 10_000)
-	for _, operation := range []string{"components", "claimable", "claim_new", "commit"} {
+	for _, operation := range []string{"components", "live_claim", "claim_new", "commit"} {
 		faults.Script(operation, slow...)
 	}
 	defer faults.Reset()

@@ -78,32 +78,18 @@ const (
 )
 
 // Claim returns the code of a claim id: the one that it has, if that is not spent and outlives
-// MinTTL, otherwise a spare that outlives MinTTL and SpareTTL, which becomes its own. The error may
-// be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable] repeat the same request: it returns the
-// code that the claim id may have got before the answer was lost.
+// MinTTL, otherwise the oldest spare that outlives MinTTL and SpareTTL, which becomes its own. The
+// error may be [ErrNoSpare] or [ErrReference]. After [ErrUnavailable] repeat the same request: it
+// returns the code that the claim id may have got before the answer was lost.
 func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 	if err := request.check(); err != nil {
 		return Claim{}, err
 	}
 	request.At = stored(request.At)
 	for range maxRaces {
-		spare, err := r.claimable(ctx, request)
-		if err != nil {
-			return Claim{}, err
-		}
-		if spare != nil {
-			rows, err := r.db.Exec(ctx, "repo: claim", "/* repo.claim */ UPDATE pre_auth_code SET cause = ?, claim_id = ?, reference = ?, claimed_at = ? WHERE id = ? AND cause = ?",
-				causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At, spare.ID, causeSpare)
-			switch {
-			case rows == 1:
-				return request.claim(spare.code()), nil
-			case err == nil:
-				// Another claim took the spare, or this one did by the first try of the UPDATE, whose answer
-				// was lost.
-				continue
-			case !errors.Is(err, database.ErrDuplicate):
-				return Claim{}, err
-			}
+		takeErr := r.takeSpare(ctx, request)
+		if takeErr != nil && !errors.Is(takeErr, database.ErrDuplicate) && !errors.Is(takeErr, ErrNoSpare) {
+			return Claim{}, takeErr
 		}
 		live, err := r.liveClaim(ctx, request)
 		if err != nil {
@@ -112,10 +98,11 @@ func (r *Repo) Claim(ctx context.Context, request ClaimRequest) (Claim, error) {
 		if claim, ok, err := request.serve(live); err != nil || ok {
 			return claim, err
 		}
-		switch {
-		case spare == nil:
-			return Claim{}, fmt.Errorf("repo: claim: %w", ErrNoSpare)
-		case live != nil:
+		if errors.Is(takeErr, ErrNoSpare) {
+			return Claim{}, takeErr
+		}
+		// The code is spent or too old, and the spare has to wait for its place.
+		if live != nil {
 			if err := r.retireClaim(ctx, live.ID, request.At); err != nil {
 				return Claim{}, err
 			}
@@ -130,17 +117,17 @@ const maxRaces = 100
 
 var errRaces = errors.New("other claims were quicker again and again")
 
-// oldestSpares is how many of the oldest spares a claim picks one from. It picks at random, so that
-// concurrent claims rarely race for the same spare: of 16, the default number of connections, one
-// in five does. Reading 64 entries of the index costs next to nothing.
-const oldestSpares = 64
-
-// claimable returns a spare for the claim id, nil if there is none.
-func (r *Repo) claimable(ctx context.Context, request ClaimRequest) (*codeRow, error) {
-	return first(database.Query[codeRow](ctx, r.db, "repo: claim", "/* repo.claimable */ "+selectCodes+`JOIN (SELECT id AS picked FROM (
-	SELECT id FROM pre_auth_code FORCE INDEX (spare) WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT ?
-) AS oldest ORDER BY RAND() LIMIT 1) AS choice ON id = picked`,
-		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)), oldestSpares))
+// takeSpare gives the oldest spare to the claim id. The error may be [ErrNoSpare], or
+// [database.ErrDuplicate] if the claim id has a code, perhaps from a try whose answer was lost.
+func (r *Repo) takeSpare(ctx context.Context, request ClaimRequest) error {
+	rows, err := r.db.Exec(ctx, "repo: claim", `/* repo.claim */ UPDATE pre_auth_code FORCE INDEX (spare) SET cause = ?, claim_id = ?, reference = ?, claimed_at = ?
+WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT 1`,
+		causeClaim, []byte(request.ClaimID), []byte(request.Reference), request.At,
+		request.AppID, causeSpare, request.At.Add(max(request.MinTTL, request.SpareTTL)))
+	if err == nil && rows == 0 {
+		return fmt.Errorf("repo: claim: %w", ErrNoSpare)
+	}
+	return err
 }
 
 // liveClaim returns the code that the claim id has, nil if it has none.

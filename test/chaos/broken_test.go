@@ -104,11 +104,10 @@ var brokenBuilds = []struct {
 		broken: []string{"no expired code"},
 	},
 	{
-		name: "a spare is given to a claim and not always marked",
-		replacements: []replacement{
-			{"repo/claim.go", `WHERE id = ? AND cause = ?"`, `WHERE id = ? AND cause = ? AND RAND() < 0.5"`},
-			{"repo/claim.go", "case rows == 1:", "case err == nil && rows >= 0:"},
-		},
+		name: "a claim takes a code that another claim has",
+		replacements: []replacement{{
+			"repo/claim.go", "AND cause = ? AND expires_at > ? ORDER BY", "AND cause IN ('claim', ?) AND expires_at > ? ORDER BY",
+		}},
 		broken: []string{"one code, one visitor", "claims last"},
 	},
 	{
