@@ -283,7 +283,10 @@ func (q *Quota) midnightAfter(t time.Time) time.Time {
 // take takes in the answer to a question. Without an answer, the one before holds on.
 func (a *account) take(answer Answer, ok bool, day time.Time, finished int, now time.Time) {
 	switch {
-	case ok && now.Before(day): // an answer of yesterday is none
+	case ok && !now.Before(day): // an answer of yesterday is none, and the next call asks again
+		a.askAt = time.Time{}
+		return
+	case ok:
 		a.answer, a.day, a.base = answer, day, finished
 		a.allowance = allowance(answer.Limit, answer.Remaining-margin(answer.Limit))
 		a.credit = a.allowance

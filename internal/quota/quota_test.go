@@ -351,17 +351,28 @@ func TestAnswerIsVoidOnTheNextDay(t *testing.T) {
 		if known := q.Known(); !near(known.Least.Remaining, 999) {
 			t.Errorf("%+v is known of the next day", known)
 		}
+	})
+}
 
-		// An answer that comes after midnight is of the day before.
-		now, a.takes = now.Add(24*time.Hour-time.Minute), time.Millisecond
-		late := quota.New(1_000_000, 1000, china, clock)
-		asked := func(ctx context.Context) (quota.Answer, error) {
-			answer, err := a.ask(ctx)
-			now = now.Add(time.Minute)
-			return answer, err
+// An answer that comes after midnight is of the day before. The next call asks again.
+func TestAnswerAfterMidnightIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		<-time.After(time.Until(time.Date(2000, 1, 2, 0, 0, 0, 0, china)) - time.Millisecond) // the clock begins the day before
+		q, a := newQuota(t, 1_000_000, 1000), &api{limit: 1000, used: 1000, takes: 2 * time.Millisecond}
+		if err := call(t.Context(), q, a, "a", 0); err != nil { // does not wait for the answer
+			t.Fatal(err)
 		}
-		if err := late.Begin(t.Context(), "a", 0.1, asked); err != nil || late.Known().Keys != 0 {
-			t.Errorf("%v, %+v is known", err, late.Known())
+		<-time.After(time.Second)
+		if known := q.Known(); known.Keys != 0 {
+			t.Errorf("%+v is known of yesterday", known)
+		}
+		a.used = 100
+		if err := call(t.Context(), q, a, "a", 0); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second)
+		if known := q.Known(); known.Keys != 1 || !near(known.Least.Remaining, 899) {
+			t.Errorf("%+v is known of the new day", known)
 		}
 	})
 }
