@@ -14,11 +14,11 @@ const (
 	InfoUpdateAuthorized = "updateauthorized"
 )
 
-// AuthorizedEvent tells the service that an account authorized the platform with a code. The
+// AuthorizationEvent tells the service that an account authorized the platform with a code. The
 // receiver of WeChat's pushes publishes one on "component.authorized.<appid>" for each push
 // "authorized" or "updateauthorized" that carries a PreAuthCode. It never carries the push's
 // AuthorizationCode.
-type AuthorizedEvent struct {
+type AuthorizationEvent struct {
 	// AppID is the component_appid: the push's AppId.
 	AppID string
 	// PreAuthCode is the push's PreAuthCode: 1 to [MaxCode] bytes.
@@ -37,7 +37,7 @@ type AuthorizedEvent struct {
 }
 
 // Encode returns the body of the event in plain JSON. It contains the code.
-func (e AuthorizedEvent) Encode() []byte {
+func (e AuthorizationEvent) Encode() []byte {
 	return newObject(384).
 		text("component_appid", e.AppID).
 		text("pre_auth_code", e.PreAuthCode.Reveal()).
@@ -48,7 +48,7 @@ func (e AuthorizedEvent) Encode() []byte {
 }
 
 // Check returns an error that wraps [ErrInvalid] if the service would refuse the event.
-func (e AuthorizedEvent) Check() error {
+func (e AuthorizationEvent) Check() error {
 	if err := CheckAppID(e.AppID); err != nil {
 		return err
 	}
@@ -85,13 +85,13 @@ type Authorized struct {
 	Revision uint64
 	// AuthorizerAppID is the account that authorized.
 	AuthorizerAppID string
-	// InfoType is the one of the [AuthorizedEvent].
+	// InfoType is the one of the [AuthorizationEvent].
 	InfoType string
 	// AuthorizedAt is when the account authorized. IssuedAt and ExpiresAt bound the life of the
 	// code, as WeChat gave it. All are in UTC with microseconds.
 	AuthorizedAt, IssuedAt, ExpiresAt time.Time
-	// TraceParent is the W3C trace context of the AuthorizedEvent, "" if that had none. It is in the
-	// headers, not in the body.
+	// TraceParent is the W3C trace context of the AuthorizationEvent, "" if that had none. It is in
+	// the headers, not in the body.
 	TraceParent string
 }
 

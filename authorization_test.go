@@ -16,57 +16,57 @@ import (
 
 const authorizer = "wx8888888888888888"
 
-func anAuthorizedEvent() preauth.AuthorizedEvent {
-	return preauth.AuthorizedEvent{
+func anAuthorizationEvent() preauth.AuthorizationEvent {
+	return preauth.AuthorizationEvent{
 		AppID: appID, PreAuthCode: preauth.NewSecret(code), AuthorizerAppID: authorizer, InfoType: preauth.InfoUpdateAuthorized,
 		AuthorizedAt: at,
 	}
 }
 
-func TestAuthorizedEventOnTheWire(t *testing.T) {
-	event := anAuthorizedEvent()
+func TestAuthorizationEventOnTheWire(t *testing.T) {
+	event := anAuthorizationEvent()
 	want := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","authorizer_appid":"` + authorizer + `",` +
 		`"info_type":"updateauthorized","authorized_at":"2026-03-14T09:26:53.589793Z"}`
 	if got := string(event.Encode()); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	for _, inSubject := range []string{"", appID} {
-		got, err := preauth.ParseAuthorizedEvent(inSubject, nil, []byte(want), at.Add(time.Second))
+		got, err := preauth.ParseAuthorizationEvent(inSubject, nil, []byte(want), at.Add(time.Second))
 		if err != nil || !reflect.DeepEqual(got, event) {
 			t.Errorf("got %+v, %v, want %+v", got, err, event)
 		}
 	}
 }
 
-func TestParseAuthorizedEventTakes(t *testing.T) {
+func TestParseAuthorizationEventTakes(t *testing.T) {
 	const least = `{"pre_auth_code":"c","authorizer_appid":"wx2"}`
 	with := func(members string) string { return strings.TrimSuffix(least, "}") + "," + members + "}" }
 	tests := map[string]struct {
 		header nats.Header
 		body   string
-		want   preauth.AuthorizedEvent // beside the least
+		want   preauth.AuthorizationEvent // beside the least
 	}{
-		"the least":                {nil, least, preauth.AuthorizedEvent{AuthorizedAt: at}},
-		"nulls":                    {nil, with(`"component_appid":null,"info_type":null,"authorized_at":null`), preauth.AuthorizedEvent{AuthorizedAt: at}},
-		"members of the future":    {nil, with(`"v":[{}]`), preauth.AuthorizedEvent{AuthorizedAt: at}},
-		"the first authorization":  {nil, with(`"info_type":"authorized"`), preauth.AuthorizedEvent{InfoType: "authorized", AuthorizedAt: at}},
-		"a change of it":           {nil, with(`"info_type":"updateauthorized"`), preauth.AuthorizedEvent{InfoType: "updateauthorized", AuthorizedAt: at}},
-		"a time":                   {nil, with(`"authorized_at":"2026-03-14T17:26:50+08:00"`), preauth.AuthorizedEvent{AuthorizedAt: time.Date(2026, time.March, 14, 9, 26, 50, 0, time.UTC)}},
-		"by a clock that is ahead": {nil, with(`"authorized_at":"2026-03-14T09:26:54Z"`), preauth.AuthorizedEvent{AuthorizedAt: at}},
-		"a trace":                  {nats.Header{"traceparent": {aTrace}}, least, preauth.AuthorizedEvent{AuthorizedAt: at, TraceParent: aTrace}},
-		"a bad trace":              {nats.Header{"traceparent": {marker}}, least, preauth.AuthorizedEvent{AuthorizedAt: at}},
-		"a binary CloudEvent":      {nats.Header{"CE-SpecVersion": {"1.0"}}, least, preauth.AuthorizedEvent{AuthorizedAt: at}},
+		"the least":                {nil, least, preauth.AuthorizationEvent{AuthorizedAt: at}},
+		"nulls":                    {nil, with(`"component_appid":null,"info_type":null,"authorized_at":null`), preauth.AuthorizationEvent{AuthorizedAt: at}},
+		"members of the future":    {nil, with(`"v":[{}]`), preauth.AuthorizationEvent{AuthorizedAt: at}},
+		"the first authorization":  {nil, with(`"info_type":"authorized"`), preauth.AuthorizationEvent{InfoType: "authorized", AuthorizedAt: at}},
+		"a change of it":           {nil, with(`"info_type":"updateauthorized"`), preauth.AuthorizationEvent{InfoType: "updateauthorized", AuthorizedAt: at}},
+		"a time":                   {nil, with(`"authorized_at":"2026-03-14T17:26:50+08:00"`), preauth.AuthorizationEvent{AuthorizedAt: time.Date(2026, time.March, 14, 9, 26, 50, 0, time.UTC)}},
+		"by a clock that is ahead": {nil, with(`"authorized_at":"2026-03-14T09:26:54Z"`), preauth.AuthorizationEvent{AuthorizedAt: at}},
+		"a trace":                  {nats.Header{"traceparent": {aTrace}}, least, preauth.AuthorizationEvent{AuthorizedAt: at, TraceParent: aTrace}},
+		"a bad trace":              {nats.Header{"traceparent": {marker}}, least, preauth.AuthorizationEvent{AuthorizedAt: at}},
+		"a binary CloudEvent":      {nats.Header{"CE-SpecVersion": {"1.0"}}, least, preauth.AuthorizationEvent{AuthorizedAt: at}},
 		"a structured CloudEvent": {
 			nats.Header{"Content-Type": {"application/cloudevents+json"}},
 			`{"specversion":"1.0","authorized_at":"2026-03-14T09:00:00Z","data":` + least + `}`,
-			preauth.AuthorizedEvent{AuthorizedAt: at},
+			preauth.AuthorizationEvent{AuthorizedAt: at},
 		},
-		"one without headers": {nil, `{"specversion":"1.0","info_type":"authorized","data":` + least + `}`, preauth.AuthorizedEvent{AuthorizedAt: at}},
+		"one without headers": {nil, `{"specversion":"1.0","info_type":"authorized","data":` + least + `}`, preauth.AuthorizationEvent{AuthorizedAt: at}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			test.want.AppID, test.want.PreAuthCode, test.want.AuthorizerAppID = appID, preauth.NewSecret("c"), "wx2"
-			got, err := preauth.ParseAuthorizedEvent(appID, test.header, []byte(test.body), at.Add(999))
+			got, err := preauth.ParseAuthorizationEvent(appID, test.header, []byte(test.body), at.Add(999))
 			if err != nil || !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %+v, %v, want %+v", got, err, test.want)
 			}
@@ -74,8 +74,8 @@ func TestParseAuthorizedEventTakes(t *testing.T) {
 	}
 }
 
-func TestParseAuthorizedEventRefuses(t *testing.T) {
-	good := string(anAuthorizedEvent().Encode())
+func TestParseAuthorizationEventRefuses(t *testing.T) {
+	good := string(anAuthorizationEvent().Encode())
 	with := func(old, changed string) string {
 		if !strings.Contains(good, old) {
 			t.Fatalf("%s is not in %s", old, good)
@@ -99,14 +99,14 @@ func TestParseAuthorizedEventRefuses(t *testing.T) {
 	maps.Copy(tests, malformedBodies())
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := preauth.ParseAuthorizedEvent(appID, nil, []byte(test.body), at)
+			got, err := preauth.ParseAuthorizationEvent(appID, nil, []byte(test.body), at)
 			checkRefused(t, err, test.says)
-			if got.AppID != "" && got.AppID != appID || !reflect.DeepEqual(got, preauth.AuthorizedEvent{AppID: got.AppID}) {
+			if got.AppID != "" && got.AppID != appID || !reflect.DeepEqual(got, preauth.AuthorizationEvent{AppID: got.AppID}) {
 				t.Error("something was returned beside the error")
 			}
 		})
 	}
-	_, err := preauth.ParseAuthorizedEvent("", nil, []byte(`{"pre_auth_code":"c","authorizer_appid":"wx2"}`), at)
+	_, err := preauth.ParseAuthorizationEvent("", nil, []byte(`{"pre_auth_code":"c","authorizer_appid":"wx2"}`), at)
 	checkRefused(t, err, "name the component in the body or as the last token of the subject")
 }
 
@@ -195,7 +195,7 @@ func TestParseAuthorizedRefuses(t *testing.T) {
 func TestAnnounceAuthorizationIsStoredByTheStream(t *testing.T) {
 	nc := connect(t)
 	events := stream(t, nc, jetstream.StreamConfig{Name: "AUTHORIZED", Subjects: []string{"component.authorized.>"}})
-	event := anAuthorizedEvent()
+	event := anAuthorizationEvent()
 	event.TraceParent = aTrace
 
 	if err := newClient(t, nc).AnnounceAuthorization(t.Context(), event); err != nil {
@@ -207,7 +207,7 @@ func TestAnnounceAuthorizationIsStoredByTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	named := preauth.AppIDFromSubject("component.authorized", stored.Subject)
-	got, err := preauth.ParseAuthorizedEvent(named, stored.Header, stored.Data, at.Add(time.Minute))
+	got, err := preauth.ParseAuthorizationEvent(named, stored.Header, stored.Data, at.Add(time.Minute))
 	if err != nil || named != appID || !reflect.DeepEqual(got, event) {
 		t.Errorf("on %s: got %+v, %v", stored.Subject, got, err)
 	}
@@ -216,19 +216,19 @@ func TestAnnounceAuthorizationIsStoredByTheStream(t *testing.T) {
 func TestAnnounceAuthorizationFails(t *testing.T) {
 	nc := connect(t)
 	client := newClient(t, nc)
-	err := client.AnnounceAuthorization(t.Context(), anAuthorizedEvent())
+	err := client.AnnounceAuthorization(t.Context(), anAuthorizationEvent())
 	if !errors.Is(err, jetstream.ErrNoStreamResponse) || strings.Contains(err.Error(), marker) {
 		t.Errorf("without a stream: %v", err)
 	}
 	events := stream(t, nc, jetstream.StreamConfig{Name: "AUTHORIZED", Subjects: []string{"component.authorized.>"}})
-	for says, change := range map[string]func(*preauth.AuthorizedEvent){
-		"64 letters, digits":               func(e *preauth.AuthorizedEvent) { e.AppID = ">" },
-		"the push's PreAuthCode":           func(e *preauth.AuthorizedEvent) { e.PreAuthCode = preauth.Secret{} },
-		"authorizer_appid must be":         func(e *preauth.AuthorizedEvent) { e.AuthorizerAppID = "" },
-		"info_type must be":                func(e *preauth.AuthorizedEvent) { e.InfoType = "unauthorized" },
-		"authorized_at must be in the yea": func(e *preauth.AuthorizedEvent) { e.AuthorizedAt = time.Unix(-1, 0) },
+	for says, change := range map[string]func(*preauth.AuthorizationEvent){
+		"64 letters, digits":               func(e *preauth.AuthorizationEvent) { e.AppID = ">" },
+		"the push's PreAuthCode":           func(e *preauth.AuthorizationEvent) { e.PreAuthCode = preauth.Secret{} },
+		"authorizer_appid must be":         func(e *preauth.AuthorizationEvent) { e.AuthorizerAppID = "" },
+		"info_type must be":                func(e *preauth.AuthorizationEvent) { e.InfoType = "unauthorized" },
+		"authorized_at must be in the yea": func(e *preauth.AuthorizationEvent) { e.AuthorizedAt = time.Unix(-1, 0) },
 	} {
-		bad := anAuthorizedEvent()
+		bad := anAuthorizationEvent()
 		change(&bad)
 		checkRefused(t, client.AnnounceAuthorization(t.Context(), bad), says)
 	}

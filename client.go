@@ -63,7 +63,7 @@ func (c *Client) Announce(ctx context.Context, e TokenEvent) error {
 // the stream has stored that. Answer WeChat's push with "success" only then: WeChat repeats the push
 // otherwise, and a repeated event changes nothing. AnnounceAuthorization does not publish an event
 // that the service would refuse; the error then wraps [ErrInvalid].
-func (c *Client) AnnounceAuthorization(ctx context.Context, e AuthorizedEvent) error {
+func (c *Client) AnnounceAuthorization(ctx context.Context, e AuthorizationEvent) error {
 	if err := e.Check(); err != nil {
 		return fmt.Errorf("preauth: announce authorization: %w", err)
 	}

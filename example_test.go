@@ -89,7 +89,7 @@ func ExampleClient_AnnounceAuthorization() {
 		panic(err)
 	}
 
-	err = client.AnnounceAuthorization(context.Background(), preauth.AuthorizedEvent{
+	err = client.AnnounceAuthorization(context.Background(), preauth.AuthorizationEvent{
 		AppID:           "wx0123456789abcdef", // the members of the push
 		PreAuthCode:     preauth.NewSecret("preauthcode@@@Q7Zk2vN0sLr4yXw8uTq1bHe6cJm3pGd5fAaVi9"),
 		AuthorizerAppID: "wx8888888888888888",

@@ -161,7 +161,7 @@ func FuzzTokenEvent(f *testing.F) {
 	})
 }
 
-func FuzzAuthorizedEvent(f *testing.F) {
+func FuzzAuthorizationEvent(f *testing.F) {
 	good := `{"component_appid":"` + appID + `","pre_auth_code":"` + code + `","authorizer_appid":"` + authorizer + `"}`
 	for _, body := range hostileBodies(good, "component_appid", "pre_auth_code", "authorizer_appid", "info_type", "authorized_at") {
 		f.Add("", aTrace, body, at.UnixNano())
@@ -173,8 +173,8 @@ func FuzzAuthorizedEvent(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, appid, trace string, body []byte, received int64) {
 		header, arrived := nats.Header{"traceparent": {trace}}, time.Unix(0, received)
-		event, err := parse(t, body, func() (preauth.AuthorizedEvent, error) {
-			return preauth.ParseAuthorizedEvent(appid, header, body, arrived)
+		event, err := parse(t, body, func() (preauth.AuthorizationEvent, error) {
+			return preauth.ParseAuthorizationEvent(appid, header, body, arrived)
 		})
 		if event.AppID != "" || err == nil {
 			checkFuzzedAppID(t, appid, event.AppID)
@@ -193,7 +193,7 @@ func FuzzAuthorizedEvent(f *testing.F) {
 		if event.AuthorizedAt.Year() < 1970 {
 			return // cannot be encoded
 		}
-		again, err := preauth.ParseAuthorizedEvent("", header, event.Encode(), arrived)
+		again, err := preauth.ParseAuthorizationEvent("", header, event.Encode(), arrived)
 		if err != nil || !reflect.DeepEqual(again, event) {
 			t.Errorf("%+v became %+v, %v", event, again, err)
 		}

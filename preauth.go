@@ -22,9 +22,10 @@
 // members are ignored, a null counts as an absent member, and a known member that appears twice is
 // refused. Tokens and codes have the type [Secret], which does not print itself.
 //
-// Clients do not need ParseTokenEvent, ParseAuthorizedEvent, ParseLookupRequest, ParseClaimRequest,
-// ParseResolveRequest, ParseStatusRequest and ParseRenewRequest: with these the service reads what
-// clients send. They are exported for tests and for programs that stand in for the service.
+// Clients do not need ParseTokenEvent, ParseAuthorizationEvent, ParseLookupRequest,
+// ParseClaimRequest, ParseResolveRequest, ParseStatusRequest and ParseRenewRequest: with these the
+// service reads what clients send. They are exported for tests and for programs that stand in for
+// the service.
 package preauth
 
 import (

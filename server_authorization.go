@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ParseAuthorizedEvent parses an [AuthorizedEvent], in the forms in which [ParseTokenEvent] reads
-// token events.
+// ParseAuthorizationEvent parses an [AuthorizationEvent], in the forms in which [ParseTokenEvent]
+// reads token events.
 //
 // appid is the component in the message's subject, "" if the subject names none. received is the
 // time at which the stream stored the message: AuthorizedAt is never later, and it is received if
@@ -17,19 +17,19 @@ import (
 //
 // An error wraps [ErrInvalid]. The event then has only an AppID: that of the one valid component
 // which subject and body name, as far as they can be parsed, or "".
-func ParseAuthorizedEvent(appid string, header nats.Header, body []byte, received time.Time) (AuthorizedEvent, error) {
-	var fields authorizedFields
-	err := decodeEvent(&fields, (*authorizedFields).members, header, body)
+func ParseAuthorizationEvent(appid string, header nats.Header, body []byte, received time.Time) (AuthorizationEvent, error) {
+	var fields authorizationFields
+	err := decodeEvent(&fields, (*authorizationFields).members, header, body)
 	named, appidErr := fields.appid.agreeWith(appid)
 	if err = cmp.Or(err, appidErr); err != nil {
-		return AuthorizedEvent{AppID: named}, err
+		return AuthorizationEvent{AppID: named}, err
 	}
-	e := AuthorizedEvent{
+	e := AuthorizationEvent{
 		AppID: named, PreAuthCode: NewSecret(fields.code), AuthorizerAppID: fields.authorizer, InfoType: fields.infoType,
 		AuthorizedAt: fields.authorizedAt.Time, TraceParent: traceParent(header),
 	}
 	if err := e.Check(); err != nil {
-		return AuthorizedEvent{AppID: named}, err
+		return AuthorizationEvent{AppID: named}, err
 	}
 	if received = microseconds(received); e.AuthorizedAt.IsZero() || e.AuthorizedAt.After(received) {
 		e.AuthorizedAt = received
@@ -37,14 +37,14 @@ func ParseAuthorizedEvent(appid string, header nats.Header, body []byte, receive
 	return e, nil
 }
 
-// authorizedFields are the members of an AuthorizedEvent as they are in the message.
-type authorizedFields struct {
+// authorizationFields are the members of an AuthorizationEvent as they are in the message.
+type authorizationFields struct {
 	appid                      bodyAppID
 	code, authorizer, infoType string
 	authorizedAt               instant
 }
 
-func (f *authorizedFields) members() []member {
+func (f *authorizationFields) members() []member {
 	return []member{
 		{name: "component_appid", into: &f.appid},
 		{name: "pre_auth_code", into: &f.code},

@@ -37,7 +37,7 @@ type authorizations struct {
 // work takes an event all its way. When ctx ends before, the event goes back to the stream.
 func (a *authorizations) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity) {
 	appid := preauth.AppIDFromSubject(a.subject, msg.Subject())
-	event, err := preauth.ParseAuthorizedEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp)
+	event, err := preauth.ParseAuthorizationEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp)
 	d := newDelivery(msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseSpent}, a.log, a.trace)
 	d.tell(StepReceived)
 	if err != nil {
@@ -74,14 +74,14 @@ var (
 )
 
 // spend has the code marked as spent. It waits for as long as MySQL is away.
-func (a *authorizations) spend(ctx context.Context, event preauth.AuthorizedEvent) (spent repo.Spent, err error) {
+func (a *authorizations) spend(ctx context.Context, event preauth.AuthorizationEvent) (spent repo.Spent, err error) {
 	var refused error // the event's fault, which says nothing of MySQL
 	err = untilAvailable(ctx, a.health, "marking codes as spent", func(ctx context.Context) error {
 		if err := a.owned(); err != nil {
 			return fmt.Errorf("%w: %w", errNotOwned, err)
 		}
 		spent, err = a.db.Spend(ctx, repo.Authorization{
-			AuthorizedEvent: event, At: a.now(), MinRevision: a.codes.LastStored(event.AppID).Revision,
+			AuthorizationEvent: event, At: a.now(), MinRevision: a.codes.LastStored(event.AppID).Revision,
 		})
 		if errors.Is(err, repo.ErrUnknownCode) || errors.Is(err, repo.ErrSecondAuthorizer) {
 			refused, err = err, nil
@@ -92,7 +92,7 @@ func (a *authorizations) spend(ctx context.Context, event preauth.AuthorizedEven
 }
 
 // tell counts and logs what an authorization has changed.
-func (a *authorizations) tell(d *delivery, event preauth.AuthorizedEvent, spent repo.Spent) {
+func (a *authorizations) tell(d *delivery, event preauth.AuthorizationEvent, spent repo.Spent) {
 	if spent.Status == repo.Superseded { // reported before
 		a.metrics.authorized("repeated")
 		d.tell(StepSuperseded)

@@ -18,7 +18,7 @@ import (
 // that.
 func (w *world) authorize(appid string, code preauth.Secret, authorizer string) {
 	w.t.Helper()
-	event := preauth.AuthorizedEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: authorizer}
+	event := preauth.AuthorizationEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: authorizer}
 	w.publish(preauth.SubjectFor("component.authorized", appid), event.Encode())
 }
 
@@ -324,7 +324,7 @@ func TestAuthorizationsWaitForTheService(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := client.AnnounceAuthorization(ctx, preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}); err != nil {
+	if err := client.AnnounceAuthorization(ctx, preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}); err != nil {
 		t.Fatal(err)
 	}
 	w.start().ready().await(consumer.StepSpent, "wx1", 1)
@@ -356,7 +356,7 @@ func TestTraceContextIsPassedOn(t *testing.T) {
 		t.Errorf("the update has the trace context %q", got)
 	}
 	code := w.settled(r, "wx1").PreAuthCode
-	publish("component.authorized", preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}.Encode())
+	publish("component.authorized", preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}.Encode())
 	for subject, seen := range headers {
 		if got := next(w, seen); got != traceparent {
 			t.Errorf("the message on %s has the trace context %q", subject, got)

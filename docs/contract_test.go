@@ -80,7 +80,7 @@ func TestMessagesOfTheContract(t *testing.T) {
 			},
 		},
 		"Authorization": {func(body []byte) ([]byte, error) {
-			e, err := preauth.ParseAuthorizedEvent("", nil, body, time.Date(2026, time.March, 14, 9, 6, 31, 0, time.UTC))
+			e, err := preauth.ParseAuthorizationEvent("", nil, body, time.Date(2026, time.March, 14, 9, 6, 31, 0, time.UTC))
 			return parsed(e, err)
 		}},
 		"Authorized": slices.Repeat([]func([]byte) ([]byte, error){
@@ -420,7 +420,7 @@ func TestAuthorizationsOfTheContract(t *testing.T) {
 	}
 	authorize := func(code preauth.Secret, body string) {
 		t.Helper()
-		shown, err := preauth.ParseAuthorizedEvent("", nil, messages(t, "Authorization")[0], time.Now())
+		shown, err := preauth.ParseAuthorizationEvent("", nil, messages(t, "Authorization")[0], time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -244,7 +244,7 @@ func TestSubjectsOfREADME(t *testing.T) {
 			return err
 		},
 		subjects.Authorization: func(body []byte) error {
-			_, err := preauth.ParseAuthorizedEvent(appID, nil, body, time.Now())
+			_, err := preauth.ParseAuthorizationEvent(appID, nil, body, time.Now())
 			return err
 		},
 		subjects.Authorized: func(body []byte) error { _, err := preauth.ParseAuthorized(body); return err },

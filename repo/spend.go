@@ -20,7 +20,7 @@ var (
 
 // Authorization says that an account authorized with a code.
 type Authorization struct {
-	preauth.AuthorizedEvent
+	preauth.AuthorizationEvent
 	// At is the service's clock.
 	At time.Time
 	// MinRevision is the highest revision known to be announced, as in an [Outcome].
@@ -148,7 +148,7 @@ func authorizedID(row codeRow) string {
 
 // check returns why the authorization cannot be saved.
 func (a Authorization) check() error {
-	if err := a.AuthorizedEvent.Check(); err != nil {
+	if err := a.AuthorizationEvent.Check(); err != nil {
 		return fmt.Errorf("repo: impossible authorization: %w", err)
 	}
 	var problem string

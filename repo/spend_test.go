@@ -20,7 +20,7 @@ const traceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 // authorization says that the account wxa authorized with a code, a second before it is saved.
 func authorization(appid, code string, at time.Time, change ...func(*repo.Authorization)) repo.Authorization {
 	a := repo.Authorization{
-		AuthorizedEvent: preauth.AuthorizedEvent{
+		AuthorizationEvent: preauth.AuthorizationEvent{
 			AppID: appid, PreAuthCode: preauth.NewSecret(code), AuthorizerAppID: "wxa", InfoType: preauth.InfoAuthorized,
 			AuthorizedAt: at.Add(-time.Second), TraceParent: traceParent,
 		},

@@ -125,7 +125,7 @@ func (d *demo) claim(ctx context.Context, appid, visitor string) {
 
 // authorize reports that an account authorized with a code.
 func (d *demo) authorize(ctx context.Context, appid string, code preauth.Secret) {
-	event := preauth.AuthorizedEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: "wxvisitor"}
+	event := preauth.AuthorizationEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: "wxvisitor"}
 	if err := d.client.AnnounceAuthorization(ctx, event); err != nil && ctx.Err() == nil {
 		d.screen.event(bad, appid, "authorization not announced: %v", err)
 	}

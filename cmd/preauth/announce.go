@@ -55,7 +55,7 @@ func (c authorizedCommand) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	return c.stored(ctx, to, "reported", func(s preauth.Subjects) string { return s.Authorization }, func(ctx context.Context, s *session) error {
-		return s.AnnounceAuthorization(ctx, preauth.AuthorizedEvent{AppID: c.Component, PreAuthCode: secret, AuthorizerAppID: c.Authorizer})
+		return s.AnnounceAuthorization(ctx, preauth.AuthorizationEvent{AppID: c.Component, PreAuthCode: secret, AuthorizerAppID: c.Authorizer})
 	})
 }
 

@@ -218,7 +218,7 @@ func (d *deployment) fill(t *testing.T) (durable string) {
 	if err := publisher.Announce(ctx, preauth.TokenEvent{AppID: "wx1", Token: preauth.NewSecret(secret + "-first")}); err != nil {
 		t.Fatal(err)
 	}
-	event := preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: nextUpdate(t, updates, "wx1").PreAuthCode, AuthorizerAppID: "wxa"}
+	event := preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: nextUpdate(t, updates, "wx1").PreAuthCode, AuthorizerAppID: "wxa"}
 	d.authorization = string(event.Encode())
 	if err := publisher.AnnounceAuthorization(ctx, event); err != nil {
 		t.Fatal(err)

@@ -56,12 +56,12 @@ type cdata struct {
 
 // ParsePush returns the event that the receiver of a push publishes. It does not have the push's
 // AuthorizationCode.
-func ParsePush(body []byte) (preauth.AuthorizedEvent, error) {
+func ParsePush(body []byte) (preauth.AuthorizationEvent, error) {
 	var p push
 	if err := xml.Unmarshal(body, &p); err != nil {
-		return preauth.AuthorizedEvent{}, fmt.Errorf("wechattest: push: %w", err)
+		return preauth.AuthorizationEvent{}, fmt.Errorf("wechattest: push: %w", err)
 	}
-	return preauth.AuthorizedEvent{
+	return preauth.AuthorizationEvent{
 		AppID: p.AppID.Text, PreAuthCode: preauth.NewSecret(p.PreAuthCode.Text), AuthorizerAppID: p.AuthorizerAppID.Text,
 		InfoType: p.InfoType.Text, AuthorizedAt: time.Unix(p.CreateTime, 0).UTC(),
 	}, nil

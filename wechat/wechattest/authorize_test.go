@@ -126,7 +126,7 @@ func TestPush(t *testing.T) {
 			t.Errorf("pushed was %+v", push)
 		}
 		got, err := wechattest.ParsePush(body)
-		want := preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: step.code, AuthorizerAppID: step.account, InfoType: step.infoType, AuthorizedAt: now}
+		want := preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: step.code, AuthorizerAppID: step.account, InfoType: step.infoType, AuthorizedAt: now}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("parsed %+v, %v, want %+v", got, err, want)
 		}

@@ -15,7 +15,7 @@ const authorizationTopic = "component.authorized"
 // authorize reports that somebody authorized with a code, in one of the ways in which the receiver
 // of WeChat's pushes may do so.
 func (w *Workload) authorize(ctx context.Context, rng *rand.Rand, c *component, code preauth.Secret) {
-	a := preauth.AuthorizedEvent{AppID: c.appid, PreAuthCode: code, AuthorizerAppID: newAuthorizer(rng)}
+	a := preauth.AuthorizationEvent{AppID: c.appid, PreAuthCode: code, AuthorizerAppID: newAuthorizer(rng)}
 	if rng.IntN(2) == 0 {
 		a.InfoType, a.AuthorizedAt = preauth.InfoAuthorized, time.Now().Add(-time.Second)
 	}
@@ -36,7 +36,7 @@ func (w *Workload) authorize(ctx context.Context, rng *rand.Rand, c *component, 
 func newAuthorizer(rng *rand.Rand) string { return fmt.Sprintf("wxvisitor%08x", rng.Uint32()) }
 
 // report publishes an authorization until the stream acknowledges it, for a while.
-func (w *Workload) report(ctx context.Context, rng *rand.Rand, a preauth.AuthorizedEvent) {
+func (w *Workload) report(ctx context.Context, rng *rand.Rand, a preauth.AuthorizationEvent) {
 	for range 5 {
 		if w.reportOnce(ctx, a).Status == history.OK || !about(ctx, rng, 200*time.Millisecond) {
 			return
@@ -48,12 +48,12 @@ func (w *Workload) report(ctx context.Context, rng *rand.Rand, a preauth.Authori
 func (w *Workload) SpendCurrent(ctx context.Context, appid string) {
 	found, code := w.Lookup(ctx, "spender", preauth.LookupRequest{AppID: appid})
 	if found.Status == history.OK {
-		w.reportOnce(ctx, preauth.AuthorizedEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: "wxspender"})
+		w.reportOnce(ctx, preauth.AuthorizationEvent{AppID: appid, PreAuthCode: code, AuthorizerAppID: "wxspender"})
 	}
 }
 
 // reportOnce publishes an authorization once.
-func (w *Workload) reportOnce(ctx context.Context, a preauth.AuthorizedEvent) history.Event {
+func (w *Workload) reportOnce(ctx context.Context, a preauth.AuthorizationEvent) history.Event {
 	e := history.Event{
 		Op: history.Authorize, Client: "receiver of pushes", AppID: a.AppID, Begin: w.opts.Recorder.Now(), ID: newID(),
 		Bad: a.Check() != nil, Code: history.HashOf(a.PreAuthCode), Authorizer: a.AuthorizerAppID,
