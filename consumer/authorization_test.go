@@ -82,6 +82,26 @@ func TestSpentCurrentCodeIsReplaced(t *testing.T) {
 	}
 }
 
+// rarelyDue keeps the renewer from looking for due components.
+func rarelyDue(s *setup) {
+	consumer.ShortenIntervals(&s.cfg, time.Hour, 500*time.Millisecond, time.Second, time.Second)
+}
+
+// The replica that takes the authorization replaces the code itself. It does not leave that to the
+// next look for due components.
+func TestSpentCodeIsReplacedByTheReplicaThatHearsOfIt(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(rarelyDue).ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(r, "wx1").PreAuthCode
+	w.authorize("wx1", code, "wxa")
+	r.await(consumer.StepSpent, "wx1", 1)
+	r.stop() // finishes what was begun
+	if current := w.current("wx1"); current.Equal(code) {
+		t.Error("the spent code is current")
+	}
+}
+
 // While WeChat is away, a look-up is told why there is no code. Neither another replica nor one that
 // has just started gives the spent one.
 func TestSpentCodeIsNotGivenWhileWeChatIsAway(t *testing.T) {
