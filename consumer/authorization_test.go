@@ -102,6 +102,32 @@ func TestSpentCodeIsReplacedByTheReplicaThatHearsOfIt(t *testing.T) {
 	}
 }
 
+// While another replica makes a code of the component anyway, nobody makes one for the spent code. If
+// that replica dies, another one does once the lease is over.
+func TestSpentCodeThatIsBeingRenewedCostsNoCall(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(r, "wx1").PreAuthCode
+	now := time.Now()
+	if _, leased, err := w.openRepo().Lease(w.within(), "wx1", 1, now, now.Add(time.Hour)); err != nil || !leased {
+		t.Fatal(leased, err)
+	}
+	w.authorize("wx1", code, "wxa")
+	r.await(consumer.StepSpent, "wx1", 1)
+	r.stop() // finishes what was begun
+	if n := w.wechat.Count("wx1"); n != 1 {
+		t.Errorf("%d calls, want the one for the token", n)
+	}
+
+	w.database.MustExec("UPDATE component SET due_at = UTC_TIMESTAMP(6)") // the lease is over
+	r = w.start().ready()
+	w.eventually("another code is current", func() bool { current := w.current("wx1"); return !current.Equal(code) })
+	if last := w.settled(r, "wx1"); last.Cause != preauth.CauseSpent {
+		t.Errorf("the new code was made for %s", last.Cause)
+	}
+}
+
 // While WeChat is away, a look-up is told why there is no code. Neither another replica nor one that
 // has just started gives the spent one.
 func TestSpentCodeIsNotGivenWhileWeChatIsAway(t *testing.T) {

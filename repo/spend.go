@@ -35,17 +35,17 @@ type Spent struct {
 	Announcements []Announcement
 	// WasCurrent means that the code is the component's current one.
 	WasCurrent bool
-	// IsDue means that another code has to be made in its place: the component is due. It is not before a
-	// newer token comes if the last one was given up.
+	// IsDue means that another code is to be made in its place: the component is due, or leased. It is
+	// neither before a newer token comes if the last one was given up.
 	IsDue bool
 	// Revision is that of the component's newest code.
 	Revision uint64
 }
 
 // Spend records that a code served its authorization: nobody gets it any more. A current code is
-// announced once more, under a new revision, and its component becomes due at once. The error may be
-// [ErrUnknownCode] or [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend
-// the same code again.
+// announced once more, under a new revision, and its component becomes due at once. A lease stays:
+// whoever has it is about to replace the code. The error may be [ErrUnknownCode] or
+// [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend the same code again.
 func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
 	if err := a.check(); err != nil {
 		return Spent{}, err
@@ -105,7 +105,8 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 	if isCurrent {
 		c := p.components[a.AppID]
 		c.Current.AuthorizerAppID, c.Current.AuthorizedAt = a.AuthorizerAppID, a.AuthorizedAt
-		if spent.IsDue = !c.DueAt.IsZero(); spent.IsDue {
+		spent.IsDue = !c.DueAt.IsZero()
+		if isLeased := c.lease != nil && c.DueAt.After(a.At); spent.IsDue && !isLeased {
 			c.DueAt, c.lease = a.At, nil
 		}
 		p.raise(c, a.MinRevision, a.TraceParent)

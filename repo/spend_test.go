@@ -60,7 +60,7 @@ func describeAll(announcements []repo.Announcement) string {
 }
 
 func TestSpendTheCurrentCode(t *testing.T) {
-	// Given a current code that was announced, on whose component a replica works,
+	// Given a current code that was announced,
 	d := newDatabase(t)
 	outcome := succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.TraceParent = traceParent })
 	first := d.save(t, outcome)[0].Announcement
@@ -68,7 +68,6 @@ func TestSpendTheCurrentCode(t *testing.T) {
 		t.Errorf("saved: %+v, waiting: %+v", first, waiting)
 	}
 	now := outcome.DueAt
-	d.leaseDue(t, now, 1)
 	// when an account authorizes with it,
 	a := authorization("wx1", "a", now, func(a *repo.Authorization) { a.MinRevision = 6 })
 	spent := d.spend(t, a)
@@ -94,17 +93,11 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	if got := describeAll(waiting); got != wanted {
 		t.Errorf("waiting:\n%s\nwanted:\n%s", got, wanted)
 	}
-	// its component is due, even while a replica works on it, and has no usable code;
+	// its component is due, and has no usable code;
 	c := d.component(t, "wx1")
 	if !c.DueAt.Equal(now) || c.Revision != 7 || !c.Current.IsSpent() || c.Current.Usable(now) || c.Current.AuthorizerAppID != "wxa" ||
 		!c.Current.AuthorizedAt.Equal(a.AuthorizedAt) || !c.Current.ExpiresAt.Equal(outcome.Code.ExpiresAt) {
 		t.Errorf("component: %+v, current: %+v", c, c.Current)
-	}
-	if extended, err := d.Extend(within(t), "wx1", now.Add(time.Minute), now.Add(time.Hour)); err != nil || extended {
-		t.Errorf("the lease lasts: %v", err)
-	}
-	if d.count(t, "SELECT COUNT(*) FROM component WHERE lease IS NULL") != 1 {
-		t.Error("the component has a lease that nobody renews")
 	}
 	current, err := d.ListCurrent(within(t), "", 10)
 	if err != nil || len(current) != 1 || string(current[0].Encode()) != string(update.Encode()) {
@@ -125,6 +118,45 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	if c := d.component(t, "wx1"); c.Current.IsSpent() || !c.Current.Usable(now) || c.Current.Cause != preauth.CauseSpent {
 		t.Errorf("current: %+v", c.Current)
 	}
+}
+
+// A replica that makes a code anyway makes the one that replaces the spent code. Nobody else makes
+// another, unless the replica has died.
+func TestASpentCodeLeavesItsComponentToTheLease(t *testing.T) {
+	outcome := succeeded("wx1", at(1), "a")
+	now := outcome.DueAt
+	given := func(t *testing.T) *database {
+		d := newDatabase(t)
+		d.save(t, outcome)
+		d.leaseDue(t, now, 1)
+		return d
+	}
+	t.Run("while it lasts", func(t *testing.T) {
+		d := given(t)
+		if spent := d.spend(t, authorization("wx1", "a", now.Add(30*time.Second))); !spent.IsDue {
+			t.Errorf("spent: %+v", spent)
+		}
+		d.lease(t, now.Add(30*time.Second), false)
+		d.leaseDue(t, now.Add(59*time.Second), 0)
+		if extended, err := d.Extend(within(t), "wx1", now.Add(time.Minute), now.Add(2*time.Minute)); err != nil || !extended {
+			t.Errorf("the lease is over: %v", err)
+		}
+		d.save(t, renewed("wx1", at(1), "b"))
+		if c := d.component(t, "wx1"); c.Current.PreAuthCode.Reveal() != "b" || c.Current.IsSpent() {
+			t.Errorf("current: %+v", c.Current)
+		}
+	})
+	t.Run("when it is over", func(t *testing.T) {
+		d := given(t)
+		d.spend(t, authorization("wx1", "a", now.Add(time.Minute)))
+		if c := d.component(t, "wx1"); !c.DueAt.Equal(now.Add(time.Minute)) || d.count(t, "SELECT COUNT(*) FROM component WHERE lease IS NULL") != 1 {
+			t.Errorf("component: %+v", c)
+		}
+		if extended, err := d.Extend(within(t), "wx1", now.Add(time.Minute), now.Add(2*time.Minute)); err != nil || extended {
+			t.Errorf("the lease lasts: %v", err)
+		}
+		d.leaseDue(t, now.Add(time.Minute), 1)
+	})
 }
 
 // An authorization counts once, whenever it comes, and only for the component that has the code.
