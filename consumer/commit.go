@@ -131,12 +131,13 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 	}
 }
 
-// announce has the view know of what was committed, and then everybody. See [publisher.enqueue].
-func (c *committer) announce(ctx context.Context, a repo.Announcement, eventAt time.Time) {
+// announce has the view know of what was committed, and then everybody: see [publisher.enqueue],
+// whose result it returns.
+func (c *committer) announce(ctx context.Context, a repo.Announcement, eventAt time.Time) bool {
 	if a.Update != nil {
 		c.codes.Add(*a.Update)
 	}
-	c.publisher.enqueue(ctx, a, eventAt)
+	return c.publisher.enqueue(ctx, a, eventAt)
 }
 
 // tellFailure logs a failure that is news. That WeChat is away is logged once for all components.

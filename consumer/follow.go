@@ -90,7 +90,8 @@ type codeFollower struct {
 	defects *outage.Defects
 	// warned are the foreign revisions that were counted last.
 	warned map[string]uint64
-	// announce has a code published, and reports false if there is no room for it now.
+	// announce has the view know of a code and has it published. It reports false if there is no room
+	// for it now.
 	announce func(repo.Announcement) bool
 
 	mu sync.Mutex
@@ -246,7 +247,6 @@ func (f *codeFollower) compareAll(ctx context.Context) (lacking int, ok bool) {
 			case stored.Revision > code.Revision, seen != nil && seen.Revision >= code.Revision && !seen.PreAuthCode.Equal(code.PreAuthCode):
 				f.suspect(code.AppID, 0)
 			case f.lacks(code):
-				f.codes.Add(code)
 				f.publishAgain(ctx, code)
 				lacking++
 			default:
@@ -359,7 +359,6 @@ func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error
 	results, err := f.db.Save(ctx, outcomes)
 	for _, result := range results {
 		if a := result.Announcement; a != nil && a.Update != nil {
-			f.codes.Add(*a.Update)
 			f.announce(*a)
 		}
 	}

@@ -63,6 +63,7 @@ type Service struct {
 	renewer   *renewer
 	spares    *spares
 	publisher *publisher
+	committer *committer
 	responder *responder
 	endpoints []endpoint
 	watches   []func(context.Context)
@@ -127,7 +128,7 @@ func New(
 			taken("tokens", cfg.Durable, "asks WeChat for the pre_auth_code that belongs to each token", roles.tokens, worker.work),
 			taken("authorizations", cfg.Durable+"-authorized", "marks the pre_auth_codes that were used", roles.authorizations, authorizations.work),
 		},
-		spares: spares, publisher: publisher,
+		spares: spares, publisher: publisher, committer: committer,
 		tokens:  tokenFollower{cfg: cfg, role: roles.tokens, reader: tokenReader, tokens: tokens, codes: codes},
 		updates: newCodeFollower(cfg, roles.updates, codeReader, db, codes, owner, h, m, log),
 		bucket:  newBucket(cfg, roles.bucket, js, m, log, connected),
@@ -282,7 +283,7 @@ func (s *Service) Run(ctx context.Context) error {
 	for _, look := range s.watches {
 		watching.Go(func() { watch(watchCtx, look) })
 	}
-	s.updates.announce = func(a repo.Announcement) bool { return s.publisher.enqueue(workCtx, a, time.Time{}) }
+	s.updates.announce = func(a repo.Announcement) bool { return s.committer.announce(workCtx, a, time.Time{}) }
 	watching.Go(func() {
 		s.keeper.Keep(watchCtx, s.roles.updates, stream.Follower{
 			Follow: s.followUpdates, Subjects: func() int { return s.updates.codes.StoredLen(s.cfg.Now()) },
