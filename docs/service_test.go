@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,8 +78,16 @@ type service struct {
 
 func start(t *testing.T, change ...func(*consumer.Config)) *service {
 	t.Helper()
-	s := &service{registry: prometheus.NewRegistry(), log: &lockedBuffer{}}
+	s := &service{}
 	s.startNATS(t)
+	s.run(t, change...)
+	return s
+}
+
+// run runs the service beside a NATS server that has been started.
+func (s *service) run(t *testing.T, change ...func(*consumer.Config)) {
+	t.Helper()
+	s.registry, s.log = prometheus.NewRegistry(), &lockedBuffer{}
 	s.repo = s.openDatabase(t)
 	var err error
 	if s.wechat, err = wechattest.Start(wechattest.Options{AnyToken: true}); err != nil {
@@ -112,7 +122,6 @@ func start(t *testing.T, change ...func(*consumer.Config)) *service {
 		}
 	})
 	eventually(t, "ready", func() bool { return running.Ready() == nil })
-	return s
 }
 
 // startNATS starts a server with the accounts and permissions of deploy/nats.
@@ -394,6 +403,62 @@ func TestPermissionsAreEnough(t *testing.T) {
 		_, err = stream.Consumer(ctx, fmt.Sprintf("preauth-%d", stream.CachedInfo().Created.UnixMicro()))
 		return err == nil && s.announced(ctx, admin) == 3
 	})
+}
+
+// The stream that operation.md has an operator create for the KV bucket is the one that the service
+// creates.
+func TestBucketThatYouCreateYourself(t *testing.T) {
+	s := &service{}
+	s.startNATS(t)
+	_, shown, _ := strings.Cut(read(t, "docs/operation.md"), "cat >kv.json <<'EOF'\n")
+	shown, _, _ = strings.Cut(shown, "EOF\n")
+	decoder := json.NewDecoder(strings.NewReader(shown))
+	decoder.DisallowUnknownFields()
+	var config jetstream.StreamConfig
+	if err := decoder.Decode(&config); err != nil {
+		t.Fatalf("%v in %s", err, shown)
+	}
+	admin, err := jetstream.New(s.connect(t, "admin"), jetstream.WithDefaultTimeout(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	created, err := admin.CreateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := created.CachedInfo().Config
+
+	s.run(t, func(c *consumer.Config) { c.Bucket, c.StreamMaxBytes = "preauth", config.MaxBytes })
+	s.announce(t, appID, "token", time.Hour)
+	as, err := jetstream.New(s.connect(t, "component"), jetstream.WithDefaultTimeout(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := as.KeyValue(t.Context(), "preauth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the code is in the bucket", func() bool {
+		entry, err := bucket.Get(t.Context(), appID)
+		return err == nil && strings.Contains(string(entry.Value()), `"revision":1,`)
+	})
+
+	if err := admin.DeleteStream(t.Context(), config.Name); err != nil {
+		t.Fatal(err)
+	}
+	var own jetstream.StreamConfig
+	eventually(t, "the service creates the stream", func() bool {
+		stream, err := admin.Stream(t.Context(), config.Name)
+		if err == nil {
+			own = stream.CachedInfo().Config
+		}
+		return err == nil
+	})
+	// The page cannot say when the stream is created.
+	own.FirstSeq, own.Description, documented.Description = documented.FirstSeq, "", ""
+	if !reflect.DeepEqual(own, documented) {
+		t.Errorf("operation.md has\n%+v\nthe service creates\n%+v", documented, own)
+	}
 }
 
 // announced returns the revision of the component's last update in the stream, 0 if there is none.
