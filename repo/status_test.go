@@ -1,11 +1,16 @@
 package repo_test
 
 import (
+	"database/sql"
+	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"preauth"
+	db "preauth/internal/database"
+	"preauth/internal/mysqlserver"
 	"preauth/repo"
 )
 
@@ -106,5 +111,72 @@ func TestStatusesPageByPage(t *testing.T) {
 				t.Errorf("at %v %s is %s, and the filter gives %+v", now, s.AppID, s.State, alone)
 			}
 		}
+	}
+}
+
+// A page reads the rows of its own components, however many others there are.
+func TestStatusReadsNoMoreThanItsPage(t *testing.T) {
+	if server.Engine() == mysqlserver.TiDB {
+		t.Skip("TiDB does not count the rows that a session reads")
+	}
+	d := newDatabase(t)
+	const components, page = 2000, 100
+	outcomes := make([]repo.Outcome, components)
+	for i := range outcomes {
+		appid := fmt.Sprintf("wx%05d", i)
+		outcomes[i] = succeeded(appid, at(1), "code "+appid)
+	}
+	for batch := range slices.Chunk(outcomes, repo.MaxBatch) {
+		d.save(t, batch...)
+	}
+	// Both the Repo and the question what it has read use the one connection.
+	connector, err := db.Connector(d.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := sql.OpenDB(connector)
+	t.Cleanup(func() { session.Close() })
+	session.SetMaxOpenConns(1)
+	r := repo.New(db.New(session))
+	read := func() (rows int) {
+		t.Helper()
+		found, err := session.QueryContext(within(t), "SHOW SESSION STATUS LIKE 'Handler_read%'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer found.Close()
+		for found.Next() {
+			var name string
+			var n int
+			if err := found.Scan(&name, &n); err != nil {
+				t.Fatal(err)
+			}
+			rows += n
+		}
+		if err := found.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return rows
+	}
+	for name, request := range map[string]preauth.StatusRequest{
+		"the first page":    {},
+		"one in the middle": {After: "wx00999"},
+		"a prefix":          {Prefix: "wx007"},
+		"a state":           {State: preauth.StateValid, After: "wx00999"},
+	} {
+		before := read()
+		if found, err := r.Statuses(within(t), request, start.Add(5*time.Second), page); err != nil || len(found) != page {
+			t.Errorf("%s: %d components, %v", name, len(found), err)
+		}
+		if rows := read() - before; rows > 10*page {
+			t.Errorf("%s: %d rows are read for %d components", name, rows, page)
+		}
+	}
+	before := read()
+	if _, ok, err := r.Status(within(t), "wx01000", start); err != nil || !ok {
+		t.Error(ok, err)
+	}
+	if rows := read() - before; rows > 10 {
+		t.Errorf("%d rows are read for one component", rows)
 	}
 }
