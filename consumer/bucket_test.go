@@ -45,6 +45,16 @@ func (w *world) cached(appid string, revision uint64) preauth.Update {
 	return update
 }
 
+// change receives the next change that a watcher hears of.
+func (w *world) change(watcher jetstream.KeyWatcher) jetstream.KeyValueEntry {
+	w.t.Helper()
+	entry := next(w, watcher.Updates())
+	if entry == nil {
+		w.t.Fatal("the watcher hears of no change")
+	}
+	return entry
+}
+
 // A program with nothing but a client of NATS reads the current codes, watches them, and hears when
 // there is none any more. It cannot change them.
 func TestBucketHasTheCurrentCodes(t *testing.T) {
@@ -68,10 +78,10 @@ func TestBucketHasTheCurrentCodes(t *testing.T) {
 	}
 
 	w.shortLived(r, "wx1")
-	if entry := next(w, watcher.Updates()); entry.Key() != "wx1" || entry.Operation() != jetstream.KeyValuePut {
+	if entry := w.change(watcher); entry.Key() != "wx1" || entry.Operation() != jetstream.KeyValuePut {
 		t.Errorf("%s of %s, want a code of wx1", entry.Operation(), entry.Key())
 	}
-	if entry := next(w, watcher.Updates()); entry.Key() != "wx1" || entry.Operation() != jetstream.KeyValuePurge {
+	if entry := w.change(watcher); entry.Key() != "wx1" || entry.Operation() != jetstream.KeyValuePurge {
 		t.Errorf("%s of %s, want the end of wx1's code", entry.Operation(), entry.Key())
 	}
 	if _, err := w.bucket().Get(w.within(), "wx1"); !errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -111,7 +121,7 @@ func TestBucketIsCreatedAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = watcher.Stop() }()
-			first := next(w, watcher.Updates())
+			first := w.change(watcher)
 			next(w, watcher.Updates()) // nil: that was all
 
 			if err := w.js.DeleteStream(w.within(), deleted); err != nil {
@@ -125,10 +135,7 @@ func TestBucketIsCreatedAgain(t *testing.T) {
 			w.announce("wx1", w.token("b"))
 			w.cached("wx1", 4)
 			for {
-				entry := next(w, watcher.Updates())
-				if entry == nil {
-					t.Fatal("the watcher hears nothing of the new bucket")
-				}
+				entry := w.change(watcher)
 				if entry.Revision() <= first.Revision() {
 					t.Errorf("revision %d of the bucket follows %d", entry.Revision(), first.Revision())
 				}
