@@ -466,6 +466,10 @@ func TestFailuresByClass(t *testing.T) {
 			if failure.Class != c.class || failure.ErrCode != c.errcode || failure.StreamSequence != sequence {
 				t.Errorf("got %+v", failure)
 			}
+			// WeChat's own words, or else the client's.
+			if strings.HasPrefix(failure.ErrMsg, "wechat: no pre_auth_code: ") != (c.errcode == 0) {
+				t.Errorf("errmsg %q", failure.ErrMsg)
+			}
 			if failure.RetryAt.IsZero() == c.retries {
 				t.Errorf("retry_at is %v", failure.RetryAt)
 			}
