@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
 	"preauth/internal/app"
@@ -39,7 +40,7 @@ func (c client) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	options.Timeout = c.Timeout
+	options.Timeout, options.MaxReconnect = c.Timeout, -1 // commands that go on wait for NATS to come back
 	refused := make(chan error, 16)
 	options.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		select {
@@ -72,8 +73,8 @@ func (c client) do(ctx context.Context, subject func(preauth.Subjects) string, r
 }
 
 // ask has request done within the time-out. subject is where the request goes.
-func (s *session) ask(ctx context.Context, timeout time.Duration, subject string, request func(context.Context, *session) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (s *session) ask(whole context.Context, timeout time.Duration, subject string, request func(context.Context, *session) error) error {
+	ctx, cancel := context.WithTimeout(whole, timeout)
 	defer cancel()
 	ctx, refuse := context.WithCancelCause(ctx)
 	go func() { // a request that NATS refuses gets no answer
@@ -85,13 +86,36 @@ func (s *session) ask(ctx context.Context, timeout time.Duration, subject string
 	}()
 	err := request(ctx, s)
 	switch cause := context.Cause(ctx); {
+	case err == nil:
+		return nil
+	case whole.Err() != nil:
+		return errInterrupted
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("nobody answers on %s: is the service running, on this NATS and with this subject prefix?", subject)
-	case err != nil && cause != nil && !errors.Is(err, cause):
+	case errors.Is(cause, nats.ErrPermissionViolation):
+		return fmt.Errorf("%w: log in as a user who may do this", cause)
+	case cause != nil && !errors.Is(err, cause):
 		return cause
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer on %s within %v: wait longer with --timeout, or look into the service's log", subject, timeout)
 	}
 	return err
 }
+
+// jetStream is how a command reaches streams.
+type jetStream struct {
+	Domain string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers."`
+}
+
+func (j jetStream) open(s *session) (jetstream.JetStream, error) {
+	if j.Domain == "" {
+		return jetstream.New(s.nc)
+	}
+	return jetstream.NewWithDomain(s.nc, j.Domain)
+}
+
+// errInterrupted is why a command ends that somebody ends before it is done.
+var errInterrupted = errors.New("interrupted")
 
 // component is the argument of commands about one component.
 type component struct {
@@ -144,16 +168,4 @@ func readSecret(flag, file string) (preauth.Secret, error) {
 		return preauth.Secret{}, fmt.Errorf("reading %s: %w", flag, err)
 	}
 	return preauth.NewSecret(strings.TrimSpace(string(text))), nil
-}
-
-// until says when something is, as a time and from now.
-func until(at, now time.Time) string {
-	switch left := at.Sub(now).Truncate(time.Second); {
-	case at.IsZero():
-		return "-"
-	case left < 0:
-		return fmt.Sprintf("%v ago (%s)", -left, at.Format(time.RFC3339))
-	default:
-		return fmt.Sprintf("in %v (%s)", left, at.Format(time.RFC3339))
-	}
 }

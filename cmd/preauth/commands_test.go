@@ -89,7 +89,7 @@ func TestCommandsOfAPerson(t *testing.T) {
 	}
 	watch.Out.Await(t, `failed      wx1  address_not_allowed 61004: access clientip is not registered .*, next attempt at `)
 	matches(t, `(?s)state +failing\n.*failure +address_not_allowed 61004, attempt 1, .*what to do +add request_ip`, here("status", "wx1")...)
-	matches(t, `(?s)1 components: 0 valid, 0 expiring, 1 failing, .*\nCOMPONENT +STATE .*\nwx1 +failing +2 .* address_not_allowed 61004\n$`, here("status")...)
+	matches(t, `(?s)1 component: 0 valid, 0 expiring, 1 failing, .*\nCOMPONENT +STATE .*\nwx1 +failing +2 .* address_not_allowed 61004\n$`, here("status")...)
 	matches(t, `No component matches`, here("status", "--state=valid")...)
 	all := matches(t, `^\{.*"components":\[\{.*"component_appid":"wx1".*"replicas":\[\{.*"ready":true.*"summary":\{.*\}\n$`, here("status", "--prefix=wx", "--json")...)
 	if !json.Valid([]byte(all[0])) {
@@ -181,25 +181,6 @@ func TestFailuresSince(t *testing.T) {
 	}
 }
 
-// What a terminal takes for a command does not reach it.
-func TestNothingPrintedMovesTheCursor(t *testing.T) {
-	t.Parallel()
-	if got := printable("a\x1b[2J\r\n\u009bb 预授权"); got != "a?[2J???b 预授权" {
-		t.Errorf("printed as %q", got)
-	}
-}
-
-// Colors keep the columns of a table in line: each is as long as the others.
-func TestColorsAreOfOneLength(t *testing.T) {
-	t.Parallel()
-	for _, state := range append(preauth.States(), "of a newer service") {
-		on, off := colors(true).state(state), colors(false).state(state)
-		if off != string(state) || len(on)-len(off) != len(colors(true).plain("")) || on == off {
-			t.Errorf("%s is %q in color and %q without", state, on, off)
-		}
-	}
-}
-
 // operate runs the commands of an operator with the role's own rights.
 func (d *deployment) operate(t *testing.T, config string) {
 	t.Helper()
@@ -220,5 +201,43 @@ func (d *deployment) operate(t *testing.T, config string) {
 	// What the role may not do is said at once, not when the time is over.
 	if status, _, stderr := do(t, as("lookup", "wx1")...); status != 1 || !strings.Contains(stderr, `Permissions Violation for Publish to "preauth.lookup.wx1"`) {
 		t.Errorf("a look-up as operator: status %d, %q", status, stderr)
+	}
+}
+
+// While NATS is away, watch says so, and goes on when it is back.
+func TestWatchOutlivesNATS(t *testing.T) {
+	t.Parallel()
+	store := t.TempDir()
+	address, stop := startNATS(t, "127.0.0.1:-1", store, "")
+	watch := start(t, "watch", "--timeout=1m", "--nats-url="+address)
+	watch.Err.Await(t, "Listening")
+	stop()
+	watch.Err.Await(t, "NATS is away")
+	startNATS(t, address, store, "")
+	watch.Err.Await(t, "NATS is back")
+	nc := connect(t, "nats://"+address)
+	// The subscription is there again a little after the connection.
+	apptest.Eventually(t, "what is announced is printed", func() bool {
+		if err := nc.Publish("preauth.failed", []byte(`{"class":"bad_event","errmsg":"no JSON","occurred_at":"2026-03-14T09:00:00Z"}`)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(watch.Out.String(), "bad_event: no JSON")
+	})
+	if status := watch.Stop(); status != 0 {
+		t.Errorf("watch ends with status %d", status)
+	}
+}
+
+// An error says what was waited for, and that nobody waits any more.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	server := newNATS(t)
+	subscribe(t, connect(t, server.URL()), "preauth.lookup.wx1") // and no answer
+	if status, out, stderr := do(t, "lookup", "wx1", "--timeout=50ms", "--nats-url="+server.URL()); status != 1 || out != "" || !strings.Contains(stderr, "no answer on preauth.lookup within 50ms: wait longer with --timeout") {
+		t.Errorf("a look-up that nobody answers: status %d, %q %q", status, out, stderr)
+	}
+	waiting := start(t, "lookup", "wx1", "--timeout=1m", "--nats-url="+server.URL())
+	if status := waiting.Stop(); status != 1 || strings.Contains(waiting.Err.String(), "context canceled") {
+		t.Errorf("a look-up that is interrupted: status %d, %q", status, waiting.Err)
 	}
 }

@@ -72,7 +72,7 @@ func (c claimCommand) Run(ctx context.Context, to app.Stdio) error {
 			fmt.Fprintf(to.Out, "%s\n", claim.Encode())
 			return nil
 		}
-		fmt.Fprintf(to.Out, "%s\nclaim %s, valid until %s (%v)\n", shown, claim.ClaimID, claim.ExpiresAt.Format(time.RFC3339), claim.ExpiresIn)
+		fmt.Fprintf(to.Out, "%s\nclaim %s, valid until %s (%v)\n", shown, printable(claim.ClaimID), claim.ExpiresAt.Format(time.RFC3339), claim.ExpiresIn)
 		for _, link := range []preauth.Secret{claim.Links.PC, claim.Links.Mobile} {
 			if !link.IsZero() {
 				fmt.Fprintln(to.Out, link.Reveal())
@@ -106,9 +106,9 @@ func (c resolveCommand) Run(ctx context.Context, to app.Stdio) error {
 		case resolved.ClaimID == "":
 			fmt.Fprintf(to.Out, "component %s, announced with revision %d", resolved.AppID, resolved.Revision)
 		default:
-			fmt.Fprintf(to.Out, "component %s, claim %s", resolved.AppID, resolved.ClaimID)
+			fmt.Fprintf(to.Out, "component %s, claim %s", resolved.AppID, printable(resolved.ClaimID))
 			if resolved.Reference != "" {
-				fmt.Fprintf(to.Out, ", reference %s", resolved.Reference)
+				fmt.Fprintf(to.Out, ", reference %s", printable(resolved.Reference))
 			}
 			fmt.Fprintf(to.Out, ", claimed at %s", resolved.ClaimedAt.Format(time.RFC3339))
 		}

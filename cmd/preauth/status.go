@@ -1,15 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"preauth"
@@ -43,56 +41,67 @@ func (c statusCommand) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	defer s.close()
-	err = c.look(ctx, s, to)
-	for c.Watch && pause.For(ctx, c.Every) {
-		if err != nil { // the service may come back
-			fmt.Fprintf(to.Err, "preauth: %v\n", err)
-		}
-		err = c.look(ctx, s, to)
+	if c.Watch {
+		return c.watch(ctx, s, to)
 	}
-	if c.Watch && ctx.Err() != nil {
-		return nil
-	}
+	text, err := c.look(ctx, s, screenOf(to.Out))
+	fmt.Fprint(to.Out, text)
 	return err
 }
 
-// look prints how things are now.
-func (c statusCommand) look(ctx context.Context, s *session, to app.Stdio) error {
-	var screen bytes.Buffer
+// look returns what is printed of how things are now.
+func (c statusCommand) look(ctx context.Context, s *session, on screen) (string, error) {
+	var text strings.Builder
 	err := s.ask(ctx, c.Timeout, s.subjects.Status, func(ctx context.Context, s *session) error {
-		return c.show(ctx, s, &screen, colorsOf(to.Out))
+		return c.show(ctx, s, &text, on)
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	if c.Watch && isTerminal(to.Out) && !c.JSON {
-		fmt.Fprint(to.Out, "\x1b[H\x1b[2J")
-	}
-	_, err = screen.WriteTo(to.Out)
-	return err
+	return text.String(), nil
 }
 
-func (c statusCommand) show(ctx context.Context, s *session, out io.Writer, paint colors) error {
+// watch shows how things are until ctx ends. A terminal has its former screen back then.
+func (c statusCommand) watch(ctx context.Context, s *session, to app.Stdio) error {
+	live := screenOf(to.Out).live && !c.JSON
+	if live {
+		fmt.Fprint(to.Out, "\x1b[?1049h\x1b[?25l") // another screen, without a cursor
+		defer fmt.Fprint(to.Out, "\x1b[?25h\x1b[?1049l")
+	}
+	shown := ""
+	for {
+		on := screenOf(to.Out) // its size may have changed
+		text, err := c.look(ctx, s, on)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil && live:
+			shown = text
+			on.draw(to.Out, shown)
+		case err == nil:
+			fmt.Fprint(to.Out, text)
+		case live: // the service may come back
+			on.draw(to.Out, fmt.Sprintf("preauth: %v\n\n%s", err, shown))
+		default:
+			fmt.Fprintf(to.Err, "preauth: %v\n", err)
+		}
+		if !pause.For(ctx, c.Every) {
+			return nil
+		}
+	}
+}
+
+func (c statusCommand) show(ctx context.Context, s *session, out io.Writer, on screen) error {
 	if c.Component != "" {
 		status, err := s.Status(ctx, c.Component)
 		if err != nil {
 			return err
 		}
-		return printStatus(out, status, c.JSON, paint)
+		return printStatus(out, status, c.JSON, on)
 	}
-	request := preauth.StatusRequest{State: preauth.State(c.State), Prefix: c.Prefix}
-	var all preauth.StatusPage
-	for {
-		page, err := s.StatusPage(ctx, request)
-		if err != nil {
-			return err
-		}
-		all.Summary = cmp.Or(all.Summary, page.Summary)
-		all.Components = append(all.Components, page.Components...)
-		if page.Next == "" {
-			break
-		}
-		request.After = page.Next
+	all, err := s.statuses(ctx, preauth.StatusRequest{State: preauth.State(c.State), Prefix: c.Prefix})
+	if err != nil {
+		return err
 	}
 	replicas, err := s.Replicas(ctx)
 	if err != nil {
@@ -101,12 +110,28 @@ func (c statusCommand) show(ctx context.Context, s *session, out io.Writer, pain
 	if c.JSON {
 		return printAllJSON(out, all, replicas)
 	}
-	printReplicas(out, replicas)
+	printReplicas(out, replicas, on)
 	if all.Summary != nil {
 		printSummary(out, *all.Summary)
 	}
-	printTable(out, all.Components, paint)
+	printTable(out, all.Components, on)
 	return nil
+}
+
+// statuses returns the components of all pages as one.
+func (s *session) statuses(ctx context.Context, request preauth.StatusRequest) (all preauth.StatusPage, err error) {
+	for {
+		page, err := s.StatusPage(ctx, request)
+		if err != nil {
+			return preauth.StatusPage{}, err
+		}
+		all.Summary = cmp.Or(all.Summary, page.Summary)
+		all.Components = append(all.Components, page.Components...)
+		if page.Next == "" {
+			return all, nil
+		}
+		request.After = page.Next
+	}
 }
 
 // printAllJSON prints the members of a page, with the components of all pages, and the replicas.
@@ -126,29 +151,28 @@ func printAllJSON(out io.Writer, all preauth.StatusPage, replicas []preauth.Repl
 	return json.NewEncoder(out).Encode(object)
 }
 
-// age returns how long ago something was, short.
-func age(at, now time.Time) string {
-	if at.IsZero() {
-		return "-"
-	}
-	return now.Sub(at).Truncate(time.Second).String()
-}
-
-func printReplicas(out io.Writer, replicas []preauth.Replica) {
+func printReplicas(out io.Writer, replicas []preauth.Replica, on screen) {
 	now := time.Now()
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "REPLICA\tVERSION\tUP\tREADY\tCODES\tTOKENS\tLAG\tQUOTA")
+	t := table{
+		titles:     []string{"REPLICA", "VERSION", "UP", "READY", "CODES", "TOKENS", "LAG", "LEAST QUOTA"},
+		expendable: []string{"LEAST QUOTA", "TOKENS", "CODES", "VERSION", "LAG"},
+	}
 	for _, r := range replicas {
 		ready := "yes"
 		if !r.Ready {
 			ready = "no"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", r.ID, r.Version, age(r.StartedAt, now), ready, r.Codes, r.Tokens, r.Lag, quotaOf(r.Quota))
+		t.rows = append(t.rows, []string{
+			printable(r.ID), printable(r.Version), since(r.StartedAt, now), ready,
+			strconv.Itoa(r.Codes), strconv.Itoa(r.Tokens), strconv.FormatUint(r.Lag, 10), quotaOf(r.Quota),
+		})
 	}
-	table.Flush()
+	t.print(out, on)
 	for _, r := range replicas {
 		for _, reason := range r.Reasons {
-			fmt.Fprintf(out, "%s is not ready: %s\n", r.ID, printable(reason))
+			for i, line := range wrapped(fmt.Sprintf("%s is not ready: %s", r.ID, printable(reason)), on.width-2) {
+				fmt.Fprintf(out, "%*s%s\n", min(i, 1)*2, "", line)
+			}
 		}
 	}
 	fmt.Fprintln(out)
@@ -161,37 +185,50 @@ func quotaOf(q *preauth.Quota) string {
 	return fmt.Sprintf("%d of %d", q.Remaining, q.Limit)
 }
 
+// counted returns a number with its noun.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
 func printSummary(out io.Writer, s preauth.Summary) {
 	now := time.Now()
-	fmt.Fprintf(out, "%d components: %d valid, %d expiring, %d failing, %d without a token. %d spares. %d announcements wait",
-		s.Components, s.Valid, s.Expiring, s.Failing, s.NoToken, s.Spares, s.Outbox)
-	if !s.OutboxSince.IsZero() {
-		fmt.Fprintf(out, ", the oldest for %s", age(s.OutboxSince, now))
+	fmt.Fprintf(out, "%s: %d valid, %d expiring, %d failing, %d without a token.\n",
+		counted(s.Components, "component"), s.Valid, s.Expiring, s.Failing, s.NoToken)
+	fmt.Fprintf(out, "%s in stock. ", counted(s.Spares, "spare"))
+	switch {
+	case s.Outbox == 0:
+		fmt.Fprintln(out, "Everything is announced.")
+	case s.OutboxSince.IsZero():
+		fmt.Fprintf(out, "Not announced yet: %d.\n", s.Outbox)
+	default:
+		fmt.Fprintf(out, "Not announced yet: %d, the oldest for %s.\n", s.Outbox, since(s.OutboxSince, now))
 	}
-	fmt.Fprintf(out, ".\nThe first code expires %s, the first token %s.\n\n", until(s.CodeExpiresAt, now), until(s.TokenExpiresAt, now))
+	if !s.CodeExpiresAt.IsZero() {
+		fmt.Fprintf(out, "The first code expires in %s, the first token in %s.\n", in(s.CodeExpiresAt, now), in(s.TokenExpiresAt, now))
+	}
+	fmt.Fprintln(out)
 }
 
-// in returns how long it is until then, short.
-func in(at, now time.Time) string {
-	if at.IsZero() {
-		return "-"
-	}
-	return at.Sub(now).Truncate(time.Second).String()
-}
-
-func printTable(out io.Writer, components []preauth.Status, paint colors) {
+func printTable(out io.Writer, components []preauth.Status, on screen) {
 	if len(components) == 0 {
 		fmt.Fprintln(out, "No component matches.")
 		return
 	}
 	now := time.Now()
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "COMPONENT\t%s\tREVISION\tCODE EXPIRES IN\tNEXT WORK IN\tTOKEN EXPIRES IN\tSPARES\tFAILURE\n", paint.plain("STATE"))
-	for _, s := range components {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\n", s.AppID, paint.state(s.State), s.Revision, in(s.ExpiresAt, now), in(s.DueAt, now),
-			in(s.TokenExpiresAt, now), s.Spares, reasonOf(s.Failure))
+	t := table{
+		titles:     []string{"COMPONENT", stateColumn, "REVISION", "CODE FOR", "NEXT IN", "TOKEN FOR", "SPARES", "FAILURE"},
+		expendable: []string{"SPARES", "REVISION", "NEXT IN", "TOKEN FOR"},
 	}
-	table.Flush()
+	for _, s := range components {
+		t.rows = append(t.rows, []string{
+			s.AppID, printable(string(s.State)), strconv.FormatUint(s.Revision, 10), in(s.ExpiresAt, now), in(s.DueAt, now),
+			in(s.TokenExpiresAt, now), strconv.Itoa(s.Spares), reasonOf(s.Failure),
+		})
+	}
+	t.print(out, on)
 }
 
 // reasonOf returns a failure in a few words.
@@ -207,18 +244,16 @@ func reasonOf(f *preauth.Failure) string {
 }
 
 // printStatus prints how one component fares.
-func printStatus(out io.Writer, s preauth.Status, asJSON bool, paint colors) error {
+func printStatus(out io.Writer, s preauth.Status, asJSON bool, on screen) error {
 	if asJSON {
 		_, err := fmt.Fprintf(out, "%s\n", s.Encode())
 		return err
 	}
 	now := time.Now()
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	rows := [][2]string{{"component", s.AppID}, {"state", on.state(printable(string(s.State)))}}
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+		rows = append(rows, [2]string{name, fmt.Sprintf(format, args...)})
 	}
-	row("component", "%s", s.AppID)
-	row("state", "%s", paint.state(s.State))
 	if s.IssuedAt.IsZero() {
 		row("code", "none yet")
 	} else {
@@ -237,48 +272,8 @@ func printStatus(out io.Writer, s preauth.Status, asJSON bool, paint colors) err
 		row("", "%s", printable(f.ErrMsg))
 		row("what to do", "%s", printable(s.Advice))
 	}
-	return table.Flush()
-}
-
-// printable replaces what a terminal would take for a command.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, text)
-}
-
-// colors are used on a terminal, unless NO_COLOR is set (https://no-color.org).
-type colors bool
-
-func colorsOf(out io.Writer) colors { return colors(os.Getenv("NO_COLOR") == "" && isTerminal(out)) }
-
-func isTerminal(out io.Writer) bool {
-	file, ok := out.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// plain is as long as a colored text, so that the columns of a table stay in line.
-func (c colors) plain(text string) string { return c.paint("39", text) }
-
-func (c colors) state(s preauth.State) string {
-	color := map[preauth.State]string{
-		preauth.StateValid: "32", preauth.StateExpiring: "33", preauth.StateFailing: "31", preauth.StateNoToken: "31",
-	}[s]
-	return c.paint(cmp.Or(color, "39"), printable(string(s)))
-}
-
-func (c colors) paint(color, text string) string {
-	if !c {
-		return text
-	}
-	return "\x1b[" + color + "m" + text + "\x1b[0m"
+	list(out, on, rows)
+	return nil
 }
 
 // renewCommand has the service work on a component now.
@@ -297,6 +292,6 @@ func (c renewCommand) Run(ctx context.Context, to app.Stdio) error {
 		if err != nil {
 			return err
 		}
-		return printStatus(to.Out, status, c.JSON, colorsOf(to.Out))
+		return printStatus(to.Out, status, c.JSON, screenOf(to.Out))
 	})
 }

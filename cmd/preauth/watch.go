@@ -50,11 +50,19 @@ func (c watchCommand) Run(ctx context.Context, to app.Stdio) error {
 	if err := s.nc.FlushTimeout(c.Timeout); err != nil {
 		return fmt.Errorf("subscribing: %w", err)
 	}
+	connection := s.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	defer s.nc.RemoveStatusListener(connection)
 	fmt.Fprintln(to.Err, "Listening. Ctrl-C ends it.")
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case status := <-connection:
+			if status == nats.CONNECTED {
+				fmt.Fprintln(to.Err, "preauth: NATS is back")
+			} else {
+				fmt.Fprintln(to.Err, "preauth: NATS is away: what is announced meanwhile is missed")
+			}
 		case err := <-s.refused: // a role may hear failures and not codes
 			fmt.Fprintf(to.Err, "preauth: %v\n", err)
 		case msg := <-heard:
@@ -139,11 +147,11 @@ func printFailure(out io.Writer, body []byte, asJSON bool, at time.Time) error {
 // failuresCommand prints failures of the past.
 type failuresCommand struct {
 	client
+	jetStream
 
 	Component string        `arg:"" optional:"" help:"The component_appid; without it, all components."`
 	Since     time.Duration `name:"since" default:"24h" range:"1s..8760h" help:"How far back to look. The stream keeps a week by default."`
 	Stream    string        `name:"stream-failures" env:"PREAUTH_STREAM_FAILURES" default:"PREAUTH_FAILED" form:"name" help:"Stream of the failures."`
-	Domain    string        `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers."`
 }
 
 // Run prints the failures that were announced, the oldest first.
@@ -158,10 +166,7 @@ func (c failuresCommand) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	defer s.close()
-	js, err := jetstream.NewWithDomain(s.nc, c.Domain)
-	if c.Domain == "" {
-		js, err = jetstream.New(s.nc)
-	}
+	js, err := c.jetStream.open(s)
 	if err != nil {
 		return fmt.Errorf("failures: %w", err)
 	}
