@@ -24,6 +24,8 @@ type cli struct {
 	Renew    renewCommand    `cmd:"" help:"Have the service work on a component now."`
 	Watch    watchCommand    `cmd:"" help:"Show updates, failures and authorizations as they are announced."`
 	Failures failuresCommand `cmd:"" help:"Show failures of the past."`
+	Quota    quotaCommand    `cmd:"" help:"Show what WeChat says is left of the calls of today."`
+	Replay   replayCommand   `cmd:"" help:"Have the service work again on the newest stored token of each component."`
 
 	Lookup     lookupCommand     `cmd:"" help:"Look up the current code of a component."`
 	Claim      claimCommand      `cmd:"" help:"Claim a code that nobody else gets."`
