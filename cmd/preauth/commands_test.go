@@ -198,6 +198,13 @@ func (d *deployment) operate(t *testing.T, config string) {
 	if status, out, stderr := do(t, as("failures")...); status != 0 || !strings.Contains(out, "bad_event: ") || !strings.Contains(stderr, "preauth.failed.wx9: invalid: ") {
 		t.Errorf("failures as operator: status %d, %q %q", status, out, stderr)
 	}
+	// Tokens are read by the admin alone.
+	if status, out, stderr := do(t, as("replay")...); status != 1 || out != "" || !strings.Contains(stderr, `Permissions Violation for Publish to "$JS.API.CONSUMER.CREATE.COMPONENT_TOKENS`) || !strings.Contains(stderr, "log in as") {
+		t.Errorf("replay as operator: status %d, %q %q", status, out, stderr)
+	}
+	login = strings.Replace(login, "operator.", "admin.", 1)
+	matches(t, `(?s)^COMPONENT .*\nwx1 .* (code is current|new code), revision \d+\n`, as("replay", "--wait=1m")...)
+	login = strings.Replace(login, "admin.", "operator.", 1)
 	// What the role may not do is said at once, not when the time is over.
 	if status, _, stderr := do(t, as("lookup", "wx1")...); status != 1 || !strings.Contains(stderr, `Permissions Violation for Publish to "preauth.lookup.wx1"`) {
 		t.Errorf("a look-up as operator: status %d, %q", status, stderr)

@@ -33,6 +33,9 @@ type cli struct {
 	Announce   announceCommand   `cmd:"" help:"Announce a token, as a token service does."`
 	Authorized authorizedCommand `cmd:"" help:"Report that an account authorized with a code."`
 
+	Completion completionCommand `cmd:"" help:"Print a script that completes commands, flags and components in a shell."`
+	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what the last word of a command line may become."`
+
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 

@@ -118,8 +118,8 @@ func TestHelpListsEveryCommandAndFlag(t *testing.T) {
 				}
 			}
 			for _, child := range command.Children {
-				if !strings.Contains(words, child.Name+" "+child.Help) {
-					t.Errorf("--help does not have the command %q", child.Name)
+				if strings.Contains(words, child.Name+" "+child.Help) == child.Hidden {
+					t.Errorf("--help has the command %q, or should: it is hidden: %v", child.Name, child.Hidden)
 				}
 			}
 		})
@@ -132,7 +132,7 @@ func TestCommandsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range kong.Must(new(cli), kong.Vars{"version": ""}).Model.Leaves(false) {
+	for _, command := range kong.Must(new(cli), kong.Vars{"version": ""}).Model.Leaves(true) {
 		if words := "preauth " + strings.Fields(command.Path())[0]; !regexp.MustCompile("`" + words + "[` ]").Match(page) {
 			t.Errorf("docs/operation.md does not name %q", words)
 		}
