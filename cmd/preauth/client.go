@@ -20,9 +20,9 @@ import (
 type client struct {
 	NATS app.NATS `embed:"" group:"nats"`
 
-	SubjectPrefix string        `name:"subject-prefix" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
-	Timeout       time.Duration `name:"timeout" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
-	JSON          bool          `name:"json" help:"Print JSON, with the members of docs/contract.md."`
+	SubjectPrefix string        `name:"subject-prefix" group:"Requests" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
+	Timeout       time.Duration `name:"timeout" group:"Requests" default:"5s" range:"1ms..1m" help:"Time to wait for the answer."`
+	JSON          bool          `name:"json" group:"Requests" help:"Print JSON, with the members of docs/contract.md."`
 }
 
 // session is a connection to NATS with a client of the service on it.

@@ -79,7 +79,7 @@ func TestCompletionInBash(t *testing.T) {
 		want += last + "\n"
 	}
 	script += "COMP_WORDS=(preauth status --state =) COMP_CWORD=3\n_preauth\necho \"${COMPREPLY[*]}\"\n"
-	want += "valid expiring failing no_token\n"
+	want += "any valid expiring failing no_token\n"
 	command.Stdin = strings.NewReader(here(script))
 	if out, err := command.CombinedOutput(); err != nil || string(out) != here(want) {
 		t.Errorf("%v, completed are\n%swant\n%s", err, out, here(want))

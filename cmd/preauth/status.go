@@ -20,11 +20,14 @@ type statusCommand struct {
 	client
 
 	Component string        `arg:"" optional:"" help:"The component_appid; without it, all components and replicas."`
-	State     string        `name:"state" values:",valid,expiring,failing,no_token" placeholder:"STATE" help:"Show only components in this state: valid, expiring, failing or no_token."`
+	State     string        `name:"state" default:"any" values:"any,valid,expiring,failing,no_token" help:"Show only components in this state."`
 	Prefix    string        `name:"prefix" placeholder:"TEXT" help:"Show only components whose appid begins with this."`
 	Watch     bool          `name:"watch" short:"w" help:"Show it again and again, until Ctrl-C."`
 	Every     time.Duration `name:"every" default:"2s" range:"100ms..1h" help:"Time between two looks of --watch."`
 }
+
+// anyState is the --state that keeps all components.
+const anyState = "any"
 
 // Run prints a table of components, or how one of them fares.
 func (c statusCommand) Run(ctx context.Context, to app.Stdio) error {
@@ -32,7 +35,7 @@ func (c statusCommand) Run(ctx context.Context, to app.Stdio) error {
 		if err := (component{c.Component}).check(); err != nil {
 			return err
 		}
-		if c.State != "" || c.Prefix != "" {
+		if c.State != anyState || c.Prefix != "" {
 			return app.UsageErrorf("--state and --prefix are about all components: leave out the component, or these flags")
 		}
 	}
@@ -99,7 +102,11 @@ func (c statusCommand) show(ctx context.Context, s *session, out io.Writer, on s
 		}
 		return printStatus(out, status, c.JSON, on)
 	}
-	all, err := s.statuses(ctx, preauth.StatusRequest{State: preauth.State(c.State), Prefix: c.Prefix})
+	request := preauth.StatusRequest{Prefix: c.Prefix}
+	if c.State != anyState {
+		request.State = preauth.State(c.State)
+	}
+	all, err := s.statuses(ctx, request)
 	if err != nil {
 		return err
 	}

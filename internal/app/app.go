@@ -77,7 +77,7 @@ func (p Program) parser(options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(p.CLI, append([]kong.Option{
 		kong.Name(p.Name), kong.Description(p.Description),
 		kong.Vars{"version": Version()},
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}), kong.ValueFormatter(describe),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}), kong.ValueFormatter(Describe),
 		kong.ExplicitGroups(groups), durations,
 	}, options...)...)
 }

@@ -197,8 +197,8 @@ func valuesOf(flag *kong.Flag) string {
 	return ""
 }
 
-// describe returns the help text of a setting.
-func describe(value *kong.Value) string {
+// Describe returns the help text of a setting: with the values that it may have, and its variable.
+func Describe(value *kong.Value) string {
 	text := value.Help
 	if value.Flag == nil {
 		return text
