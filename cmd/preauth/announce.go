@@ -23,7 +23,7 @@ func (c announceCommand) Run(ctx context.Context, to app.Stdio) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	token, err := readSecret("--token-file", c.TokenFile)
+	token, err := readSecret(ctx, to, "--token-file", c.TokenFile)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (c authorizedCommand) Run(ctx context.Context, to app.Stdio) error {
 	if err := preauth.CheckAppID(c.Authorizer); err != nil {
 		return app.UsageErrorf("<authorizer>: %w", err)
 	}
-	secret, err := readSecret("--code-file", c.CodeFile)
+	secret, err := readSecret(ctx, to, "--code-file", c.CodeFile)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/term"
 
 	"preauth"
 	"preauth/internal/app"
@@ -147,25 +148,42 @@ const maxSecret = 64 << 10
 
 // readSecret reads a token or a code from a file, or from standard input if the file is "-". Errors
 // do not name the file: people give the secret itself where a file name belongs.
-func readSecret(flag, file string) (preauth.Secret, error) {
+func readSecret(ctx context.Context, to app.Stdio, flag, file string) (preauth.Secret, error) {
 	in := os.Stdin
 	if file != "-" {
 		opened, err := os.Open(file)
-		if failed, ok := errors.AsType[*os.PathError](err); ok {
-			err = failed.Err
-		}
 		if err != nil {
-			return preauth.Secret{}, app.UsageErrorf("%s must name a file, or be - for standard input: %w", flag, err)
+			return preauth.Secret{}, app.UsageErrorf("%s must name a file, or be - for standard input: %w", flag, withoutName(err))
 		}
 		defer opened.Close()
 		in = opened
+	} else if term.IsTerminal(int(in.Fd())) {
+		fmt.Fprintf(to.Err, "Type or paste what %s would have, then Enter and Ctrl-D.\n", flag)
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxSecret))
+	type content struct {
+		text []byte
+		err  error
+	}
+	read := make(chan content, 1)
+	go func() { // nothing ends the read of a terminal
+		text, err := io.ReadAll(io.LimitReader(in, maxSecret))
+		read <- content{text, err}
+	}()
+	select {
+	case got := <-read:
+		if got.err != nil {
+			return preauth.Secret{}, fmt.Errorf("reading %s: %w", flag, withoutName(got.err))
+		}
+		return preauth.NewSecret(strings.TrimSpace(string(got.text))), nil
+	case <-ctx.Done():
+		return preauth.Secret{}, errInterrupted
+	}
+}
+
+// withoutName returns the reason of an error without the name of the file.
+func withoutName(err error) error {
 	if failed, ok := errors.AsType[*os.PathError](err); ok {
-		err = failed.Err
+		return failed.Err
 	}
-	if err != nil {
-		return preauth.Secret{}, fmt.Errorf("reading %s: %w", flag, err)
-	}
-	return preauth.NewSecret(strings.TrimSpace(string(text))), nil
+	return err
 }

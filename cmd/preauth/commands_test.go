@@ -1,18 +1,22 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/app"
 	"preauth/internal/app/apptest"
 	"preauth/wechat/wechattest"
 )
@@ -105,7 +109,8 @@ func TestCommandsOfAPerson(t *testing.T) {
 	// The failures of the past, by time and component.
 	matches(t, `^\S+  failed      wx1  address_not_allowed 61004: .*\n$`, here("failures")...)
 	matches(t, `^\{"failed":\{"component_appid":"wx1",.*\}\n$`, here("failures", "wx1", "--json")...)
-	matches(t, `^$`, here("failures", "wx2")...)
+	matches(t, `^No failure of wx2 in the last 24h0m0s\.\n$`, here("failures", "wx2")...)
+	matches(t, `^$`, here("failures", "wx2", "--json")...)
 }
 
 // Secrets come from standard input where no file is named.
@@ -118,8 +123,44 @@ func TestSecretFromStandardInput(t *testing.T) {
 	before := os.Stdin
 	os.Stdin = file
 	defer func() { os.Stdin = before }()
-	if got, err := readSecret("--token-file", "-"); err != nil || got.Reveal() != secret {
+	if got, err := readSecret(t.Context(), app.Stdio{}, "--token-file", "-"); err != nil || got.Reveal() != secret {
 		t.Errorf("another text was read: %v", err)
+	}
+}
+
+// Who types a secret may think better of it.
+func TestSecretThatIsNotTyped(t *testing.T) {
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	before := os.Stdin
+	os.Stdin = in
+	defer func() { os.Stdin = before }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := readSecret(ctx, app.Stdio{}, "--token-file", "-"); !errors.Is(err, errInterrupted) {
+		t.Errorf("error %v", err)
+	}
+	out.Close() // ends the read
+}
+
+// full is a disk without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// Output that is lost is a failure.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	var stderr strings.Builder
+	if status := run(t.Context(), []string{"schema", "print"}, full{}, &stderr); status != 1 || !strings.Contains(stderr.String(), "no space left on device") {
+		t.Errorf("status %d, %q", status, stderr.String())
+	}
+	stderr.Reset()
+	if status := run(t.Context(), []string{"man"}, full{}, &stderr); status != 1 || strings.Count(stderr.String(), "no space") != 1 {
+		t.Errorf("status %d, %q", status, stderr.String())
 	}
 }
 

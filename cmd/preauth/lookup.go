@@ -91,7 +91,7 @@ type resolveCommand struct {
 
 // Run prints what a code was used for.
 func (c resolveCommand) Run(ctx context.Context, to app.Stdio) error {
-	secret, err := readSecret("--code-file", c.CodeFile)
+	secret, err := readSecret(ctx, to, "--code-file", c.CodeFile)
 	if err != nil {
 		return err
 	}

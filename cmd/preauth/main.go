@@ -6,7 +6,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/alecthomas/kong"
@@ -50,5 +52,29 @@ func main() { app.Main(run) }
 
 // run is the whole program. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return app.Program{Name: "preauth", Description: description, CLI: new(cli)}.Run(ctx, args, stdout, stderr)
+	program := app.Program{Name: "preauth", Description: description, CLI: new(cli)}
+	if app.IsTerminal(stdout) {
+		return program.Run(ctx, args, stdout, stderr)
+	}
+	out := &output{Writer: stdout}
+	status := program.Run(ctx, args, out, stderr)
+	if status == 0 && out.err != nil {
+		fmt.Fprintf(stderr, "preauth: writing the output: %v\n", out.err)
+		return 1
+	}
+	return status
+}
+
+// output is a file or pipe that remembers whether something was not written, such as on a full disk.
+type output struct {
+	io.Writer
+
+	err error
+}
+
+// Write writes, and keeps the first error.
+func (o *output) Write(text []byte) (int, error) {
+	n, err := o.Writer.Write(text)
+	o.err = cmp.Or(o.err, err)
+	return n, err
 }

@@ -60,7 +60,7 @@ func (s screen) draw(out io.Writer, text string) {
 	}
 	fmt.Fprint(out, "\x1b[H")
 	for _, line := range lines {
-		fmt.Fprintf(out, "%s\x1b[K\r\n", line)
+		fmt.Fprintf(out, "%s\x1b[K\n", line)
 	}
 	fmt.Fprint(out, "\x1b[J")
 }

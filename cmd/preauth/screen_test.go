@@ -100,7 +100,7 @@ func TestDrawingStaysOnTheScreen(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
 	screen{height: 4}.draw(&out, "1\n2\n3\n4\n5\n")
-	if want := "\x1b[H1\x1b[K\r\n2\x1b[K\r\n… and 3 lines more: --state and --prefix show fewer\x1b[K\r\n\x1b[J"; out.String() != want {
+	if want := "\x1b[H1\x1b[K\n2\x1b[K\n… and 3 lines more: --state and --prefix show fewer\x1b[K\n\x1b[J"; out.String() != want {
 		t.Errorf("drawn as %q, want %q", out.String(), want)
 	}
 }

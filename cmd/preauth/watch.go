@@ -174,13 +174,22 @@ func (c failuresCommand) Run(ctx context.Context, to app.Stdio) error {
 	if err := of.open(ctx, c.Stream); err != nil {
 		return fmt.Errorf("failures: stream %s: %w", c.Stream, err)
 	}
+	found := false
 	err = of.since(ctx, time.Now().Add(-c.Since), func(msg *jetstream.RawStreamMsg) {
+		found = true
 		if err := printFailure(to.Out, msg.Data, c.JSON, msg.Time); err != nil { // somebody else's message
 			fmt.Fprintf(to.Err, "preauth: %s: %v\n", msg.Subject, err)
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("failures: stream %s: %w", c.Stream, err)
+	}
+	if !found && !c.JSON {
+		of := ""
+		if c.Component != "" {
+			of = " of " + c.Component
+		}
+		fmt.Fprintf(to.Out, "No failure%s in the last %v.\n", of, c.Since)
 	}
 	return nil
 }
