@@ -86,6 +86,7 @@ func (s *session) ask(whole context.Context, timeout time.Duration, subject stri
 		}
 	}()
 	err := request(ctx, s)
+	failed, isFailure := errors.AsType[*preauth.Error](err)
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 		return nil
@@ -97,6 +98,8 @@ func (s *session) ask(whole context.Context, timeout time.Duration, subject stri
 		return fmt.Errorf("%w: log in as a user who may do this", cause)
 	case cause != nil && !errors.Is(err, cause):
 		return cause
+	case isFailure && failed.Class.Advice() != "":
+		return fmt.Errorf("%w\nwhat to do: %s", err, printable(advice(failed)))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer on %s within %v: wait longer with --timeout, or look into the service's log", subject, timeout)
 	}
@@ -113,6 +116,14 @@ func (j jetStream) open(s *session) (jetstream.JetStream, error) {
 		return jetstream.New(s.nc)
 	}
 	return jetstream.NewWithDomain(s.nc, j.Domain)
+}
+
+// advice says what the failure asks for that is the reason of an error.
+func advice(failed *preauth.Error) string {
+	if failed.RequestIP == "" {
+		return failed.Class.Advice()
+	}
+	return fmt.Sprintf("%s (request_ip is %s)", failed.Class.Advice(), failed.RequestIP)
 }
 
 // errInterrupted is why a command ends that somebody ends before it is done.

@@ -88,7 +88,8 @@ func TestCommandsOfAPerson(t *testing.T) {
 	// A new code on request, and the reason where there is none.
 	matches(t, `(?s)^component +wx1\nstate +valid\ncode +revision 2, made for: demand`, here("renew", "wx1")...)
 	stand.Next("wx1", wechattest.Error(61004, ""))
-	if status, out, stderr := do(t, here("renew", "wx1")...); status != 1 || out != "" || !strings.Contains(stderr, "503: ") || !strings.Contains(stderr, "address_not_allowed") {
+	if status, out, stderr := do(t, here("renew", "wx1")...); status != 1 || out != "" || !strings.Contains(stderr, "503: ") || !strings.Contains(stderr, "address_not_allowed") ||
+		!strings.Contains(stderr, "\npreauth: what to do: add request_ip to the component's IP allow-list on WeChat's open platform (request_ip is 127.0.0.1)\n") {
 		t.Errorf("renew that fails: status %d, %q %q", status, out, stderr)
 	}
 	watch.Out.Await(t, `failed      wx1  address_not_allowed 61004: access clientip is not registered .*, next attempt at `)
