@@ -141,6 +141,18 @@ func (c component) check() error {
 	return nil
 }
 
+// components is the argument of commands about one component or all.
+type components struct {
+	Component string `arg:"" optional:"" help:"The component_appid; without it, all components."`
+}
+
+func (c components) check() error {
+	if c.Component == "" {
+		return nil
+	}
+	return component(c).check()
+}
+
 // code is how a command prints codes.
 type code struct {
 	Reveal bool `name:"reveal" help:"Print the whole code, and not only its first and last characters."`

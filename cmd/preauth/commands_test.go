@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,11 @@ func matches(t *testing.T, pattern string, args ...string) []string {
 	found := regexp.MustCompile(pattern).FindStringSubmatch(out)
 	if status != 0 || stderr != "" || found == nil {
 		t.Fatalf("%q: status %d, %q\n%s\nwant %s", args, status, stderr, out, pattern)
+	}
+	for line := range strings.Lines(out) {
+		if slices.Contains(args, "--json") && !json.Valid([]byte(line)) {
+			t.Errorf("%q prints what is not JSON: %s", args, line)
+		}
 	}
 	return found
 }
@@ -96,11 +102,7 @@ func TestCommandsOfAPerson(t *testing.T) {
 	matches(t, `(?s)state +failing\n.*failure +address_not_allowed 61004, attempt 1, .*what to do +add request_ip`, here("status", "wx1")...)
 	matches(t, `(?s)1 component: 0 valid, 0 expiring, 1 failing, .*\nCOMPONENT +STATE .*\nwx1 +failing +2 .* address_not_allowed 61004\n$`, here("status")...)
 	matches(t, `No component matches`, here("status", "--state=valid")...)
-	all := matches(t, `^\{.*"components":\[\{.*"component_appid":"wx1".*"replicas":\[\{.*"ready":true.*"summary":\{.*\}\n$`, here("status", "--prefix=wx", "--json")...)
-	if !json.Valid([]byte(all[0])) {
-		t.Errorf("status --json prints %s", all[0])
-	}
-
+	matches(t, `^\{.*"components":\[\{.*"component_appid":"wx1".*"replicas":\[\{.*"ready":true.*"summary":\{.*\}\n$`, here("status", "--prefix=wx", "--json")...)
 	looking := start(t, here("status", "--watch", "--every=100ms")...)
 	looking.Out.Await(t, `(?s)REPLICA.*\nwx1 +failing.*REPLICA.*\nwx1 +failing`)
 	if strings.Contains(looking.Out.String(), "\x1b") || looking.Stop() != 0 {

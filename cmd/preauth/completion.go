@@ -50,10 +50,8 @@ func (c completeCommand) Run(ctx context.Context, to app.Stdio, command *kong.Co
 		}
 		current = c.Words[last]
 	}
-	for _, candidate := range line.candidates(ctx, current) {
-		fmt.Fprintln(to.Out, candidate)
-	}
-	return nil
+	_, err := io.WriteString(to.Out, strings.Join(append(line.candidates(ctx, current), ""), "\n"))
+	return err
 }
 
 // commandLine is what the words before the last one say.

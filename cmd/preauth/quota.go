@@ -16,17 +16,14 @@ import (
 
 // quotaCommand shows what WeChat says is left of the day's calls.
 type quotaCommand struct {
+	components
 	client
-
-	Component string `arg:"" optional:"" help:"The component_appid; without it, all components."`
 }
 
 // Run prints what is left for each component.
 func (c quotaCommand) Run(ctx context.Context, to app.Stdio) error {
-	if c.Component != "" {
-		if err := (component{c.Component}).check(); err != nil {
-			return err
-		}
+	if err := c.check(); err != nil {
+		return err
 	}
 	return c.do(ctx, func(s preauth.Subjects) string { return s.Status }, func(ctx context.Context, s *session) error {
 		replicas, err := s.Replicas(ctx)

@@ -23,23 +23,21 @@ import (
 
 // replayCommand announces stored tokens again.
 type replayCommand struct {
+	components
 	client
 	jetStream
 
-	Component string        `arg:"" optional:"" help:"The component_appid; without it, all components."`
-	Since     time.Duration `name:"since" default:"24h" range:"1s..24h" help:"How far back to look for a component's newest event."`
-	DryRun    bool          `name:"dry-run" help:"Show what would be replayed, and replay nothing."`
-	Wait      time.Duration `name:"wait" default:"30s" range:"0s..1h" help:"Time to wait until the service has worked on what is replayed."`
-	Durable   string        `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream."`
+	Since   time.Duration `name:"since" default:"24h" range:"1s..24h" help:"How far back to look for a component's newest event."`
+	DryRun  bool          `name:"dry-run" help:"Show what would be replayed, and replay nothing."`
+	Wait    time.Duration `name:"wait" default:"30s" range:"0s..1h" help:"Time to wait until the service has worked on what is replayed."`
+	Durable string        `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream."`
 }
 
 // Run has the service work again on the newest stored event of each component, and prints what became
 // of it.
 func (c replayCommand) Run(ctx context.Context, to app.Stdio) error {
-	if c.Component != "" {
-		if err := (component{c.Component}).check(); err != nil {
-			return err
-		}
+	if err := c.check(); err != nil {
+		return err
 	}
 	s, err := c.connect()
 	if err != nil {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"preauth"
+	"preauth/internal/app/apptest"
 )
 
 // What a terminal takes for a command does not reach it.
@@ -102,6 +106,36 @@ func TestDrawingStaysOnTheScreen(t *testing.T) {
 	screen{height: 4}.draw(&out, "1\n2\n3\n4\n5\n")
 	if want := "\x1b[H1\x1b[K\n2\x1b[K\n… and 3 lines more: --state and --prefix show fewer\x1b[K\n\x1b[J"; out.String() != want {
 		t.Errorf("drawn as %q, want %q", out.String(), want)
+	}
+}
+
+// Ctrl-C gives a terminal its former screen and its cursor back.
+func TestWatchGivesTheScreenBack(t *testing.T) {
+	t.Parallel()
+	program, err := exec.LookPath("script")
+	if err != nil {
+		t.Skip("script is not installed")
+	}
+	server := newNATS(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	terminal := exec.CommandContext(ctx, program, "-qefc", os.Args[0]+" status --watch --every=100ms --nats-url="+server.URL(), os.DevNull)
+	terminal.Env = append(os.Environ(), "PREAUTH_TEST_MAIN=1", "TERM=xterm")
+	keys, err := terminal.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := apptest.NewOutput()
+	terminal.Stdout, terminal.Stderr = out, out
+	if err := terminal.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Await(t, `^\x1b\[\?1049h\x1b\[\?25l(?s:.*)nobody answers on preauth\.status`)
+	if _, err := keys.Write([]byte{3}); err != nil { // Ctrl-C
+		t.Fatal(err)
+	}
+	if err := terminal.Wait(); err != nil || !strings.HasSuffix(out.String(), "\x1b[?25h\x1b[?1049l") {
+		t.Errorf("%v, the terminal gets\n%q", err, out)
 	}
 }
 

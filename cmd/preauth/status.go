@@ -17,13 +17,13 @@ import (
 
 // statusCommand shows how components and replicas fare.
 type statusCommand struct {
+	components
 	client
 
-	Component string        `arg:"" optional:"" help:"The component_appid; without it, all components and replicas."`
-	State     string        `name:"state" default:"any" values:"any,valid,expiring,failing,no_token" help:"Show only components in this state."`
-	Prefix    string        `name:"prefix" placeholder:"TEXT" help:"Show only components whose appid begins with this."`
-	Watch     bool          `name:"watch" short:"w" help:"Show it again and again, until Ctrl-C."`
-	Every     time.Duration `name:"every" default:"2s" range:"100ms..1h" help:"Time between two looks of --watch."`
+	State  string        `name:"state" default:"any" values:"any,valid,expiring,failing,no_token" help:"Show only components in this state."`
+	Prefix string        `name:"prefix" placeholder:"TEXT" help:"Show only components whose appid begins with this."`
+	Watch  bool          `name:"watch" short:"w" help:"Show it again and again, until Ctrl-C."`
+	Every  time.Duration `name:"every" default:"2s" range:"100ms..1h" help:"Time between two looks of --watch."`
 }
 
 // anyState is the --state that keeps all components.
@@ -31,13 +31,11 @@ const anyState = "any"
 
 // Run prints a table of components, or how one of them fares.
 func (c statusCommand) Run(ctx context.Context, to app.Stdio) error {
-	if c.Component != "" {
-		if err := (component{c.Component}).check(); err != nil {
-			return err
-		}
-		if c.State != anyState || c.Prefix != "" {
-			return app.UsageErrorf("--state and --prefix are about all components: leave out the component, or these flags")
-		}
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.Component != "" && (c.State != anyState || c.Prefix != "") {
+		return app.UsageErrorf("--state and --prefix are about all components: leave out the component, or these flags")
 	}
 	s, err := c.connect()
 	if err != nil {

@@ -17,10 +17,9 @@ import (
 
 // watchCommand prints what the service announces.
 type watchCommand struct {
+	components
 	client
 	code
-
-	Component string `arg:"" optional:"" help:"The component_appid; without it, all components."`
 }
 
 // announcements bounds those that are not printed yet.
@@ -28,10 +27,8 @@ const announcements = 10_000
 
 // Run prints updates, failures and authorizations, one a line, until ctx ends.
 func (c watchCommand) Run(ctx context.Context, to app.Stdio) error {
-	if c.Component != "" {
-		if err := (component{c.Component}).check(); err != nil {
-			return err
-		}
+	if err := c.check(); err != nil {
+		return err
 	}
 	s, err := c.connect()
 	if err != nil {
@@ -146,20 +143,18 @@ func printFailure(out io.Writer, body []byte, asJSON bool, at time.Time) error {
 
 // failuresCommand prints failures of the past.
 type failuresCommand struct {
+	components
 	client
 	jetStream
 
-	Component string        `arg:"" optional:"" help:"The component_appid; without it, all components."`
-	Since     time.Duration `name:"since" default:"24h" range:"1s..8760h" help:"How far back to look. The stream keeps a week by default."`
-	Stream    string        `name:"stream-failures" env:"PREAUTH_STREAM_FAILURES" default:"PREAUTH_FAILED" form:"name" help:"Stream of the failures."`
+	Since  time.Duration `name:"since" default:"24h" range:"1s..8760h" help:"How far back to look. The stream keeps a week by default."`
+	Stream string        `name:"stream-failures" env:"PREAUTH_STREAM_FAILURES" default:"PREAUTH_FAILED" form:"name" help:"Stream of the failures."`
 }
 
 // Run prints the failures that were announced, the oldest first.
 func (c failuresCommand) Run(ctx context.Context, to app.Stdio) error {
-	if c.Component != "" {
-		if err := (component{c.Component}).check(); err != nil {
-			return err
-		}
+	if err := c.check(); err != nil {
+		return err
 	}
 	s, err := c.connect()
 	if err != nil {
