@@ -162,7 +162,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		t.Errorf("status %d, %q", status, stderr.String())
 	}
 	stderr.Reset()
-	if status := run(t.Context(), []string{"man"}, full{}, &stderr); status != 1 || strings.Count(stderr.String(), "no space") != 1 {
+	if status := run(t.Context(), []string{"--version"}, full{}, &stderr); status != 1 || strings.Count(stderr.String(), "no space") != 1 {
 		t.Errorf("status %d, %q", status, stderr.String())
 	}
 }
