@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -506,7 +507,7 @@ func TestImpossibleAuthorizations(t *testing.T) {
 		"no time":           func(a *repo.Authorization) { a.AuthorizedAt = time.Time{} },
 		"no time of ours":   func(a *repo.Authorization) { a.At = time.Time{} },
 		"a long trace":      func(a *repo.Authorization) { a.TraceParent = strings.Repeat("0", 65) },
-		"too high revision": func(a *repo.Authorization) { a.MinRevision = 1 << 63 },
+		"too high revision": func(a *repo.Authorization) { a.MinRevision = math.MaxInt64 },
 	} {
 		_, err := d.Spend(within(t), authorization("wx1", code, start, change))
 		if err == nil || errors.Is(err, repo.ErrUnavailable) || !strings.HasPrefix(err.Error(), "repo: impossible authorization: ") || strings.Contains(err.Error(), code) {
