@@ -284,8 +284,18 @@ func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	server := newNATS(t)
 	subscribe(t, connect(t, server.URL()), "preauth.lookup.wx1") // and no answer
-	if status, out, stderr := do(t, "lookup", "wx1", "--timeout=50ms", "--nats-url="+server.URL()); status != 1 || out != "" || !strings.Contains(stderr, "no answer on preauth.lookup within 50ms: wait longer with --timeout") {
-		t.Errorf("a look-up that nobody answers: status %d, %q %q", status, out, stderr)
+	c := client{NATS: app.NATS{URL: server.URL()}, Timeout: patience}
+	s, err := c.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	err = s.ask(t.Context(), 50*time.Millisecond, "preauth.lookup", func(ctx context.Context, s *session) error {
+		_, err := s.Lookup(ctx, preauth.LookupRequest{AppID: "wx1"})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "no answer on preauth.lookup within 50ms: wait longer with --timeout") {
+		t.Errorf("a look-up that nobody answers: %v", err)
 	}
 	waiting := start(t, "lookup", "wx1", "--timeout=1m", "--nats-url="+server.URL())
 	if status := waiting.Stop(); status != 1 || strings.Contains(waiting.Err.String(), "context canceled") {

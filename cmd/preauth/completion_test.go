@@ -122,7 +122,7 @@ says READY
 // Without the service, or with something wrong, nothing is suggested and nothing is said.
 func TestCompletionIsSilentOnFailure(t *testing.T) {
 	t.Parallel()
-	for _, words := range [][]string{{"lookup", "wx"}, {"lookup", "--nats-url", "://", "wx"}, {"lookup", "a b"}, {"nonsense", "--more", "x"}, {"lookup", "wx1", "wx2"}} {
+	for _, words := range [][]string{{"lookup", "--nats-url=nats://127.0.0.1:1", "wx"}, {"lookup", "--nats-url", "://", "wx"}, {"lookup", "--nats-url=nats://127.0.0.1:1", "a b"}, {"nonsense", "--more", "x"}, {"lookup", "wx1", "wx2"}} {
 		status, out, stderr := do(t, append([]string{"complete", "--"}, words...)...)
 		if status != 0 || out != "" || stderr != "" {
 			t.Errorf("%q: status %d, %q %q", words, status, out, stderr)
