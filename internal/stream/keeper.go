@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,7 +109,7 @@ func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream
 			info.State.NumSubjects < uint64(subjects) && !losesByItself(info.Config, info.State):
 			return fmt.Errorf("stream %s: %w", id.Name, errOtherStream)
 		}
-		if err := r.unfit(info.Config); err != nil {
+		if err := r.Unfit(info.Config); err != nil {
 			return fmt.Errorf("stream %s: %w", id.Name, err)
 		}
 		last = info.State.LastSeq
@@ -120,35 +121,33 @@ func (k *Keeper) watch(ctx context.Context, r Role, f Follower, stream jetstream
 func (k *Keeper) ensure(ctx context.Context, r Role) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	want := r.config()
-	name := want.Name
-	if r.Events != "" {
-		covering, err := k.covering(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		if covering != "" {
-			name = covering
-		}
-	}
-	stream, err := k.js.Stream(ctx, name)
+	stream, err := Find(ctx, k.js, r)
+	want := r.Wanted()
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = k.js.CreateStream(ctx, want)
-		if ErrorCode(err) == codeInvalidJSON { // from a server that does not know a field
-			want = withoutNewFields(want)
-			stream, err = k.js.CreateStream(ctx, want)
-		}
-		if err == nil {
-			k.log.Info("stream created", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
-		}
-	}
-	if err == nil {
-		err = r.unfit(stream.CachedInfo().Config)
+		stream, err = k.create(ctx, &want)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
+		return nil, err
 	}
-	k.reportDrift(r, want, stream.CachedInfo().Config)
+	have := stream.CachedInfo().Config
+	if err := r.Unfit(have); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", have.Name, err)
+	}
+	k.reportDrift(r, want, have)
+	return stream, nil
+}
+
+// create creates a stream. It takes the fields from want that the server does not know.
+func (k *Keeper) create(ctx context.Context, want *jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := k.js.CreateStream(ctx, *want)
+	if ErrorCode(err) == codeInvalidJSON { // from a server that does not know a field
+		*want = withoutNewFields(*want)
+		stream, err = k.js.CreateStream(ctx, *want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+	}
+	k.log.Info("stream created", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
 	return stream, nil
 }
 
@@ -160,11 +159,28 @@ func withoutNewFields(c jetstream.StreamConfig) jetstream.StreamConfig {
 	return c
 }
 
+// Find returns the stream that serves in a role, or [jetstream.ErrStreamNotFound]. It may be unfit.
+func Find(ctx context.Context, js jetstream.JetStream, r Role) (jetstream.Stream, error) {
+	name := r.Wanted().Name
+	if r.Events != "" {
+		covering, err := covering(ctx, js, r)
+		if err != nil {
+			return nil, err
+		}
+		name = cmp.Or(covering, name)
+	}
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	return stream, nil
+}
+
 // covering returns the name of the stream that takes events, "" if there is none.
-func (k *Keeper) covering(ctx context.Context, r Role) (string, error) {
+func covering(ctx context.Context, js jetstream.JetStream, r Role) (string, error) {
 	var found []string
 	for _, subject := range r.forms() {
-		names := k.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
+		names := js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
 		for name := range names.Name() {
 			if !slices.Contains(found, name) {
 				found = append(found, name)

@@ -57,8 +57,8 @@ func (r Role) Filter(c jetstream.StreamConfig) string {
 // forms are the two forms of the subject of events. The second takes more than one further token.
 func (r Role) forms() []string { return []string{r.Events, r.Events + ".>"} }
 
-// config is the configuration with which a missing stream is created.
-func (r Role) config() jetstream.StreamConfig {
+// Wanted is the configuration with which a missing stream is created.
+func (r Role) Wanted() jetstream.StreamConfig {
 	c := r.Config()
 	if r.Events != "" {
 		c.Subjects = r.forms()
@@ -80,9 +80,9 @@ var (
 		"let the transform leave these subjects alone")
 )
 
-// unfit returns why a stream that exists cannot serve in the role, nil if it can.
-func (r Role) unfit(c jetstream.StreamConfig) error {
-	wanted, sources := r.config().Subjects, r.config().Sources
+// Unfit returns why a stream that exists cannot serve in the role, nil if it can.
+func (r Role) Unfit(c jetstream.StreamConfig) error {
+	wanted, sources := r.Wanted().Subjects, r.Wanted().Sources
 	takes := covers
 	if r.Events != "" { // the stream may be somebody else's, for some of the events
 		takes = overlap
@@ -121,6 +121,15 @@ func (r Role) unfit(c jetstream.StreamConfig) error {
 		return errTransform
 	}
 	return nil
+}
+
+// Drift says how a stream that exists differs from the one that would be created, "" if it does not.
+func (r Role) Drift(have jetstream.StreamConfig) string { return drift(r.Wanted(), have) }
+
+// NeedsSync reports whether the server has to sync each message of a stream to disk before it
+// acknowledges it: no other server has a copy.
+func NeedsSync(c jetstream.StreamConfig) bool {
+	return c.Storage == jetstream.FileStorage && c.Replicas <= 1
 }
 
 // drift says how an existing stream differs from what would be created, "" if it does not.

@@ -92,7 +92,7 @@ func TestStreamThatCannotServe(t *testing.T) {
 		have             jetstream.StreamConfig
 		asEvents, asNews error
 	}{
-		"as it would be created":         {news.config(), errUncovered, nil},
+		"as it would be created":         {news.Wanted(), errUncovered, nil},
 		"everything":                     {jetstream.StreamConfig{Subjects: []string{">"}}, nil, nil},
 		"the events of one":              {jetstream.StreamConfig{Subjects: []string{"acme.event.a"}}, nil, errUncovered},
 		"the news of one":                {jetstream.StreamConfig{Subjects: []string{"news.a"}}, errUncovered, errUncovered},
@@ -109,10 +109,10 @@ func TestStreamThatCannotServe(t *testing.T) {
 		"a mirror":                       {jetstream.StreamConfig{Mirror: &jetstream.StreamSource{Name: "FAR"}}, errMirror, errMirror},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := events.unfit(test.have); !errors.Is(err, test.asEvents) {
+			if err := events.Unfit(test.have); !errors.Is(err, test.asEvents) {
 				t.Errorf("for events: %v, want %v", err, test.asEvents)
 			}
-			if err := news.unfit(test.have); !errors.Is(err, test.asNews) {
+			if err := news.Unfit(test.have); !errors.Is(err, test.asNews) {
 				t.Errorf("for news: %v, want %v", err, test.asNews)
 			}
 		})
@@ -144,7 +144,7 @@ func TestDrift(t *testing.T) {
 		"never full, so it drops nothing": {func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := news.config()
+			want := news.Wanted()
 			want.Discard, want.AllowMsgTTL = jetstream.DiscardNew, true
 			have := want
 			test.change(&have)
