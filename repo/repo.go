@@ -51,3 +51,8 @@ func (r *Repo) Close() error { return r.db.Close() }
 func (r *Repo) Durability(ctx context.Context) ([]database.Warning, error) {
 	return r.db.Durability(ctx)
 }
+
+// Connection returns what the server says of itself, see [database.DB.Connection].
+func (r *Repo) Connection(ctx context.Context) (database.Connection, error) {
+	return r.db.Connection(ctx)
+}

@@ -82,11 +82,29 @@ func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error 
 			owner, err = r.owner(ctx)
 		}
 	}
-	if err != nil || owner.same(streams) {
+	if err != nil {
 		return err
 	}
+	return owner.admits(streams)
+}
+
+// CheckOwner is [Repo.Own] without a record: it returns nil too if the database belongs to no streams
+// yet.
+func (r *Repo) CheckOwner(ctx context.Context, streams StreamSet) error {
+	owner, err := r.owner(ctx)
+	if err != nil || owner == (StreamSet{}) {
+		return err
+	}
+	return owner.admits(streams)
+}
+
+// admits returns [ErrOtherStreams] unless the owner of a database is the service with the streams.
+func (s StreamSet) admits(streams StreamSet) error {
+	if s.same(streams) {
+		return nil
+	}
 	return fmt.Errorf("repo: own: %w: it is used with the streams %s, and this service has %s: give each service a database of its own, "+
-		"or run `preauth schema adopt` to move this one", ErrOtherStreams, owner, streams)
+		"or run `preauth schema adopt` to move this one", ErrOtherStreams, s, streams)
 }
 
 // Adopt gives the database to the streams, whichever it belonged to, and returns those: the zero

@@ -121,6 +121,12 @@ func isServerError(err error, numbers ...uint16) bool {
 	return ok && slices.Contains(numbers, server.Number)
 }
 
+// denied holds the numbers of the errors about a right that the account lacks.
+var denied = []uint16{1044, 1142, 1143, 1227}
+
+// IsDenied reports whether the server refused an operation because the account lacks a right.
+func IsDenied(err error) bool { return isServerError(err, denied...) }
+
 // isTransient reports whether err passes by itself, see [ErrUnavailable].
 func isTransient(err error) bool {
 	if server, ok := errors.AsType[*mysql.MySQLError](err); ok {
