@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"preauth"
+	"preauth/internal/monitor"
 )
 
 // ErrConfig is wrapped by every error about an invalid [Config].
@@ -42,6 +43,9 @@ type Config struct {
 	// JetStreamDomain is the domain of the JetStream to use, for a server whose own is another one, such
 	// as a leaf node's. Default: that of the server.
 	JetStreamDomain string
+	// Monitor is the monitoring endpoint of NATS, which says whether it syncs what it acknowledges.
+	// Default: none, so that this is not known.
+	Monitor *monitor.Server
 	// Source is the CloudEvents source of what is announced, a URI reference. Default: /preauth.
 	Source string
 	// Version is what the NATS micro service calls itself, a semantic version. Default: 0.0.0.

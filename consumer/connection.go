@@ -31,8 +31,8 @@ var remedies = map[jetstream.ErrorCode]string{
 	10113: "set --stream-max-bytes", 10122: "set a smaller --stream-max-bytes",
 }
 
-// withRemedy adds what to change to an error about JetStream.
-func withRemedy(err error) error {
+// WithRemedy adds what to change to an error about JetStream.
+func WithRemedy(err error) error {
 	remedy := remedies[stream.ErrorCode(err)]
 	if errors.Is(err, nats.ErrNoResponders) {
 		remedy = noJetStream

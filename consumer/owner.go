@@ -38,7 +38,7 @@ func newOwnership(cfg Config, nc *nats.Conn, db *repo.Repo, h *health) *ownershi
 // look asks the database whom it belongs to. While it does not answer, what it said last counts.
 func (o *ownership) look(ctx context.Context) {
 	if o.account == "" && o.asked < accountTries && o.nc.IsConnected() {
-		o.account = account(ctx, o.nc)
+		o.account = Account(ctx, o.nc)
 		o.asked++
 	}
 	err := o.db.Own(ctx, repo.StreamSet{
@@ -92,8 +92,8 @@ func (o *ownership) hold(ctx context.Context, work func(ctx context.Context)) {
 // answer.
 const accountTimeout, accountTries = time.Second, 5
 
-// account returns the NATS account of a connection, "" if it cannot be told.
-func account(ctx context.Context, nc *nats.Conn) string {
+// Account returns the NATS account of a connection, "" if it cannot be told.
+func Account(ctx context.Context, nc *nats.Conn) string {
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
 	reply, err := nc.RequestWithContext(ctx, accountSubject, nil)

@@ -157,7 +157,7 @@ func New(
 		{"renew", cfg.Subjects.Renew, m.renews, statuses.renewHandler},
 		{"renew-component", cfg.Subjects.Renew + ".>", m.renews, statuses.renewHandler},
 	}
-	s.watch(registerer, tokens, codes)
+	s.watch(registerer, js, tokens, codes)
 	issuer.watch(registerer)
 	s.watches = append(s.watches, refusals.Look)
 	return s, nil
@@ -172,7 +172,7 @@ func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
 
 // watch sets up what looks at MySQL, at the progress of events and at the readiness, and the
 // gauges.
-func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, codes *view.Codes) {
+func (s *Service) watch(registerer prometheus.Registerer, js jetstream.JetStream, tokens *view.Tokens, codes *view.Codes) {
 	database := &mysqlWatch{db: s.db, health: s.health, log: s.log, now: s.cfg.Now, every: s.cfg.intervals.census}
 	readiness := &readinessWatch{log: s.log, ready: s.notReady, started: time.Now()}
 	s.watches = []func(context.Context){s.owner.look, database.look, readiness.look}
@@ -216,6 +216,14 @@ func (s *Service) watch(registerer prometheus.Registerer, tokens *view.Tokens, c
 		_, _, _, warnings := database.figures()
 		return float64(warnings)
 	})
+	durability := &natsDurability{
+		nc: s.nc, js: js, monitor: s.cfg.Monitor, roles: Roles(s.cfg), log: s.log, every: s.cfg.intervals.census,
+	}
+	if s.cfg.Monitor != nil {
+		s.watches = append(s.watches, durability.look)
+	}
+	show("nats_durability_warnings", "Streams of which NATS can lose a message that it acknowledged; 0 where its monitoring is not asked.",
+		durability.warnings)
 	counted := func(read func(repo.Census) float64) func() float64 {
 		return func() float64 {
 			_, _, census, _ := database.figures()

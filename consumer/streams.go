@@ -20,6 +20,18 @@ type roles struct {
 	bucket                        stream.Role // which the server fills from that of updates
 }
 
+// Roles returns what each stream of a service is for, as its log and its health name it: those with
+// events first, then those that it publishes to, and last its KV bucket, if it has one.
+func Roles(cfg Config) []stream.Role {
+	cfg = cfg.withDefaults()
+	r := newRoles(cfg)
+	all := []stream.Role{r.tokens, r.authorizations, r.updates, r.failures, r.authorized}
+	if cfg.Bucket != "" {
+		all = append(all, r.bucket)
+	}
+	return all
+}
+
 // history is how long the streams keep what happened.
 const history = 7 * 24 * time.Hour
 
@@ -111,6 +123,6 @@ func newKeeper(js jetstream.JetStream, log *slog.Logger, h *health, m *metrics) 
 	failed := m.natsErrors.WithLabelValues("stream")
 	return stream.NewKeeper(js, log, func(r stream.Role, err error) {
 		failed.Inc()
-		h.set(r.Name, fmt.Errorf("is not followed: %w", withRemedy(err)))
+		h.set(r.Name, fmt.Errorf("is not followed: %w", WithRemedy(err)))
 	})
 }

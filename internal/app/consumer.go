@@ -6,6 +6,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/internal/monitor"
 )
 
 // StreamNames are the names of the streams.
@@ -29,6 +30,7 @@ type Streams struct {
 	Replicas int    `name:"stream-replicas" env:"PREAUTH_STREAM_REPLICAS" default:"1" values:"1,3,5" help:"Replicas of each stream that the service creates, on servers of a cluster."`
 	MaxBytes int64  `name:"stream-max-bytes" env:"PREAUTH_STREAM_MAX_BYTES" default:"0" range:"0.." help:"Size limit in bytes of each stream that the service creates, for accounts that require one. 0 means 64 MiB for failures and announced authorizations, and no limit for the others."`
 	Domain   string `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers, such as that of a hub behind leaf nodes."`
+	Monitor  string `name:"nats-monitor" group:"nats" env:"PREAUTH_NATS_MONITOR" placeholder:"URL" form:"monitor" help:"Monitoring endpoint of the NATS server, such as http://127.0.0.1:8222. With it, the service warns if the server can lose messages that it acknowledged, which it tells no client."`
 	Durable  string `name:"durable" env:"PREAUTH_DURABLE" default:"preauth" form:"name" hidden:"" help:"Name of the durable consumer of the token stream, which all replicas share. That of the authorizations adds -authorized."`
 	Source   string `name:"source" env:"PREAUTH_SOURCE" default:"/preauth" form:"uri" hidden:"" help:"CloudEvents source of the announcements."`
 }
@@ -62,6 +64,18 @@ type Delays struct {
 // noBucket is the name of the bucket that is not there. An empty variable means the default.
 const noBucket = "none"
 
+// monitor returns the monitoring endpoint of NATS, or nil if none is named.
+func (s Service) monitor() (*monitor.Server, error) {
+	if s.Streams.Monitor == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	authorities, err := s.NATS.authorities()
+	if err != nil {
+		return nil, err
+	}
+	return monitor.New(s.Streams.Monitor, authorities), nil
+}
+
 // config returns the settings of package consumer.
 func (s Service) config() (consumer.Config, error) {
 	cfg := consumer.Config{
@@ -84,6 +98,10 @@ func (s Service) config() (consumer.Config, error) {
 		cfg.Bucket = ""
 	}
 	var errs []error
+	var err error
+	if cfg.Monitor, err = s.monitor(); err != nil {
+		errs = append(errs, err)
+	}
 	if s.Delays.TransientMax < s.Delays.Transient {
 		errs = append(errs, UsageErrorf("--delay-transient-max ($PREAUTH_DELAY_TRANSIENT_MAX) must not be less than --delay-transient, which is %v", s.Delays.Transient))
 	}

@@ -2,6 +2,7 @@ package app
 
 import (
 	"cmp"
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -103,6 +104,23 @@ func (s NATS) Options() (nats.Options, error) {
 	use("--nats-ca ($NATS_CA)", "a PEM file with certificates", nats.RootCAs(s.CA), s.CA)
 	use("--nats-cert ($NATS_CERT) and --nats-key ($NATS_KEY)", "PEM files with a certificate and its key", nats.ClientCert(s.Cert, s.Key), s.Cert, s.Key)
 	return o, errors.Join(errs...)
+}
+
+// authorities returns the certificate authorities of the servers, nil for the system's.
+func (s NATS) authorities() (*x509.CertPool, error) {
+	if s.CA == "" {
+		return nil, nil //nolint:nilnil // a nil pool stands for the system's
+	}
+	const must = "--nats-ca ($NATS_CA) must name a PEM file with certificates"
+	content, err := contentOf(s.CA)
+	if err != nil {
+		return nil, UsageErrorf(must+": %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, UsageErrorf(must + ": this file contains something else")
+	}
+	return pool, nil
 }
 
 // contentOf returns the content of a file. Its error does not name the file.

@@ -56,6 +56,7 @@ var forms = map[string]struct {
 	"name":    {matches(`^[A-Za-z0-9_-]{1,64}$`), "1 to 64 letters, digits, '_' and '-'"},
 	"address": {isAddress, "host:port, such as 127.0.0.1:8180, with a port from 0 (any free one) to 65535"},
 	"servers": {isServers, "addresses of NATS servers separated by commas, such as nats://127.0.0.1:4222 or tls://nats.example.com"},
+	"monitor": {isMonitor, "an http or https address, such as http://127.0.0.1:8222"},
 	"uri":     {isURIReference, "a URI reference, such as /preauth"},
 }
 
@@ -75,6 +76,12 @@ func isPort(text string) bool {
 func isURIReference(text string) bool {
 	_, err := url.Parse(text)
 	return err == nil && text != "" && !strings.ContainsAny(text, " \t")
+}
+
+func isMonitor(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && isPort(u.Port()) && u.User == nil &&
+		!strings.ContainsAny(text, "?# ")
 }
 
 func isServers(text string) bool {
@@ -109,7 +116,7 @@ func changed(flags []*kong.Flag) []slog.Attr {
 			differs = flag.Target.Int() != parse(flag.Default)
 		case string:
 			differs = v != flag.Default
-			if form := flag.Tag.Get("form"); (form == "" || form == "servers") && flag.Tag.Get("values") == "" {
+			if form := flag.Tag.Get("form"); (form == "" || form == "servers" || form == "monitor") && flag.Tag.Get("values") == "" {
 				value = "set"
 			}
 		case []string:

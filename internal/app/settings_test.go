@@ -97,6 +97,7 @@ var samples = map[string]sample{
 	"stream-replicas":     {"3", []string{"0", "2", "-1"}, "must be one of 1, 3, 5, not "},
 	"stream-max-bytes":    {"1000000000", []string{"-1", "-9223372036854775808"}, "must be at least 0, not -"},
 	"nats-js-domain":      aName,
+	"nats-monitor":        {"http://127.0.0.1:8222", []string{" ", "127.0.0.1:8222", "nats://127.0.0.1:8222", "http://:8222", "http://me:" + secret + "@127.0.0.1:8222", "http://127.0.0.1:8222/?a=" + secret, "http://127.0.0.1:99999"}, "must be an http or https address, such as http://127.0.0.1:8222"},
 	"durable":             aName,
 	"source":              {"https://example.com/preauth", []string{" ", "a b", "%zz"}, "must be a URI reference, such as /preauth"},
 	"in-flight":           {"7", []string{"0", "-1", "100001"}, "must be 1 to 100000"},
