@@ -240,5 +240,5 @@ func (c *Client) post(ctx context.Context, endpoint, query string, body []byte) 
 	if err != nil {
 		return fail(fmt.Errorf("reading the reply: %w", err))
 	}
-	return reply{status: res.StatusCode, contentType: res.Header.Get("Content-Type"), body: answer}, nil
+	return reply{status: res.StatusCode, contentType: res.Header.Get("Content-Type"), date: res.Header.Get("Date"), body: answer}, nil
 }

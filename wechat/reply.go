@@ -33,6 +33,7 @@ type Code struct {
 type reply struct {
 	status      int
 	contentType string
+	date        string
 	body        []byte
 }
 
