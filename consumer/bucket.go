@@ -34,7 +34,7 @@ func newBucket(cfg Config, role stream.Role, js jetstream.JetStream, m *metrics,
 		if !connected() { // which is said elsewhere
 			level = slog.LevelDebug
 		}
-		b.defects.Log(context.Background(), level, bucketMissing, WithRemedy(err))
+		b.defects.Log(context.Background(), level, bucketMissing, withRemedy(err))
 	})
 	return b
 }

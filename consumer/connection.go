@@ -31,16 +31,20 @@ var remedies = map[jetstream.ErrorCode]string{
 	10113: "set --stream-max-bytes", 10122: "set a smaller --stream-max-bytes",
 }
 
-// WithRemedy adds what to change to an error about JetStream.
-func WithRemedy(err error) error {
-	remedy := remedies[stream.ErrorCode(err)]
+// Remedy returns what to change where JetStream refuses something, "" if that is not known.
+func Remedy(err error) string {
 	if errors.Is(err, nats.ErrNoResponders) {
-		remedy = noJetStream
+		return noJetStream
 	}
-	if remedy == "" {
-		return err
+	return remedies[stream.ErrorCode(err)]
+}
+
+// withRemedy adds what to change to an error about JetStream.
+func withRemedy(err error) error {
+	if remedy := Remedy(err); remedy != "" {
+		return fmt.Errorf("%w: %s", err, remedy)
 	}
-	return fmt.Errorf("%w: %s", err, remedy)
+	return err
 }
 
 // accountSubject is where the server answers with the user, its account and its permissions.

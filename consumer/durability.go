@@ -30,7 +30,8 @@ type natsDurability struct {
 	connect uint64 // the connection that was looked at
 }
 
-const syncAdvice = "set sync_interval to always in nats-server's jetstream block, or let the stream have 3 replicas: " +
+// SyncAdvice says what to change where NATS can lose a message that it acknowledged.
+const SyncAdvice = "set sync_interval to always in nats-server's jetstream block, or let the stream have 3 replicas: " +
 	"otherwise a power failure loses messages of up to two minutes"
 
 func (w *natsDurability) look(ctx context.Context) {
@@ -52,7 +53,7 @@ func (w *natsDurability) look(ctx context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(atRisk) > 0 && (connect != w.connect || !slices.Equal(atRisk, w.atRisk)) {
-		w.log.Warn("NATS can lose a message that it acknowledged", "streams", atRisk, "advice", syncAdvice)
+		w.log.Warn("NATS can lose a message that it acknowledged", "streams", atRisk, "advice", SyncAdvice)
 	}
 	w.atRisk, w.looked, w.connect = atRisk, time.Now(), connect
 }

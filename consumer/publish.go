@@ -317,7 +317,7 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) er
 			// message from being stored twice.
 			msg.Header.Del(nats.MsgIdHdr)
 		case !isConflict(err):
-			return fmt.Errorf("publishing: %w", WithRemedy(err))
+			return fmt.Errorf("publishing: %w", withRemedy(err))
 		}
 		if source, err = p.learnLast(ctx, update.AppID); err != nil {
 			return err

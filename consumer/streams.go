@@ -123,6 +123,6 @@ func newKeeper(js jetstream.JetStream, log *slog.Logger, h *health, m *metrics) 
 	failed := m.natsErrors.WithLabelValues("stream")
 	return stream.NewKeeper(js, log, func(r stream.Role, err error) {
 		failed.Inc()
-		h.set(r.Name, fmt.Errorf("is not followed: %w", WithRemedy(err)))
+		h.set(r.Name, fmt.Errorf("is not followed: %w", withRemedy(err)))
 	})
 }

@@ -2,7 +2,6 @@ package wechat
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -36,7 +35,7 @@ func (c *Client) Reach(ctx context.Context) []Reach {
 		}})
 		reply, err := c.post(traced, host.base+c.path, "", []byte("{}"))
 		if err != nil {
-			reach.Err = &Error{what: "answer", Class: preauth.ClassTransient, Err: fmt.Errorf("%s: %w", host.name, err)}
+			reach.Err = &Error{what: "answer", Class: preauth.ClassTransient, Err: err}
 		} else {
 			reach.Date, _ = http.ParseTime(reply.date)
 			reach.Err = reply.refusal(host.name)

@@ -59,7 +59,7 @@ func describe(ctx context.Context, operation string, err, shown error) error {
 	if err == nil {
 		return nil
 	}
-	if text := remedy(err); text != "" {
+	if text := Remedy(err); text != "" {
 		shown = fmt.Errorf("%s: %w", text, shown)
 	}
 	switch {
@@ -72,8 +72,8 @@ func describe(ctx context.Context, operation string, err, shown error) error {
 	}
 }
 
-// remedy returns what to change after an error, "" if that is not known.
-func remedy(err error) string {
+// Remedy returns what to change after an error, "" if that is not known.
+func Remedy(err error) string {
 	switch {
 	case isServerError(err, noSuchTable, unknownColumn, noSuchKey, 3819, 4025): // the last two: a constraint
 		return "the schema is missing or not this program's: run `preauth schema apply`, or compare it with `preauth schema print`"

@@ -68,7 +68,7 @@ func (r Role) Wanted() jetstream.StreamConfig {
 
 var (
 	errRetention = errors.New("messages go away when they are acknowledged: its retention must be limits, " +
-		"because every replica reads it")
+		"because every replica reads it; take its subjects away, or create it anew")
 	errUncovered = errors.New("it does not take the subjects that it has to: rename it, or name another one in the settings")
 	errMirror    = errors.New("it is a mirror, which takes no messages itself: name the stream that it copies in the settings, " +
 		"and the JetStream domain of that")
