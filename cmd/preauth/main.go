@@ -21,6 +21,7 @@ type cli struct {
 	Serve  app.Service   `cmd:"" help:"Run the service."`
 	Schema schemaCommand `cmd:"" help:"Print or apply the database schema."`
 	Check  checkCommand  `cmd:"" help:"Ask a running service whether it is ready."`
+	Doctor doctorCommand `cmd:"" help:"Find what is wrong with all that the service needs, and what to change."`
 
 	Status   statusCommand   `cmd:"" help:"Show how components and replicas fare."`
 	Renew    renewCommand    `cmd:"" help:"Have the service work on a component now."`

@@ -61,7 +61,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 		args []string
 		says string
 	}{
-		{nil, `expected one of "serve", "schema", "check", "status", `},
+		{nil, `expected one of "serve", "schema", "check", "doctor", `},
 		{[]string{"server"}, `did you mean "serve"`},
 		{[]string{"run"}, `"run" is not a command`},
 		{[]string{"schema"}, `expected one of "print", "apply"`},
