@@ -181,8 +181,13 @@ func TestNATSIsConfiguredToLoseNothing(t *testing.T) {
 	if options.StoreDir != store {
 		t.Errorf("the streams are in %s, the volume is at %s", options.StoreDir, store)
 	}
-	if options.Port != 4222 || options.HTTPPort != 8222 || options.HTTPHost != "127.0.0.1" {
+	if options.Port != 4222 || options.HTTPPort != 8222 {
 		t.Errorf("clients on %s:%d, monitoring on %s:%d", options.Host, options.Port, options.HTTPHost, options.HTTPPort)
+	}
+	// The service asks the monitoring endpoint, so it has to listen for other containers.
+	monitor := *project.Services["preauth"].Environment["PREAUTH_NATS_MONITOR"]
+	if monitor != "http://nats:8222" || options.HTTPHost == "127.0.0.1" {
+		t.Errorf("monitoring listens on %q, and the service asks %s", options.HTTPHost, monitor)
 	}
 }
 
