@@ -51,8 +51,8 @@ func (c *connection) close() { c.Conn.Close() }
 func (c *connection) ask(ctx context.Context, request func(ctx context.Context) error) error {
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
-	for len(c.refused) > 0 { // of something before
-		<-c.refused
+	for len(c.refused) > 0 {
+		<-c.refused //nolint:errcheck // of something before
 	}
 	go func() {
 		select {

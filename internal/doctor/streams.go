@@ -75,7 +75,7 @@ func (e *examination) examineJetStream(ctx context.Context) {
 func (e *examination) enabled(ctx context.Context, js jetstream.JetStream) verdict {
 	err := e.nats.ask(ctx, func(ctx context.Context) error {
 		names := js.StreamNames(ctx, jetstream.WithStreamListSubject(e.Config.Subjects.TokenUpdated))
-		for range names.Name() { //nolint:revive // only the error counts
+		for range names.Name() { // only the error counts
 		}
 		return names.Err()
 	})

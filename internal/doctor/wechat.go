@@ -47,8 +47,9 @@ func reached(a wechat.Reach, works bool) verdict {
 		return fault(!works, a.Err.Err.Error(), networkRemedy(a.Err, reach{
 			"let firewalls pass connections to it", "--wechat-url ($PREAUTH_WECHAT_URL) or HTTPS_PROXY", "this machine's certificate store (SSL_CERT_FILE)", "a certificate",
 		}))
+	default:
+		return warning(a.Err.Error(), fmt.Sprintf("look up errcode %d in WeChat's documentation", a.Err.ErrCode))
 	}
-	return warning(a.Err.Error(), fmt.Sprintf("look up errcode %d in WeChat's documentation", a.Err.ErrCode))
 }
 
 // address says from which address calls leave.
