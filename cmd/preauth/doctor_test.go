@@ -424,6 +424,10 @@ func ailments() []ailment {
 			result: doctor.Problem, check: "NATS: right to take requests", found: `refused to subscribe to preauth\.lookup\.>$`, do: "allow the service's user to subscribe to preauth.lookup.>", mend: granted,
 		},
 		{
+			name: "no right to answer", config: rights(publishAll+`{deny: ["_INBOX.>", "_R_.>"]}`, "enabled"),
+			result: doctor.Warning, check: "NATS: right to answer", found: "nobody gets an answer", do: "allow the service's user to publish on _INBOX.>, _R_.>", mend: granted,
+		},
+		{
 			name: "the inbox prefix of another role", config: rights(`publish: ">", subscribe: ["preauth.>", "$SRV.>", "_INBOX.preauth.>"]`, "enabled"),
 			result: doctor.Problem, check: "NATS: right to receive replies", found: `refused to subscribe to _INBOX\.`, do: "--nats-inbox-prefix",
 			mend: set("nats-inbox-prefix", "_INBOX.preauth"),

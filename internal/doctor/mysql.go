@@ -31,11 +31,11 @@ func (e *examination) examineMySQL(ctx context.Context) {
 		return
 	}
 	e.check(ctx, "TLS", func(context.Context) verdict {
-		address, _, _ := strings.Cut(e.Database, "/")
+		address, _ := e.database()
 		switch {
 		case server.Cipher != "":
 			return ok(server.Cipher)
-		case address == "" || isLoopback(address):
+		case strings.HasPrefix(address, "/") || isLoopback(address): // a socket is a file
 			return ok("none, on this machine")
 		}
 		return warning("none: codes cross the network in the clear", "name the server's authority with --mysql-ca ($MYSQL_CA)")
@@ -92,9 +92,15 @@ func (e *examination) examineMySQL(ctx context.Context) {
 	})
 }
 
+// database returns the address of the database server and the database's name.
+func (e *examination) database() (address, name string) {
+	at := strings.LastIndexByte(e.Database, '/')
+	return e.Database[:max(at, 0)], e.Database[at+1:]
+}
+
 // grant says how to give the account rights such as "DELETE on outbox".
 func (e *examination) grant(rights []string) string {
-	_, name, _ := strings.Cut(e.Database, "/")
+	_, name := e.database()
 	statements := make([]string, len(rights))
 	for i, right := range rights {
 		statements[i] = "GRANT " + strings.Replace(right, " on ", " ON "+name+".", 1)

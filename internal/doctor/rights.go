@@ -34,9 +34,8 @@ var (
 // trial tries rights on a connection of its own, so that refusals are those of the trial.
 type trial struct {
 	nc *nats.Conn
-	// trace is where the server may report traces. It is "" if publishing cannot be tried.
-	trace string
-	why   string // then
+	// trace is where the server may report traces. It is "" if publishing cannot be tried; why says why.
+	trace, why string
 }
 
 // newTrial returns a trial. The caller closes its connection.
@@ -50,18 +49,19 @@ func newTrial(ctx context.Context, options nats.Options) (*trial, error) {
 		t.why = "nats-server " + t.nc.ConnectedServerVersion() + " has no way to try it without effect, which 2.11 has"
 		return t, nil
 	}
-	t.why = "the user may publish on no inbox, so that it cannot be tried without effect"
 	for _, inbox := range nowhere {
 		inbox = anybody.Replace(inbox)
 		refused, err := t.refuses(ctx, func() error { return t.nc.Publish(inbox, nil) })
 		if err != nil {
-			return t, err
+			t.nc.Close()
+			return nil, err
 		}
 		if !refused {
-			t.trace, t.why = inbox, ""
-			break
+			t.trace = inbox
+			return t, nil
 		}
 	}
+	t.why = needsAnswers
 	return t, nil
 }
 
@@ -175,6 +175,9 @@ func uses(api, tokens, authorizations, updates string) []string {
 const (
 	// brokeOff is the remedy where a trial cannot go on.
 	brokeOff = "look at nats-server's log: it ended the connection"
+	// needsAnswers is why a right to publish is not tried of a user that may publish no answer: traces go
+	// there too.
+	needsAnswers = "needs the right to answer"
 	// needsReplies is why a check is skipped of a user that hears no answers.
 	needsReplies = "needs the right to receive replies"
 )
@@ -216,7 +219,7 @@ func (e *examination) examineRights(ctx context.Context) {
 	defer cancel()
 	t, err := newTrial(ctx, e.NATS)
 	if err != nil {
-		e.skip(err.Error(), toReceive, toTake, toAnnounce, toAnswer, toKnow)
+		e.skip(err.Error(), toReceive, toKnow, toTake, toAnswer, toAnnounce)
 		return
 	}
 	defer t.nc.Close()
@@ -238,26 +241,23 @@ func (e *examination) examineRights(ctx context.Context) {
 		e.skip(needsReplies, toKnow)
 	}
 	if t.trace == "" && e.isAnothers(ctx, t) {
-		e.skip("the user is not the service's: log in as the service to have its rights tried", toTake, toAnnounce, toAnswer)
+		e.skip("the user is not the service's: log in as the service to have its rights tried", toTake, toAnswer, toAnnounce)
 		return
 	}
 	e.try(ctx, toTake, "subscribe to", requests(e.Config), t.subscribes)
-	if t.trace == "" {
-		e.skip(t.why, toAnnounce, toAnswer)
-		return
-	}
-	e.try(ctx, toAnnounce, "publish on", announcements(e.Config.Subjects), t.publishes)
-	e.check(ctx, toAnswer, func(ctx context.Context) verdict {
-		refused, err := t.publishes(ctx, nowhere...)
-		switch {
-		case err != nil:
-			return problem(err.Error(), brokeOff)
-		case len(refused) == len(nowhere):
-			return warning("refused to publish on "+list(refused)+": requests get no answer, unless their inboxes have other names",
+	switch {
+	case t.trace != "":
+		e.check(ctx, toAnswer, func(context.Context) verdict { return ok("") })
+		e.try(ctx, toAnnounce, "publish on", announcements(e.Config.Subjects), t.publishes)
+	case t.why == needsAnswers:
+		e.check(ctx, toAnswer, func(context.Context) verdict {
+			return warning("refused to publish on "+list(nowhere)+": nobody gets an answer, unless all inboxes have other names",
 				allow("publish on", nowhere...))
-		}
-		return ok("")
-	})
+		})
+		e.skip(t.why, toAnnounce)
+	default:
+		e.skip(t.why, toAnswer, toAnnounce)
+	}
 }
 
 // isAnothers reports whether the user has another role: it may subscribe to no request.
