@@ -565,6 +565,16 @@ func ailments() []ailment {
 			mend: func(c *clinic) { c.exec("GRANT DELETE ON " + c.name + ".outbox TO '" + c.user + "'@'%'") },
 		},
 		{
+			name: "small packets of MySQL", mysql: []string{"--max-allowed-packet=1M"},
+			result: doctor.Warning, check: "MySQL: limits", found: "max_allowed_packet is 1048576 bytes", do: "set max_allowed_packet to 16 MiB or more",
+			mend: func(c *clinic) { c.exec("SET GLOBAL max_allowed_packet = 16777216") },
+		},
+		{
+			name: "fewer connections than a replica uses", mysql: []string{"--max-connections=12"},
+			result: doctor.Warning, check: "MySQL: limits", found: "max_connections is 12, and a replica uses up to 16", do: "raise max_connections of the server",
+			mend: func(c *clinic) { c.exec("SET GLOBAL max_connections = 100") },
+		},
+		{
 			name: "a database server that takes no writes", mysql: []string{"--read-only=1"},
 			result: doctor.Problem, check: "MySQL: schema", found: "read-only", do: "let the DSN name the primary",
 			mend: func(c *clinic) { c.exec("SET GLOBAL read_only = 0") },

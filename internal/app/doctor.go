@@ -23,7 +23,7 @@ func (s Service) Patient() (doctor.Patient, error) {
 		}
 		return doctor.Patient{}, err
 	}
-	p.Database, p.CallTimeout = s.MySQL.where(), s.WeChat.Timeout
+	p.Database, p.Connections, p.CallTimeout = s.MySQL.where(), s.MySQL.Connections, s.WeChat.Timeout
 	p.Proxy, _ = proxy() // the client has checked it
 	return p, nil
 }

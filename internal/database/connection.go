@@ -11,6 +11,10 @@ type Connection struct {
 	Version string `db:"version"`
 	// Now is the server's time in UTC.
 	Now time.Time `db:"now"`
+	// MaxPacket is the largest statement that the server takes, in bytes, and MaxConnections how many
+	// connections it has for all accounts; 0 is no limit.
+	MaxPacket      int `db:"max_packet"`
+	MaxConnections int `db:"max_connections"`
 	// Cipher is that of the connection, "" for one without TLS.
 	Cipher string `db:"-"`
 }
@@ -19,7 +23,8 @@ type Connection struct {
 // the session sets.
 func (db *DB) Connection(ctx context.Context) (Connection, error) {
 	const operation = "database: connection"
-	said, err := Query[Connection](ctx, db, operation, "/* database.connection */ SELECT VERSION() AS version, UTC_TIMESTAMP(6) AS now")
+	said, err := Query[Connection](ctx, db, operation, "/* database.connection */ SELECT VERSION() AS version, UTC_TIMESTAMP(6) AS now, "+
+		"@@max_allowed_packet AS max_packet, @@max_connections AS max_connections")
 	if err != nil {
 		return Connection{}, err
 	}

@@ -45,7 +45,9 @@ type Patient struct {
 	DB     *repo.Repo
 	// Database is where the database is, as host:port/name.
 	Database string
-	WeChat   *wechat.Client
+	// Connections is how many connections to it a replica uses at most.
+	Connections int
+	WeChat      *wechat.Client
 	// CallTimeout bounds one call to one host of WeChat.
 	CallTimeout time.Duration
 	// Proxy is the proxy of calls to WeChat, "" if there is none.

@@ -13,6 +13,9 @@ import (
 	"preauth/repo"
 )
 
+// enoughPacket lets all statements of the service pass, in bytes.
+const enoughPacket = 16 << 20
+
 // examineMySQL looks at the database, its tables and the account's rights on them.
 func (e *examination) examineMySQL(ctx context.Context) {
 	e.group = "MySQL"
@@ -27,7 +30,7 @@ func (e *examination) examineMySQL(ctx context.Context) {
 		return ok(e.Database + ", " + server.Version)
 	})
 	if there.result != OK {
-		e.skip("needs a connection to MySQL", "TLS", "rights", "schema", "durability", "owner")
+		e.skip("needs a connection to MySQL", "TLS", "limits", "rights", "schema", "durability", "owner")
 		return
 	}
 	e.check(ctx, "TLS", func(context.Context) verdict {
@@ -39,6 +42,17 @@ func (e *examination) examineMySQL(ctx context.Context) {
 			return ok("none, on this machine")
 		}
 		return warning("none: codes cross the network in the clear", "name the server's authority with --mysql-ca ($MYSQL_CA)")
+	})
+	e.check(ctx, "limits", func(context.Context) verdict {
+		switch {
+		case server.MaxPacket < enoughPacket:
+			return warning(fmt.Sprintf("max_allowed_packet is %d bytes: outcomes are saved in small batches, and a large failure not at all", server.MaxPacket),
+				"set max_allowed_packet to 16 MiB or more in the server's configuration")
+		case server.MaxConnections > 0 && server.MaxConnections < e.Connections:
+			return warning(fmt.Sprintf("max_connections is %d, and a replica uses up to %d", server.MaxConnections, e.Connections),
+				"raise max_connections of the server, or set a smaller --mysql-connections ($MYSQL_CONNECTIONS)")
+		}
+		return ok("")
 	})
 	e.check(ctx, "rights", func(ctx context.Context) verdict {
 		denied, err := e.DB.Denied(ctx)

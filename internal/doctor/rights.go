@@ -21,8 +21,8 @@ const (
 	headerTraceOnly = "Nats-Trace-Only"
 )
 
-// Rights are written as patterns, as in deploy/nats/accounts.conf. What is tried has nobody in place of
-// the wildcards: no component, stream or consumer has this name.
+// Rights are written as patterns, as in deploy/nats/accounts.conf. What is tried has nobody in place
+// of the wildcards: no component and no consumer has this name.
 const nobody = "_"
 
 var (
