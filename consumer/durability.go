@@ -58,7 +58,8 @@ func (w *natsDurability) look(ctx context.Context) {
 	w.atRisk, w.looked, w.connect = atRisk, time.Now(), connect
 }
 
-// streamsAtRisk returns the names of the streams that one server alone keeps, if that does not sync.
+// streamsAtRisk returns the names of the streams that one server alone keeps, if that does not
+// sync.
 func (w *natsDurability) streamsAtRisk(ctx context.Context) (names []string, err error) {
 	server, err := w.monitor.JetStream(ctx)
 	if err != nil || server.SyncAlways {

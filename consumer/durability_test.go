@@ -9,8 +9,8 @@ import (
 	"preauth/internal/monitor"
 )
 
-// With one replica of each stream, a server that does not sync can lose what it acknowledged. That is
-// said once, and again by a new connection, and does not make the service unready.
+// With one replica of each stream, a server that does not sync can lose what it acknowledged. That
+// is said once, and again by a new connection, and does not make the service unready.
 func TestNATSThatDoesNotSyncIsWarnedOf(t *testing.T) {
 	address, _, err := loopback.Address("")
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"preauth/internal/database"
 )
 
-// rights are what the package may do with each table: with what statements it is tried. They match no
-// row.
+// rights are what the package may do with each table: with what statements it is tried. They match
+// no row.
 var rights = []struct{ right, statement string }{
 	{"SELECT on component", "/* repo.rights */ SELECT appid FROM component WHERE FALSE"},
 	{"INSERT on component", "/* repo.rights */ INSERT INTO component (appid, created_at, updated_at) SELECT appid, created_at, updated_at FROM component WHERE FALSE"},

@@ -24,8 +24,8 @@ type Reach struct {
 	Err *Error
 }
 
-// Reach calls each host without a token. WeChat refuses that, so it costs no quota and makes no code.
-// It may refuse the caller's address instead, which [Error].RequestIP then names.
+// Reach calls each host without a token. WeChat refuses that, so it costs no quota and makes no
+// code. It may refuse the caller's address instead, which [Error].RequestIP then names.
 func (c *Client) Reach(ctx context.Context) []Reach {
 	var all []Reach
 	for _, host := range c.hosts {

@@ -55,8 +55,8 @@ func (c doctorCommand) Run(ctx context.Context, to app.Stdio) (err error) {
 	return err
 }
 
-// chart prints findings below the names of their groups. Checks that are skipped for one reason share
-// a line.
+// chart prints findings below the names of their groups. Checks that are skipped for one reason
+// share a line.
 type chart struct {
 	out   io.Writer
 	paint colors
@@ -65,8 +65,8 @@ type chart struct {
 	pending doctor.Finding // whose line may still get longer; the zero Finding if there is none
 }
 
-// screenWidth is how long the lines of a chart are at most, where words allow it, and hanging is the
-// indentation of all but the first of a finding.
+// screenWidth is how long the lines of a chart are at most, where words allow it, and hanging is
+// the indentation of all but the first of a finding.
 const screenWidth, hanging = 80, "           "
 
 func (c *chart) add(f doctor.Finding) {

@@ -49,8 +49,8 @@ type clinic struct {
 	stop    func() int // of a replica that a case has started
 }
 
-// rights is a configuration of nats-server in which the service has the rights on NATS and the account
-// has the limits of JetStream. A test may do everything.
+// rights is a configuration of nats-server in which the service has the rights on NATS and the
+// account has the limits of JetStream. A test may do everything.
 func rights(permissions, limits string) string {
 	return fmt.Sprintf(`
 accounts: {
@@ -344,7 +344,8 @@ type ailment struct {
 	// mysql are arguments for a database server of the case's own.
 	mysql []string
 	plant func(*clinic)
-	// result, check and found are of the finding. For settings that are refused, found is what is said.
+	// result, check and found are of the finding. For settings that are refused, found is what is
+	// said.
 	result doctor.Result
 	check  string // group and name, joined by ": "
 	found  string // a pattern

@@ -6,8 +6,9 @@ import (
 	"preauth/internal/doctor"
 )
 
-// Patient returns what the settings describe, for an examination. Nothing is connected yet. The caller
-// closes the database and the client for WeChat. The error says all that is wrong with the settings.
+// Patient returns what the settings describe, for an examination. Nothing is connected yet. The
+// caller closes the database and the client for WeChat. The error says all that is wrong with the
+// settings.
 func (s Service) Patient() (doctor.Patient, error) {
 	var (
 		p    doctor.Patient

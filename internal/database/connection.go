@@ -11,16 +11,16 @@ type Connection struct {
 	Version string `db:"version"`
 	// Now is the server's time in UTC.
 	Now time.Time `db:"now"`
-	// MaxPacket is the largest statement that the server takes, in bytes, and MaxConnections how many
-	// connections it has for all accounts; 0 is no limit.
+	// MaxPacket is the largest statement that the server takes, in bytes, and MaxConnections how
+	// many connections it has for all accounts; 0 is no limit.
 	MaxPacket      int `db:"max_packet"`
 	MaxConnections int `db:"max_connections"`
 	// Cipher is that of the connection, "" for one without TLS.
 	Cipher string `db:"-"`
 }
 
-// Connection asks the server. Success proves that it can be reached, takes the login, and keeps what
-// the session sets.
+// Connection asks the server. Success proves that it can be reached, takes the login, and keeps
+// what the session sets.
 func (db *DB) Connection(ctx context.Context) (Connection, error) {
 	const operation = "database: connection"
 	said, err := Query[Connection](ctx, db, operation, "/* database.connection */ SELECT VERSION() AS version, UTC_TIMESTAMP(6) AS now, "+

@@ -34,8 +34,8 @@ func now(cfg consumer.Config) time.Time {
 	return time.Now()
 }
 
-// noteClock notes the time of another machine, which it told between two times of here. The most exact
-// one counts.
+// noteClock notes the time of another machine, which it told between two times of here. The most
+// exact one counts.
 func (e *examination) noteClock(name string, asked, answered, there time.Time, matters string) {
 	half := answered.Sub(asked) / 2
 	c := clock{name, there.Sub(asked.Add(half)), half, matters}

@@ -157,8 +157,8 @@ func isLoopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// reach names what may be wrong where something cannot be reached: the flags that say how, and what to
-// do if nobody listens.
+// reach names what may be wrong where something cannot be reached: the flags that say how, and what
+// to do if nobody listens.
 type reach struct{ start, address, authority, certificate string }
 
 // natsRemedy says what to change after a connection to NATS has failed.

@@ -1,6 +1,6 @@
-// Package doctor finds what is wrong with everything that a service needs, before and after a start,
-// and says what to change. It changes nothing: it makes no stream, keeps no row, and no message of it
-// reaches a client of the service.
+// Package doctor finds what is wrong with everything that a service needs, before and after a
+// start, and says what to change. It changes nothing: it makes no stream, keeps no row, and no
+// message of it reaches a client of the service.
 package doctor
 
 import (
@@ -57,8 +57,8 @@ type Patient struct {
 // limit bounds each check.
 const limit = 10 * time.Second
 
-// Examine makes all checks and reports each finding as soon as it is there. It returns when ctx ends,
-// too; checks that this cuts short are reported as problems.
+// Examine makes all checks and reports each finding as soon as it is there. It returns when ctx
+// ends, too; checks that this cuts short are reported as problems.
 func Examine(ctx context.Context, p Patient, report func(Finding)) {
 	e := &examination{Patient: p, report: report}
 	defer e.close()

@@ -21,8 +21,8 @@ const (
 	headerTraceOnly = "Nats-Trace-Only"
 )
 
-// Rights are written as patterns, as in deploy/nats/accounts.conf. What is tried has nobody in place
-// of the wildcards: no component and no consumer has this name.
+// Rights are written as patterns, as in deploy/nats/accounts.conf. What is tried has nobody in
+// place of the wildcards: no component and no consumer has this name.
 const nobody = "_"
 
 var (
@@ -34,7 +34,8 @@ var (
 // trial tries rights on a connection of its own, so that refusals are those of the trial.
 type trial struct {
 	nc *nats.Conn
-	// trace is where the server may report traces. It is "" if publishing cannot be tried; why says why.
+	// trace is where the server may report traces. It is "" if publishing cannot be tried; why says
+	// why.
 	trace, why string
 }
 
@@ -106,8 +107,8 @@ func (t *trial) publishes(ctx context.Context, patterns ...string) (refused []st
 	return refused, nil
 }
 
-// subscribes returns those of the subjects to which the user may not subscribe. Each subscription ends
-// as soon as it is there. It is in no queue group, so it takes no request away from a replica.
+// subscribes returns those of the subjects to which the user may not subscribe. Each subscription
+// ends as soon as it is there. It is in no queue group, so it takes no request away from a replica.
 func (t *trial) subscribes(ctx context.Context, subjects ...string) (refused []string, err error) {
 	for _, subject := range subjects {
 		no, err := t.refuses(ctx, func() error {
@@ -158,8 +159,8 @@ func announcements(s preauth.Subjects) []string {
 	return []string{s.Updated + ".*", s.Failed + ".*", s.Authorized + ".*"}
 }
 
-// uses are the requests that the service makes to the JetStream API at api, which begins its subjects,
-// and how it acknowledges. The others are names of streams.
+// uses are the requests that the service makes to the JetStream API at api, which begins its
+// subjects, and how it acknowledges. The others are names of streams.
 func uses(api, tokens, authorizations, updates string) []string {
 	var patterns []string
 	for _, name := range []string{tokens, authorizations} {
@@ -175,8 +176,8 @@ func uses(api, tokens, authorizations, updates string) []string {
 const (
 	// brokeOff is the remedy where a trial cannot go on.
 	brokeOff = "look at nats-server's log: it ended the connection"
-	// needsAnswers is why a right to publish is not tried of a user that may publish no answer: traces go
-	// there too.
+	// needsAnswers is why a right to publish is not tried of a user that may publish no answer:
+	// traces go there too.
 	needsAnswers = "needs the right to answer"
 	// needsReplies is why a check is skipped of a user that hears no answers.
 	needsReplies = "needs the right to receive replies"

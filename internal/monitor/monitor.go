@@ -24,8 +24,8 @@ type Server struct {
 	http *http.Client
 }
 
-// New returns the endpoint at a URL such as http://127.0.0.1:8222. authorities are those that signed
-// the certificate of an https one; nil stands for the system's.
+// New returns the endpoint at a URL such as http://127.0.0.1:8222. authorities are those that
+// signed the certificate of an https one; nil stands for the system's.
 func New(url string, authorities *x509.CertPool) *Server {
 	return &Server{
 		url: strings.TrimRight(url, "/"),
