@@ -816,6 +816,48 @@ func TestDoctorOfAHealthyService(t *testing.T) {
 	stop()
 }
 
+// In a cluster, each server is looked at, and streams should have replicas.
+func TestDoctorOfACluster(t *testing.T) {
+	t.Parallel()
+	cluster, err := natsserver.StartCluster(t.Context(), 3, natsserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := newClinic(t, apptest.MySQL, "", true)
+	c.args["nats-url"], c.args["stream-replicas"] = cluster.URL(), "3"
+	delete(c.args, "nats-monitor")
+	c.isClean("with replicas")
+
+	find := func(check string) doctor.Finding {
+		t.Helper()
+		findings, _ := c.examine()
+		for _, f := range findings {
+			if f.Group+": "+f.Check == check {
+				return f
+			}
+		}
+		t.Fatalf("no finding of %s: %+v", check, findings)
+		panic("unreachable")
+	}
+	delete(c.args, "stream-replicas")
+	if f := find("JetStream: replicas"); f.Result != doctor.Warning || !strings.Contains(f.Found, "alone keeps COMPONENT_TOKENS") || !strings.Contains(f.Do, "--stream-replicas=3") {
+		t.Errorf("without replicas: %+v", f)
+	}
+	cluster.Nodes[0].Stop()
+	if f := find("NATS: " + cluster.Nodes[0].URL()); f.Result != doctor.Warning || !strings.Contains(f.Do, "start nats-server") {
+		t.Errorf("without one server: %+v", f)
+	}
+	cluster.Nodes[1].Stop()
+	if f := find("JetStream: enabled"); f.Result != doctor.Problem || !strings.Contains(f.Do, "a cluster needs most of its servers") {
+		t.Errorf("with one server of three: %+v", f)
+	}
+}
+
 // With the roles of deploy/nats, doctor has what it needs: the service's to try its rights, and the
 // operator's to see limits and replicas.
 func TestDoctorWithTheRolesOfTheDeployment(t *testing.T) {
