@@ -114,7 +114,7 @@ func (a Authorized) Encode() []byte {
 // Header returns the headers of the announcement, like [Update.Header]. id must be the same each
 // time that the same announcement is published.
 func (a Authorized) Header(id, source string) nats.Header {
-	return withTraceParent(cloudEventHeader(id, "preauth.authorized", source, a.AppID, a.AuthorizedAt), a.TraceParent)
+	return AddTraceParent(cloudEventHeader(id, "preauth.authorized", source, a.AppID, a.AuthorizedAt), a.TraceParent)
 }
 
 // ParseAuthorized parses the body of an [Authorized]. An error wraps [ErrInvalid].

@@ -75,7 +75,7 @@ func (c *Client) AnnounceAuthorization(ctx context.Context, e AuthorizationEvent
 
 // publish publishes an event and returns once a stream has stored it.
 func (c *Client) publish(ctx context.Context, subject, traceParent string, body []byte) error {
-	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: withTraceParent(nats.Header{}, traceParent), Data: body})
+	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: AddTraceParent(nats.Header{}, traceParent), Data: body})
 	return err
 }
 
@@ -305,7 +305,7 @@ func (c *Client) Subscribe(updated func(Update), failed func(error)) (*nats.Subs
 		if err != nil {
 			return err
 		}
-		u.TraceParent = traceParent(msg.Header)
+		u.TraceParent = TraceParent(msg.Header)
 		updated(u)
 		return nil
 	}, failed)
@@ -321,7 +321,7 @@ func (c *Client) SubscribeAuthorized(authorized func(Authorized), failed func(er
 		if err != nil {
 			return err
 		}
-		a.TraceParent = traceParent(msg.Header)
+		a.TraceParent = TraceParent(msg.Header)
 		authorized(a)
 		return nil
 	}, failed)

@@ -26,7 +26,7 @@ func ParseAuthorizationEvent(appid string, header nats.Header, body []byte, rece
 	}
 	e := AuthorizationEvent{
 		AppID: named, PreAuthCode: NewSecret(fields.code), AuthorizerAppID: fields.authorizer, InfoType: fields.infoType,
-		AuthorizedAt: fields.authorizedAt.Time, TraceParent: traceParent(header),
+		AuthorizedAt: fields.authorizedAt.Time, TraceParent: TraceParent(header),
 	}
 	if err := e.Check(); err != nil {
 		return AuthorizationEvent{AppID: named}, err

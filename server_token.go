@@ -42,7 +42,7 @@ func ParseTokenEvent(appid string, header nats.Header, body []byte, received tim
 		return e, err
 	}
 	return TokenEvent{
-		AppID: named, Token: NewSecret(fields.token), IssuedAt: issuedAt, ExpiresAt: expiresAt, TraceParent: traceParent(header),
+		AppID: named, Token: NewSecret(fields.token), IssuedAt: issuedAt, ExpiresAt: expiresAt, TraceParent: TraceParent(header),
 	}, nil
 }
 

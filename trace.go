@@ -9,10 +9,10 @@ import (
 // traceParentHeader has the trace context of a message (https://www.w3.org/TR/trace-context/).
 const traceParentHeader = "traceparent"
 
-// traceParent returns the trace context in the headers of a message. It is "" if they have none, or
-// several, or one that is not valid: a trace is never a reason to refuse an event. Programs write
+// TraceParent returns the W3C trace context in the headers of a message. It is "" if they have none,
+// or several, or one that is not valid: a trace is never a reason to refuse a message. Programs write
 // the header's name in several cases.
-func traceParent(header nats.Header) string {
+func TraceParent(header nats.Header) string {
 	var found []string
 	for name, values := range header {
 		if strings.EqualFold(name, traceParentHeader) {
@@ -25,8 +25,9 @@ func traceParent(header nats.Header) string {
 	return found[0]
 }
 
-// withTraceParent adds a trace context to headers, unless it is empty or not valid.
-func withTraceParent(header nats.Header, value string) nats.Header {
+// AddTraceParent adds a W3C trace context to the headers of a message, unless it is empty or not
+// valid, and returns them.
+func AddTraceParent(header nats.Header, value string) nats.Header {
 	if isTraceParent(value) {
 		header[traceParentHeader] = []string{value}
 	}

@@ -83,7 +83,7 @@ func (u Update) Header(source string) nats.Header {
 	if u.Spent {
 		at = u.ExpiresAt
 	}
-	return withTraceParent(cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, at), u.TraceParent)
+	return AddTraceParent(cloudEventHeader(u.MessageID(), "preauth.updated", source, u.AppID, at), u.TraceParent)
 }
 
 // cloudEventHeader returns the attributes of a CloudEvent in binary mode and the message id by

@@ -106,7 +106,7 @@ func (a *authorizations) tell(d *delivery, event preauth.AuthorizationEvent, spe
 
 // fail has an event recorded as a failure, which changes nothing else.
 func (a *authorizations) fail(ctx context.Context, d *delivery, class preauth.Class, cause error) {
-	saved, _, err := d.commit(ctx, a.commit, failedEvent(d.step.AppID, d.position, class, cause, a.now()))
+	saved, _, err := d.commit(ctx, a.commit, d.failed(class, cause, a.now()))
 	if err != nil {
 		d.giveBack(err)
 		return

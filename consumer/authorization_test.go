@@ -377,14 +377,17 @@ func TestAuthorizationsWaitForTheService(t *testing.T) {
 	w.eventually("another code is current", func() bool { current := w.current("wx1"); return !current.Equal(code) })
 }
 
-// The trace context of an authorization goes on with both announcements, and that of a token with
-// its update.
+// The trace context of an authorization goes on with both announcements, that of a token with its
+// update, and that of an event that cannot be understood with the failure.
 func TestTraceContextIsPassedOn(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start().ready()
 	const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	headers := map[string]chan string{"preauth.updated": make(chan string, 10), "preauth.authorized": make(chan string, 10)}
-	for subject, seen := range headers {
+	failed := make(chan string, 10)
+	for subject, seen := range map[string]chan string{
+		"preauth.updated": headers["preauth.updated"], "preauth.authorized": headers["preauth.authorized"], "preauth.failed": failed,
+	} {
 		sub, err := w.nc.Subscribe(subject, func(msg *nats.Msg) { seen <- msg.Header.Get("traceparent") })
 		if err != nil {
 			t.Fatal(err)
@@ -407,5 +410,9 @@ func TestTraceContextIsPassedOn(t *testing.T) {
 		if got := next(w, seen); got != traceparent {
 			t.Errorf("the message on %s has the trace context %q", subject, got)
 		}
+	}
+	publish("component.token.updated", []byte("{"))
+	if got := next(w, failed); got != traceparent {
+		t.Errorf("the failure has the trace context %q", got)
 	}
 }

@@ -31,13 +31,17 @@ type delivery struct {
 	step     Step
 	log      *slog.Logger
 	trace    tracer
+	// traceParent is the trace context to announce the outcome with.
+	traceParent string
 }
 
 // newDelivery returns a delivery whose steps are like the given one.
 func newDelivery(
 	msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity, step Step, log *slog.Logger, trace tracer,
 ) *delivery {
-	d := &delivery{msg: msg, position: positionOf(id, meta), step: step, log: log, trace: trace}
+	d := &delivery{
+		msg: msg, position: positionOf(id, meta), step: step, log: log, trace: trace, traceParent: preauth.TraceParent(msg.Headers()),
+	}
 	d.step.Sequence = d.position.Sequence
 	return d
 }
@@ -102,15 +106,15 @@ func (d *delivery) redeliver(delay time.Duration) {
 	}
 }
 
-// failedEvent is the outcome of an event that cannot be worked on. It touches no component, so no row
+// failed is the outcome of an event that cannot be worked on. It touches no component, so no row
 // recognises a redelivery. The stream of failures does, since the message id is the same each time.
-func failedEvent(appid string, position repo.Position, class preauth.Class, cause error, now time.Time) repo.Outcome {
+func (d *delivery) failed(class preauth.Class, cause error, now time.Time) repo.Outcome {
 	now = now.UTC()
 	return repo.Outcome{
-		AppID: appid, At: now, FailureID: failureID(position, position.Time),
+		AppID: d.step.AppID, At: now, FailureID: failureID(d.position, d.position.Time), TraceParent: d.traceParent,
 		Failure: &preauth.Failure{
-			AppID: appid, Class: class, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
-			Stream: position.Stream, StreamSequence: position.Sequence, OccurredAt: now,
+			AppID: d.step.AppID, Class: class, ErrMsg: strings.TrimPrefix(cause.Error(), preauth.ErrInvalid.Error()+": "),
+			Stream: d.position.Stream, StreamSequence: d.position.Sequence, OccurredAt: now,
 		},
 	}
 }

@@ -71,7 +71,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	d := newDelivery(msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseToken}, w.log, w.trace)
 	d.tell(StepReceived)
 	if err != nil {
-		w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))
+		w.finish(ctx, d, d.failed(preauth.ClassBadEvent, err, w.now()))
 		return
 	}
 
@@ -97,7 +97,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 
 	now := w.now()
 	token := repo.Token{Position: d.position, Fingerprint: repo.FingerprintOf(event.Token), ExpiresAt: event.ExpiresAt}
-	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: now, TraceParent: event.TraceParent}
+	outcome := repo.Outcome{AppID: event.AppID, Token: token, Cause: preauth.CauseToken, At: now, TraceParent: d.traceParent}
 	how := arrival{w.tokens.FirstOf(event.AppID, token), meta.NumDelivered}
 	switch decide(known, token, how, now) {
 	case decisionSuperseded:

@@ -259,11 +259,13 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	var err error
 	switch f, a := n.Failure, n.Authorized; {
 	case f != nil:
-		err = p.publishMsg(ctx, f.Subject(p.cfg.Subjects.Failed), preauth.FailureHeader(n.MessageID, p.cfg.Source, f.AppID, f.OccurredAt), f.Encode())
+		header := preauth.FailureHeader(n.MessageID, p.cfg.Source, f.AppID, f.OccurredAt)
+		err = p.publishMsg(ctx, f.Subject(p.cfg.Subjects.Failed), preauth.AddTraceParent(header, n.TraceParent), f.Encode())
 	case a != nil:
-		err = p.publishMsg(ctx, preauth.SubjectFor(p.cfg.Subjects.Authorized, a.AppID), a.Header(n.MessageID, p.cfg.Source), a.Encode())
+		header := a.Header(n.MessageID, p.cfg.Source)
+		err = p.publishMsg(ctx, preauth.SubjectFor(p.cfg.Subjects.Authorized, a.AppID), preauth.AddTraceParent(header, n.TraceParent), a.Encode())
 	default:
-		err = p.publishUpdate(ctx, *n.Update)
+		err = p.publishUpdate(ctx, *n.Update, n.TraceParent)
 	}
 	p.metrics.published(err, time.Since(started))
 	if err != nil {
@@ -286,10 +288,10 @@ func (p *publisher) publishMsg(ctx context.Context, subject string, header nats.
 	return nil
 }
 
-func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update) error {
+func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update, traceParent string) error {
 	msg := &nats.Msg{
 		Subject: preauth.SubjectFor(p.cfg.Subjects.Updated, update.AppID),
-		Header:  update.Header(p.cfg.Source), Data: update.Encode(),
+		Header:  preauth.AddTraceParent(update.Header(p.cfg.Source), traceParent), Data: update.Encode(),
 	}
 	source, err := p.source(ctx)
 	if err != nil {

@@ -22,6 +22,9 @@ type Announcement struct {
 	Update     *preauth.Update
 	Failure    *preauth.Failure
 	Authorized *preauth.Authorized
+	// TraceParent is the W3C trace context to publish it with, "" for none. It is not in the Update or
+	// the Authorized.
+	TraceParent string
 	// CreatedAt is the outcome's time, in UTC.
 	CreatedAt time.Time
 }

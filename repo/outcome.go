@@ -37,8 +37,8 @@ type Outcome struct {
 	// the same when the same outcome is saved again. A failure with an empty one is recorded in the
 	// component's row and not announced; a bad event must have one.
 	FailureID string
-	// TraceParent is the W3C trace context of what led to the outcome, up to 64 bytes. It goes with the
-	// announcement of a code.
+	// TraceParent is the W3C trace context of what led to the outcome, up to 64 bytes. It goes with what
+	// is announced.
 	TraceParent string
 }
 

@@ -229,8 +229,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 // announcement announces the current code.
 func (c *component) announcement(at time.Time, traceParent string) *Announcement {
 	u := c.Current.Update(c.AppID)
-	u.TraceParent = traceParent
-	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: &u, CreatedAt: at}
+	return &Announcement{MessageID: u.MessageID(), AppID: c.AppID, Update: &u, TraceParent: traceParent, CreatedAt: at}
 }
 
 // announceFailure puts the failure into the outbox, unless the outcome says not to.
@@ -239,7 +238,9 @@ func (p *plan) announceFailure(o Outcome, result *Result) {
 	if o.FailureID == "" {
 		return
 	}
-	result.Announcement = &Announcement{MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, CreatedAt: o.At}
+	result.Announcement = &Announcement{
+		MessageID: o.FailureID, AppID: o.AppID, Failure: o.Failure, TraceParent: o.TraceParent, CreatedAt: o.At,
+	}
 	p.announcements = append(p.announcements, result.Announcement)
 }
 

@@ -136,14 +136,15 @@ FROM outbox AS o LEFT JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.ap
 `
 
 func (row outboxRow) announcement() Announcement {
-	a := Announcement{MessageID: row.MessageID, AppID: row.AppID, Failure: failureFrom(row.AppID, row.Failure.V), CreatedAt: row.CreatedAt}
+	a := Announcement{
+		MessageID: row.MessageID, AppID: row.AppID, Failure: failureFrom(row.AppID, row.Failure.V),
+		TraceParent: row.TraceParent.V, CreatedAt: row.CreatedAt,
+	}
 	if current := row.Current.current(); current != nil {
 		update := current.Update(row.AppID)
-		update.TraceParent = row.TraceParent.V
 		a.Update = &update
 	}
 	if authorized, err := preauth.ParseAuthorized([]byte(row.Authorized.V)); err == nil {
-		authorized.TraceParent = row.TraceParent.V
 		a.Authorized = &authorized
 	}
 	return a
@@ -151,12 +152,15 @@ func (row outboxRow) announcement() Announcement {
 
 // row returns the announcement as it is stored.
 func (a *Announcement) row() outboxRow {
-	row := outboxRow{MessageID: a.MessageID, AppID: a.AppID, Failure: null(textOf(a.Failure)), CreatedAt: a.CreatedAt}
+	row := outboxRow{
+		MessageID: a.MessageID, AppID: a.AppID, Failure: null(textOf(a.Failure)),
+		TraceParent: null(a.TraceParent), CreatedAt: a.CreatedAt,
+	}
 	if a.Update != nil {
-		row.Revision, row.TraceParent = null(a.Update.Revision), null(a.Update.TraceParent)
+		row.Revision = null(a.Update.Revision)
 	}
 	if a.Authorized != nil {
-		row.Authorized, row.TraceParent = null(string(a.Authorized.Encode())), null(a.Authorized.TraceParent)
+		row.Authorized = null(string(a.Authorized.Encode()))
 	}
 	return row
 }

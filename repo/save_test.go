@@ -362,17 +362,18 @@ func TestSaveReturnsWhatTheOutboxHolds(t *testing.T) {
 		o.Code.ExpiresAt = o.At.Add(30*time.Minute + 999*time.Nanosecond)
 	})
 	for _, o := range []repo.Outcome{odd, failed("wx2", at(2), 1), bad("", at(3))} {
+		o.TraceParent = traceParent
 		returned := d.save(t, o)[0].Announcement
 		waiting := d.outbox(t)
 		kept := waiting[len(waiting)-1]
-		if describe(*returned) != describe(kept) {
+		if describe(*returned) != describe(kept) || kept.TraceParent != traceParent {
 			t.Errorf("returned %s\nkept     %s", describe(*returned), describe(kept))
 		}
 	}
 }
 
 func describe(a repo.Announcement) string {
-	text := fmt.Sprintln(a.MessageID, a.AppID, a.CreatedAt)
+	text := fmt.Sprintln(a.MessageID, a.AppID, a.TraceParent, a.CreatedAt)
 	if a.Update != nil {
 		text += string(a.Update.Encode())
 	}

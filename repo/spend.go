@@ -116,9 +116,11 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 	authorized := &preauth.Authorized{
 		AppID: a.AppID, ClaimID: row.ClaimID.V, Reference: row.Reference.V, ClaimedAt: row.ClaimedAt.V, Revision: row.Revision.V,
 		AuthorizerAppID: a.AuthorizerAppID, InfoType: a.InfoType, AuthorizedAt: a.AuthorizedAt,
-		IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V, TraceParent: a.TraceParent,
+		IssuedAt: row.IssuedAt.V, ExpiresAt: row.ExpiresAt.V,
 	}
-	announcement := Announcement{MessageID: authorizedID(row), AppID: a.AppID, Authorized: authorized, CreatedAt: a.At}
+	announcement := Announcement{
+		MessageID: authorizedID(row), AppID: a.AppID, Authorized: authorized, TraceParent: a.TraceParent, CreatedAt: a.At,
+	}
 	p.announcements = append(p.announcements, &announcement)
 	spent.Announcements = append(spent.Announcements, announcement)
 	return spent, p.write(ctx, tx)

@@ -49,10 +49,7 @@ func describeAll(announcements []repo.Announcement) string {
 	for i, a := range announcements {
 		if a.Authorized != nil {
 			a.MessageID = "authorized"
-			texts[i] = string(a.Authorized.Encode()) + a.Authorized.TraceParent
-		}
-		if a.Update != nil {
-			texts[i] = a.Update.TraceParent
+			texts[i] = string(a.Authorized.Encode())
 		}
 		texts[i] += describe(a)
 	}
@@ -65,7 +62,7 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	d := newDatabase(t)
 	outcome := succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.TraceParent = traceParent })
 	first := d.save(t, outcome)[0].Announcement
-	if waiting := d.outbox(t); describeAll(waiting) != describeAll([]repo.Announcement{*first}) || first.Update.TraceParent != traceParent {
+	if waiting := d.outbox(t); describeAll(waiting) != describeAll([]repo.Announcement{*first}) || first.TraceParent != traceParent {
 		t.Errorf("saved: %+v, waiting: %+v", first, waiting)
 	}
 	now := outcome.DueAt
@@ -78,14 +75,15 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	}
 	update := preauth.Update{
 		AppID: "wx1", PreAuthCode: outcome.Code.PreAuthCode, IssuedAt: outcome.Code.IssuedAt, ExpiresAt: a.AuthorizedAt,
-		Revision: 7, Cause: preauth.CauseToken, Spent: true, TraceParent: traceParent,
+		Revision: 7, Cause: preauth.CauseToken, Spent: true,
 	}
 	authorized := preauth.Authorized{
 		AppID: "wx1", Revision: 7, AuthorizerAppID: "wxa", InfoType: preauth.InfoAuthorized, AuthorizedAt: a.AuthorizedAt,
-		IssuedAt: outcome.Code.IssuedAt, ExpiresAt: outcome.Code.ExpiresAt, TraceParent: traceParent,
+		IssuedAt: outcome.Code.IssuedAt, ExpiresAt: outcome.Code.ExpiresAt,
 	}
 	wanted := describeAll([]repo.Announcement{
-		{MessageID: "wx1.7", AppID: "wx1", Update: &update, CreatedAt: now}, {AppID: "wx1", Authorized: &authorized, CreatedAt: now},
+		{MessageID: "wx1.7", AppID: "wx1", Update: &update, TraceParent: traceParent, CreatedAt: now},
+		{AppID: "wx1", Authorized: &authorized, TraceParent: traceParent, CreatedAt: now},
 	})
 	if got := describeAll(spent.Announcements); got != wanted {
 		t.Errorf("announced:\n%s\nwanted:\n%s", got, wanted)
