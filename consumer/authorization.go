@@ -38,13 +38,13 @@ type authorizations struct {
 func (a *authorizations) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity) {
 	appid := preauth.AppIDFromSubject(a.subject, msg.Subject())
 	event, err := preauth.ParseAuthorizationEvent(appid, msg.Headers(), msg.Data(), meta.Timestamp)
-	d := newDelivery(msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseSpent}, a.log, a.trace)
-	d.tell(StepReceived)
+	ctx, d := newDelivery(ctx, a.subject, msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseSpent}, a.log, a.trace)
 	if err != nil {
 		a.fail(ctx, d, preauth.ClassBadEvent, err)
 		return
 	}
 
+	event.TraceParent = d.traceParent
 	spent, err := a.spend(ctx, event)
 	switch {
 	case errors.Is(err, repo.ErrUnknownCode):

@@ -47,7 +47,7 @@ func newCommitter(
 	wechat *outage.Log, owned func() error, onNewCode func(appid string),
 ) *committer {
 	c := &committer{
-		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.Trace, now: cfg.Now,
+		db: db, codes: codes, publisher: p, health: h, metrics: m, log: log, trace: cfg.tracer, now: cfg.Now,
 		retry: cfg.Delays.TransientMax, wechat: wechat, owned: owned, onNewCode: onNewCode,
 	}
 	c.outcomes = batch.New(transactions, repo.MaxBatch, c.save)
@@ -62,12 +62,12 @@ func newCommitter(
 // ctx, so it has to be the one of all work.
 func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before repo.Component) (repo.Outcome, repo.Result, error) {
 	outcome = announceNews(outcome, before)
-	result, err := c.outcomes.Do(ctx, outcome)
+	result, err := c.do(ctx, outcome)
 	if err == nil && result.Status == repo.Refused && outcome.Code != nil {
 		now := c.now()
 		bad := &wechat.Error{Class: preauth.ClassBadReply, ErrMsg: result.Err.Error()}
 		outcome = announceNews(fail(outcome, bad, before.Attempts+1, now, now.Add(pause.Jittered(c.retry))), before)
-		result, err = c.outcomes.Do(ctx, outcome)
+		result, err = c.do(ctx, outcome)
 	}
 	if err == nil {
 		err = result.Err
@@ -76,6 +76,11 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 		c.tell(ctx, outcome, result)
 	}
 	return outcome, result, err
+}
+
+// do has the next transaction save an outcome.
+func (c *committer) do(ctx context.Context, outcome repo.Outcome) (repo.Result, error) {
+	return batched(ctx, c.trace, "repo: save", c.outcomes, outcome)
 }
 
 // errNotOwned means that the database belongs to other streams by now. What was begun for these is
@@ -88,7 +93,7 @@ func (c *committer) save(ctx context.Context, outcomes []repo.Outcome) (results 
 	var lost error
 	err = untilAvailable(ctx, c.health, "saving", func(ctx context.Context) (err error) {
 		if lost = c.owned(); lost == nil {
-			results, err = c.db.Save(ctx, outcomes)
+			results, err = c.db.Save(unspanned(ctx), outcomes)
 		}
 		return err
 	})
@@ -109,7 +114,7 @@ func (c *committer) tell(ctx context.Context, outcome repo.Outcome, result repo.
 	case outcome.Code != nil:
 		step.Name, step.Revision = StepCommitted, result.Revision
 	}
-	c.trace(step)
+	c.trace.step(ctx, step)
 	if a := result.Announcement; a != nil {
 		var eventAt time.Time
 		if a.Update != nil && outcome.Cause == preauth.CauseToken {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"preauth"
 	"preauth/internal/monitor"
 )
@@ -86,8 +88,12 @@ type Config struct {
 	Now func() time.Time
 	// Trace, if set, is told each [Step] of each event as it happens, from many goroutines at once.
 	Trace func(Step)
+	// Spans, if set, records spans of events, codes and requests, as OpenTelemetry has them. They hold no
+	// token, no code and nothing of a claim.
+	Spans trace.TracerProvider
 
 	intervals intervals // tests shorten them
+	tracer    tracer    // of Trace and Spans
 }
 
 // lease is for how long a due component is left to the replica that leased it.
@@ -171,6 +177,7 @@ func (c Config) withDefaults() Config {
 	if c.Trace == nil {
 		c.Trace = func(Step) {}
 	}
+	c.tracer = newTracer(c.Trace, c.Spans)
 	return c
 }
 

@@ -31,19 +31,26 @@ type delivery struct {
 	step     Step
 	log      *slog.Logger
 	trace    tracer
+	span     span
+	received time.Time
 	// traceParent is the trace context to announce the outcome with.
 	traceParent string
 }
 
-// newDelivery returns a delivery whose steps are like the given one.
+// newDelivery returns a delivery from the subject, whose steps are like the given one. The context is
+// that of its work.
 func newDelivery(
-	msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity, step Step, log *slog.Logger, trace tracer,
-) *delivery {
-	d := &delivery{
-		msg: msg, position: positionOf(id, meta), step: step, log: log, trace: trace, traceParent: preauth.TraceParent(msg.Headers()),
-	}
+	ctx context.Context, subject string, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity, step Step,
+	log *slog.Logger, trace tracer,
+) (context.Context, *delivery) {
+	d := &delivery{msg: msg, position: positionOf(id, meta), step: step, log: log, trace: trace, received: time.Now()}
 	d.step.Sequence = d.position.Sequence
-	return d
+	published := preauth.TraceParent(msg.Headers())
+	ctx, d.span = trace.event(ctx, subject, step.AppID, published)
+	d.traceParent = d.span.traceParent(published)
+	d.span.waited("stream", meta.Timestamp)
+	d.tell(StepReceived)
+	return ctx, d
 }
 
 func positionOf(id stream.Identity, meta *jetstream.MsgMetadata) repo.Position {
@@ -56,7 +63,8 @@ func positionOf(id stream.Identity, meta *jetstream.MsgMetadata) repo.Position {
 // tell traces a step of the event.
 func (d *delivery) tell(name StepName) {
 	d.step.Name = name
-	d.trace(d.step)
+	d.trace.told(d.step)
+	d.span.step(d.step)
 }
 
 // commit commits the outcome of the event. While MySQL refuses it, the event stays in flight, since
@@ -77,6 +85,7 @@ func (d *delivery) commit(ctx context.Context, c *committer, outcome repo.Outcom
 // the event was given up, the stream's advisory says why. Nothing confirms the acknowledgement: if it
 // gets lost, the event is redelivered and found finished.
 func (d *delivery) end(f *preauth.Failure) {
+	defer d.span.end(nil)
 	acknowledge := d.msg.Ack
 	if f != nil && f.RetryAt.IsZero() {
 		acknowledge = func() error { return d.msg.TermWithReason(string(f.Class)) }
@@ -96,11 +105,12 @@ func (d *delivery) giveBack(cause error) {
 		delay = defectDelay
 		d.log.Error("event given back to the stream", "retry_in", delay, "error", cause)
 	}
-	d.redeliver(delay)
+	d.redeliver(delay, cause)
 }
 
-// redeliver has the stream deliver the event again later.
-func (d *delivery) redeliver(delay time.Duration) {
+// redeliver has the stream deliver the event again later. cause is what went wrong, nil if nothing did.
+func (d *delivery) redeliver(delay time.Duration, cause error) {
+	defer d.span.end(cause)
 	if err := d.msg.NakWithDelay(pause.Jittered(delay)); err != nil {
 		d.log.Debug("redelivery not asked for: it comes when the ack wait is over", "error", err)
 	}

@@ -50,7 +50,7 @@ func newWorker(
 	rows := batch.New(reads, readLimit, func(ctx context.Context, appids []string) ([]repo.Component, error) {
 		var known map[string]repo.Component
 		err := untilAvailable(ctx, h, "reading components", func(ctx context.Context) (err error) {
-			known, err = db.Components(ctx, appids)
+			known, err = db.Components(unspanned(ctx), appids)
 			return err
 		})
 		components := make([]repo.Component, len(appids))
@@ -61,15 +61,14 @@ func newWorker(
 	})
 	return &worker{
 		subject: cfg.Subjects.TokenUpdated, tokens: tokens, locks: locks, rows: rows, issuer: i, commit: c, metrics: m,
-		log: log, trace: cfg.Trace, now: cfg.Now,
+		log: log, trace: cfg.tracer, now: cfg.Now,
 	}
 }
 
 // work takes an event all its way. When ctx ends before, the event goes back to the stream.
 func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.MsgMetadata, id stream.Identity) {
 	event, err := parseTokenEvent(w.subject, msg, meta)
-	d := newDelivery(msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseToken}, w.log, w.trace)
-	d.tell(StepReceived)
+	ctx, d := newDelivery(ctx, w.subject, msg, meta, id, Step{AppID: event.AppID, Cause: preauth.CauseToken}, w.log, w.trace)
 	if err != nil {
 		w.finish(ctx, d, d.failed(preauth.ClassBadEvent, err, w.now()))
 		return
@@ -84,12 +83,13 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 	}
 	defer unlock()
 	w.tokens.Await(ctx, d.position.Sequence)
+	d.span.waited("component", d.received)
 	superseded := func() bool { return w.tokens.Superseded(event.AppID, d.position) }
 	if superseded() {
 		w.skip(d)
 		return
 	}
-	known, err := w.rows.Do(ctx, event.AppID)
+	known, err := batched(ctx, w.trace, "repo: components", w.rows, event.AppID)
 	if err != nil {
 		d.giveBack(err)
 		return
@@ -104,7 +104,7 @@ func (w *worker) work(ctx context.Context, msg jetstream.Msg, meta *jetstream.Ms
 		w.skip(d)
 		return
 	case decisionLater:
-		d.redeliver(returnDelay)
+		d.redeliver(returnDelay, nil)
 		return
 	case decisionKeep:
 		outcome.DueAt = renewAt(&known.Current.Code)

@@ -366,8 +366,8 @@ func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error
 }
 
 func (f *codeFollower) publishAgain(ctx context.Context, code preauth.Update) {
-	// It has no row in the outbox, so it is not left to the next sweep.
-	for !f.announce(repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code}) {
+	// It may have no row in the outbox, so it is not left to the next sweep.
+	for !f.announce(repo.Announcement{MessageID: code.MessageID(), AppID: code.AppID, Update: &code, TraceParent: code.TraceParent}) {
 		if !pause.For(ctx, roomPoll) {
 			return
 		}

@@ -54,7 +54,7 @@ type issuer struct {
 func newIssuer(cfg Config, api *wechat.Client, codes *view.Codes, m *metrics, log *slog.Logger) *issuer {
 	return &issuer{
 		api: api, quota: quota.New(cfg.CallsPerSecond, cfg.CallsPerDay, china, cfg.Now), calls: inflight.NewSlots(cfg.Calls),
-		codes: codes, delays: cfg.Delays, now: cfg.Now, trace: cfg.Trace, metrics: m, log: log,
+		codes: codes, delays: cfg.Delays, now: cfg.Now, trace: cfg.tracer, metrics: m, log: log,
 	}
 }
 
@@ -132,7 +132,7 @@ func (i *issuer) issue(ctx context.Context, o order) (repo.Outcome, error) {
 		now := i.now()
 		o.outcome.At = now
 		if err == nil {
-			return i.succeed(o.outcome, asked, code), nil
+			return i.succeed(ctx, o.outcome, asked, code), nil
 		}
 		failed, ok := errors.AsType[*wechat.Error](err)
 		if !ok {
@@ -175,6 +175,17 @@ func quotaFailure(err error, p priority) *wechat.Error {
 // call makes one call. asked is when it began, and the code's life counts from then: WeChat begins to
 // count before its answer arrives, and nobody is to be given a code that has died since.
 func (i *issuer) call(ctx context.Context, o order) (asked time.Time, code wechat.Code, err error) {
+	ctx, issuing := i.trace.work(ctx, "issue", o.outcome.AppID)
+	defer func() {
+		switch {
+		case errors.Is(err, errUnwanted): // which is no failure
+			issuing.end(nil)
+		case isOfQuota(err):
+			issuing.end(quotaFailure(err, o.priority))
+		default:
+			issuing.end(err)
+		}
+	}()
 	if o.unwanted() { // costs nothing of the quota
 		return time.Time{}, wechat.Code{}, errUnwanted
 	}
@@ -218,7 +229,7 @@ func (i *issuer) asker(appid string, token preauth.Secret) quota.Ask {
 	}
 }
 
-func (i *issuer) succeed(outcome repo.Outcome, asked time.Time, code wechat.Code) repo.Outcome {
+func (i *issuer) succeed(ctx context.Context, outcome repo.Outcome, asked time.Time, code wechat.Code) repo.Outcome {
 	outcome.Code = &repo.Code{
 		PreAuthCode: code.PreAuthCode,
 		IssuedAt:    asked.UTC().Truncate(time.Microsecond),
@@ -226,7 +237,7 @@ func (i *issuer) succeed(outcome repo.Outcome, asked time.Time, code wechat.Code
 	}
 	outcome.DueAt = renewAt(outcome.Code)
 	outcome.MinRevision = i.codes.LastStored(outcome.AppID).Revision
-	i.trace(outcomeStep(StepIssued, outcome))
+	i.trace.step(ctx, outcomeStep(StepIssued, outcome))
 	return outcome
 }
 

@@ -57,6 +57,7 @@ type publisher struct {
 	health  *health
 	metrics *metrics
 	log     *slog.Logger
+	trace   tracer
 	defects *outage.Defects
 
 	mu sync.Mutex
@@ -74,7 +75,7 @@ func newPublisher(
 	cfg Config, js jetstream.JetStream, db *repo.Repo, codes *view.Codes, h *health, m *metrics, log *slog.Logger,
 ) *publisher {
 	p := &publisher{
-		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, defects: outage.NewDefects(log, cfg.Now),
+		cfg: cfg, js: js, db: db, codes: codes, health: h, metrics: m, log: log, trace: cfg.tracer, defects: outage.NewDefects(log, cfg.Now),
 		updates: newQueue(updatesPart), failures: newQueue(failuresPart), authorized: newQueue(authorizedPart),
 	}
 	p.idle = sync.NewCond(&p.mu)
@@ -114,7 +115,7 @@ func (p *publisher) enqueue(ctx context.Context, a repo.Announcement, eventAt ti
 		return false
 	}
 	p.add(q, pending{a, eventAt})
-	p.dispatch(ctx)
+	p.dispatch(unspanned(ctx))
 	return true
 }
 
@@ -247,25 +248,27 @@ func (p *publisher) deleteRows(ctx context.Context, published []repo.Announcemen
 		return
 	}
 	for _, a := range published {
-		p.cfg.Trace(announcementStep(StepCleared, a))
+		p.trace.step(ctx, announcementStep(StepCleared, a))
 	}
 }
 
 // publish returns nil when the stream has stored the announcement, or a newer one of the component.
-func (p *publisher) publish(ctx context.Context, n pending) error {
+func (p *publisher) publish(ctx context.Context, n pending) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	started := time.Now()
-	var err error
+	ctx, publishing := p.trace.publishing(ctx, p.subjectOf(n.Announcement), n.Announcement)
+	traceParent := publishing.traceParent(n.TraceParent)
+	defer func() { publishing.end(err) }()
 	switch f, a := n.Failure, n.Authorized; {
 	case f != nil:
 		header := preauth.FailureHeader(n.MessageID, p.cfg.Source, f.AppID, f.OccurredAt)
-		err = p.publishMsg(ctx, f.Subject(p.cfg.Subjects.Failed), preauth.AddTraceParent(header, n.TraceParent), f.Encode())
+		err = p.publishMsg(ctx, f.Subject(p.cfg.Subjects.Failed), preauth.AddTraceParent(header, traceParent), f.Encode())
 	case a != nil:
 		header := a.Header(n.MessageID, p.cfg.Source)
-		err = p.publishMsg(ctx, preauth.SubjectFor(p.cfg.Subjects.Authorized, a.AppID), preauth.AddTraceParent(header, n.TraceParent), a.Encode())
+		err = p.publishMsg(ctx, preauth.SubjectFor(p.cfg.Subjects.Authorized, a.AppID), preauth.AddTraceParent(header, traceParent), a.Encode())
 	default:
-		err = p.publishUpdate(ctx, *n.Update, n.TraceParent)
+		err = p.publishUpdate(ctx, *n.Update, traceParent)
 	}
 	p.metrics.published(err, time.Since(started))
 	if err != nil {
@@ -275,8 +278,20 @@ func (p *publisher) publish(ctx context.Context, n pending) error {
 	if !n.eventAt.IsZero() {
 		p.metrics.endToEnd.Observe(max(0, p.cfg.Now().Sub(n.eventAt).Seconds()))
 	}
-	p.cfg.Trace(announcementStep(StepAnnounced, n.Announcement))
+	p.trace.step(ctx, announcementStep(StepAnnounced, n.Announcement))
 	return nil
+}
+
+// subjectOf returns the subject below which an announcement is published.
+func (p *publisher) subjectOf(a repo.Announcement) string {
+	switch {
+	case a.Failure != nil:
+		return p.cfg.Subjects.Failed
+	case a.Authorized != nil:
+		return p.cfg.Subjects.Authorized
+	default:
+		return p.cfg.Subjects.Updated
+	}
 }
 
 // publishMsg publishes what may come in any order.

@@ -136,7 +136,9 @@ func (r *renewer) demand(ctx context.Context, appid string, revision uint64) err
 
 // renew makes a new current code for a leased component with its newest token, and commits it or the
 // failure. cause is why, where the token has brought a code before.
-func (r *renewer) renew(ctx context.Context, component repo.Component, cause preauth.Cause) error {
+func (r *renewer) renew(ctx context.Context, component repo.Component, cause preauth.Cause) (err error) {
+	ctx, renewing := r.cfg.tracer.work(ctx, "renew", component.AppID)
+	defer func() { renewing.end(err) }()
 	leaseCtx, cancel := context.WithTimeout(ctx, component.DueAt.Sub(r.cfg.Now()))
 	defer cancel()
 	unlock, err := r.locks.Lock(leaseCtx, component.AppID)
@@ -156,7 +158,7 @@ func (r *renewer) renew(ctx context.Context, component repo.Component, cause pre
 	defer release()
 
 	now := r.cfg.Now()
-	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause}
+	outcome := repo.Outcome{AppID: component.AppID, Token: component.Token, Cause: cause, TraceParent: renewing.traceParent("")}
 	token, alive := r.tokens.Newest(component.AppID, now)
 	switch {
 	case alive && token.Position.After(component.Token.Position):

@@ -177,21 +177,23 @@ func (r *responder) stop() {
 // serve returns the handler of an endpoint.
 func (r *responder) serve(workCtx context.Context, e endpoint) micro.HandlerFunc {
 	handle := e.handler()
+	subject := strings.TrimSuffix(e.subject, ".>")
 	return func(req micro.Request) {
 		// The micro.Request must not be used once its handler has returned, and the reply subject may.
 		reply := req.Reply()
 		if !r.answerable(reply) {
 			return
 		}
+		ctx := r.cfg.tracer.request(workCtx, subject, req)
 		body, w, err := handle(req.Subject(), req.Data())
 		switch {
 		case err != nil:
-			r.refuse(reply, e, err)
+			r.refuse(ctx, reply, e, err)
 		case w == nil:
-			r.answer(reply, e, 200, body)
+			r.answer(ctx, reply, e, 200, body)
 		default:
-			if err := r.begin(workCtx, reply, e, w); err != nil {
-				r.refuse(reply, e, err)
+			if err := r.begin(ctx, reply, e, w); err != nil {
+				r.refuse(ctx, reply, e, err)
 			}
 		}
 	}
@@ -216,25 +218,27 @@ func (r *responder) begin(workCtx context.Context, reply string, e endpoint, w w
 		code, body, err := w(ctx, workCtx)
 		r.busy.Release(1) // before the answer: the requester may ask again at once
 		if err != nil {
-			r.refuse(reply, e, err)
+			r.refuse(ctx, reply, e, err)
 			return
 		}
-		r.answer(reply, e, code, body)
+		r.answer(ctx, reply, e, code, body)
 	})
 	return nil
 }
 
-func (r *responder) answer(reply string, e endpoint, code int, body []byte) {
+func (r *responder) answer(ctx context.Context, reply string, e endpoint, code int, body []byte) {
 	e.counter.count(code)
+	answered(ctx, code, "")
 	r.send(&nats.Msg{Subject: reply, Data: body})
 }
 
-func (r *responder) refuse(reply string, e endpoint, err error) {
+func (r *responder) refuse(ctx context.Context, reply string, e endpoint, err error) {
 	wire := wireError(err)
 	if wire.Code == preauth.StatusInternal {
-		r.log.Log(context.Background(), levelOf(err), "request not answered", "endpoint", e.name, "error", err)
+		r.log.Log(ctx, levelOf(err), "request not answered", "endpoint", e.name, "error", err)
 	}
 	e.counter.count(wire.Code)
+	answered(ctx, wire.Code, wire.Class)
 	r.send(&nats.Msg{
 		Subject: reply,
 		Header:  nats.Header{micro.ErrorCodeHeader: {strconv.Itoa(wire.Code)}, micro.ErrorHeader: {wire.Message}},

@@ -112,7 +112,7 @@ func New(
 	worker := newWorker(cfg, db, tokens, locks, issuer, committer, h, m, log)
 	authorizations := &authorizations{
 		subject: cfg.Subjects.Authorization, db: db, codes: codes, commit: committer, health: h, metrics: m, log: log,
-		trace: cfg.Trace, now: cfg.Now, owned: owner.check, renewNow: renewer.renewNow,
+		trace: cfg.tracer, now: cfg.Now, owned: owner.check, renewNow: renewer.renewNow,
 	}
 	// Each has a durable of its own, because one stream may cover the subjects of both.
 	taken := func(label, durable, description string, role stream.Role, work stream.Work) source {

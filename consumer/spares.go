@@ -25,6 +25,7 @@ type spares struct {
 	health       *health
 	metrics      *metrics
 	log          *slog.Logger
+	trace        tracer
 	now          func() time.Time
 
 	wake chan struct{} // holds an item when a component may be queued
@@ -50,7 +51,7 @@ func newSpares(
 	return &spares{
 		perComponent: cfg.Spares,
 		makers:       max(1, cfg.Calls/4), // most of the calls are for current codes
-		db:           db, tokens: tokens, codes: codes, issuer: i, health: h, metrics: m, log: log, now: cfg.Now,
+		db:           db, tokens: tokens, codes: codes, issuer: i, health: h, metrics: m, log: log, trace: cfg.tracer, now: cfg.Now,
 		wake: make(chan struct{}, 1), queued: map[string]bool{}, wakeAt: map[string]time.Time{},
 		cooldowns: map[string]cooldown{}, outlived: map[string]uint64{},
 	}
@@ -156,7 +157,10 @@ func (s *spares) stopping() bool {
 
 // work makes the spares that a component lacks, and looks again if that was asked for meanwhile.
 func (s *spares) work(ctx context.Context, appid string) {
-	if err := s.makeLacking(ctx, appid); err != nil {
+	ctx, making := s.trace.work(ctx, "make spares", appid)
+	err := s.makeLacking(ctx, appid)
+	making.end(err)
+	if err != nil {
 		level := levelOf(err)
 		var at time.Time // to try again; the zero time waits for the next claim or renewal
 		failed, ok := errors.AsType[*issueError](err)
@@ -280,6 +284,9 @@ type issueError struct{ preauth.Failure }
 func (e *issueError) Error() string {
 	return fmt.Sprintf("WeChat: %s: errcode %d: %s", e.Class, e.ErrCode, e.ErrMsg)
 }
+
+// ErrorType returns the class, for spans.
+func (e *issueError) ErrorType() string { return string(e.Class) }
 
 // issueUnannounced issues a code that does not become the current one. The error is errUnread,
 // errNoToken, that of ctx or of the quota, or an [*issueError]: a failure of WeChat, which also

@@ -22,8 +22,8 @@ type Announcement struct {
 	Update     *preauth.Update
 	Failure    *preauth.Failure
 	Authorized *preauth.Authorized
-	// TraceParent is the W3C trace context to publish it with, "" for none. It is not in the Update or
-	// the Authorized.
+	// TraceParent is the W3C trace context to publish it with, "" for none. The Update and the Authorized
+	// do not have it.
 	TraceParent string
 	// CreatedAt is the outcome's time, in UTC.
 	CreatedAt time.Time
@@ -80,18 +80,26 @@ func (r *Repo) OutboxDepth(ctx context.Context) (rows int, oldest time.Time, err
 
 // ListCurrent returns the announcements of the current codes, expired ones too, in the order of
 // their components: at most limit, and only components after the given one. The first page follows
-// "", and each further page the last AppID of the page before.
+// "", and each further page the last AppID of the page before. One that the outbox has too comes with
+// its trace context.
 func (r *Repo) ListCurrent(ctx context.Context, afterAppID string, limit int) ([]preauth.Update, error) {
 	// A component that ever had a code has a current one, so the page is known before the codes are
 	// read, and no server reads retired codes.
-	rows, err := database.Query[codeRow](ctx, r.db, "repo: list current", `/* repo.current */ SELECT p.id, p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at,
-	p.authorizer_appid, p.authorized_at
+	type row struct {
+		codeRow
+
+		TraceParent sql.Null[string] `db:"traceparent"`
+	}
+	rows, err := database.Query[row](ctx, r.db, "repo: list current", `/* repo.current */ SELECT p.id, p.appid, p.revision, p.code, p.cause, p.issued_at, p.expires_at,
+	p.authorizer_appid, p.authorized_at, o.traceparent
 FROM (SELECT appid FROM component WHERE appid > ? AND revision > 0 ORDER BY appid LIMIT ?) AS c
 JOIN pre_auth_code AS p FORCE INDEX (current_code) ON p.appid = c.appid AND p.slot = 0
+LEFT JOIN outbox AS o FORCE INDEX (PRIMARY) ON o.message_id = CONCAT(p.appid, '.', p.revision)
 ORDER BY c.appid`, afterAppID, max(limit, 0))
 	current := make([]preauth.Update, len(rows))
 	for i, row := range rows {
 		current[i] = row.current().Update(row.AppID)
+		current[i].TraceParent = row.TraceParent.V
 	}
 	return current, err
 }

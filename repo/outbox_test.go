@@ -116,12 +116,15 @@ func TestDeleteAnnouncedTakesAnyNumber(t *testing.T) {
 }
 
 func TestListCurrentPagesThroughAllCodes(t *testing.T) {
-	// Given components with a current code, some of which are expired or follow on another, and one
-	// that has none,
+	// Given components with a current code, some of which are expired or follow on another, one of which
+	// is announced, and one that has none,
 	d := newDatabase(t)
 	for i := range 7 {
 		d.save(t, succeeded(fmt.Sprint("wx", i), at(uint64(i+1)), fmt.Sprint("old", i)))
-		d.save(t, renewed(fmt.Sprint("wx", i), at(uint64(i+1)), fmt.Sprint("new", i)))
+		d.save(t, renewed(fmt.Sprint("wx", i), at(uint64(i+1)), fmt.Sprint("new", i), func(o *repo.Outcome) { o.TraceParent = traceParent }))
+	}
+	if err := d.DeleteAnnounced(t.Context(), []string{"wx5.2"}); err != nil {
+		t.Fatal(err)
 	}
 	d.save(t, failed("wx3a", at(1), 1))
 	// when all are read in pages,
@@ -149,9 +152,15 @@ func TestListCurrentPagesThroughAllCodes(t *testing.T) {
 		t.Errorf("pages of %v, %d codes", pages, len(got))
 	}
 	for _, a := range d.outbox(t) {
-		if a.Update != nil && string(a.Update.Encode()) != string(got[a.AppID].Encode()) {
-			t.Errorf("announced %s, current %s", a.Update.Encode(), got[a.AppID].Encode())
+		if a.Update == nil {
+			continue
 		}
+		if current := got[a.AppID]; string(a.Update.Encode()) != string(current.Encode()) || current.TraceParent != traceParent {
+			t.Errorf("announced %s, current %s in the trace %q", a.Update.Encode(), current.Encode(), current.TraceParent)
+		}
+	}
+	if trace := got["wx5"].TraceParent; trace != "" {
+		t.Errorf("what was announced is in the trace %q", trace)
 	}
 }
 

@@ -207,7 +207,7 @@ func (c *Client) ask(ctx context.Context, path, query string, body []byte, token
 
 // post sends the request to one host and reads the whole reply. It follows no redirects, which
 // would take the token to another address.
-func (c *Client) post(ctx context.Context, endpoint, query string, body []byte) (reply, error) {
+func (c *Client) post(ctx context.Context, endpoint, query string, body []byte) (r reply, err error) {
 	hostCtx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	fail := func(err error) (reply, error) {
@@ -226,6 +226,8 @@ func (c *Client) post(ctx context.Context, endpoint, query string, body []byte) 
 	if err != nil {
 		return fail(err)
 	}
+	endSpan := startSpan(ctx, req.URL)
+	defer func() { endSpan(r.status, err) }()
 	req.URL.RawQuery = query
 	req.Header = c.header
 	res, err := c.transport.RoundTrip(req)

@@ -60,6 +60,9 @@ func (e *Error) Error() string {
 	return text.String()
 }
 
+// ErrorType returns the class, which OpenTelemetry has as error.type.
+func (e *Error) ErrorType() string { return string(e.Class) }
+
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 

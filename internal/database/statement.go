@@ -131,6 +131,7 @@ func Split[Item any](items []Item, f func([]Item) error) error {
 // repeat. The error names the operation, wraps [ErrUnavailable] where that applies, and quotes no
 // data.
 func (db *DB) do(ctx context.Context, operation string, f func(conn *sqlx.Conn) error) error {
+	ctx, endSpan := startSpan(ctx, operation)
 	err := retry(ctx, func() error {
 		conn, err := db.db.Connx(ctx)
 		if err != nil {
@@ -143,6 +144,7 @@ func (db *DB) do(ctx context.Context, operation string, f func(conn *sqlx.Conn) 
 		}
 		return err
 	})
+	endSpan(err)
 	return describe(ctx, operation, err, redact(err))
 }
 
