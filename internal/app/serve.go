@@ -49,7 +49,14 @@ func (s Service) Run(ctx context.Context, to Stdio, command *kong.Context) error
 		return err
 	}
 	s.changed = changed(command.Flags())
-	return s.Serve(ctx, s.Log.logger(to.Err), cfg, func(net.Addr, *consumer.Service) {})
+	log := s.Log.logger(to.Err)
+	spans, stop, err := traces(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	cfg.Spans = spans
+	return s.Serve(ctx, log, cfg, func(net.Addr, *consumer.Service) {})
 }
 
 // Serve runs one replica with the given log and configuration until ctx ends; the settings of the

@@ -63,7 +63,7 @@ func Main(m *testing.M, main func()) {
 func unsetSettings() {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
-		if regexp.MustCompile(`^(NATS|MYSQL|PREAUTH)_`).MatchString(name) && !strings.HasPrefix(name, "PREAUTH_TEST_") {
+		if regexp.MustCompile(`^(NATS|MYSQL|PREAUTH|OTEL)_`).MatchString(name) && !strings.HasPrefix(name, "PREAUTH_TEST_") {
 			_ = os.Unsetenv(name)
 		}
 	}

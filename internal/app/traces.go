@@ -1,0 +1,150 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"preauth/internal/outage"
+)
+
+// flushTime is how long the service waits at most until the collector has taken the last spans.
+const flushTime = 5 * time.Second
+
+// traces returns where spans go by OpenTelemetry's variables, nil if these name no collector. stop
+// sends the last spans.
+func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, stop func(), err error) {
+	none := func() {}
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+		return nil, none, nil
+	}
+	if err := checkTraceVariables(); err != nil {
+		return nil, none, err
+	}
+	// The standard has otlp as the default, with a collector on this machine. Most have none.
+	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
+	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	if exporter == "none" || exporter == "" && endpoint == "" {
+		return nil, none, nil
+	}
+	collector, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return nil, none, fmt.Errorf("traces: %w", err)
+	}
+	described, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(),
+		resource.WithAttributes(semconv.ServiceName("preauth"), semconv.ServiceVersion(Version())), resource.WithFromEnv())
+	if err != nil {
+		return nil, none, UsageErrorf("$OTEL_RESOURCE_ATTRIBUTES must be a list such as deployment.environment.name=test,team=a: %w", err)
+	}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described),
+		sdktrace.WithBatcher(quiet{collector, outage.New(log, "collector of traces", time.Now)}))
+	return provider, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+		defer cancel()
+		if err := provider.Shutdown(ctx); err != nil {
+			log.Warn("last spans not sent", "error", err)
+			_ = collector.Shutdown(ctx) // breaks off what is under way
+		}
+	}, nil
+}
+
+// quiet is an exporter that logs its failures as one outage.
+type quiet struct {
+	sdktrace.SpanExporter
+
+	outage *outage.Log
+}
+
+// ExportSpans sends spans. It returns no error, which would be logged for each batch.
+func (q quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	switch err := q.SpanExporter.ExportSpans(ctx, spans); {
+	case err == nil:
+		q.outage.Back()
+	case !errors.Is(err, context.Canceled): // at the end
+		q.outage.Away(err)
+	}
+	return nil
+}
+
+// traceVariables are the variables of which OpenTelemetry would ignore an impossible value, and what
+// each must be. %s stands for nothing and for TRACES_.
+var traceVariables = []struct {
+	name, must string
+	possible   func(value string) bool
+}{
+	{"OTEL_TRACES_EXPORTER", "otlp or none", oneOf("otlp", "none")},
+	{"OTEL_EXPORTER_OTLP_%sPROTOCOL", "http/protobuf or http/json: there is no gRPC here", oneOf("http/protobuf", "http/json")},
+	{"OTEL_EXPORTER_OTLP_%sENDPOINT", "a URL such as http://collector:4318", func(value string) bool {
+		u, err := url.Parse(value)
+		return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+	}},
+	{"OTEL_EXPORTER_OTLP_%sHEADERS", "a list such as name=value,name=value, with special characters as %XX", func(value string) bool {
+		return !slices.ContainsFunc(strings.Split(value, ","), func(header string) bool {
+			name, value, ok := strings.Cut(header, "=")
+			_, err := url.PathUnescape(value)
+			return !ok || strings.TrimSpace(name) == "" || err != nil
+		})
+	}},
+	{"OTEL_EXPORTER_OTLP_%sTIMEOUT", "a number of milliseconds", isNumber},
+	{"OTEL_EXPORTER_OTLP_%sCOMPRESSION", "gzip or none", oneOf("gzip", "none")},
+	{"OTEL_EXPORTER_OTLP_%sCERTIFICATE", "a PEM file that can be read", isFile},
+	{"OTEL_EXPORTER_OTLP_%sCLIENT_CERTIFICATE", "a PEM file that can be read", isFile},
+	{"OTEL_EXPORTER_OTLP_%sCLIENT_KEY", "a PEM file that can be read", isFile},
+	{"OTEL_TRACES_SAMPLER", "always_on, always_off, traceidratio, or one of these after parentbased_", oneOf(
+		"always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+	)},
+	{"OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", func(value string) bool {
+		ratio, err := strconv.ParseFloat(value, 64)
+		return err == nil && ratio >= 0 && ratio <= 1
+	}},
+	{"OTEL_BSP_MAX_QUEUE_SIZE", "a number of spans", isNumber},
+	{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "a number of spans", isNumber},
+	{"OTEL_BSP_SCHEDULE_DELAY", "a number of milliseconds", isNumber},
+	{"OTEL_BSP_EXPORT_TIMEOUT", "a number of milliseconds", isNumber},
+}
+
+func oneOf(values ...string) func(string) bool {
+	return func(value string) bool { return slices.Contains(values, value) }
+}
+
+func isNumber(value string) bool {
+	number, err := strconv.Atoi(value)
+	return err == nil && number >= 0
+}
+
+func isFile(name string) bool {
+	_, err := contentOf(name)
+	return err == nil
+}
+
+// checkTraceVariables returns an error for each variable with a value that is not possible. It
+// repeats no value: headers have passwords.
+func checkTraceVariables() error {
+	var errs []error
+	for _, variable := range traceVariables {
+		names := []string{variable.name}
+		if general := strings.Replace(variable.name, "%s", "", 1); general != variable.name {
+			names = []string{general, strings.Replace(variable.name, "%s", "TRACES_", 1)}
+		}
+		for _, name := range names {
+			if value := strings.TrimSpace(os.Getenv(name)); value != "" && !variable.possible(value) {
+				errs = append(errs, UsageErrorf("$%s must be %s", name, variable.must))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
