@@ -21,9 +21,10 @@ const requestTimeout = 5 * time.Second
 // Client talks to the preauth service over a NATS connection. The caller owns the connection and
 // closes it. A Client is safe for concurrent use.
 type Client struct {
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	subjects Subjects
+	nc          *nats.Conn
+	js          jetstream.JetStream
+	subjects    Subjects
+	traceParent func(context.Context) string
 }
 
 // ClientOption configures a [Client].
@@ -33,13 +34,20 @@ type ClientOption func(*Client)
 // those of the service; [Subjects.WithPrefix] returns them for a service with a subject prefix.
 func WithSubjects(s Subjects) ClientOption { return func(c *Client) { c.subjects = s } }
 
+// WithTraceParent makes the client send the W3C trace context of the contexts that it is given, with
+// requests and with events that have none of their own. of returns that of a context, or "". With
+// OpenTelemetry, it is what propagation.TraceContext injects as "traceparent".
+func WithTraceParent(of func(ctx context.Context) string) ClientOption {
+	return func(c *Client) { c.traceParent = of }
+}
+
 // NewClient returns a client that uses nc.
 func NewClient(nc *nats.Conn, options ...ClientOption) (*Client, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("preauth: client: %w", err)
 	}
-	c := &Client{nc: nc, js: js, subjects: DefaultSubjects()}
+	c := &Client{nc: nc, js: js, subjects: DefaultSubjects(), traceParent: func(context.Context) string { return "" }}
 	for _, option := range options {
 		option(c)
 	}
@@ -75,7 +83,8 @@ func (c *Client) AnnounceAuthorization(ctx context.Context, e AuthorizationEvent
 
 // publish publishes an event and returns once a stream has stored it.
 func (c *Client) publish(ctx context.Context, subject, traceParent string, body []byte) error {
-	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: AddTraceParent(nats.Header{}, traceParent), Data: body})
+	header := AddTraceParent(nats.Header{}, cmp.Or(traceParent, c.traceParent(ctx)))
+	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Header: header, Data: body})
 	return err
 }
 
@@ -278,7 +287,8 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 	}
-	reply, err := c.nc.RequestWithContext(ctx, subject, body)
+	header := AddTraceParent(nats.Header{}, c.traceParent(ctx))
+	reply, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: body})
 	if err != nil {
 		return nil, err
 	}

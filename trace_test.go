@@ -1,6 +1,7 @@
 package preauth_test
 
 import (
+	"context"
 	"reflect"
 	"strings"
 	"testing"
@@ -93,6 +94,54 @@ func TestAnnounceSendsTheTraceParent(t *testing.T) {
 		}
 		if got := stored.Header.Values("traceparent"); trace == aTrace && !reflect.DeepEqual(got, []string{aTrace}) || trace != aTrace && len(got) > 0 {
 			t.Errorf("for %q the event has %q", trace, got)
+		}
+	}
+}
+
+// A client that knows the trace context of a context sends it with requests, and with events that
+// have none.
+func TestClientSendsTheTraceParent(t *testing.T) {
+	nc := connect(t)
+	tokens := stream(t, nc, jetstream.StreamConfig{Name: "TOKENS", Subjects: []string{"component.token.updated.>"}})
+	type key struct{}
+	client, err := preauth.NewClient(nc, preauth.WithTraceParent(func(ctx context.Context) string {
+		text, _ := ctx.Value(key{}).(string)
+		return text
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan nats.Header, 1)
+	sub, err := nc.Subscribe("preauth.lookup.>", func(msg *nats.Msg) {
+		asked <- msg.Header
+		_ = msg.Respond(nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	const own = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
+	for i, test := range []struct{ ofContext, ofEvent, asked, announced string }{
+		{aTrace, "", aTrace, aTrace},
+		{aTrace, own, aTrace, own},
+		{"", "", "", ""},
+		{"not one", "", "", ""},
+	} {
+		ctx := context.WithValue(t.Context(), key{}, test.ofContext)
+		_, _ = client.Lookup(ctx, preauth.LookupRequest{AppID: appID}) // which has no answer
+		if got := preauth.TraceParent(receive(t, asked)); got != test.asked {
+			t.Errorf("the request has %q, want %q", got, test.asked)
+		}
+		event := preauth.TokenEvent{AppID: appID, Token: preauth.NewSecret(token), IssuedAt: at, ExpiresAt: at.Add(time.Hour), TraceParent: test.ofEvent}
+		if err := client.Announce(ctx, event); err != nil {
+			t.Fatal(err)
+		}
+		stored, err := tokens.GetMsg(t.Context(), uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := preauth.TraceParent(stored.Header); got != test.announced {
+			t.Errorf("the event has %q, want %q", got, test.announced)
 		}
 	}
 }
