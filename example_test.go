@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/propagation"
 
 	"preauth"
 )
@@ -35,6 +36,32 @@ func ExampleClient_Announce() {
 	if err != nil {
 		log.Print(err) // announce it again; a repetition costs no call to WeChat
 	}
+}
+
+// A program with OpenTelemetry has its requests join the traces of its contexts.
+func ExampleWithTraceParent() {
+	nc, err := nats.Connect(nats.DefaultURL)
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	client, err := preauth.NewClient(nc, preauth.WithTraceParent(func(ctx context.Context) string {
+		carrier := propagation.MapCarrier{}
+		propagation.TraceContext{}.Inject(ctx, carrier)
+		return carrier["traceparent"]
+	}))
+	if err != nil {
+		panic(err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // in a program, the one of a span
+	defer cancel()
+	lookup, err := client.Lookup(ctx, preauth.LookupRequest{AppID: "wx0123456789abcdef"})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	fmt.Println("valid until", lookup.ExpiresAt)
 }
 
 // A web application claims a code for each visitor whom it sends to WeChat, here with a link for

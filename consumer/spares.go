@@ -157,7 +157,7 @@ func (s *spares) stopping() bool {
 
 // work makes the spares that a component lacks, and looks again if that was asked for meanwhile.
 func (s *spares) work(ctx context.Context, appid string) {
-	ctx, making := s.trace.work(ctx, "make spares", appid)
+	ctx, making := s.trace.work(ctx, "top up spares", appid)
 	err := s.makeLacking(ctx, appid)
 	making.end(err)
 	if err != nil {

@@ -86,6 +86,8 @@ func (t tracer) step(ctx context.Context, step Step) {
 }
 
 // start begins a span of the given kind.
+//
+//nolint:spancheck // the caller ends it
 func (t tracer) start(ctx context.Context, kind trace.SpanKind, name string, attributes ...attribute.KeyValue) (context.Context, span) {
 	ctx, started := t.spans.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
 	return ctx, span{started}

@@ -77,7 +77,7 @@ func describe(found []tracetest.SpanStub) string {
 		for _, name := range shown {
 			for _, attribute := range span.Attributes {
 				if string(attribute.Key) == name {
-					fmt.Fprintf(&text, " %s=%s", name, attribute.Value.Emit())
+					fmt.Fprintf(&text, " %s=%s", name, attribute.Value.String())
 				}
 			}
 		}
@@ -174,7 +174,7 @@ func TestOneEventIsOneTrace(t *testing.T) {
 	} {
 		text := ""
 		for _, attribute := range found[span].Attributes {
-			text += fmt.Sprintf("%s=%s\n", attribute.Key, attribute.Value.Emit())
+			text += fmt.Sprintf("%s=%s\n", attribute.Key, attribute.Value.String())
 		}
 		for _, attribute := range want {
 			if !strings.Contains(text, attribute) {
@@ -375,7 +375,7 @@ func TestTraceOfARenewal(t *testing.T) {
 		t.Errorf("the trace of %s is\n%s", update, describe(found))
 	}
 	w.eventually("a trace of spares", func() bool {
-		return slices.ContainsFunc(spans.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name == "make spares" && !s.Parent.IsValid() })
+		return slices.ContainsFunc(spans.GetSpans(), func(s tracetest.SpanStub) bool { return s.Name == "top up spares" && !s.Parent.IsValid() })
 	})
 }
 

@@ -275,7 +275,7 @@ func TestWordsThatAreQuotedExist(t *testing.T) {
 	})
 	others := []string{"permissions violation", "context deadline exceeded", "consumer deleted", "Access denied", "Error decrypting our stream metafile"}
 	quote := regexp.MustCompile("`(?:\\w[\\w ]*: )?([A-Za-z]+(?: [A-Za-z-]+)+)`")
-	outage := regexp.MustCompile(`^(?:MySQL|NATS|WeChat)( away| still away| back)$`)
+	outage := regexp.MustCompile(`^(?:MySQL|NATS|WeChat|trace collector)( away| still away| back)$`)
 	command := regexp.MustCompile(`^(?:nats|preauth|make|docker|go|SHOW|CREATE) `)
 	quotes := 0
 	for _, quoted := range quote.FindAllStringSubmatch(read(t, "docs/operation.md"), -1) {

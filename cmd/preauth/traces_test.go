@@ -129,7 +129,7 @@ func TestServeWithoutItsCollector(t *testing.T) {
 	}
 	t.Cleanup(func() { silent.Close() })
 	for name, test := range map[string]struct{ address, says string }{
-		"away":   {"127.0.0.1:1", `"msg":"collector of traces away"`},
+		"away":   {"127.0.0.1:1", `"msg":"trace collector away"`},
 		"silent": {silent.Addr().String(), `"msg":"last spans not sent"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -51,7 +51,7 @@ func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, 
 		return nil, none, UsageErrorf("$OTEL_RESOURCE_ATTRIBUTES must be a list such as deployment.environment.name=test,team=a: %w", err)
 	}
 	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described),
-		sdktrace.WithBatcher(quiet{collector, outage.New(log, "collector of traces", time.Now)}))
+		sdktrace.WithBatcher(quiet{collector, outage.New(log, "trace collector", time.Now)}))
 	return provider, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
