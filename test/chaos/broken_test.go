@@ -30,7 +30,7 @@ var brokenBuilds = []struct {
 		// The renewer takes up a token whose event never arrived. So it has to be broken too.
 		name: "an event is acknowledged when it is taken",
 		replacements: []replacement{
-			{"consumer/event.go", "	d.tell(StepReceived)\n", "	d.tell(StepReceived)\n	_ = msg.Ack()\n"},
+			{"consumer/event.go", "w.log, w.trace)\n", "w.log, w.trace)\n	_ = msg.Ack()\n"},
 			{"consumer/renew.go", "if now.Sub(token.Position.Time) < lease {", "if lease > 0 {"},
 		},
 		broken:   []string{"nothing lost", "the system settles by itself"},
@@ -39,7 +39,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event is ignored",
 		replacements: []replacement{{
-			"consumer/event.go", "w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))", "d.end(nil)",
+			"consumer/event.go", "w.finish(ctx, d, d.failed(preauth.ClassBadEvent, err, w.now()))", "d.end(nil)",
 		}},
 		broken: []string{"nothing lost"},
 	},
@@ -55,13 +55,13 @@ var brokenBuilds = []struct {
 	{
 		name: "a code is announced before it is committed",
 		replacements: []replacement{{
-			"consumer/commit.go", "	result, err := c.outcomes.Do(ctx, outcome)\n", `	if outcome.Code != nil {
+			"consumer/commit.go", "	result, err := c.do(ctx, outcome)\n", `	if outcome.Code != nil {
 		_ = c.publisher.publishUpdate(ctx, preauth.Update{
 			AppID: outcome.AppID, PreAuthCode: outcome.Code.PreAuthCode, IssuedAt: outcome.Code.IssuedAt,
 			ExpiresAt: outcome.Code.ExpiresAt, Revision: c.codes.LastStored(outcome.AppID).Revision + 1, Cause: outcome.Cause,
-		})
+		}, "")
 	}
-	result, err := c.outcomes.Do(ctx, outcome)
+	result, err := c.do(ctx, outcome)
 `,
 		}},
 		broken:   []string{"announced if and only if committed"},
@@ -70,7 +70,7 @@ var brokenBuilds = []struct {
 	{
 		name: "some announcements are forgotten",
 		replacements: []replacement{
-			{"consumer/publish.go", "		err = p.publishUpdate(ctx, *n.Update)\n", "		if n.Update.Revision%4 != 0 {\n			err = p.publishUpdate(ctx, *n.Update)\n		}\n"},
+			{"consumer/publish.go", "		err = p.publishUpdate(ctx, *n.Update, traceParent)\n", "		if n.Update.Revision%4 != 0 {\n			err = p.publishUpdate(ctx, *n.Update, traceParent)\n		}\n"},
 		},
 		broken: []string{"announced if and only if committed", "the system settles by itself"},
 	},
@@ -213,7 +213,7 @@ var brokenBuilds = []struct {
 	{
 		name: "a bad event ends the process",
 		replacements: []replacement{{
-			"consumer/event.go", "w.finish(ctx, d, failedEvent(event.AppID, d.position, preauth.ClassBadEvent, err, w.now()))", "panic(err)",
+			"consumer/event.go", "w.finish(ctx, d, d.failed(preauth.ClassBadEvent, err, w.now()))", "panic(err)",
 		}},
 		broken: []string{"the processes do as they should"},
 	},
