@@ -175,14 +175,18 @@ func TestServeRefusesTraceSettings(t *testing.T) {
 		"OTEL_BSP_MAX_QUEUE_SIZE":            {"many", "a number of spans"},
 	} {
 		t.Run(variable, func(t *testing.T) {
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
 			t.Setenv(variable, test.value)
 			status, _, stderr := do(t, "serve", "--mysql-dsn=root@tcp(127.0.0.1:1)/preauth")
 			if want := "preauth: $" + variable + " must be " + test.says; status != 2 || !strings.HasPrefix(stderr, want) {
 				t.Errorf("status %d, %q, want 2 and %q", status, stderr, want)
 			}
-			t.Setenv("OTEL_SDK_DISABLED", "true")
-			if status, _, stderr := do(t, "serve", "--mysql-dsn=nonsense"); status != 2 || strings.Contains(stderr, "OTEL") {
-				t.Errorf("with the SDK disabled: status %d, %q", status, stderr)
+			for off, value := range map[string]string{"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "none"} {
+				t.Setenv(off, value)
+				if status, _, stderr := do(t, "serve", "--mysql-dsn=nonsense"); status != 2 || strings.Contains(stderr, "OTEL") {
+					t.Errorf("without traces: status %d, %q", status, stderr)
+				}
+				t.Setenv(off, "")
 			}
 		})
 	}

@@ -29,17 +29,14 @@ const flushTime = 5 * time.Second
 // sends the last spans.
 func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, stop func(), err error) {
 	none := func() {}
-	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
+	// The standard has otlp as the default, with a collector on this machine. Most have none.
+	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
+	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" || exporter == "" && endpoint == "" {
 		return nil, none, nil
 	}
 	if err := checkTraceVariables(); err != nil {
 		return nil, none, err
-	}
-	// The standard has otlp as the default, with a collector on this machine. Most have none.
-	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
-	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
-	if exporter == "none" || exporter == "" && endpoint == "" {
-		return nil, none, nil
 	}
 	collector, err := otlptracehttp.New(ctx)
 	if err != nil {
