@@ -2,6 +2,9 @@ package main
 
 import (
 	"compress/gzip"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
@@ -19,21 +22,25 @@ import (
 	"preauth/internal/app/apptest"
 )
 
-// collector is an OTLP collector over HTTP.
+// collector is an OTLP collector over HTTPS. It asks for a certificate, and to be asked again the first
+// time.
 type collector struct {
-	url string
+	url  string
+	cert string // files, also for the client
+	key  string
 
 	mu    sync.Mutex
 	raw   strings.Builder
 	spans []*tracepb.Span
 	about map[string]string // the resource
-	key   string            // the last header x-key
+	token string            // the last header x-token
+	asked int
 }
 
 func newCollector(t *testing.T) *collector {
 	t.Helper()
 	c := &collector{about: map[string]string{}}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := r.Body
 		if r.Header.Get("Content-Encoding") == "gzip" {
 			body, _ = gzip.NewReader(r.Body)
@@ -48,8 +55,13 @@ func newCollector(t *testing.T) *collector {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.asked++; c.asked == 1 {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
 		c.raw.Write(raw)
-		c.key = r.Header.Get("x-key")
+		c.token = r.Header.Get("x-token")
 		for _, resource := range request.GetResourceSpans() {
 			for _, attribute := range resource.GetResource().GetAttributes() {
 				c.about[attribute.GetKey()] = attribute.GetValue().GetStringValue()
@@ -59,8 +71,17 @@ func newCollector(t *testing.T) *collector {
 			}
 		}
 	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.StartTLS()
 	t.Cleanup(server.Close)
+	pair := server.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.url = server.URL
+	c.cert = write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
+	c.key = write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
 	return c
 }
 
@@ -85,7 +106,8 @@ func TestServeSendsTraces(t *testing.T) {
 	p := apptest.StartProcess(t, t.TempDir(), []string{
 		"NATS_URL=" + server.URL(), "MYSQL_DSN=" + apptest.NewDatabase(t), "PREAUTH_WECHAT_URL=" + stand.URL(), "PREAUTH_SCHEMA_APPLY=true",
 		"PREAUTH_ADMIN_LISTEN=127.0.0.1:0", "PREAUTH_LOG_FORMAT=json",
-		"OTEL_EXPORTER_OTLP_ENDPOINT=" + to.url, "OTEL_EXPORTER_OTLP_HEADERS=x-key=" + secret + "%21", "OTEL_EXPORTER_OTLP_COMPRESSION=gzip",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + to.url, "OTEL_EXPORTER_OTLP_HEADERS=x-token=" + secret + "%21", "OTEL_EXPORTER_OTLP_COMPRESSION=gzip",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE=" + to.cert, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE=" + to.cert, "OTEL_EXPORTER_OTLP_CLIENT_KEY=" + to.key,
 		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test", "OTEL_BSP_SCHEDULE_DELAY=3600000",
 	}, "serve")
 	awaitReady(t, p.Out.Await(t, `"admin":"([^"]+)"`)[1])
@@ -109,7 +131,7 @@ func TestServeSendsTraces(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the collector has the spans %q, want %q", got, want)
 	}
-	if to.about["service.name"] != "preauth" || to.about["deployment.environment.name"] != "test" || to.key != secret+"!" {
+	if to.about["service.name"] != "preauth" || to.about["deployment.environment.name"] != "test" || to.token != secret+"!" {
 		t.Errorf("the collector got %v", to.about)
 	}
 	raw := to.raw.String()
@@ -163,8 +185,8 @@ func TestServeWithoutItsCollector(t *testing.T) {
 func TestServeRefusesTraceSettings(t *testing.T) {
 	for variable, test := range map[string]struct{ value, says string }{
 		"OTEL_TRACES_EXPORTER":               {"zipkin", "otlp or none"},
-		"OTEL_EXPORTER_OTLP_PROTOCOL":        {"grpc", "http/protobuf or http/json: there is no gRPC here"},
-		"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": {"grpc", "http/protobuf or http/json: there is no gRPC here"},
+		"OTEL_EXPORTER_OTLP_PROTOCOL":        {"grpc", "http/protobuf: there is no gRPC here"},
+		"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": {"grpc", "http/protobuf: there is no gRPC here"},
 		"OTEL_EXPORTER_OTLP_ENDPOINT":        {"collector:4318", "a URL such as http://collector:4318"},
 		"OTEL_EXPORTER_OTLP_TRACES_HEADERS":  {secret, "a list such as name=value,name=value"},
 		"OTEL_EXPORTER_OTLP_TIMEOUT":         {"10s", "a number of milliseconds"},

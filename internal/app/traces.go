@@ -13,13 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
-
-	"preauth/internal/outage"
 )
 
 // flushTime is how long the service waits at most until the collector has taken the last spans.
@@ -38,7 +36,11 @@ func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, 
 	if err := checkTraceVariables(); err != nil {
 		return nil, none, err
 	}
-	collector, err := otlptracehttp.New(ctx)
+	collector, err := newCollector(log)
+	if err != nil {
+		return nil, none, err
+	}
+	sender, err := otlptrace.New(ctx, collector)
 	if err != nil {
 		return nil, none, fmt.Errorf("traces: %w", err)
 	}
@@ -47,34 +49,14 @@ func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, 
 	if err != nil {
 		return nil, none, UsageErrorf("$OTEL_RESOURCE_ATTRIBUTES must be a list such as deployment.environment.name=test,team=a: %w", err)
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described),
-		sdktrace.WithBatcher(quiet{collector, outage.New(log, "trace collector", time.Now)}))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described), sdktrace.WithBatcher(sender))
 	return provider, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
 		if err := provider.Shutdown(ctx); err != nil {
 			log.Warn("last spans not sent", "error", err)
-			_ = collector.Shutdown(ctx) // breaks off what is under way
 		}
 	}, nil
-}
-
-// quiet is an exporter that logs its failures as one outage.
-type quiet struct {
-	sdktrace.SpanExporter
-
-	outage *outage.Log
-}
-
-// ExportSpans sends spans. It returns no error, which would be logged for each batch.
-func (q quiet) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	switch err := q.SpanExporter.ExportSpans(ctx, spans); {
-	case err == nil:
-		q.outage.Back()
-	case !errors.Is(err, context.Canceled): // at the end
-		q.outage.Away(err)
-	}
-	return nil
 }
 
 // traceVariables are the variables of which OpenTelemetry would ignore an impossible value, and what
@@ -84,7 +66,7 @@ var traceVariables = []struct {
 	possible   func(value string) bool
 }{
 	{"OTEL_TRACES_EXPORTER", "otlp or none", oneOf("otlp", "none")},
-	{"OTEL_EXPORTER_OTLP_%sPROTOCOL", "http/protobuf or http/json: there is no gRPC here", oneOf("http/protobuf", "http/json")},
+	{"OTEL_EXPORTER_OTLP_%sPROTOCOL", "http/protobuf: there is no gRPC here", oneOf("http/protobuf")},
 	{"OTEL_EXPORTER_OTLP_%sENDPOINT", "a URL such as http://collector:4318", func(value string) bool {
 		u, err := url.Parse(value)
 		return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
