@@ -108,7 +108,8 @@ func (d *delivery) giveBack(cause error) {
 	d.redeliver(delay, cause)
 }
 
-// redeliver has the stream deliver the event again later. cause is what went wrong, nil if nothing did.
+// redeliver has the stream deliver the event again later. cause is what went wrong, nil if nothing
+// did.
 func (d *delivery) redeliver(delay time.Duration, cause error) {
 	defer d.span.end(cause)
 	if err := d.msg.NakWithDelay(pause.Jittered(delay)); err != nil {

@@ -63,8 +63,8 @@ const (
 )
 
 // tracer tells of the way of events, codes and requests: of each step to tests and to preauth-dev,
-// and in spans to OpenTelemetry. A span is below the one in the context, and a step is an event of the
-// span in which it happens. Neither has a token, a code, or anything of a claim.
+// and in spans to OpenTelemetry. A span is below the one in the context, and a step is an event of
+// the span in which it happens. Neither has a token, a code, or anything of a claim.
 type tracer struct {
 	told  func(Step)
 	spans trace.Tracer // nil if nobody wants spans, which then cost nothing

@@ -22,8 +22,8 @@ import (
 	"preauth/internal/app/apptest"
 )
 
-// collector is an OTLP collector over HTTPS. It asks for a certificate, and to be asked again the first
-// time.
+// collector is an OTLP collector over HTTPS. It asks for a certificate, and the first time for the
+// same request again.
 type collector struct {
 	url  string
 	cert string // files, also for the client
@@ -142,8 +142,8 @@ func TestServeSendsTraces(t *testing.T) {
 	}
 }
 
-// A collector that is away, or does not answer, is logged once and holds up no code. The end waits for
-// it for a moment only.
+// A collector that is away, or does not answer, is logged once and holds up no code. The end waits
+// for it for a moment only.
 func TestServeWithoutItsCollector(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -128,7 +128,8 @@ func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceS
 	return nil
 }
 
-// post sends one request. The error is a [backoff.PermanentError] unless the collector wants it again.
+// post sends one request. The error is a [backoff.PermanentError] unless the collector wants the
+// request again.
 func (c *collector) post(ctx context.Context, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
 	if err != nil {
