@@ -33,9 +33,8 @@ type responder struct {
 	// describe says how this replica fares.
 	describe func() preauth.Replica
 
-	service micro.Service
-
 	mu       sync.Mutex
+	service  micro.Service // nil before start
 	stopping bool
 	working  sync.WaitGroup
 }
@@ -158,8 +157,22 @@ func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error 
 			return fmt.Errorf("consumer: micro service: endpoint %s: %w", e.name, errors.Join(err, service.Stop()))
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.service = service
 	return nil
+}
+
+// replica returns how this replica fares, as the statistics of the micro service say it.
+func (r *responder) replica() preauth.Replica {
+	described := r.describe()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.service != nil {
+		stats := r.service.Stats()
+		described.ID, described.Version, described.StartedAt = stats.ID, stats.Version, stats.Started
+	}
+	return described
 }
 
 // stop takes no more requests and waits for those that need more than memory. NATS may hold some more

@@ -34,6 +34,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"preauth"
 	"preauth/internal/keylock"
 	"preauth/internal/outage"
 	"preauth/internal/pause"
@@ -65,6 +66,7 @@ type Service struct {
 	publisher *publisher
 	committer *committer
 	responder *responder
+	statuses  *statuses
 	endpoints []endpoint
 	watches   []func(context.Context)
 }
@@ -145,6 +147,7 @@ func New(
 		status: cfg.Subjects.Status, renew: cfg.Subjects.Renew, components: components, db: db, tokens: tokens, quota: issuer.quota, now: cfg.Now,
 		renewNow: renewer.renewNow,
 	}
+	s.statuses = statuses
 	// Everything below a subject is taken, so that an impossible appid gets an answer.
 	s.endpoints = []endpoint{
 		{"lookup", cfg.Subjects.Lookup, m.lookups, lookups.handler},
@@ -265,6 +268,43 @@ func (s *Service) notReady() []reason {
 		reasons = append([]reason{{"NATS", fmt.Errorf("the connection is %s", status)}}, reasons...)
 	}
 	return reasons
+}
+
+// Subjects returns the subjects of the contract that the service uses.
+func (s *Service) Subjects() preauth.Subjects { return s.cfg.Subjects }
+
+// Replica returns how this replica fares. ID, Version and StartedAt are zero before [Service.Run].
+func (s *Service) Replica() preauth.Replica { return s.responder.replica() }
+
+// Summary returns what a [preauth.StatusPage] says of all components. Like the other questions to
+// MySQL here, it needs no NATS, takes as long as ctx allows, and fails while the database belongs to
+// other streams.
+func (s *Service) Summary(ctx context.Context) (preauth.Summary, error) {
+	if err := s.owner.check(); err != nil {
+		return preauth.Summary{}, err
+	}
+	summary, err := s.statuses.summary(ctx)
+	if err != nil {
+		return preauth.Summary{}, err
+	}
+	return *summary, nil
+}
+
+// Statuses returns how at most limit of the components fare that a request without an AppID matches,
+// sorted by AppID.
+func (s *Service) Statuses(ctx context.Context, request preauth.StatusRequest, limit int) ([]preauth.Status, error) {
+	if err := s.owner.check(); err != nil {
+		return nil, err
+	}
+	return s.statuses.some(ctx, request, limit)
+}
+
+// Status returns how a component fares. It returns false if no valid token event ever named it.
+func (s *Service) Status(ctx context.Context, appid string) (preauth.Status, bool, error) {
+	if err := s.owner.check(); err != nil {
+		return preauth.Status{}, false, err
+	}
+	return s.statuses.one(ctx, appid)
 }
 
 // Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or

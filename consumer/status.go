@@ -47,14 +47,29 @@ func (s *statuses) handler() handler {
 
 // answer returns how one component fares.
 func (s *statuses) answer(ctx context.Context, appid string) (int, []byte, error) {
-	status, ok, err := s.db.Status(ctx, appid, s.now())
+	status, ok, err := s.one(ctx, appid)
 	switch {
 	case err != nil:
 		return 0, nil, err
 	case !ok:
 		return 0, nil, errNeverNamed
 	}
-	return 200, s.complete(status).Encode(), nil
+	return 200, status.Encode(), nil
+}
+
+// one returns how a component fares. It returns false if no valid token event ever named it.
+func (s *statuses) one(ctx context.Context, appid string) (preauth.Status, bool, error) {
+	status, ok, err := s.db.Status(ctx, appid, s.now())
+	return s.complete(status), ok, err
+}
+
+// some returns at most limit of the components that a request matches.
+func (s *statuses) some(ctx context.Context, request preauth.StatusRequest, limit int) ([]preauth.Status, error) {
+	found, err := s.db.Statuses(ctx, request, s.now(), limit)
+	for i, status := range found {
+		found[i] = s.complete(status)
+	}
+	return found, err
 }
 
 // complete adds what MySQL does not know.
@@ -83,13 +98,12 @@ func (s *statuses) page(ctx context.Context, request preauth.StatusRequest) (pag
 			return preauth.StatusPage{}, err
 		}
 	}
-	found, err := s.db.Statuses(ctx, request, s.now(), statusesPerPage)
+	found, err := s.some(ctx, request, statusesPerPage)
 	if err != nil {
 		return preauth.StatusPage{}, err
 	}
 	room := roomOfPage
 	for i, status := range found {
-		status = s.complete(status)
 		if room -= len(status.Encode()) + len(","); room < 0 && i > 0 {
 			page.Next = found[i-1].AppID
 			return page, nil

@@ -160,6 +160,45 @@ func TestRenewByAnOperator(t *testing.T) {
 	}
 }
 
+// A program that runs the service asks it in the process. NATS may be away then.
+func TestServiceSaysHowItFaresWithoutNATS(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Version = "1.2.3" }).ready()
+	for _, appid := range []string{"wx1", "wx2"} {
+		w.announce(appid, w.token(appid))
+		w.settled(r, appid)
+	}
+	client := w.preauthClient()
+	page, err := client.StatusPage(w.within(), preauth.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replicas, err := client.Replicas(w.within())
+	if err != nil || len(replicas) != 1 {
+		t.Fatalf("%d replicas, %v", len(replicas), err)
+	}
+	w.stopNATS()
+	if summary, err := r.service.Summary(w.within()); err != nil || summary != *page.Summary {
+		t.Errorf("the summary is %+v, %v, want %+v", summary, err, *page.Summary)
+	}
+	found, err := r.service.Statuses(w.within(), preauth.StatusRequest{}, 1)
+	if err != nil || len(found) != 1 || string(found[0].Encode()) != string(page.Components[0].Encode()) {
+		t.Errorf("the components are %+v, %v, want the first of %+v", found, err, page.Components)
+	}
+	one, ok, err := r.service.Status(w.within(), "wx2")
+	if err != nil || !ok || string(one.Encode()) != string(page.Components[1].Encode()) {
+		t.Errorf("wx2 is %+v, %v, %v, want %+v", one, ok, err, page.Components[1])
+	}
+	if _, ok, err := r.service.Status(w.within(), "wx3"); ok || err != nil {
+		t.Errorf("a component that nobody named: %v, %v", ok, err)
+	}
+	self := r.service.Replica()
+	if self.ID != replicas[0].ID || self.Version != "1.2.3" || !self.StartedAt.Truncate(time.Microsecond).Equal(replicas[0].StartedAt) || self.Codes != 2 {
+		t.Errorf("the replica is %+v, want %+v", self, replicas[0])
+	}
+	w.eventually("it knows that NATS is away", func() bool { return !r.service.Replica().Ready })
+}
+
 // The statistics of the micro service say how each replica fares.
 func TestReplicasSayHowTheyFare(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
