@@ -7,7 +7,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
+	"preauth"
 	"preauth/internal/refusal"
 	"preauth/internal/stream"
 )
@@ -58,7 +60,8 @@ func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Log
 	if cfg.JetStreamDomain != "" {
 		api = "$JS." + cfg.JetStreamDomain + ".API."
 	}
-	extra := []string{accountSubject}
+	// People may be shown what the replicas announce and how they fare; no work depends on it.
+	extra := []string{accountSubject, micro.APIPrefix + "." + micro.StatsVerb.String() + "." + preauth.ServiceName}
 	if cfg.Bucket != "" {
 		name := bucketStream(cfg.Bucket)
 		extra = append(extra, api+"STREAM.INFO."+name, api+"STREAM.CREATE."+name)
@@ -66,6 +69,7 @@ func newRefusals(cfg Config, nc *nats.Conn, h *health, m *metrics, log *slog.Log
 	return refusal.NewWatch(nc, log, refusal.Options{
 		Own:    []string{"$JS.", cfg.Subjects.Updated + ".", cfg.Subjects.Failed + ".", cfg.Subjects.Authorized + "."},
 		Extra:  extra,
+		Heard:  []string{cfg.Subjects.Updated, cfg.Subjects.Failed, cfg.Subjects.Authorized},
 		Stands: cfg.intervals.refusal,
 		Count:  func(kind refusal.Kind) { m.natsErrors.WithLabelValues(string(kind)).Inc() },
 		Set:    func(err error) { h.set(permissionsPart, err) },

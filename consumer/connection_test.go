@@ -135,6 +135,26 @@ func TestAccountThatIsNotToldIsDoneWithout(t *testing.T) {
 	}
 }
 
+// What is only shown to people may be forbidden: to hear announcements, and to ask the other replicas.
+func TestWhatIsOnlyShownMayBeForbidden(t *testing.T) {
+	w := newWorldConfigured(t, users(`publish: {deny: "$SRV.>"}, subscribe: {deny: ["preauth.updated", "preauth.failed", "preauth.authorized"]}`))
+	r := w.start(w.asService).ready()
+	for _, subject := range []string{"preauth.updated", "preauth.failed", "preauth.authorized"} {
+		if _, err := r.nc.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.nc.PublishRequest("$SRV.STATS.preauth", r.nc.NewInbox(), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("four refusals", func() bool {
+		return strings.Contains(r.metrics(), "preauth_nats_errors_total{kind=\"permissions\"} 4\n")
+	})
+	if err := r.service.Ready(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+}
+
 func TestTooFewSubscriptionsAreAReason(t *testing.T) {
 	w := newWorldConfigured(t, "max_subscriptions: 12")
 	r := w.start()

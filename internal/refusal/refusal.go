@@ -35,6 +35,8 @@ type Options struct {
 	Own []string
 	// Extra are beginnings of those on which it publishes and can do without, also among its own.
 	Extra []string
+	// Heard are beginnings of those that it subscribes to and can do without.
+	Heard []string
 	// Stands is for how long a refusal counts: longer than the program waits before it does the same
 	// again.
 	Stands time.Duration
@@ -72,15 +74,16 @@ func NewWatch(nc *nats.Conn, log *slog.Logger, options Options) *Watch {
 
 func (w *Watch) note(sub *nats.Subscription, err error) {
 	_, published, publishing := strings.Cut(err.Error(), `Publish to "`)
-	on := func(subjects []string) bool {
-		return slices.ContainsFunc(subjects, func(subject string) bool { return strings.HasPrefix(published, subject) })
+	_, subscribed, _ := strings.Cut(err.Error(), `Subscription to "`)
+	on := func(named string, subjects []string) bool {
+		return slices.ContainsFunc(subjects, func(subject string) bool { return strings.HasPrefix(named, subject) })
 	}
 	switch refused := errors.Is(err, nats.ErrPermissionViolation); {
 	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded):
 		w.refused(fmt.Errorf("%w: raise max_subscriptions of the account and the server", err), true)
-	case refused && publishing && on(w.options.Extra):
+	case refused && (on(published, w.options.Extra) || on(subscribed, w.options.Heard)):
 		w.doWithout(err)
-	case refused && (!publishing || on(w.options.Own)):
+	case refused && (!publishing || on(published, w.options.Own)):
 		w.refused(fmt.Errorf("%w: allow it to the service's user", err), !publishing)
 	case refused: // the requester chose the subject
 		w.options.Count(Answers)
