@@ -36,7 +36,7 @@ type sandbox struct {
 	CodeLife     time.Duration `name:"code-life" default:"40s" range:"10s..1h" help:"Life of the codes that the stand-in issues, so short that you see renewals. WeChat's codes live for 10 minutes or longer. A code is renewed when a quarter of its life is left."`
 	Data         string        `name:"data" placeholder:"DIR" help:"Directory that keeps the state between runs. Without it nothing is kept."`
 	NATSListen   string        `name:"nats-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of NATS. Port 0 means any free port, here and below."`
-	AdminListen  string        `name:"admin-listen" default:"127.0.0.1:0" form:"address" help:"Address of /healthz, /readyz and /metrics."`
+	AdminListen  string        `name:"admin-listen" default:"127.0.0.1:0" form:"address" help:"Address of the status page, /healthz, /readyz and /metrics."`
 	WeChatListen string        `name:"wechat-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of the stand-in for WeChat."`
 	DSN          string        `name:"mysql-dsn" placeholder:"DSN" help:"Use this existing database, as user:password@tcp(host:3306)/preauth, and create what it lacks of the schema. Without it a private server is started: MariaDB, MySQL or TiDB, the first that is installed."`
 	Verbose      bool          `name:"verbose" short:"v" help:"Show the whole log of the service, not only warnings and errors."`
@@ -128,7 +128,7 @@ func (c sandbox) serve(ctx context.Context, demo *demo, settings app.Service) er
 	running.Go(func() {
 		defer cancel()
 		served = settings.Serve(working, demo.screen.logger(c.Verbose), cfg, func(admin net.Addr, service *consumer.Service) {
-			demo.screen.row("admin", "http://%s/readyz, /healthz and /metrics", admin)
+			demo.screen.row("page", "http://%s, which also has /readyz and /metrics", admin)
 			running.Go(func() {
 				defer cancel()
 				shown = demo.run(working, settings.NATS.URL, c.Components, c.Every, service.Ready)

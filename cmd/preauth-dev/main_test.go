@@ -129,7 +129,7 @@ func TestDevShowsEachStepAndLeavesNothing(t *testing.T) {
 	}
 	d.Out.Await(t, `(?m)^  database  \S+ \S+ on `+address+"$")
 	d.Out.Await(t, `(?m)^  WeChat    http://`+address+`, a stand-in that accepts any token$`)
-	awaitReady(t, d.Out.Await(t, `(?m)^  admin     http://(`+address+`)/readyz, /healthz and /metrics$`)[1])
+	awaitReady(t, d.Out.Await(t, `(?m)^  page      http://(`+address+`), which also has /readyz and /metrics$`)[1])
 
 	if err := d.nc.Publish("component.token.updated", []byte(`{`)); err != nil {
 		t.Fatal(err)

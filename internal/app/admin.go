@@ -10,15 +10,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"preauth/consumer"
+	"preauth/internal/page"
 )
 
 // Admin is where the admin endpoint listens.
 type Admin struct {
-	Listen string `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" form:"address" help:"Address of /healthz, /readyz and /metrics. They require no password: keep it private."`
+	Listen string `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" form:"address" help:"Address of the status page, /healthz, /readyz and /metrics. They require no password: keep it private."`
 }
 
 // Listen listens on the TCP address that a flag gives.
@@ -34,8 +36,17 @@ func Listen(ctx context.Context, flag, address string) (net.Listener, error) {
 }
 
 // serveAdmin serves the admin endpoint until the returned function is called.
-func serveAdmin(listener net.Listener, log *slog.Logger, service *consumer.Service, registry *prometheus.Registry) (stop func()) {
+func serveAdmin(
+	listener net.Listener, log *slog.Logger, service *consumer.Service, nc *nats.Conn, registry *prometheus.Registry,
+) (stop func(), err error) {
+	status, err := page.New(page.Source{
+		Summary: service.Summary, Statuses: service.Statuses, Status: service.Status, Replica: service.Replica, Subjects: service.Subjects(),
+	}, nc, listener.Addr(), log)
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
+	mux.Handle("GET /", status.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := service.Ready(); err != nil {
@@ -59,5 +70,6 @@ func serveAdmin(listener net.Listener, log *slog.Logger, service *consumer.Servi
 	return func() {
 		_ = server.Close() // scrapes may break off
 		<-served
-	}
+		status.Close()
+	}, nil
 }

@@ -106,7 +106,11 @@ func (s Service) Serve(
 	if err != nil {
 		return err
 	}
-	defer serveAdmin(listener, log, service, registry)()
+	stopAdmin, err := serveAdmin(listener, log, service, nc, registry)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
 	if s.SchemaApply {
 		defer applySchema(ctx, log, db)()
 	}
