@@ -15,7 +15,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race fuzz chaos bench lint vuln build database
+.PHONY: help dev test race browser pictures fuzz chaos bench lint vuln build database chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test: database ## Run the tests
 
 race: database ## Run the tests with the race detector
 	$(GO) test -race -timeout 30m $(ARGS) ./...
+
+browser: database chromium ## Use the status page in a real Chromium
+	$(GO) -C test/browser test -count=1 -timeout 30m $(ARGS) .
+
+pictures: database chromium ## Make the pictures of the status page in docs/pictures
+	$(GO) -C test/browser run . -out $(CURDIR)/docs/pictures
 
 fuzz: database ## Give each fuzz target FUZZTIME inputs
 	@packages=$$($(GO) list ./...) && for package in $$packages; do \
@@ -65,7 +71,7 @@ APT_UPDATE = tries=24; \
 		[ $$tries -gt 0 ] || { echo "$$said"; break; }; \
 		sleep 5; \
 	done
-APT_INSTALL = apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install $(PACKAGE) >/dev/null
+APT_INSTALL = apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install
 
 # The tests and the sandbox use MariaDB or MySQL if there is one. Otherwise this installs MariaDB,
 # and where that is impossible, TiDB. TiDB is built here, because `go test` has a time limit.
@@ -83,9 +89,22 @@ database:
 			echo "This waits up to 2 minutes if another apt-get is running."; \
 			export DEBIAN_FRONTEND=noninteractive; \
 			$(APT_UPDATE); \
-			if $(APT_INSTALL); then exit 0; fi; \
+			if $(APT_INSTALL) $(PACKAGE) >/dev/null; then exit 0; fi; \
 			echo "$(PACKAGE) could not be installed."; \
 		fi; \
 	fi; \
 	echo "Building TiDB. The first build takes about 5 minutes on two cores; later ones take seconds."; \
 	$(GO) -C test/devdb install .
+
+# Chromium, with letters for Chinese.
+CHROMIUM = chromium fonts-wqy-microhei
+chromium:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then exit 0; fi; \
+	if [ -n "$(NO_INSTALL)" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "There is no Chromium here: install the package chromium."; \
+		exit 1; \
+	fi; \
+	echo "There is no Chromium here. Installing the packages $(CHROMIUM); NO_INSTALL=1 forbids it."; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$(APT_UPDATE); \
+	$(APT_INSTALL) $(CHROMIUM) >/dev/null
