@@ -241,6 +241,8 @@ func (s *Service) watch(registerer prometheus.Registerer, js jetstream.JetStream
 	} {
 		gauge(registerer, "components", "Components of all replicas, by state.", prometheus.Labels{"state": state}, counted(read))
 	}
+	show("components_overdue", "Components of all replicas with a living token whose code has less than a sixth of its life left, or that have none.",
+		counted(func(c repo.Census) float64 { return float64(c.Overdue) }))
 	show("spares", "Codes made ahead of claims that have not expired, of all replicas.",
 		counted(func(c repo.Census) float64 { return float64(c.Spares) }))
 	show("code_expiry_timestamp_seconds", "When the first current code expires, as a Unix time; 0 if there is none.",

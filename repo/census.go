@@ -21,6 +21,9 @@ const state = `CASE
 type Census struct {
 	// Valid, Expiring, Failing and NoToken count the components in each state of docs/contract.md.
 	Valid, Expiring, Failing, NoToken int
+	// Overdue counts those with a living token whose current code has less than a sixth of its life left,
+	// is spent, or does not exist: a third of the time for its renewal is gone.
+	Overdue int
 	// Spares counts the codes made ahead of claims that have not expired.
 	Spares int
 	// CodeExpiresAt and TokenExpiresAt are when the first current code that is not spent and the first
@@ -39,12 +42,14 @@ func (r *Repo) Census(ctx context.Context, now time.Time) (Census, error) {
 	found, err := database.Query[row](ctx, r.db, "repo: census", `/* repo.census */ SELECT
 	COALESCE(SUM(state = 'valid'), 0) AS valid, COALESCE(SUM(state = 'expiring'), 0) AS expiring,
 	COALESCE(SUM(state = 'failing'), 0) AS failing, COALESCE(SUM(state = 'no_token'), 0) AS notoken,
+	COALESCE(SUM(state <> 'no_token' AND NOT fresh), 0) AS overdue,
 	(SELECT COUNT(*) FROM pre_auth_code WHERE cause = ? AND expires_at > ?) AS spares,
 	MIN(CASE WHEN code_expires_at > ? THEN code_expires_at END) AS first_code,
 	MIN(CASE WHEN token_expires_at > ? THEN token_expires_at END) AS first_token
-FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, `+state+` AS state
+FROM (SELECT c.token_expires_at, p.expires_at AS code_expires_at, `+state+` AS state,
+		COALESCE(6 * TIMESTAMPDIFF(MICROSECOND, ?, p.expires_at) >= TIMESTAMPDIFF(MICROSECOND, p.issued_at, p.expires_at), FALSE) AS fresh
 	FROM component AS c LEFT JOIN pre_auth_code AS p ON p.appid = c.appid AND p.slot = 0 AND p.authorized_at IS NULL) AS states`,
-		causeSpare, now, now, now, now, now)
+		causeSpare, now, now, now, now, now, now)
 	if err != nil {
 		return Census{}, err
 	}

@@ -36,19 +36,25 @@ func TestCensus(t *testing.T) {
 		want repo.Census
 	}{
 		"at first": {start.Add(5 * time.Second), repo.Census{
-			Valid: 2, Failing: 2, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: start.Add(time.Minute),
+			Valid: 2, Failing: 2, Overdue: 2, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: start.Add(time.Minute),
 		}},
 		"a token has expired": {start.Add(time.Minute), repo.Census{
-			Valid: 2, Failing: 1, NoToken: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+			Valid: 2, Failing: 1, NoToken: 1, Overdue: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},
 		"a quarter of a life is left": {first.Add(life * 3 / 4), repo.Census{
-			Valid: 2, Failing: 1, NoToken: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+			Valid: 2, Failing: 1, NoToken: 1, Overdue: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},
 		"less is left": {first.Add(life*3/4 + time.Microsecond), repo.Census{
-			Valid: 1, Expiring: 1, Failing: 1, NoToken: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+			Valid: 1, Expiring: 1, Failing: 1, NoToken: 1, Overdue: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+		}},
+		"a sixth of a life is left": {first.Add(life * 5 / 6), repo.Census{
+			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 1, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+		}},
+		"less than a sixth is left": {first.Add(life*5/6 + time.Microsecond), repo.Census{
+			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 2, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},
 		"a code and a spare have expired": {first.Add(life), repo.Census{
-			Expiring: 2, Failing: 1, NoToken: 1, Spares: 1, CodeExpiresAt: second.Add(life), TokenExpiresAt: token1,
+			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 3, Spares: 1, CodeExpiresAt: second.Add(life), TokenExpiresAt: token1,
 		}},
 		"all tokens have expired": {start.Add(48 * time.Hour), repo.Census{NoToken: 4}},
 	} {

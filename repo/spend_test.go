@@ -102,7 +102,7 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	if err != nil || len(current) != 1 || string(current[0].Encode()) != string(update.Encode()) {
 		t.Errorf("current: %+v, %v, wanted %+v", current, err, update)
 	}
-	if census, err := d.Census(within(t), now); err != nil || census.Expiring != 1 || census.Valid != 0 || !census.CodeExpiresAt.IsZero() {
+	if census, err := d.Census(within(t), now); err != nil || census.Expiring != 1 || census.Overdue != 1 || census.Valid != 0 || !census.CodeExpiresAt.IsZero() {
 		t.Errorf("census: %+v, %v", census, err)
 	}
 	// the same token needs another code;

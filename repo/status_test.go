@@ -100,7 +100,7 @@ func TestStatusesPageByPage(t *testing.T) {
 		count := func(state preauth.State) int { return len(d.page(t, preauth.StatusRequest{State: state}, now, 100)) }
 		got := repo.Census{
 			Valid: count(preauth.StateValid), Expiring: count(preauth.StateExpiring), Failing: count(preauth.StateFailing), NoToken: count(preauth.StateNoToken),
-			Spares: census.Spares, CodeExpiresAt: census.CodeExpiresAt, TokenExpiresAt: census.TokenExpiresAt,
+			Overdue: census.Overdue, Spares: census.Spares, CodeExpiresAt: census.CodeExpiresAt, TokenExpiresAt: census.TokenExpiresAt,
 		}
 		if got != census {
 			t.Errorf("at %v the pages have %+v, the census %+v", now, got, census)
