@@ -15,7 +15,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race browser pictures fuzz chaos bench lint vuln build database chromium
+.PHONY: help dev test race browser pictures fuzz chaos alarms bench lint vuln build database chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: database ## Measure the service beside the alternatives
 
 chaos: database ## Break everything for five minutes and see whether the promises hold
 	$(GO) -C test/chaos run . $(ARGS)
+
+alarms: ## Test the alerts: their rules, and what fires when a running system is harmed
+	.ci/run alarms
 
 lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
