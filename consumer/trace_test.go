@@ -229,7 +229,7 @@ func TestAuthorizationIsOneTrace(t *testing.T) {
 	r := w.start(recorded).ready()
 	w.announce("wx1", w.token("a"))
 	code := w.settled(r, "wx1").PreAuthCode
-	w.publishTraced("component.authorized", preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}.Encode())
+	w.publishTraced("component.authorized", preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}.Encode())
 	const want = `      POST /cgi-bin/component/api_create_preauthcode
     issue
     publish preauth.updated

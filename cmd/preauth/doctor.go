@@ -31,7 +31,7 @@ func (c doctorCommand) Run(ctx context.Context, to app.Stdio) (err error) {
 	}
 	defer func() { err = errors.Join(err, patient.DB.Close()) }()
 	defer patient.WeChat.Close()
-	chart := chart{out: to.Out, paint: colorsOf(to.Out)}
+	chart := chart{out: to.Out, on: screenOf(to.Out)}
 	findings := []doctor.Finding{}
 	results := map[doctor.Result]int{}
 	doctor.Examine(ctx, patient, func(f doctor.Finding) {
@@ -58,16 +58,16 @@ func (c doctorCommand) Run(ctx context.Context, to app.Stdio) (err error) {
 // chart prints findings below the names of their groups. Checks that are skipped for one reason
 // share a line.
 type chart struct {
-	out   io.Writer
-	paint colors
+	out io.Writer
+	on  screen
 
 	group   string
 	pending doctor.Finding // whose line may still get longer; the zero Finding if there is none
 }
 
-// screenWidth is how long the lines of a chart are at most, where words allow it, and hanging is
-// the indentation of all but the first of a finding.
-const screenWidth, hanging = 80, "           "
+// chartWidth is how long the lines of a chart are at most where there is no terminal, and hanging is
+// the indentation of all but the first line of a finding.
+const chartWidth, hanging = 80, "           "
 
 func (c *chart) add(f doctor.Finding) {
 	if p := c.pending; p.Result == doctor.Skipped && f.Result == doctor.Skipped && p.Group == f.Group && p.Found == f.Found {
@@ -93,30 +93,14 @@ func (c *chart) flush() {
 	if f.Found != "" {
 		text += ": " + f.Found
 	}
-	color := map[doctor.Result]string{doctor.OK: "32", doctor.Warning: "33", doctor.Problem: "31"}[f.Result]
-	fmt.Fprintf(c.out, "  %s  %s\n", c.paint.paint(cmp.Or(color, "39"), fmt.Sprintf("%-7s", f.Result)), wrapped(text))
+	color := map[doctor.Result]string{doctor.OK: green, doctor.Warning: yellow, doctor.Problem: red}[f.Result]
+	fmt.Fprintf(c.out, "  %s  %s\n", c.on.paint(color, fmt.Sprintf("%-7s", f.Result)), c.wrapped(text))
 	if f.Do != "" {
-		fmt.Fprintf(c.out, "%s%s\n", hanging, wrapped("do: "+f.Do))
+		fmt.Fprintf(c.out, "%s%s\n", hanging, c.wrapped("do: "+f.Do))
 	}
 }
 
-// wrapped breaks a text between words, so that it ends before the edge of the screen if it begins
-// behind the indentation.
-func wrapped(text string) string {
-	var lines strings.Builder
-	width := 0
-	for word := range strings.FieldsSeq(text) {
-		switch n := len([]rune(word)); {
-		case width == 0:
-			width = n
-		case len(hanging)+width+1+n > screenWidth:
-			lines.WriteString("\n" + hanging)
-			width = n
-		default:
-			lines.WriteByte(' ')
-			width += 1 + n
-		}
-		lines.WriteString(word)
-	}
-	return lines.String()
+// wrapped breaks a text, which begins behind the indentation, between words.
+func (c *chart) wrapped(text string) string {
+	return strings.Join(wrapped(text, cmp.Or(c.on.width, chartWidth)-len(hanging)), "\n"+hanging)
 }

@@ -809,7 +809,7 @@ func TestDoctorOfAHealthyService(t *testing.T) {
 		}
 	}
 	for line := range strings.Lines(out) {
-		if len([]rune(strings.TrimRight(line, "\n"))) > screenWidth {
+		if len([]rune(strings.TrimRight(line, "\n"))) > chartWidth {
 			t.Errorf("longer than a screen: %s", line)
 		}
 	}

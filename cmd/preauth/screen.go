@@ -42,13 +42,20 @@ func screenOf(out io.Writer) screen {
 
 // state returns a state in its color.
 func (s screen) state(state string) string {
-	color := map[preauth.State]string{
-		preauth.StateValid: "32", preauth.StateExpiring: "33", preauth.StateFailing: "31", preauth.StateNoToken: "31",
-	}[preauth.State(state)]
+	return s.paint(map[preauth.State]string{
+		preauth.StateValid: green, preauth.StateExpiring: yellow, preauth.StateFailing: red, preauth.StateNoToken: red,
+	}[preauth.State(state)], state)
+}
+
+// The colors that mean something.
+const green, yellow, red = "32", "33", "31"
+
+// paint returns text in a color, "" for none.
+func (s screen) paint(color, text string) string {
 	if !s.color || color == "" {
-		return state
+		return text
 	}
-	return "\x1b[" + color + "m" + state + "\x1b[0m"
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
 // draw replaces what is on the screen, as far as there is room.

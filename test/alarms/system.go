@@ -227,7 +227,7 @@ func (s *system) visitor(ctx context.Context, appid string) error {
 	if _, err := s.client.Resolve(ctx, claim.PreAuthCode); err != nil {
 		return err
 	}
-	return s.client.AnnounceAuthorization(ctx, preauth.AuthorizedEvent{
+	return s.client.AnnounceAuthorization(ctx, preauth.AuthorizationEvent{
 		AppID: appid, PreAuthCode: claim.PreAuthCode, AuthorizerAppID: "wx8888888888888888",
 	})
 }

@@ -172,5 +172,5 @@ func (s *system) populate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.client.AnnounceAuthorization(ctx, preauth.AuthorizedEvent{AppID: all[4], PreAuthCode: claim.PreAuthCode, AuthorizerAppID: "wxvisitor"})
+	return s.client.AnnounceAuthorization(ctx, preauth.AuthorizationEvent{AppID: all[4], PreAuthCode: claim.PreAuthCode, AuthorizerAppID: "wxvisitor"})
 }

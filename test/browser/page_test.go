@@ -410,7 +410,7 @@ func TestNothingSecretGetsToTheBrowser(t *testing.T) {
 	}
 	v := visit(t, desktop, s.first)
 	v.sees(`document.querySelector("#live.on") !== null`)
-	event := preauth.AuthorizedEvent{AppID: "wx1", PreAuthCode: claim.PreAuthCode, AuthorizerAppID: "wxofshop"}
+	event := preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: claim.PreAuthCode, AuthorizerAppID: "wxofshop"}
 	if err := s.client.AnnounceAuthorization(t.Context(), event); err != nil {
 		t.Fatal(err)
 	}
