@@ -57,7 +57,7 @@ func (c replayCommand) Run(ctx context.Context, to app.Stdio) error {
 		return fmt.Errorf("replay: %w", err)
 	}
 	if !c.DryRun {
-		err = r.replay(ctx, plan) // what was done before an error is worth to be seen
+		err = r.replay(ctx, plan) // what was replayed before an error is printed too
 	}
 	if c.JSON {
 		err = errors.Join(printReplayedJSON(to.Out, plan), err)
@@ -67,13 +67,16 @@ func (c replayCommand) Run(ctx context.Context, to app.Stdio) error {
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	if slices.ContainsFunc(plan, func(p *replayed) bool { return p.reason == "" }) {
+	if slices.ContainsFunc(plan, func(p *replayed) bool { return p.reason == "" || p.reason == newerCame }) {
 		return nil
 	}
 	return errNothingReplayed
 }
 
 var errNothingReplayed = errors.New("replay: nothing to replay: have the token service announce the current tokens")
+
+// newerCame is the reason where a repetition has become needless.
+const newerCame = "a newer event came meanwhile"
 
 // storedEvent is a token event as the stream has it.
 type storedEvent struct {
@@ -242,9 +245,8 @@ func (r *replayer) replay(ctx context.Context, plan []*replayed) error {
 	return err
 }
 
-// publish publishes an event again, with the times that its token has. A newer event must not come
-// before the repetition, which would then count as the newest: the stream takes the repetition only if
-// it holds nothing that was not read.
+// publish publishes an event again, with the times that its token has. The stream takes it only if
+// nothing came that was not read: behind a newer token, the repetition would count as the newest.
 func (r *replayer) publish(ctx context.Context, p *replayed) error {
 	msg := nats.NewMsg(preauth.SubjectFor(r.role.Events, p.AppID))
 	msg.Data = p.Encode()
@@ -268,7 +270,7 @@ func (r *replayer) publish(ctx context.Context, p *replayed) error {
 			return err
 		}
 	}
-	p.reason = "a newer event came meanwhile"
+	p.reason = newerCame
 	return nil
 }
 

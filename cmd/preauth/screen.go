@@ -16,7 +16,7 @@ import (
 	"preauth/internal/app"
 )
 
-// screen is what a command prints for: a terminal, or a file or pipe, where lines may be of any length.
+// screen is what a command prints for: a terminal, or a file or pipe, where lines may be long.
 type screen struct {
 	width, height int  // 0 where there is no bound
 	color         bool // on a terminal, unless NO_COLOR is set (https://no-color.org)
