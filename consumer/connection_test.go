@@ -135,7 +135,7 @@ func TestAccountThatIsNotToldIsDoneWithout(t *testing.T) {
 	}
 }
 
-// What is only shown to people may be forbidden: to hear announcements, and to ask the other replicas.
+// What is only shown to people may be forbidden: to hear announcements, to ask the other replicas.
 func TestWhatIsOnlyShownMayBeForbidden(t *testing.T) {
 	w := newWorldConfigured(t, users(`publish: {deny: "$SRV.>"}, subscribe: {deny: ["preauth.updated", "preauth.failed", "preauth.authorized"]}`))
 	r := w.start(w.asService).ready()

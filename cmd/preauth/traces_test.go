@@ -33,7 +33,7 @@ type collector struct {
 	raw   strings.Builder
 	spans []*tracepb.Span
 	about map[string]string // the resource
-	token string            // the last header x-token
+	token string            // the last header X-Token
 	asked int
 }
 
@@ -61,7 +61,7 @@ func newCollector(t *testing.T) *collector {
 			return
 		}
 		c.raw.Write(raw)
-		c.token = r.Header.Get("x-token")
+		c.token = r.Header.Get("X-Token")
 		for _, resource := range request.GetResourceSpans() {
 			for _, attribute := range resource.GetResource().GetAttributes() {
 				c.about[attribute.GetKey()] = attribute.GetValue().GetStringValue()

@@ -125,7 +125,7 @@ func (s NATS) authorities() (*x509.CertPool, error) {
 
 // contentOf returns the content of a file. Its error does not name the file.
 func contentOf(file string) ([]byte, error) {
-	content, err := os.ReadFile(file)
+	content, err := os.ReadFile(file) //nolint:gosec // an operator names the files, also in variables
 	if failed, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, failed.Err
 	}

@@ -283,7 +283,7 @@ func TestBrowserOnlyRunsWhatThePageIsMadeOf(t *testing.T) {
 	}
 }
 
-// A site that has its own name point to this machine must not read the page in its visitors' browsers.
+// A site that has its own name point here must not read the page in its visitors' browsers.
 func TestPageOnLoopbackHasNoOtherName(t *testing.T) {
 	s := newSite(t, "")
 	for host, want := range map[string]int{
