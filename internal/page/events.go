@@ -96,8 +96,8 @@ func (e *events) count() int {
 	return e.total
 }
 
-// Event is an announcement without its secrets.
-type Event struct {
+// announcement is an announcement without its secrets.
+type announcement struct {
 	Number int
 	At     time.Time
 	Kind   string // updated, spent, failed or authorized
@@ -111,7 +111,7 @@ type Event struct {
 
 // latest returns what was announced about a component, or about all if appid is "", the newest
 // first, and the subjects that this replica may not hear.
-func (e *events) latest(appid string) (found []Event, unheard []string) {
+func (e *events) latest(appid string) (found []announcement, unheard []string) {
 	e.mu.Lock()
 	kept := slices.Clone(e.heard)
 	for _, subject := range e.all() {
@@ -129,8 +129,8 @@ func (e *events) latest(appid string) (found []Event, unheard []string) {
 	return found, unheard
 }
 
-func (e *events) understand(h heard) (Event, error) {
-	event := Event{Number: h.number, At: h.at}
+func (e *events) understand(h heard) (announcement, error) {
+	event := announcement{Number: h.number, At: h.at}
 	switch h.msg.Subject {
 	case e.subjects.Updated:
 		update, err := preauth.ParseUpdate(h.msg.Data)

@@ -37,7 +37,7 @@ type frame struct {
 	Replica  preauth.Replica
 	Replicas []preauth.Replica
 	Unknown  error
-	Events   []Event
+	Events   []announcement
 	// Unheard are the subjects of announcements that this replica may not hear.
 	Unheard []string
 
@@ -246,22 +246,22 @@ func (f *frame) Advice(failure *preauth.Failure) string {
 	return advice
 }
 
-// Instant is a time that the page shows. With a script, the page counts down to it, or up from it.
-type Instant struct {
+// instant is a time that the page shows. With a script, the page counts down to it, or up from it.
+type instant struct {
 	ISO, Exact, Text string
 	Since            bool // it counts up
 }
 
 // Until returns a time that is to come.
-func (f *frame) Until(at time.Time) Instant {
-	return Instant{ISO: at.UTC().Format(iso), Exact: f.Exact(at), Text: f.clock(at)}
+func (f *frame) Until(at time.Time) instant {
+	return instant{ISO: at.UTC().Format(iso), Exact: f.Exact(at), Text: f.clock(at)}
 }
 
 // Ago returns a time that is over.
-func (f *frame) Ago(at time.Time) Instant {
-	instant := f.Until(at)
-	instant.Since = true
-	return instant
+func (f *frame) Ago(at time.Time) instant {
+	ago := f.Until(at)
+	ago.Since = true
+	return ago
 }
 
 // iso is how browsers read a time.
@@ -282,48 +282,48 @@ func (f *frame) Exact(at time.Time) string { return at.UTC().Format("2006-01-02 
 // ISO returns a time as browsers read it.
 func (f *frame) ISO(at time.Time) string { return at.UTC().Format(iso) }
 
-// Code is the code of a component as tables show it.
-type Code struct {
+// shownCode is the code of a component as tables show it.
+type shownCode struct {
 	None, Spent bool
-	Until       Instant
+	Until       instant
 	From        string // when its life began, as browsers read it
 	Percent     int    // of its life that is left
 }
 
 // Code returns the code of a component.
-func (f *frame) Code(s preauth.Status) Code {
-	code := Code{None: s.ExpiresAt.IsZero(), Spent: s.Spent, Until: f.Until(s.ExpiresAt), From: f.ISO(s.IssuedAt)}
+func (f *frame) Code(s preauth.Status) shownCode {
+	code := shownCode{None: s.ExpiresAt.IsZero(), Spent: s.Spent, Until: f.Until(s.ExpiresAt), From: f.ISO(s.IssuedAt)}
 	if life := s.ExpiresAt.Sub(s.IssuedAt); life > 0 {
 		code.Percent = int(100 * min(max(s.ExpiresAt.Sub(f.Now), 0), life) / life)
 	}
 	return code
 }
 
-// Rows is a section with what its table needs of the page.
-type Rows struct {
+// table is a section with what its table needs of the page.
+type table struct {
 	*frame
 	section
 }
 
 // Rows returns the table of a section.
-func (f *frame) Rows(s section) Rows { return Rows{f, s} }
+func (f *frame) Rows(s section) table { return table{f, s} }
 
-// Shown is a replica as the page shows it.
-type Shown struct {
+// shownReplica is a replica as the page shows it.
+type shownReplica struct {
 	preauth.Replica
 	Here  bool   // the one that serves the page
 	Short string // the end of its ID, which tells replicas apart
-	Up    Instant
+	Up    instant
 }
 
 // Here returns the replica that serves the page.
-func (f *frame) Here(r preauth.Replica) Shown {
+func (f *frame) Here(r preauth.Replica) shownReplica {
 	shown := f.There(r)
 	shown.Here = true
 	return shown
 }
 
 // There returns another replica.
-func (f *frame) There(r preauth.Replica) Shown {
-	return Shown{Replica: r, Short: r.ID[max(0, len(r.ID)-6):], Up: f.Ago(r.StartedAt)}
+func (f *frame) There(r preauth.Replica) shownReplica {
+	return shownReplica{Replica: r, Short: r.ID[max(0, len(r.ID)-6):], Up: f.Ago(r.StartedAt)}
 }
