@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -13,11 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"preauth/internal/outage"
 )
 
 // flushTime is how long the service waits at most until the collector has taken the last spans.
@@ -28,28 +29,27 @@ const flushTime = 5 * time.Second
 func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, stop func(), err error) {
 	none := func() {}
 	// The standard has otlp as the default, with a collector on this machine. Most have none.
-	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
+	chosen := os.Getenv("OTEL_TRACES_EXPORTER")
 	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
-	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" || exporter == "" && endpoint == "" {
+	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || chosen == "none" || chosen == "" && endpoint == "" {
 		return nil, none, nil
 	}
 	if err := checkTraceVariables(); err != nil {
 		return nil, none, err
 	}
-	collector, err := newCollector(log)
+	// It reads the variables of the exporter. Its first wait of 5 s would outlast flushTime.
+	sender, err := otlptracehttp.New(ctx, otlptracehttp.WithRetry(otlptracehttp.RetryConfig{
+		Enabled: true, InitialInterval: 500 * time.Millisecond, MaxInterval: 10 * time.Second, MaxElapsedTime: time.Minute,
+	}))
 	if err != nil {
-		return nil, none, err
-	}
-	sender, err := otlptrace.New(ctx, collector)
-	if err != nil {
-		return nil, none, fmt.Errorf("traces: %w", err)
+		return nil, none, UsageErrorf("the variables OTEL_EXPORTER_OTLP_… do not go together: %w", err)
 	}
 	described, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(),
 		resource.WithAttributes(semconv.ServiceName("preauth"), semconv.ServiceVersion(Version())), resource.WithFromEnv())
 	if err != nil {
 		return nil, none, UsageErrorf("$OTEL_RESOURCE_ATTRIBUTES must be a list such as deployment.environment.name=test,team=a: %w", err)
 	}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described), sdktrace.WithBatcher(sender))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(described), sdktrace.WithBatcher(exporter{sender, outage.New(log, "trace collector", time.Now)}))
 	return provider, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
@@ -57,6 +57,24 @@ func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, 
 			log.Warn("last spans not sent", "error", err)
 		}
 	}, nil
+}
+
+// exporter logs as an outage that the collector takes no spans, which are then lost. OpenTelemetry
+// would log each batch.
+type exporter struct {
+	sdktrace.SpanExporter
+
+	outage *outage.Log
+}
+
+// ExportSpans sends spans.
+func (e exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	if err := e.SpanExporter.ExportSpans(ctx, spans); err != nil {
+		e.outage.Away(err)
+	} else {
+		e.outage.Back()
+	}
+	return nil
 }
 
 // traceVariables are the variables of which OpenTelemetry would ignore an impossible value, and what
