@@ -425,6 +425,10 @@ func ailments() []ailment {
 			result: doctor.Problem, check: "NATS: right to take requests", found: `refused to subscribe to preauth\.lookup\.>$`, do: "allow the service's user to subscribe to preauth.lookup.>", mend: granted,
 		},
 		{
+			name: "no right to hear failures for the page", config: rights(`publish: ">", subscribe: {deny: "preauth.failed"}`, "enabled"),
+			result: doctor.Warning, check: "NATS: right to hear what the page shows", found: `refused to subscribe to preauth\.failed: the service works`, do: "allow the service's user to subscribe to preauth.failed", mend: granted,
+		},
+		{
 			name: "no right to answer", config: rights(publishAll+`{deny: ["_INBOX.>", "_R_.>"]}`, "enabled"),
 			result: doctor.Warning, check: "NATS: right to answer", found: "nobody gets an answer", do: "allow the service's user to publish on _INBOX.>, _R_.>", mend: granted,
 		},
@@ -867,7 +871,7 @@ func TestDoctorWithTheRolesOfTheDeployment(t *testing.T) {
 	c := &clinic{t: t, wechat: newWeChat(t, ""), mysql: apptest.MySQL, args: map[string]string{}}
 	for role, skipped := range map[string][]string{
 		asPreauth:  {"JetStream: sync", "JetStream: limits of the account", "MySQL: owner", "service: replicas", "service: components"},
-		asOperator: {"NATS: right to take requests", "NATS: right to announce", "NATS: right to answer", "JetStream: sync", "JetStream: right to use the streams", "MySQL: owner"},
+		asOperator: {"NATS: right to take requests", "NATS: right to announce", "NATS: right to answer", "NATS: right to hear what the page shows", "JetStream: sync", "JetStream: right to use the streams", "MySQL: owner"},
 	} {
 		c.args = map[string]string{
 			"nats-url": d.url, "nats-ca": d.ca, "nats-nkey": filepath.Join(d.keys, role+".nk"), "nats-inbox-prefix": "_INBOX." + role,

@@ -116,7 +116,7 @@ func (e *examination) examineNATS(ctx context.Context) {
 		})
 	}
 	if e.nats == nil {
-		e.skip(needsNATS, "TLS", "message size", toReceive, toKnow, toTake, toAnswer, toAnnounce)
+		e.skip(needsNATS, "TLS", "message size", toReceive, toKnow, toTake, toAnswer, toAnnounce, toShow)
 		return
 	}
 	e.check(ctx, "TLS", func(context.Context) verdict { return e.encryption() })

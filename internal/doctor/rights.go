@@ -137,6 +137,7 @@ func allow(verb string, patterns ...string) string {
 const (
 	toReceive  = "right to receive replies"
 	toTake     = "right to take requests"
+	toShow     = "right to hear what the page shows"
 	toAnnounce = "right to announce"
 	toAnswer   = "right to answer"
 	toUse      = "right to use the streams"
@@ -153,6 +154,12 @@ func requests(cfg consumer.Config) []string {
 	}
 	return subjects
 }
+
+// shown are what the service hears for its page alone.
+func shown(s preauth.Subjects) []string { return []string{s.Updated, s.Failed, s.Authorized} }
+
+// othersFare is where it asks the other replicas how they fare, for the page too.
+const othersFare = micro.APIPrefix + ".STATS." + preauth.ServiceName
 
 // announcements are where the service announces.
 func announcements(s preauth.Subjects) []string {
@@ -220,7 +227,7 @@ func (e *examination) examineRights(ctx context.Context) {
 	defer cancel()
 	t, err := newTrial(ctx, e.NATS)
 	if err != nil {
-		e.skip(err.Error(), toReceive, toKnow, toTake, toAnswer, toAnnounce)
+		e.skip(err.Error(), toReceive, toKnow, toTake, toAnswer, toAnnounce, toShow)
 		return
 	}
 	defer t.nc.Close()
@@ -242,10 +249,29 @@ func (e *examination) examineRights(ctx context.Context) {
 		e.skip(needsReplies, toKnow)
 	}
 	if t.trace == "" && e.isAnothers(ctx, t) {
-		e.skip("the user is not the service's: log in as the service to have its rights tried", toTake, toAnswer, toAnnounce)
+		e.skip("the user is not the service's: log in as the service to have its rights tried", toTake, toAnswer, toAnnounce, toShow)
 		return
 	}
 	e.try(ctx, toTake, "subscribe to", requests(e.Config), t.subscribes)
+	e.check(ctx, toShow, func(ctx context.Context) verdict {
+		refused, err := t.subscribes(ctx, shown(e.Config.Subjects)...)
+		var mute []string
+		if t.trace != "" && err == nil {
+			mute, err = t.publishes(ctx, othersFare)
+		}
+		without := func(verb string, subjects []string) verdict {
+			return warning("refused to "+verb+" "+list(subjects)+": the service works, and its page shows less", allow(verb, subjects...))
+		}
+		switch {
+		case err != nil:
+			return problem(err.Error(), brokeOff)
+		case len(refused) > 0:
+			return without("subscribe to", refused)
+		case len(mute) > 0:
+			return without("publish on", mute)
+		}
+		return ok("")
+	})
 	switch {
 	case t.trace != "":
 		e.check(ctx, toAnswer, func(context.Context) verdict { return ok("") })

@@ -29,12 +29,12 @@ func TestEveryRightOfTheRoleIsTried(t *testing.T) {
 		UpdateStream: "PREAUTH", FailureStream: "PREAUTH_FAILED", AuthorizedStream: "PREAUTH_AUTHORIZED", Bucket: "preauth",
 	}
 	published := slices.Concat(announcements(cfg.Subjects), uses("$JS.API.", "COMPONENT_TOKENS", "COMPONENT_AUTHORIZED", "PREAUTH"), nowhere,
-		[]string{"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", accountSubject})
+		[]string{"$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", accountSubject, othersFare})
 	for _, r := range consumer.Roles(cfg) {
 		published = append(published, "$JS.API.STREAM.CREATE."+r.Wanted().Name)
 	}
 	compare(t, publish, published)
-	compare(t, subscribe, append(requests(cfg), "_INBOX.preauth.>"))
+	compare(t, subscribe, slices.Concat(requests(cfg), shown(cfg.Subjects), []string{"_INBOX.preauth.>"}))
 }
 
 func compare(t *testing.T, granted string, tried []string) {
