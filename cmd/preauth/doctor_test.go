@@ -845,8 +845,8 @@ func TestDoctorOfACluster(t *testing.T) {
 				return f
 			}
 		}
-		t.Fatalf("no finding of %s: %+v", check, findings)
-		panic("unreachable")
+		t.Errorf("no finding of %s: %+v", check, findings)
+		return doctor.Finding{}
 	}
 	delete(c.args, "stream-replicas")
 	if f := find("JetStream: replicas"); f.Result != doctor.Warning || !strings.Contains(f.Found, "alone keeps COMPONENT_TOKENS") || !strings.Contains(f.Do, "--stream-replicas=3") {
