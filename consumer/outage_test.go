@@ -482,7 +482,7 @@ func TestFailuresWithoutAnAnswerHoldUpNoUpdate(t *testing.T) {
 	r := w.start(func(s *setup) {
 		s.nc, s.cfg.Shutdown = w.connect(nats.SetCustomDialer(aside{})), time.Millisecond
 	}).ready()
-	const atOnce, all = 256, 5 * 256
+	const atOnce, all = 256, 12 * 256
 	for range all {
 		w.publish("component.token.updated.wx0", []byte("{}"))
 	}

@@ -59,7 +59,7 @@ var (
 	}
 )
 
-// picture draws panels with the data that a monitor has of a time.
+// picture draws panels with the data that a monitor has.
 type picture struct {
 	monitor    *monitor
 	begin, end time.Time
@@ -67,15 +67,15 @@ type picture struct {
 	height     vg.Length
 }
 
-// drawDashboard writes the panels as a PNG file.
-func drawDashboard(ctx context.Context, m *monitor, begin, end time.Time, panels []panel, file string) error {
+// drawDashboard writes the panels, with all that the monitor has, as a PNG file.
+func drawDashboard(ctx context.Context, m *monitor, panels []panel, file string) error {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	rows := uint32(0)
 	for _, p := range panels {
 		rows = max(rows, p.place.Y+p.place.H)
 	}
 	canvas := vgimg.NewWith(vgimg.UseWH(24*column+gap, vg.Length(rows)*line+gap), vgimg.UseDPI(72), vgimg.UseBackgroundColor(background))
-	d := picture{m, begin, end, draw.New(canvas), vg.Length(rows)*line + gap}
+	d := picture{m, m.begin, m.now, draw.New(canvas), vg.Length(rows)*line + gap}
 	for _, p := range panels {
 		if err := d.panel(ctx, p); err != nil {
 			return fmt.Errorf("draw %q: %w", p.title, err)
@@ -101,6 +101,9 @@ func paletted(of image.Image) *image.Paletted {
 		for x := box.Min.X; x < box.Max.X; x++ {
 			count[of.At(x, y)]++
 		}
+	}
+	for _, c := range slices.Concat(classic, slices.Collect(maps.Values(named))) {
+		count[c] += box.Dx() * box.Dy() // those of data stay, however thin the line
 	}
 	colors := slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return cmp.Compare(count[b], count[a]) })
 	fewer := image.NewPaletted(box, colors[:min(len(colors), 256)])

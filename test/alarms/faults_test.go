@@ -20,12 +20,12 @@ import (
 )
 
 // speed is how many seconds a second of the machine counts for Prometheus: five minutes of a rule
-// pass in fifteen seconds. The service keeps the machine's time. What it says of ages and how often
-// it counts components (every half minute) is not stretched.
+// pass in fifteen seconds, or more on a slow machine. The service keeps the machine's time. So the
+// ages that it tells, and the half minute between two counts of components, are as long as ever.
 const speed = 20
 
 // patience is how long a test waits for what must happen. No machine is too slow for it.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 // appid is the component of all systems.
 const appid = "wx0123456789abcdef"
@@ -240,7 +240,7 @@ func TestFaultsFireTheirAlerts(t *testing.T) {
 			// The system is left alone for two minutes, then harmed until all fire, then healed until none does.
 			const before, during, after, over = "before the fault", "during the fault", "after the fault", "over"
 			phase, looks, heal := before, 0, func() {}
-			m.watch(w.ctx, func(at time.Time, firing []string) bool {
+			err := m.watch(w.ctx, func(passed time.Duration, firing []string) bool {
 				for _, alert := range firing {
 					if phase == before || !slices.Contains(want, alert) {
 						t.Errorf("%s fires %s", alert, phase)
@@ -252,19 +252,18 @@ func TestFaultsFireTheirAlerts(t *testing.T) {
 				case phase == before && looks == int(2*time.Minute/interval):
 					phase, heal = during, f.plant(w)
 				case phase == during && slices.Equal(firing, want):
-					t.Logf("%v fire after %v", firing, at.Sub(m.clock.begin).Round(time.Second))
+					t.Logf("%v fire after %v", firing, passed)
 					phase = after
 					heal()
 				case phase == after && len(firing) == 0:
-					t.Logf("clear after %v", at.Sub(m.clock.begin).Round(time.Second))
+					t.Logf("clear after %v", passed)
 					phase = over
 				}
 				return phase != over
 			})
 			if phase != over && !t.Failed() {
-				t.Errorf("%s, %v never fired and cleared", phase, want)
+				t.Errorf("%s, %v never fired and cleared: %v", phase, want, err)
 			}
-			w.must(m.failed())
 		})
 	}
 }
@@ -280,26 +279,23 @@ func TestHealthySystemFiresNothing(t *testing.T) {
 	m := w.monitor()
 	defer w.visitors(w.ctx, appid, 500*time.Millisecond)()
 	looks := 0
-	m.watch(w.ctx, func(at time.Time, firing []string) bool {
+	err := m.watch(w.ctx, func(passed time.Duration, firing []string) bool {
 		if len(firing) > 0 {
-			t.Errorf("%v fire at %v", firing, at.Sub(m.clock.begin))
+			t.Errorf("%v fire after %v", firing, passed)
 			return false
 		}
 		looks++
 		switch looks {
 		case 20, 40:
-			r := w.replicas[looks/20-1]
-			w.must(r.stop())
-			w.must(r.start(w.ctx))
+			w.must(w.replicas[looks/20-1].stop())
+		case 24, 44: // a minute later
+			w.must(w.replicas[looks/20-1].start(w.ctx))
 		case 30, 60:
 			w.must(w.announce(w.ctx, appid, 2*time.Hour))
 		}
 		return looks < 100 // 25 minutes, in which components are counted twice at least
 	})
-	w.must(m.failed())
-	if looks < 100 && !t.Failed() {
-		t.Errorf("only %d looks", looks)
-	}
+	w.must(err)
 }
 
 // Each alert has a fault.

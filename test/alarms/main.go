@@ -75,11 +75,10 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.close()) }()
 
-	begin := time.Now()
 	if err := s.live(ctx, m, *length); err != nil {
 		return err
 	}
-	return drawDashboard(ctx, m, begin, time.Now(), panels, *out)
+	return drawDashboard(ctx, m, panels, *out)
 }
 
 // live lets time pass in which everybody around the system does what they do. WeChat refuses all
@@ -95,7 +94,7 @@ func (s *system) live(ctx context.Context, m *monitor, length time.Duration) err
 	}
 	looks := 0
 	var err error
-	m.watch(ctx, func(time.Time, []string) bool {
+	watched := m.watch(ctx, func(time.Duration, []string) bool {
 		switch left := time.Until(end); {
 		case left < length*2/5:
 			s.wechat.Every(nil)
@@ -109,5 +108,5 @@ func (s *system) live(ctx context.Context, m *monitor, length time.Duration) err
 		_, _ = s.client.StatusPage(ctx, preauth.StatusRequest{})
 		return err == nil && time.Now().Before(end)
 	})
-	return errors.Join(err, ctx.Err(), m.failed())
+	return errors.Join(err, watched)
 }

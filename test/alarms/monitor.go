@@ -4,18 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/discovery/targetgroup"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/rules"
-	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 
@@ -25,52 +26,45 @@ import (
 // job is the name that deploy/prometheus/rules.yml expects.
 const job = "preauth"
 
-// interval is the time between two scrapes, and between two looks at the rules, by the monitor's
-// clock.
+// interval is the time between two looks, by the monitor's clock.
 const interval = 15 * time.Second
 
-// clock is time that goes several times as fast as the machine's.
-type clock struct {
-	begin time.Time
-	speed int
-}
-
-// at returns what the clock shows at a time of the machine.
-func (c clock) at(t time.Time) time.Time { return c.begin.Add(time.Duration(c.speed) * t.Sub(c.begin)) }
-
-// real returns how long a time of the clock takes.
-func (c clock) real(d time.Duration) time.Duration { return d / time.Duration(c.speed) }
-
-// monitor is Prometheus: its scraper, its database, its rules. Only its clock is another one.
+// monitor is Prometheus with another clock: each look is an interval after the one before, however
+// long it took. A machine that is slow does not look like a service that is away.
 type monitor struct {
-	clock   clock
-	db      *tsdb.DB
-	engine  *promql.Engine
-	scraper *scrape.Manager
-	scraped chan error
-	rules   []*rules.Group
+	begin, now time.Time
+	pause      time.Duration // between two looks, by the machine's clock
+	db         *tsdb.DB
+	engine     *promql.Engine
+	rules      []*rules.Group
+	targets    []*target
 }
 
-// newMonitor scrapes the targets, and stores what they say in a directory, as of the time of a clock
-// with the given speed. Close it.
+// target is an address that is scraped.
+type target struct {
+	addr  string
+	known map[uint64]labels.Labels // what it exposed at the last look, by hash
+}
+
+// newMonitor returns a Prometheus whose clock is so many times as fast as the machine's. It stores what
+// the targets expose in a directory. Close it.
 func newMonitor(dir string, speed int, ruleFile string, targets []string) (_ *monitor, err error) {
-	m := &monitor{clock: clock{time.Now(), speed}, scraped: make(chan error, 1)}
+	now := time.Now()
+	m := &monitor{begin: now, now: now, pause: interval / time.Duration(speed)}
+	for _, addr := range targets {
+		m.targets = append(m.targets, &target{addr: addr})
+	}
 	if m.db, err = tsdb.Open(dir, nil, nil, tsdb.DefaultOptions(), nil); err != nil {
 		return nil, fmt.Errorf("open the database of Prometheus: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.db.Close())
-		}
-	}()
 	m.engine = promql.NewEngine(promql.EngineOpts{MaxSamples: 10_000_000, Timeout: time.Minute})
 	manager := rules.NewManager(&rules.ManagerOptions{
 		QueryFunc: rules.EngineQueryFunc(m.engine, m.db), AppendableV2: m.db, Queryable: m.db, Registerer: prometheus.NewRegistry(),
 		NotifyFunc: func(context.Context, string, ...*rules.Alert) {},
 	})
 	groups, errs := manager.LoadGroups(interval, labels.EmptyLabels(), "", nil, false, ruleFile)
-	if err = errors.Join(errs...); err != nil {
-		return nil, err
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, m.db.Close())
 	}
 	for _, group := range groups {
 		m.rules = append(m.rules, group)
@@ -78,89 +72,98 @@ func newMonitor(dir string, speed int, ruleFile string, targets []string) (_ *mo
 			rule.SetRestored(true) // otherwise it writes no ALERTS
 		}
 	}
-
-	every := m.clock.real(interval)
-	scrapes, err := config.Load(fmt.Sprintf("{global: {scrape_interval: %[1]v, scrape_timeout: %[1]v}, scrape_configs: [{job_name: %[2]s}]}", every, job), nil)
-	if err != nil {
-		return nil, fmt.Errorf("configure the scraper: %w", err)
-	}
-	m.scraper, err = scrape.NewManager(&scrape.Options{DiscoveryReloadInterval: model.Duration(50 * time.Millisecond)},
-		nil, nil, nil, stretched{m.db, m.clock}, prometheus.NewRegistry())
-	if err != nil {
-		return nil, err
-	}
-	if err = m.scraper.ApplyConfig(scrapes); err != nil {
-		return nil, fmt.Errorf("configure the scraper: %w", err)
-	}
-	group := &targetgroup.Group{Source: job}
-	for _, target := range targets {
-		group.Targets = append(group.Targets, model.LabelSet{model.AddressLabel: model.LabelValue(target)})
-	}
-	sets := make(chan map[string][]*targetgroup.Group, 1)
-	sets <- map[string][]*targetgroup.Group{job: {group}}
-	go func() { m.scraped <- m.scraper.Run(sets) }()
 	return m, nil
 }
 
-// close ends the scrapes.
-func (m *monitor) close() error {
-	m.scraper.Stop()
-	return errors.Join(<-m.scraped, m.db.Close())
-}
+func (m *monitor) close() error { return m.db.Close() }
 
-// watch looks at the rules until ctx ends or see returns false. see is told which alerts fire, in the
-// order of their names.
-func (m *monitor) watch(ctx context.Context, see func(at time.Time, firing []string) bool) {
-	for pause.For(ctx, m.clock.real(interval)) {
-		at := m.clock.at(time.Now())
+// watch looks at the targets and then at the rules until ctx ends or see returns false. see is told
+// how much time has passed and which alerts fire, in the order of their names.
+func (m *monitor) watch(ctx context.Context, see func(passed time.Duration, firing []string) bool) error {
+	for pause.For(ctx, m.pause) {
+		m.now = m.now.Add(interval)
+		for _, t := range m.targets {
+			if err := t.scrape(ctx, m.db, m.now.UnixMilli()); err != nil {
+				return fmt.Errorf("scrape %s: %w", t.addr, err)
+			}
+		}
 		var firing []string
 		for _, group := range m.rules {
-			group.Eval(ctx, at)
+			group.Eval(ctx, m.now)
 			for _, rule := range group.AlertingRules() {
+				if err := rule.LastError(); err != nil && ctx.Err() == nil {
+					return fmt.Errorf("%s: %w", rule.Name(), err)
+				}
 				if rule.State() == rules.StateFiring {
 					firing = append(firing, rule.Name())
 				}
 			}
 		}
 		slices.Sort(firing)
-		if !see(at, firing) {
-			return
+		if !see(m.now.Sub(m.begin), firing) {
+			return nil
 		}
 	}
+	return ctx.Err()
 }
 
-// failed returns the last error of a rule.
-func (m *monitor) failed() error {
-	var errs []error
-	for _, group := range m.rules {
-		for _, rule := range group.AlertingRules() {
-			errs = append(errs, rule.LastError())
+// scrape stores what the target exposes, and up, as Prometheus does: a series that is not exposed any
+// more gets a marker.
+func (t *target) scrape(ctx context.Context, db *tsdb.DB, at int64) error {
+	samples, err := t.exposed(ctx)
+	up := 1.0
+	if err != nil {
+		up, samples = 0, nil
+	}
+	samples = append(samples, &model.Sample{Metric: model.Metric{model.MetricNameLabel: "up"}, Value: model.SampleValue(up)})
+	app := db.AppenderV2(ctx)
+	store := func(series labels.Labels, v float64) error {
+		_, err := app.Append(0, series, 0, at, v, nil, nil, storage.AOptions{})
+		return err
+	}
+	gone := t.known
+	t.known = map[uint64]labels.Labels{}
+	for _, sample := range samples {
+		builder := labels.NewBuilder(labels.FromStrings(model.JobLabel, job, model.InstanceLabel, t.addr))
+		for name, v := range sample.Metric {
+			builder.Set(string(name), string(v))
+		}
+		series := builder.Labels()
+		t.known[series.Hash()] = series
+		delete(gone, series.Hash())
+		if err := store(series, float64(sample.Value)); err != nil {
+			return errors.Join(err, app.Rollback())
 		}
 	}
-	return errors.Join(errs...)
+	for _, series := range gone {
+		if err := store(series, math.Float64frombits(value.StaleNaN)); err != nil {
+			return errors.Join(err, app.Rollback())
+		}
+	}
+	return app.Commit()
 }
 
-// stretched stores samples as of the time of a clock.
-type stretched struct {
-	storage.AppendableV2
-
-	clock clock
-}
-
-// AppenderV2 returns an appender for the scraper.
-func (s stretched) AppenderV2(ctx context.Context) storage.AppenderV2 {
-	return stretchedAppender{s.AppendableV2.AppenderV2(ctx), s.clock}
-}
-
-type stretchedAppender struct {
-	storage.AppenderV2
-
-	clock clock
-}
-
-// Append changes the sample's time and nothing else.
-func (a stretchedAppender) Append(
-	ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options,
-) (storage.SeriesRef, error) {
-	return a.AppenderV2.Append(ref, ls, st, a.clock.at(time.UnixMilli(t)).UnixMilli(), v, h, fh, opts)
+// exposed returns what the target says of itself.
+func (t *target) exposed(ctx context.Context) (model.Vector, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.addr+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	decoder := expfmt.SampleDecoder{Dec: expfmt.NewDecoder(answer.Body, expfmt.ResponseFormat(answer.Header)), Opts: &expfmt.DecodeOptions{}}
+	var all model.Vector
+	for {
+		var family model.Vector
+		switch err := decoder.Decode(&family); {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil:
+			return nil, err
+		}
+		all = append(all, family...)
+	}
 }

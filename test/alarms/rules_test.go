@@ -89,14 +89,14 @@ func TestMetricsExist(t *testing.T) {
 	w := newWorld(t, mysql, setup{})
 	m := w.monitor()
 	exist := func(selector string) bool {
-		found, err := m.engine.NewInstantQuery(w.ctx, m.db, nil, selector, m.clock.at(time.Now()))
+		found, err := m.engine.NewInstantQuery(w.ctx, m.db, nil, selector, m.now)
 		w.must(err)
 		defer found.Close()
 		vector, err := found.Exec(w.ctx).Vector()
 		w.must(err)
 		return len(vector) > 0
 	}
-	m.watch(w.ctx, func(time.Time, []string) bool { return !exist("preauth_ready") })
+	w.must(m.watch(w.ctx, func(time.Duration, []string) bool { return false }))
 
 	check := func(who, expr string) {
 		parsed, err := parser.NewParser(parser.Options{}).ParseExpr(expr)
