@@ -46,8 +46,8 @@ type target struct {
 	known map[uint64]labels.Labels // what it exposed at the last look, by hash
 }
 
-// newMonitor returns a Prometheus whose clock is so many times as fast as the machine's. It stores what
-// the targets expose in a directory. Close it.
+// newMonitor returns a Prometheus whose clock is so many times as fast as the machine's. It stores
+// what the targets expose in a directory. Close it.
 func newMonitor(dir string, speed int, ruleFile string, targets []string) (_ *monitor, err error) {
 	now := time.Now()
 	m := &monitor{begin: now, now: now, pause: interval / time.Duration(speed)}
