@@ -245,7 +245,7 @@ func (c *Client) replicas(ctx context.Context) (replicas []Replica, err error) {
 		return nil, err
 	}
 	msg, err := sub.NextMsgWithContext(ctx)
-	for ; err == nil; msg, err = sub.NextMsg(replicasAnswer) {
+	for ; err == nil && ctx.Err() == nil; msg, err = sub.NextMsg(replicasAnswer) {
 		replica, ok, err := replicaOf(msg.Data, c.subjects.Status)
 		if err != nil {
 			return nil, err

@@ -29,6 +29,9 @@ func TraceParent(header nats.Header) string {
 // valid, and returns them.
 func AddTraceParent(header nats.Header, value string) nats.Header {
 	if isTraceParent(value) {
+		if header == nil {
+			header = nats.Header{}
+		}
 		header[traceParentHeader] = []string{value}
 	}
 	return header

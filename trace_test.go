@@ -15,6 +15,16 @@ import (
 
 const aTrace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
+// A message that has no headers yet gets them.
+func TestAddTraceParentToNoHeaders(t *testing.T) {
+	if got := preauth.TraceParent(preauth.AddTraceParent(nil, aTrace)); got != aTrace {
+		t.Errorf("got %q", got)
+	}
+	if got := preauth.AddTraceParent(nil, "nonsense"); got != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
 // An event has the trace context of its headers, if that is valid, and is never refused because of
 // it.
 func TestTraceParentOfAnEvent(t *testing.T) {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/internal/monitor"
+	"preauth/internal/outage"
 	"preauth/internal/stream"
 )
 
@@ -22,6 +24,7 @@ type natsDurability struct {
 	monitor *monitor.Server
 	roles   []stream.Role
 	log     *slog.Logger
+	away    *outage.Log // the monitoring endpoint
 	every   time.Duration
 
 	mu      sync.Mutex
@@ -47,9 +50,10 @@ func (w *natsDurability) look(ctx context.Context) {
 	}
 	atRisk, err := w.streamsAtRisk(ctx)
 	if err != nil { // what was seen last stands
-		w.log.Debug("not known whether NATS syncs", "error", err)
+		w.away.Away(err)
 		return
 	}
+	w.away.Back()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(atRisk) > 0 && (connect != w.connect || !slices.Equal(atRisk, w.atRisk)) {
@@ -66,10 +70,15 @@ func (w *natsDurability) streamsAtRisk(ctx context.Context) (names []string, err
 		return nil, err
 	}
 	for _, role := range w.roles {
-		found, err := stream.Find(ctx, w.js, role)
-		if err != nil { // health tells of a stream that is not there
-			w.log.Debug("not known whether a stream has replicas", "error", err)
+		if len(role.Wanted().Sources) > 0 { // the bucket, which can be copied anew
 			continue
+		}
+		found, err := stream.Find(ctx, w.js, role)
+		if errors.Is(err, jetstream.ErrStreamNotFound) { // health tells of it
+			continue
+		}
+		if err != nil {
+			return nil, err
 		}
 		if c := found.CachedInfo().Config; stream.NeedsSync(c) && !slices.Contains(names, c.Name) {
 			names = append(names, c.Name)

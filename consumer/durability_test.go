@@ -52,7 +52,7 @@ func TestMonitoringThatIsAwayIsNoWarning(t *testing.T) {
 	}
 	w := newWorldConfigured(t, "")
 	r := w.start(func(s *setup) { s.cfg.Monitor = monitor.New("http://"+address, nil) }).ready()
-	w.eventually("it was asked", func() bool { return strings.Contains(w.log.String(), "not known whether NATS syncs") })
+	w.eventually("it was asked", func() bool { return strings.Contains(w.log.String(), "monitoring of NATS away") })
 	if strings.Contains(w.log.String(), "NATS can lose") || !strings.Contains(r.metrics(), "preauth_nats_durability_warnings 0\n") {
 		t.Error("it counts as a warning")
 	}

@@ -202,6 +202,9 @@ func (w *mysqlWatch) look(ctx context.Context) {
 	err := w.db.Check(ctx)
 	w.health.set(mysqlPart, err)
 	if err != nil {
+		w.mu.Lock()
+		w.rows, w.oldest = 0, time.Time{} // a row that cannot be seen would seem to wait ever longer
+		w.mu.Unlock()
 		return
 	}
 	rows, oldest, err := w.db.OutboxDepth(ctx)

@@ -221,6 +221,7 @@ func (s *Service) watch(registerer prometheus.Registerer, js jetstream.JetStream
 	})
 	durability := &natsDurability{
 		nc: s.nc, js: js, monitor: s.cfg.Monitor, roles: Roles(s.cfg), log: s.log, every: s.cfg.intervals.census,
+		away: outage.New(s.log, "monitoring of NATS", s.cfg.Now),
 	}
 	if s.cfg.Monitor != nil {
 		s.watches = append(s.watches, durability.look)

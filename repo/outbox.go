@@ -23,7 +23,7 @@ type Announcement struct {
 	Failure    *preauth.Failure
 	Authorized *preauth.Authorized
 	// TraceParent is the W3C trace context to publish it with, "" for none. The Update and the Authorized
-	// do not have it.
+	// need not have it.
 	TraceParent string
 	// CreatedAt is the outcome's time, in UTC.
 	CreatedAt time.Time

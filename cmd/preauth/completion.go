@@ -176,7 +176,7 @@ func (l *commandLine) appids(ctx context.Context, beginning string) []string {
 		return !known[name]
 	})
 	var out strings.Builder
-	asking.Run(ctx, append([]string{"--timeout=1s", "--prefix=" + beginning}, args...), &out, io.Discard)
+	asking.Run(ctx, append(args, "--timeout=1s", "--prefix="+beginning), &out, io.Discard)
 	return strings.Fields(out.String())
 }
 

@@ -107,6 +107,7 @@ type replayer struct {
 	tokens  jetstream.Stream
 	newest  map[string]storedEvent // by component
 	last    uint64                 // all events up to this sequence have been read
+	flat    bool                   // the stream takes no subjects of components
 }
 
 // plan returns the newest event of each component, sorted, and whether it can be replayed.
@@ -177,6 +178,10 @@ func (r *replayer) statuses(ctx context.Context) (map[string]*preauth.Status, er
 func (r *replayer) find(ctx context.Context) error {
 	return r.session.ask(ctx, r.Timeout, "the JetStream API", func(ctx context.Context, s *session) error {
 		name, err := r.js.StreamNameBySubject(ctx, s.subjects.TokenUpdated+".>")
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			r.flat = true
+			name, err = r.js.StreamNameBySubject(ctx, s.subjects.TokenUpdated)
+		}
 		if err != nil {
 			return fmt.Errorf("the stream of %s: %w", s.subjects.TokenUpdated, err)
 		}
@@ -232,6 +237,9 @@ func (r *replayer) replay(ctx context.Context, plan []*replayed) error {
 			}
 		}
 	}
+	if !slices.ContainsFunc(plan, func(p *replayed) bool { return p.as > 0 }) {
+		return nil
+	}
 	worked, err := r.await(ctx)
 	if err != nil {
 		return err
@@ -249,10 +257,11 @@ func (r *replayer) replay(ctx context.Context, plan []*replayed) error {
 // nothing came that was not read: behind a newer token, the repetition would count as the newest.
 func (r *replayer) publish(ctx context.Context, p *replayed) error {
 	msg := nats.NewMsg(preauth.SubjectFor(r.role.Events, p.AppID))
-	msg.Data = p.Encode()
-	if p.TraceParent != "" {
-		msg.Header.Set("traceparent", p.TraceParent)
+	if r.flat {
+		msg.Subject = r.role.Events
 	}
+	msg.Data = p.Encode()
+	msg.Header = preauth.AddTraceParent(msg.Header, p.TraceParent)
 	for r.newest[p.AppID].sequence == p.sequence {
 		var stored *jetstream.PubAck
 		err := r.session.ask(ctx, r.Timeout, msg.Subject, func(ctx context.Context, _ *session) (err error) {

@@ -108,6 +108,28 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// A stream of somebody else may take the flat subject only.
+func TestReplayToAStreamOfTheFlatSubject(t *testing.T) {
+	t.Parallel()
+	server, stand, dsn := newNATS(t), newWeChat(t, ""), apptest.NewDatabase(t)
+	nc := connect(t, server.URL())
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "MINE", Subjects: []string{"component.token.updated"}}); err != nil {
+		t.Fatal(err)
+	}
+	_, admin := serve(t, "--nats-url="+server.URL(), "--mysql-dsn="+dsn, "--schema-apply", "--wechat-url="+stand.URL(), "--spares=0")
+	awaitReady(t, admin)
+	updates := subscribe(t, nc, "preauth.updated")
+	if _, err := js.Publish(t.Context(), "component.token.updated", tokenEvent("wx1", "first")); err != nil {
+		t.Fatal(err)
+	}
+	nextUpdate(t, updates, "wx1")
+	matches(t, `(?s)\nwx1 .* code is current, revision 1\n`, "replay", "--wait=1m", "--timeout=1m", "--nats-url="+server.URL())
+}
+
 // A token that is announced while others are replayed stays the newest.
 func TestReplayIsNoNewerThanANewEvent(t *testing.T) {
 	t.Parallel()

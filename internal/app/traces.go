@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/url"
@@ -98,7 +99,10 @@ var traceVariables = []struct {
 	}},
 	{"OTEL_EXPORTER_OTLP_%sTIMEOUT", "a number of milliseconds", isNumber},
 	{"OTEL_EXPORTER_OTLP_%sCOMPRESSION", "gzip or none", oneOf("gzip", "none")},
-	{"OTEL_EXPORTER_OTLP_%sCERTIFICATE", "a PEM file that can be read", isFile},
+	{"OTEL_EXPORTER_OTLP_%sCERTIFICATE", "a PEM file with certificates", func(name string) bool {
+		content, err := contentOf(name)
+		return err == nil && x509.NewCertPool().AppendCertsFromPEM(content)
+	}},
 	{"OTEL_EXPORTER_OTLP_%sCLIENT_CERTIFICATE", "a PEM file that can be read", isFile},
 	{"OTEL_EXPORTER_OTLP_%sCLIENT_KEY", "a PEM file that can be read", isFile},
 	{"OTEL_TRACES_SAMPLER", "always_on, always_off, traceidratio, or one of these after parentbased_", oneOf(

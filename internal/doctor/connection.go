@@ -90,15 +90,19 @@ const needsNATS = "needs a connection to NATS"
 func (e *examination) examineNATS(ctx context.Context) {
 	e.group = "NATS"
 	type attempt struct {
-		server string
-		err    error
+		server, version string
+		err             error
 	}
 	var attempts []attempt
 	for _, server := range e.NATS.Servers {
 		options := e.NATS
 		options.Servers = []string{server}
 		c, err := dial(options)
-		attempts = append(attempts, attempt{place(server), err})
+		made := attempt{server: place(server), err: err}
+		if err == nil {
+			made.version = c.ConnectedServerVersion()
+		}
+		attempts = append(attempts, made)
 		switch {
 		case err != nil:
 		case e.nats == nil:
@@ -112,7 +116,7 @@ func (e *examination) examineNATS(ctx context.Context) {
 			if a.err != nil {
 				return fault(e.nats == nil, a.err.Error(), natsRemedy(a.err))
 			}
-			return ok("connected, nats-server " + e.nats.ConnectedServerVersion())
+			return ok("connected, nats-server " + a.version)
 		})
 	}
 	if e.nats == nil {

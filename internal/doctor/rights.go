@@ -227,7 +227,8 @@ func (e *examination) examineRights(ctx context.Context) {
 	defer cancel()
 	t, err := newTrial(ctx, e.NATS)
 	if err != nil {
-		e.skip(err.Error(), toReceive, toKnow, toTake, toAnswer, toAnnounce, toShow)
+		e.check(ctx, toReceive, func(context.Context) verdict { return problem(err.Error(), natsRemedy(err)) })
+		e.skip(needsReplies, toKnow, toTake, toAnswer, toAnnounce, toShow)
 		return
 	}
 	defer t.nc.Close()

@@ -109,6 +109,8 @@ func (e *examination) stream(ctx context.Context, js jetstream.JetStream, role s
 		return e.absent(ctx, js, f)
 	case isRefused(err):
 		return fault(f.needed, err.Error(), allow("publish on", apiPrefix(e.Config.JetStreamDomain)+"STREAM.INFO."+want.Name))
+	case stream.ErrorCode(err) != 0: // in NATS's words, which give no advice
+		return fault(f.needed, err.Error(), cmp.Or(consumer.Remedy(err), "look at nats-server's log"))
 	case err != nil:
 		what, remedy := cut(err)
 		return fault(f.needed, what, cmp.Or(consumer.Remedy(err), remedy, "look at nats-server's log"))
@@ -255,7 +257,7 @@ func roomFor(missing []found, tier jetstream.Tier) verdict {
 			"raise max_streams of the account: the service needs six, or five with --kv-bucket=none")
 	}
 	if most := limits.MaxConsumers; most >= 0 && most < 2 {
-		return problem(fmt.Sprintf("at most %d consumers", most), "raise max_consumers: the replicas share two, and each needs two more")
+		return problem(fmt.Sprintf("at most %d consumers", most), "raise max_consumers, which counts for each stream: of that of the tokens the replicas share one, and each needs one more")
 	}
 	left := map[jetstream.StorageType]int64{jetstream.FileStorage: limits.MaxStore, jetstream.MemoryStorage: limits.MaxMemory}
 	used := map[jetstream.StorageType]uint64{jetstream.FileStorage: max(tier.Store, tier.ReservedStore), jetstream.MemoryStorage: max(tier.Memory, tier.ReservedMemory)}

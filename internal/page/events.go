@@ -65,6 +65,9 @@ func (e *events) close() {
 }
 
 func (e *events) hear(msg *nats.Msg) {
+	if len(msg.Data) > preauth.MaxBody { // none of the service's
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.refused, msg.Subject)

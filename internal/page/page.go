@@ -111,6 +111,8 @@ func (p *Page) guarded(next http.Handler) http.Handler {
 				http.StatusMisdirectedRequest)
 			return
 		}
+		// The server's time limit for reading would end the request's context, also while MySQL is asked.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		next.ServeHTTP(w, r)
 	})
 }
@@ -140,13 +142,17 @@ func (p *Page) serveOverview(w http.ResponseWriter, r *http.Request) {
 
 func (p *Page) serveComponent(w http.ResponseWriter, r *http.Request) {
 	appid := r.PathValue("appid")
-	found, at, err := read(r.Context(), p.reads, "component "+appid, func(ctx context.Context) (component, error) {
-		if preauth.CheckAppID(appid) != nil {
-			return component{}, nil
-		}
-		status, known, err := p.source.Status(ctx, appid)
-		return component{status, known}, err
-	})
+	var (
+		found component
+		at    time.Time
+		err   error
+	)
+	if preauth.CheckAppID(appid) == nil {
+		found, at, err = read(r.Context(), p.reads, "component "+appid, func(ctx context.Context) (component, error) {
+			status, known, err := p.source.Status(ctx, appid)
+			return component{status, known}, err
+		})
+	}
 	if err == nil && !found.known {
 		p.write(w, r, http.StatusNotFound, "refusal", func(f *frame) { f.Title, f.Refusal = f.text("unknown"), f.text("unknown.said") })
 		return
@@ -205,7 +211,6 @@ func (p *Page) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // the server's are for short answers
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var told string

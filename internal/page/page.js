@@ -99,6 +99,7 @@ async function renew() {
 			// A row that moved to another table is a new one.
 			if (focused && document.activeElement.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
 			count();
+			if (stream?.readyState === EventSource.OPEN) say("live");
 		}
 	} catch {
 		say("lost"); // the stream notices too, and comes back

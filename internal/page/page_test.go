@@ -249,6 +249,22 @@ func TestManyComponentsAreOnPages(t *testing.T) {
 	}
 }
 
+// An impossible appid is not asked for, and takes no room among what was read.
+func TestImpossibleAppIDsPushOutNothing(t *testing.T) {
+	s := newSite(t, "")
+	s.has(preauth.StateValid, 1)
+	s.shows("/components/wxvalid00000", "Revision")
+	s.mu.Lock()
+	s.away = errAway
+	s.mu.Unlock()
+	for i := range 300 {
+		if status, _, _ := s.get(fmt.Sprintf("/components/%%3Cb%%3E%d", i)); status != http.StatusNotFound {
+			t.Fatalf("status %d", status)
+		}
+	}
+	s.shows("/components/wxvalid00000", "Revision")
+}
+
 func TestPageOfAComponent(t *testing.T) {
 	s := newSite(t, "")
 	s.has(preauth.StateFailing, 1)
