@@ -99,7 +99,11 @@ func (d *demo) announced(ctx context.Context, u preauth.Update) {
 	case err != nil:
 		d.screen.event(bad, u.AppID, "%s; %v", text, err)
 	default:
-		d.screen.event(good, u.AppID, "%s → looked up, %d ms", text, time.Since(w.began).Milliseconds())
+		text += " → looked up"
+		if !w.began.IsZero() { // this replica made the code
+			text += fmt.Sprintf(", %d ms", time.Since(w.began).Milliseconds())
+		}
+		d.screen.event(good, u.AppID, "%s", text)
 	}
 }
 

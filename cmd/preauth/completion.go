@@ -163,7 +163,7 @@ func firstSentence(help string) string {
 // appids asks the service for the components that begin so, with the settings that the command line
 // and the environment have. It finds none if that takes longer than a person waits.
 func (l *commandLine) appids(ctx context.Context, beginning string) []string {
-	asking := app.Program{Name: "preauth", CLI: new(appidsCommand)}
+	asking := app.Program{Name: "preauth", CLI: new(cli)}
 	known := map[string]bool{}
 	for _, flag := range kong.Must(new(appidsCommand)).Model.Flags {
 		known[flag.Name] = true
@@ -176,7 +176,7 @@ func (l *commandLine) appids(ctx context.Context, beginning string) []string {
 		return !known[name]
 	})
 	var out strings.Builder
-	asking.Run(ctx, append(args, "--timeout=1s", "--prefix="+beginning), &out, io.Discard)
+	asking.Run(ctx, append([]string{"appids", "--timeout=1s", "--prefix=" + beginning}, args...), &out, io.Discard)
 	return strings.Fields(out.String())
 }
 

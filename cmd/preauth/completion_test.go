@@ -54,7 +54,7 @@ func completing(t *testing.T, shell string, args ...string) (command *exec.Cmd, 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	command = exec.CommandContext(ctx, program, args...)
-	command.Env = append(os.Environ(), "PREAUTH_TEST_MAIN=1", "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "NATS_URL="+server.URL(), "TERM=xterm")
+	command.Env = append(os.Environ(), "PREAUTH_TEST_MAIN=1", "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "NATS_URL="+server.URL(), "PREAUTH_SPARES=2", "TERM=xterm")
 	return command, strings.NewReplacer("URL", server.URL(), "DIR", dir).Replace
 }
 

@@ -38,7 +38,8 @@ type cli struct {
 
 	Completion completionCommand `cmd:"" help:"Print a script that completes commands, flags and components in a shell."`
 	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what the last word of a command line may become."`
-	Man        manCommand        `cmd:"" hidden:"" help:"Print the man page."`
+	AppIDs     appidsCommand     `cmd:"" hidden:"" name:"appids" help:"Print the components that begin so, for completion."`
+	Man        manCommand        `cmd:"" help:"Print the man page."`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

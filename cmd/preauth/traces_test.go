@@ -195,7 +195,7 @@ func TestServeRefusesTraceSettings(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_CLIENT_KEY":      {"/nowhere.pem", "a PEM file that can be read"},
 		"OTEL_TRACES_SAMPLER":                {"jaeger_remote", "always_on, always_off, traceidratio"},
 		"OTEL_TRACES_SAMPLER_ARG":            {"10%", "a number from 0 to 1"},
-		"OTEL_BSP_MAX_QUEUE_SIZE":            {"many", "a number of spans"},
+		"OTEL_BSP_MAX_QUEUE_SIZE":            {"9223372036854775807", "a number of spans, up to 1000000"},
 	} {
 		t.Run(variable, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")

@@ -63,7 +63,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 	}{
 		{nil, `expected one of "serve", "schema", "check", "doctor", `},
 		{[]string{"server"}, `did you mean "serve"`},
-		{[]string{"run"}, `"run" is not a command`},
+		{[]string{"launch"}, `"launch" is not a command`},
 		{[]string{"schema"}, `expected one of "print", "apply"`},
 		{[]string{"schema", "apply"}, "no database: name one with --mysql-dsn"},
 		{[]string{"schema", "apply", "--mysql-dsn=" + secret}, "--mysql-dsn ($MYSQL_DSN): database: the MySQL DSN: it must read "},
@@ -143,5 +143,14 @@ func TestVersionIsPrinted(t *testing.T) {
 	status, out, stderr := do(t, "--version")
 	if status != 0 || out != app.Version()+"\n" || stderr != "" {
 		t.Errorf("status %d, %q, %q; want the version %s", status, out, stderr, app.Version())
+	}
+}
+
+// An argument that is empty, as from a variable that is not set, does not count as left out.
+func TestEmptyArgumentsAreRefused(t *testing.T) {
+	for _, args := range [][]string{{"replay", "--dry-run", ""}, {"status", ""}, {"failures", ""}, {"quota", ""}, {"renew", ""}} {
+		if status, _, stderr := do(t, args...); status != 2 || !strings.Contains(stderr, "is empty") {
+			t.Errorf("%q: status %d, %q", args, status, stderr)
+		}
 	}
 }

@@ -12,12 +12,13 @@ import (
 func (s Service) Patient() (doctor.Patient, error) {
 	var (
 		p    doctor.Patient
-		errs [4]error
+		errs [5]error
 	)
 	p.Config, errs[0] = s.config()
 	p.NATS, errs[1] = s.NATS.Options()
 	p.DB, errs[2] = s.MySQL.Open()
 	p.WeChat, errs[3] = s.WeChat.client()
+	errs[4] = checkTraceVariables()
 	if err := errors.Join(errs[:]...); err != nil {
 		if p.DB != nil {
 			err = errors.Join(err, p.DB.Close())

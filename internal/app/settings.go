@@ -258,6 +258,12 @@ func parseArguments(parser *kong.Kong, args []string) (*kong.Context, error) {
 	if err != nil {
 		return nil, UsageErrorf("%s; try \"%s --help\"", parseErrorText(err, args), parser.Model.Name)
 	}
+	for _, part := range command.Path {
+		// In a script, it comes from a variable that is not set, and must not count as left out.
+		if at := part.Positional; at != nil && at.Target.IsZero() {
+			return nil, UsageErrorf("%s is empty", at.Summary())
+		}
+	}
 	return command, errors.Join(checkVariables(known, os.Environ()), applyContext(command), checkValues(command.Flags()))
 }
 

@@ -25,17 +25,22 @@ import (
 // flushTime is how long the service waits at most until the collector has taken the last spans.
 const flushTime = 5 * time.Second
 
-// traces returns where spans go by OpenTelemetry's variables, nil if these name no collector. stop
-// sends the last spans.
-func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, stop func(), err error) {
-	none := func() {}
+// wantsTraces reports whether OpenTelemetry's variables name a collector.
+func wantsTraces() bool {
 	// The standard has otlp as the default, with a collector on this machine. Most have none.
 	chosen := os.Getenv("OTEL_TRACES_EXPORTER")
 	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || chosen == "none" || chosen == "" && endpoint == "" {
-		return nil, none, nil
+		return false
 	}
-	if err := checkTraceVariables(); err != nil {
+	return true
+}
+
+// traces returns where spans go by OpenTelemetry's variables, nil if these name no collector. stop
+// sends the last spans.
+func traces(ctx context.Context, log *slog.Logger) (spans trace.TracerProvider, stop func(), err error) {
+	none := func() {}
+	if err := checkTraceVariables(); err != nil || !wantsTraces() {
 		return nil, none, err
 	}
 	// It reads the variables of the exporter. Its first wait of 5 s would outlast flushTime.
@@ -112,8 +117,8 @@ var traceVariables = []struct {
 		ratio, err := strconv.ParseFloat(value, 64)
 		return err == nil && ratio >= 0 && ratio <= 1
 	}},
-	{"OTEL_BSP_MAX_QUEUE_SIZE", "a number of spans", isNumber},
-	{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "a number of spans", isNumber},
+	{"OTEL_BSP_MAX_QUEUE_SIZE", "a number of spans, up to 1000000", isSize},
+	{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "a number of spans, up to 1000000", isSize},
 	{"OTEL_BSP_SCHEDULE_DELAY", "a number of milliseconds", isNumber},
 	{"OTEL_BSP_EXPORT_TIMEOUT", "a number of milliseconds", isNumber},
 }
@@ -127,14 +132,23 @@ func isNumber(value string) bool {
 	return err == nil && number >= 0
 }
 
+// isSize reports whether value is a possible size of a queue, for which memory is taken at once.
+func isSize(value string) bool {
+	number, err := strconv.Atoi(value)
+	return err == nil && number > 0 && number <= 1_000_000
+}
+
 func isFile(name string) bool {
 	_, err := contentOf(name)
 	return err == nil
 }
 
-// checkTraceVariables returns an error for each variable with a value that is not possible. It
-// repeats no value: headers have passwords.
+// checkTraceVariables returns an error for each variable with a value that is not possible, if traces
+// are wanted. It repeats no value: headers have passwords.
 func checkTraceVariables() error {
+	if !wantsTraces() {
+		return nil
+	}
 	var errs []error
 	for _, variable := range traceVariables {
 		names := []string{variable.name}

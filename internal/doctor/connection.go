@@ -170,7 +170,7 @@ func natsRemedy(err error) string {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
 		strings.Contains(strings.ToLower(err.Error()), "authorization violation"):
-		return "log in as a user that the server knows: compare --nats-user, --nats-creds or --nats-nkey with its configuration"
+		return "log in as a user that the server knows: compare --nats-user and the password ($NATS_PASSWORD), --nats-creds or --nats-nkey with its configuration"
 	case errors.Is(err, nats.ErrSecureConnWanted):
 		return "write nats:// instead of tls:// in --nats-url, and leave out --nats-ca; or give the server TLS"
 	case errors.Is(err, nats.ErrSecureConnRequired):

@@ -190,7 +190,7 @@ func (f *frame) Count(state preauth.State) int {
 // Worst returns the state of all components together: the first that any of them is in. It is "" if
 // that is not known.
 func (f *frame) Worst() preauth.State {
-	if f.AsOf.IsZero() {
+	if f.AsOf.IsZero() || f.Away != nil {
 		return ""
 	}
 	for _, state := range shown {

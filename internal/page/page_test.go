@@ -396,7 +396,7 @@ func TestPageWithoutMySQLShowsWhatItKnew(t *testing.T) {
 		s.away = errAway
 		s.replica.Ready, s.replica.Reasons = false, []string{"MySQL: repo: check: database unavailable"}
 	})
-	s.shows("/", "All components are valid", "row-wxvalid00000", "What is shown was read at", errAway.Error(),
+	s.shows("/", "How the components fare is not known", "row-wxvalid00000", "What is shown was read at", errAway.Error(),
 		"This replica does not do all its work", "MySQL: repo: check: database unavailable")
 	s.change(func() { s.away = nil })
 	s.has(preauth.StateValid, 2)
