@@ -392,12 +392,18 @@ func TestPageWithoutMySQLShowsWhatItKnew(t *testing.T) {
 	s.change(func() { s.away = nil })
 	s.has(preauth.StateValid, 1)
 	s.shows("/", "All components are valid", "row-wxvalid00000")
+	const living = "A living code"
+	s.shows("/components/wxvalid00000", living)
 	s.change(func() {
 		s.away = errAway
 		s.replica.Ready, s.replica.Reasons = false, []string{"MySQL: repo: check: database unavailable"}
 	})
 	s.shows("/", "How the components fare is not known", "row-wxvalid00000", "What is shown was read at", errAway.Error(),
 		"This replica does not do all its work", "MySQL: repo: check: database unavailable")
+	s.shows("/components/wxvalid00000", "MySQL cannot be read now", "Revision")
+	if _, _, body := s.get("/components/wxvalid00000"); strings.Contains(body, living) {
+		t.Error("the component counts as valid while nobody knows")
+	}
 	s.change(func() { s.away = nil })
 	s.has(preauth.StateValid, 2)
 	s.shows("/", "row-wxvalid00001")
