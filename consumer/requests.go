@@ -34,7 +34,8 @@ type responder struct {
 	describe func() preauth.Replica
 
 	mu       sync.Mutex
-	service  micro.Service // nil before start
+	service  micro.Service   // nil before start
+	identity preauth.Replica // its ID, Version and StartedAt alone
 	stopping bool
 	working  sync.WaitGroup
 }
@@ -157,9 +158,11 @@ func (r *responder) start(workCtx context.Context, endpoints ...endpoint) error 
 			return fmt.Errorf("consumer: micro service: endpoint %s: %w", e.name, errors.Join(err, service.Stop()))
 		}
 	}
+	stats := service.Stats()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.service = service
+	r.identity = preauth.Replica{ID: stats.ID, Version: stats.Version, StartedAt: stats.Started}
 	return nil
 }
 
@@ -168,10 +171,7 @@ func (r *responder) replica() preauth.Replica {
 	described := r.describe()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.service != nil {
-		stats := r.service.Stats()
-		described.ID, described.Version, described.StartedAt = stats.ID, stats.Version, stats.Started
-	}
+	described.ID, described.Version, described.StartedAt = r.identity.ID, r.identity.Version, r.identity.StartedAt
 	return described
 }
 
