@@ -46,7 +46,7 @@ func (c doctorCommand) Run(ctx context.Context, to app.Stdio) (err error) {
 	if c.JSON {
 		err = json.NewEncoder(to.Out).Encode(map[string]any{"checks": findings})
 	} else {
-		_, err = fmt.Fprintf(to.Out, "\n%d ok, %d warnings, %d problems, %d skipped\n",
+		_, err = fmt.Fprintf(to.Out, "\nok: %d, warnings: %d, problems: %d, skipped: %d\n",
 			results[doctor.OK], results[doctor.Warning], results[doctor.Problem], results[doctor.Skipped])
 	}
 	if results[doctor.Problem] > 0 {

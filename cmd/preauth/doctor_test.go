@@ -807,7 +807,7 @@ func TestDoctorOfAHealthyService(t *testing.T) {
 
 	// What people read.
 	status, out, _ := do(t, c.arguments("doctor")...)
-	for _, want := range []string{"settings\n  ok       time limits\nNATS\n", "\nJetStream\n  ok       enabled\n", "\nservice\n  ok       replicas: 1, ready\n", " ok, 0 warnings, 0 problems, 0 skipped\n"} {
+	for _, want := range []string{"settings\n  ok       time limits\nNATS\n", "\nJetStream\n  ok       enabled\n", "\nservice\n  ok       replicas: 1, ready\n", ", warnings: 0, problems: 0, skipped: 0\n"} {
 		if status != 0 || !strings.Contains(out, want) {
 			t.Errorf("status %d, %q is not in\n%s", status, want, out)
 		}
