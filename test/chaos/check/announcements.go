@@ -51,8 +51,9 @@ func announcedIsCommitted(x *index, v *verdict) {
 }
 
 // announcedBefore reports whether the same update was seen before. It may be announced again if it
-// left the stream too early, by the clock of the replica that published it. The stream would drop
-// its message id then.
+// left the stream too early, by the clock of the replica that published it, or if a replica whose
+// clock is slow takes it for alive. The stream drops its message id then, unless the server has been
+// restarted since and has forgotten the id.
 func (x *index) announcedBefore(e history.Event) bool {
 	return slices.ContainsFunc(x.byCode[e.Code], func(other history.Event) bool {
 		return other.Op == history.Update && other.AppID == e.AppID && other.Revision == e.Revision && other.Sequence < e.Sequence
@@ -104,7 +105,7 @@ func revisionsGrow(x *index, v *verdict) {
 		slices.SortStableFunc(seen, func(a, b history.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
 		for i := 1; i < len(seen); i++ {
 			a, b := seen[i-1], seen[i]
-			again := a.Revision == b.Revision && a.Code == b.Code && b.MessageID == ""
+			again := a.Revision == b.Revision && a.Code == b.Code // see announcedBefore
 			v.that(a.Sequence == b.Sequence || a.Revision < b.Revision || again, only(a, b),
 				"revision %d of %s follows %d in the stream", b.Revision, appid, a.Revision)
 		}

@@ -387,6 +387,11 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			again.MessageID, again.Sequence = "", again.Sequence+1
 			e.Events = append(e.Events, again)
 		},
+		"an update that left the stream is announced again by a slow clock, and the server has forgotten its id": func(e *check.Evidence) {
+			again := *event(e, history.Update, 2)
+			again.Sequence++
+			e.Events = append(e.Events, again)
+		},
 		"a slow clock dates the second claim before the spent one": func(e *check.Evidence) {
 			e.State.Codes[4].ClaimID, e.State.Codes[4].Reference, e.State.Codes[4].ClaimedAt = "early", "order", s
 			e.State.Codes[5].Deleted = true
