@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	noJetStream  = "JetStream is not there for this account, or it is in another domain: enable it, or name its domain with --nats-js-domain"
+	noJetStream  = "JetStream is not there for this account, or it is in another domain: enable it, name its domain with --nats-js-domain ($NATS_JS_DOMAIN), or leave that setting out"
 	noRoom       = "give the account or the server more room, or bound each stream with --stream-max-bytes"
 	fewerServers = "let --stream-replicas be at most the number of servers with JetStream"
 )

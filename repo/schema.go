@@ -98,7 +98,7 @@ FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_uniqu
 		table, key, _ := strings.Cut(wanted, ".")
 		switch {
 		case !slices.ContainsFunc(found, func(name string) bool { return strings.HasPrefix(name, table+".") }):
-			return fmt.Errorf("repo: check: the table %s is missing: run `preauth schema apply`, or grant this account its rights on the table", table)
+			return fmt.Errorf("repo: check: the table %s is missing: run `preauth schema apply` with an account that may create tables, or grant this account its rights on the table", table)
 		case !slices.Contains(found, wanted):
 			return fmt.Errorf("repo: check: the table %s lacks the unique key %s: compare it with `preauth schema print`", table, key)
 		}

@@ -403,7 +403,7 @@ func ailments() []ailment {
 		},
 		{
 			name: "a certificate of NATS for another name", config: "TLS, for another host", plant: func(c *clinic) { c.args["nats-ca"] = c.files.ca },
-			result: doctor.Problem, check: "NATS: URL", found: "certificate is valid for|doesn't contain any IP SANs", do: "use a name of the server's certificate in --nats-url ($NATS_URL), or have one issued for this name",
+			result: doctor.Problem, check: "NATS: URL", found: "certificate is valid for|doesn't contain any IP SANs", do: "use a name of the server's certificate that leads to it in --nats-url ($NATS_URL), or have one issued for this name",
 			mend: (*clinic).renewCertificate,
 		},
 		{
@@ -445,7 +445,7 @@ func ailments() []ailment {
 
 		{
 			name: "an account without JetStream", config: rights(allRights, "disabled"),
-			result: doctor.Problem, check: "JetStream: enabled", found: "JetStream not enabled for account", do: "enable it, or name its domain", mend: granted,
+			result: doctor.Problem, check: "JetStream: enabled", found: "JetStream not enabled for account", do: "enable it, name its domain", mend: granted,
 		},
 		{
 			name: "a JetStream domain that is not there", plant: set("nats-js-domain", "hub"),
@@ -481,7 +481,7 @@ func ailments() []ailment {
 		{
 			name:   "a stream PREAUTH of somebody else",
 			plant:  func(c *clinic) { c.create(jetstream.StreamConfig{Name: "PREAUTH", Subjects: []string{"else.>"}}) },
-			result: doctor.Problem, check: "JetStream: update stream", found: "it does not take the subjects that it has to", do: "rename it, or name another one in the settings",
+			result: doctor.Problem, check: "JetStream: update stream", found: "it does not take the subjects that it has to", do: "remove it if nobody needs it, or name another one in the settings",
 			mend: func(c *clinic) { c.remove("PREAUTH") },
 		},
 		{

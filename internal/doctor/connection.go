@@ -194,7 +194,7 @@ func networkRemedy(err error, r reach) string {
 	case errors.As(err, &unknown):
 		return "let " + r.authority + " name the authority that signed the server's certificate"
 	case errors.As(err, &name):
-		return "use a name of the server's certificate in " + r.address + ", or have one issued for this name"
+		return "use a name of the server's certificate that leads to it in " + r.address + ", or have one issued for this name"
 	case errors.As(err, &invalid):
 		return "renew the server's certificate, or set this machine's clock"
 	case strings.Contains(err.Error(), "certificate required"), strings.Contains(err.Error(), "bad certificate"):

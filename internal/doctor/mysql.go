@@ -128,7 +128,7 @@ func schemaRemedy(err error) string {
 	case strings.Contains(text, "lacks the unique key"):
 		return "add the key as `preauth schema print` shows it"
 	case strings.Contains(text, "is missing"):
-		return "run `preauth schema apply`, or grant this account its rights on the table"
+		return "run `preauth schema apply` with an account that may create tables, or grant this account its rights on the table"
 	case database.IsDenied(err):
 		return "GRANT it, as docs/operation.md shows under MySQL"
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -261,14 +262,19 @@ func roomFor(missing []found, tier jetstream.Tier) verdict {
 	}
 	left := map[jetstream.StorageType]int64{jetstream.FileStorage: limits.MaxStore, jetstream.MemoryStorage: limits.MaxMemory}
 	used := map[jetstream.StorageType]uint64{jetstream.FileStorage: max(tier.Store, tier.ReservedStore), jetstream.MemoryStorage: max(tier.Memory, tier.ReservedMemory)}
+	sizeOf := func(s found) uint64 { return uint64(max(0, s.config.MaxBytes)) * uint64(s.config.Replicas) }
+	all := maps.Clone(used)
 	for _, s := range missing {
 		if limits.MaxBytesRequired && s.config.MaxBytes <= 0 {
-			return problem("the account requires max_bytes of each stream", "set --stream-max-bytes ($PREAUTH_STREAM_MAX_BYTES)")
+			return problem("the account requires max_bytes of each stream",
+				"set --stream-max-bytes ($PREAUTH_STREAM_MAX_BYTES), in bytes: the streams share the room of the account")
 		}
+		all[s.config.Storage] += sizeOf(s)
+	}
+	for _, s := range missing {
 		kind := s.config.Storage
-		used[kind] += uint64(max(0, s.config.MaxBytes)) * uint64(s.config.Replicas)
-		if left[kind] >= 0 && used[kind] > uint64(left[kind]) {
-			return fault(s.needed, fmt.Sprintf("the account has room for %d bytes of %s storage, and the streams need %d", left[kind], strings.ToLower(kind.String()), used[kind]),
+		if used[kind] += sizeOf(s); left[kind] >= 0 && used[kind] > uint64(left[kind]) {
+			return fault(s.needed, fmt.Sprintf("the account has room for %d bytes of %s storage, and the streams need %d", left[kind], strings.ToLower(kind.String()), all[kind]),
 				"give the account more room, or set a smaller --stream-max-bytes ($PREAUTH_STREAM_MAX_BYTES)")
 		}
 	}

@@ -69,12 +69,12 @@ func (r Role) Wanted() jetstream.StreamConfig {
 var (
 	errRetention = errors.New("messages go away when they are acknowledged: its retention must be limits, " +
 		"because every replica reads it; take its subjects away, or create it anew")
-	errUncovered = errors.New("it does not take the subjects that it has to: rename it, or name another one in the settings")
+	errUncovered = errors.New("it does not take the subjects that it has to: remove it if nobody needs it, or name another one in the settings")
 	errMirror    = errors.New("it is a mirror, which takes no messages itself: name the stream that it copies in the settings, " +
 		"and the JetStream domain of that")
-	errSealed     = errors.New("it is sealed and takes no more messages: rename it, or name another one in the settings")
+	errSealed     = errors.New("it is sealed and takes no more messages: remove it if nobody needs it, or name another one in the settings")
 	errNoAck      = errors.New("it does not say that it has stored a message: set no_ack to false")
-	errCopiesElse = errors.New("it does not copy what it has to, or under other subjects: rename it, or name another one in the settings")
+	errCopiesElse = errors.New("it does not copy what it has to, or under other subjects: remove it if nobody needs it, or name another one in the settings")
 	errWritable   = errors.New("others can publish in it, so that it may say something else than what it copies: take its subjects away")
 	errTransform  = errors.New("its subject transform stores messages under subjects where nobody looks for them: " +
 		"let the transform leave these subjects alone")
