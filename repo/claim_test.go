@@ -841,6 +841,10 @@ func TestReplicasGiveEachSpareOnce(t *testing.T) {
 				if errors.Is(err, repo.ErrNoSpare) {
 					return
 				}
+				if err != nil && server.Engine() == mysqlserver.TiDB { // it gives up in a crowd, and a client asks again
+					n--
+					continue
+				}
 				mu.Lock()
 				if _, twice := given[c.PreAuthCode.Reveal()]; err != nil || twice {
 					t.Errorf("got %+v, %v, which was given before: %t", c, err, twice)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"preauth/internal/mysqlserver"
 	"preauth/repo"
 )
 
@@ -40,6 +41,9 @@ func TestDenied(t *testing.T) {
 	}
 	for table, granted := range tables {
 		for right := range strings.SplitSeq(granted, ", ") {
+			if right == "UPDATE" && server.Engine() == mysqlserver.TiDB {
+				continue // it lets everybody update no row
+			}
 			d.exec(t, fmt.Sprintf("REVOKE %s ON %s.%s FROM '%s'@'%%'", right, name, table, user))
 			denied, err := asUser.Denied(within(t))
 			if err != nil || !slices.Contains(denied, right+" on "+table) || right != "SELECT" && len(denied) != 1 {
