@@ -102,7 +102,7 @@ func (t tracer) work(ctx context.Context, name, appid string) (context.Context, 
 }
 
 // event begins the span of an event that came on the subject or, for a component, below it. It is
-// below the span of whoever published the event.
+// below the span of the publisher.
 func (t tracer) event(ctx context.Context, subject, appid, traceParent string) (context.Context, span) {
 	if t.spans == nil {
 		return ctx, span{}

@@ -44,7 +44,7 @@ type Spent struct {
 
 // Spend records that a code served its authorization: nobody gets it any more. A current code is
 // announced once more, under a new revision, and its component becomes due at once. A lease stays:
-// whoever has it is about to replace the code. The error may be [ErrUnknownCode] or
+// its holder is about to replace the code. The error may be [ErrUnknownCode] or
 // [ErrSecondAuthorizer]; nothing has changed then. After [ErrUnavailable] spend the same code again.
 func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
 	if err := a.check(); err != nil {

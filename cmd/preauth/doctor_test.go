@@ -529,7 +529,7 @@ func ailments() []ailment {
 			},
 		},
 		{
-			name: "a monitoring endpoint that is none", plant: func(c *clinic) { c.args["nats-monitor"] = c.wechat.URL() },
+			name: "a monitoring address of another server", plant: func(c *clinic) { c.args["nats-monitor"] = c.wechat.URL() },
 			result: doctor.Warning, check: "JetStream: sync", found: "no nats-server answers there", do: "the address of nats-server's http_port",
 			mend: func(c *clinic) { c.args["nats-monitor"] = c.monitor },
 		},

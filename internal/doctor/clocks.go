@@ -14,7 +14,7 @@ const tooFar = 2 * time.Second
 // What goes by which clock.
 const (
 	natsClock   = "tokens seem to live longer or shorter than they do: their life counts from the time of the stream"
-	mysqlClock  = "whoever compares the tables with the server's time is misled; the service goes by its own"
+	mysqlClock  = "people who compare the tables with the server's time are misled; the service goes by its own"
 	wechatClock = "the times that are announced are wrong for everybody else: subscribers drop living codes, or use dead ones"
 )
 

@@ -32,7 +32,7 @@ type Finding struct {
 	Group  string `json:"group"`
 	Check  string `json:"check"`
 	Result Result `json:"result"`
-	// Found is what there is, or why it was not checked.
+	// Found says what was found, or why it was not checked.
 	Found string `json:"found"`
 	// Do says what to change. It is "" if nothing has to be.
 	Do string `json:"do,omitempty"`
