@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"preauth/test/chaos/history"
@@ -60,6 +61,14 @@ func (x *index) announcedBefore(e history.Event) bool {
 	})
 }
 
+// forgotten reports whether the stream may have forgotten a message id between two times: its server
+// was killed, or the window for duplicates has passed.
+func (x *index) forgotten(from, to time.Duration) bool {
+	return to-from > 2*time.Minute || slices.ContainsFunc(x.Events, func(e history.Event) bool {
+		return e.Op == history.Fault && strings.HasPrefix(e.Fault, "NATS: SIGKILL") && e.End > from && e.Begin < to
+	})
+}
+
 // isDead reports whether a code can be used no more. Its announcement may have left the stream.
 func (x *index) isDead(code *Code) bool {
 	return code.Authorizer != "" || code.ExpiresAt <= x.State.Now
@@ -105,7 +114,7 @@ func revisionsGrow(x *index, v *verdict) {
 		slices.SortStableFunc(seen, func(a, b history.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
 		for i := 1; i < len(seen); i++ {
 			a, b := seen[i-1], seen[i]
-			again := a.Revision == b.Revision && a.Code == b.Code // see announcedBefore
+			again := a.Revision == b.Revision && a.Code == b.Code && (b.MessageID == "" || x.forgotten(a.Begin, b.Begin))
 			v.that(a.Sequence == b.Sequence || a.Revision < b.Revision || again, only(a, b),
 				"revision %d of %s follows %d in the stream", b.Revision, appid, a.Revision)
 		}

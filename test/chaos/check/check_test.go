@@ -154,6 +154,11 @@ var doctored = []struct {
 	{"an announcement without a message id", "announced if and only if committed", func(e *check.Evidence) {
 		event(e, history.Update, 1).MessageID = ""
 	}},
+	{"an update is stored again under its message id, by a server that was not killed", "revisions only grow", func(e *check.Evidence) {
+		again := *event(e, history.Update, 2)
+		again.Sequence++
+		e.Events = append(e.Events, again)
+	}},
 	{"a failure that cannot be read", "announced if and only if committed", func(e *check.Evidence) {
 		e.Events = append(e.Events, history.Event{Op: history.Failure, Status: history.Unreadable})
 	}},
@@ -390,7 +395,8 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 		"an update that left the stream is announced again by a slow clock, and the server has forgotten its id": func(e *check.Evidence) {
 			again := *event(e, history.Update, 2)
 			again.Sequence++
-			e.Events = append(e.Events, again)
+			again.Begin += 2 * s
+			e.Events = append(e.Events, again, history.Event{Op: history.Fault, Fault: "NATS: SIGKILL", Begin: again.Begin - s, End: again.Begin - s/2})
 		},
 		"a slow clock dates the second claim before the spent one": func(e *check.Evidence) {
 			e.State.Codes[4].ClaimID, e.State.Codes[4].Reference, e.State.Codes[4].ClaimedAt = "early", "order", s
