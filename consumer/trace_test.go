@@ -229,7 +229,12 @@ func TestAuthorizationIsOneTrace(t *testing.T) {
 	r := w.start(recorded).ready()
 	w.announce("wx1", w.token("a"))
 	code := w.settled(r, "wx1").PreAuthCode
+	// The update that calls the code spent would not be published once its successor is saved.
+	hold := wechattest.NewHold()
+	w.wechat.Next("wx1", wechattest.Fault{HoldAnswer: hold})
 	w.publishTraced("component.authorized", preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: code, AuthorizerAppID: "wxa"}.Encode())
+	r.await(consumer.StepCleared, "wx1", 2)
+	hold.Release()
 	const want = `      POST /cgi-bin/component/api_create_preauthcode
     issue
     publish preauth.updated
