@@ -77,10 +77,12 @@ APT_UPDATE = tries=24; \
 APT_INSTALL = apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 install
 
 # The tests and the sandbox use MariaDB or MySQL if there is one. Otherwise this installs MariaDB,
-# and where that is impossible, TiDB. TiDB is built here, because `go test` has a time limit.
+# and where that is impossible, TiDB. TiDB is built here, because `go test` has a time limit. If you
+# ask for MySQL, a private one is unpacked.
 database:
 	@[ -z "$$PREAUTH_TEST_DSN" ] || exit 0; \
 	PATH="$$PATH:$(SERVER_DIRS)"; \
+	if [ "$$PREAUTH_TEST_ENGINE" = mysql ]; then exec test/mysql/install; fi; \
 	if [ "$$PREAUTH_TEST_ENGINE" != tidb ]; then \
 		if command -v mariadbd >/dev/null || command -v mysqld >/dev/null; then exit 0; fi; \
 		if [ -n "$(NO_INSTALL)" ]; then \
