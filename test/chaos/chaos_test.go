@@ -9,11 +9,13 @@ import (
 	"go.uber.org/goleak"
 
 	"preauth/internal/leak"
+	"preauth/internal/mysqlserver"
 )
 
 var (
 	forTime = flag.Duration("for", 45*time.Second, "how long faults come in TestPromisesHoldUnderFaults, for each kind of NATS")
 	seed    = flag.Uint64("seed", newSeed(), "what the choices depend on; default: a fresh one")
+	engine  = flag.String("engine", "", "database server of TestPromisesHoldUnderFaults: mariadb, mysql or tidb; default: the first that works")
 	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service: half an hour")
 )
 
@@ -51,8 +53,8 @@ func TestPromisesHoldUnderFaults(t *testing.T) {
 	for name, servers := range map[string]int{"one NATS server": 1, "a cluster of three": 3} {
 		t.Run(name, func(t *testing.T) {
 			c := newCampaign(t, *seed)
-			c.natsServers = servers
-			t.Logf("seed %d; repeat with -run %q -seed %d", c.seed, t.Name(), c.seed)
+			c.natsServers, c.engine = servers, mysqlserver.Engine(*engine)
+			t.Logf("seed %d; repeat with -run %q -seed %d -engine %q", c.seed, t.Name(), c.seed, c.engine)
 			out, err := c.run(t.Context())
 			if err != nil {
 				t.Fatalf("%v\nfiles in %s", err, c.dir)
