@@ -138,7 +138,12 @@ func (f *codeFollower) follow(ctx context.Context, source jetstream.Stream, _ st
 // take takes in a message of the stream.
 func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 	appid := preauth.AppIDFromSubject(f.cfg.Subjects.Updated, msg.Subject())
-	update, err := parseStored(msg.Data())
+	known := f.codes.Current(appid)
+	var revision uint64
+	if known != nil {
+		revision = known.Revision
+	}
+	update, err := parseStored(msg.Data(), revision)
 	if err != nil || update.AppID != appid {
 		f.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject(),
 			"sequence", meta.Sequence.Stream, "error", err)
@@ -149,7 +154,6 @@ func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 		}
 		return
 	}
-	known := f.codes.Current(appid)
 	f.codes.Add(update)
 	f.codes.SetStored(appid, storedAs(update, meta.Sequence.Stream))
 	switch {

@@ -85,6 +85,9 @@ func TestForeignUpdateIsCorrected(t *testing.T) {
 				return ok && stored.Revision > healed.Revision && stored.Revision > test.above
 			})
 			w.settled(a, "wx1")
+			if test.above > 0 && strings.Contains(w.log.String(), "no component had so many codes") {
+				t.Error("a replica does not believe a revision that follows one that it believed")
+			}
 		})
 	}
 }

@@ -336,7 +336,7 @@ func (p *publisher) publishUpdate(ctx context.Context, update preauth.Update, tr
 		case !isConflict(err):
 			return fmt.Errorf("publishing: %w", withRemedy(err))
 		}
-		if source, err = p.learnLast(ctx, update.AppID); err != nil {
+		if source, err = p.learnLast(ctx, update); err != nil {
 			return err
 		}
 	}
@@ -389,9 +389,10 @@ func storedAs(update preauth.Update, sequence uint64) view.Stored {
 }
 
 // learnLast asks the stream for its last message for a component, which is not the one that this
-// replica knew. If there is none any more, the revision that is known stays: an older one must not
-// follow. It returns the stream as it is now.
-func (p *publisher) learnLast(ctx context.Context, appid string) (jetstream.Stream, error) {
+// replica knew when it was to publish update. If there is none any more, the revision that is known
+// stays: an older one must not follow. It returns the stream as it is now.
+func (p *publisher) learnLast(ctx context.Context, update preauth.Update) (jetstream.Stream, error) {
+	appid := update.AppID
 	p.codes.ForgetStored(appid)
 	source, err := p.askSource(ctx)
 	if err != nil {
@@ -404,24 +405,30 @@ func (p *publisher) learnLast(ctx context.Context, appid string) (jetstream.Stre
 	if err != nil {
 		return nil, fmt.Errorf("last announcement: %w", err)
 	}
-	update, err := parseStored(msg.Data)
+	last, err := parseStored(msg.Data, update.Revision)
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
-	p.codes.SetStored(appid, storedAs(update, msg.Sequence))
+	p.codes.SetStored(appid, storedAs(last, msg.Sequence))
 	return source, nil
 }
 
-// maxCredible is the highest revision that the service believes. It leaves room below
-// [preauth.MaxRevision] for the revisions that follow.
-const maxCredible = preauth.MaxRevision - 1<<32
+const (
+	// maxCredible is the highest revision that the service believes of anybody. It leaves room below
+	// [preauth.MaxRevision] for the revisions that follow.
+	maxCredible = preauth.MaxRevision - 1<<32
+	// maxAhead is how far an update may be ahead of what this replica knows of a component. The
+	// revisions above maxCredible that follow a foreign one are believed by it.
+	maxAhead = 1 << 20
+)
 
 var errIncredible = errors.New("no component had so many codes")
 
-// parseStored returns an update that the stream holds, if its revision is credible.
-func parseStored(body []byte) (preauth.Update, error) {
+// parseStored returns an update that the stream holds, if its revision is credible. known is the
+// component's revision as far as this replica knows.
+func parseStored(body []byte, known uint64) (preauth.Update, error) {
 	update, err := preauth.ParseUpdate(body)
-	if err == nil && update.Revision > maxCredible {
+	if err == nil && update.Revision > max(maxCredible, known+maxAhead) {
 		return preauth.Update{}, errIncredible
 	}
 	return update, err
