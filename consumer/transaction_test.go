@@ -1,9 +1,12 @@
 package consumer_test
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"time"
+
+	driver "github.com/go-sql-driver/mysql"
 
 	"preauth"
 	"preauth/consumer"
@@ -19,11 +22,16 @@ func TestNoTransactionIsOpenWhileWaiting(t *testing.T) {
 	r := w.start(w.onWire(wire), func(s *setup) { s.cfg.Now = c.Now }).ready()
 	db := w.database
 	open := "SELECT COUNT(*) FROM information_schema.innodb_trx JOIN information_schema.processlist p ON p.id = trx_mysql_thread_id WHERE p.db = DATABASE()"
+
 	if mysql.Engine() == mysqlserver.TiDB {
 		open = "SELECT COUNT(*) FROM information_schema.tidb_trx WHERE db = DATABASE() AND session_id <> CONNECTION_ID()"
 	}
 	transactions := func() (n int) {
-		if err := db.Get(&n, open); err != nil {
+		err := db.Get(&n, open)
+		if failure, ok := errors.AsType[*driver.MySQLError](err); ok && failure.Number == 3854 {
+			return 1 // MySQL cannot show a statement with binary arguments, so there is one
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		return n
