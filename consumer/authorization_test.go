@@ -84,7 +84,7 @@ func TestSpentCurrentCodeIsReplaced(t *testing.T) {
 
 // rarelyDue keeps the renewer from looking for due components.
 func rarelyDue(s *setup) {
-	consumer.ShortenIntervals(&s.cfg, time.Hour, 500*time.Millisecond, time.Second, time.Second)
+	consumer.ShortenIntervals(&s.cfg, time.Hour, 5*time.Second, time.Second, time.Second)
 }
 
 // The replica that takes the authorization replaces the code itself. It does not leave that to the

@@ -226,7 +226,7 @@ func kinds(found []tracetest.SpanStub) string {
 func TestAuthorizationIsOneTrace(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	spans, recorded := w.record()
-	r := w.start(recorded).ready()
+	r := w.start(recorded, rarelyDue).ready()
 	w.announce("wx1", w.token("a"))
 	code := w.settled(r, "wx1").PreAuthCode
 	// The update that calls the code spent would not be published once its successor is saved.
@@ -303,7 +303,7 @@ func TestCodesOnDemandAreInTheTraceOfTheRequest(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	spans, recorded := w.record()
-	r := w.start(recorded, func(s *setup) { s.cfg.Now = c.Now }).ready()
+	r := w.start(recorded, rarelyDue, func(s *setup) { s.cfg.Now = c.Now }).ready()
 	w.announce("wx1", w.token("a"))
 	w.settled(r, "wx1")
 	w.ask("00-00000000000000000000000000000001-00f067aa0ba902b7-01", "preauth.claim.wx1", `{"claim_id":"visitor","reference":"order-17"}`)
