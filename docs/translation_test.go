@@ -114,7 +114,13 @@ func differences(t *testing.T, english, original, chinese, translated string) []
 		}
 	}
 	if len(e) != len(c) {
-		return []string{fmt.Sprintf("%d headings, want %d", len(c), len(e))}
+		headings := func(all []section) (names []string) {
+			for _, s := range all {
+				names = append(names, s.heading)
+			}
+			return names
+		}
+		return []string{fmt.Sprintf("the headings %q stand for %q", headings(c), headings(e))}
 	}
 	var all []string
 	for i := range e {
