@@ -1,6 +1,7 @@
 package wechattest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"html"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"time"
 
 	"preauth"
 )
@@ -47,24 +49,57 @@ func (s *Server) OpenAuthorizeAccount(plugin preauth.Plugin) error {
 }
 
 // servePage shows an authorization page: status 200 if WeChat takes the parameters, and otherwise 400
-// with the reason. fixed are parameters that always have the same value.
+// with the reason. The page has a form with an account's appid, authorizer_appid. Sending it
+// authorizes, and leads to redirect_uri with an auth_code. fixed are parameters that always have the
+// same value.
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request, fixed url.Values) {
 	visit, err := readVisit(r, fixed)
+	if err == nil && r.Method == http.MethodPost {
+		var back string
+		if back, err = s.submit(visit, r.PostFormValue("authorizer_appid")); err == nil {
+			http.Redirect(w, r, back, http.StatusSeeOther) //nolint:gosec // WeChat's pages lead to redirect_uri
+			return
+		}
+	}
 	if err == nil {
 		err = s.visit(visit)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	text := "Authorize " + visit.AppID
+	body := fmt.Sprintf("Authorize %s\n"+`<form method="post"><input name="authorizer_appid" value="%s"><button>Authorize</button></form>`,
+		html.EscapeString(visit.AppID), html.EscapeString(cmp.Or(visit.Options.BizAppID, "wxvisitor")))
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
-		text = err.Error()
+		body = html.EscapeString(err.Error())
 	}
-	_, _ = fmt.Fprintf(w, "<!DOCTYPE html>\n<html><body>%s</body></html>\n", html.EscapeString(text))
+	_, _ = fmt.Fprintf(w, "<!DOCTYPE html>\n<html><body>%s</body></html>\n", body)
+}
+
+// submit authorizes what a visit asks for, and returns where WeChat sends the visitor then.
+func (s *Server) submit(v Visit, authorizer string) (back string, err error) {
+	if !bizAppID.MatchString(authorizer) {
+		return "", errors.New("authorizer_appid must be an appid")
+	}
+	if appid, _, ok := s.issued(v.PreAuthCode); ok && appid != v.AppID {
+		return "", errOtherComponent
+	}
+	authCode, err := s.authorize(v.PreAuthCode, authorizer)
+	if err != nil {
+		return "", err
+	}
+	u, err := url.Parse(v.Options.RedirectURI)
+	if err != nil {
+		return "", err
+	}
+	query := u.Query()
+	query.Set("auth_code", authCode)
+	query.Set("expires_in", strconv.Itoa(int(authorizationCodeLife/time.Second)))
+	u.RawQuery = query.Encode()
+	return u.String(), nil
 }
 
 // readVisit reads the query of an authorization page. Each parameter appears once, and no other does.
 func readVisit(r *http.Request, fixed url.Values) (Visit, error) {
-	if r.Method != http.MethodGet {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return Visit{}, errors.New("a page is opened with GET")
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -104,6 +139,8 @@ func readVisit(r *http.Request, fixed url.Values) (Visit, error) {
 	}, nil
 }
 
+var errOtherComponent = errors.New("the pre_auth_code was issued to another component_appid")
+
 // The values that WeChat documents.
 var (
 	authTypes      = []int{1, 2, 3, 4, 5, 6, 8}
@@ -126,7 +163,7 @@ func (s *Server) visit(v Visit) error {
 	case !ok:
 		return ErrCodeUnknown
 	case appid != v.AppID:
-		return errors.New("the pre_auth_code was issued to another component_appid")
+		return errOtherComponent
 	case !s.options.Now().Before(expires):
 		return ErrCodeExpired
 	}

@@ -10,8 +10,9 @@
 // n-th call, a [Hold] stops a call at a chosen point until the test releases it, and [Options].Now
 // is the clock.
 //
-// [Server.Authorize] plays the visitor who authorizes with a code, and [Server.PushTo] names the
-// receiver of WeChat's pushes about that.
+// [Server.Register] makes a platform known, which then gets tokens at api_component_token with the
+// tickets that [Server.PushTicket] pushes. [Server.Authorize] plays the visitor who authorizes with a
+// code, which leads to a push as well.
 //
 // What WeChat does not document, such as the size of its quotas, is an option.
 package wechattest
@@ -91,6 +92,8 @@ type Server struct {
 	count      map[string]int
 	questions  questions
 	visits     []Visit
+	platforms  map[string]*platform
+	tokenFault Fault
 	changed    chan struct{} // closed at the next call; nil if nobody waits
 
 	authorizations authorizations
@@ -141,6 +144,7 @@ func Start(options Options) (*Server, error) {
 		queues:     make(map[string][]Fault),
 		count:      make(map[string]int),
 		questions:  questions{count: make(map[string]int)},
+		platforms:  make(map[string]*platform),
 	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -356,6 +360,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.serveCode(w, r)
 	case quotaPath:
 		s.serveQuota(w, r)
+	case componentTokenPath:
+		s.serveToken(w, r)
 	case pcPage:
 		s.servePage(w, r, nil)
 	case mobilePage:
@@ -537,13 +543,18 @@ func (s *Server) checkCaller(call Call, method string, body []byte, now time.Tim
 	case known != nil && !known.superseded.IsZero() && !now.Before(known.superseded):
 		return 40001
 	}
-	if len(s.allowed) > 0 && !slices.ContainsFunc(s.allowed, func(p netip.Prefix) bool { return p.Contains(call.Remote) }) {
+	if !s.allows(call.Remote) {
 		return 61004
 	}
 	if len(body) == 0 {
 		return 44002
 	}
 	return 0
+}
+
+// allows reports whether a caller may call from its address. The caller of allows holds mu.
+func (s *Server) allows(remote netip.Addr) bool {
+	return len(s.allowed) == 0 || slices.ContainsFunc(s.allowed, func(p netip.Prefix) bool { return p.Contains(remote) })
 }
 
 // china is where WeChat's day begins.
