@@ -196,10 +196,8 @@ func (d *demo) fail(appid string) {
 // other, and shows a claim, two authorizations and a failure of WeChat in each second round. With a
 // pace of 0 it announces each component's token once.
 func (d *demo) run(ctx context.Context, url string, components int, pace time.Duration, ready func() error) error {
-	for ready() != nil {
-		if !wait(ctx, 20*time.Millisecond) {
-			return nil
-		}
+	if !becomesReady(ctx, ready) {
+		return nil
 	}
 	nc, err := nats.Connect(url, nats.Name("preauth-dev"), nats.MaxReconnects(-1))
 	if err != nil {
@@ -255,6 +253,27 @@ func (d *demo) run(ctx context.Context, url string, components int, pace time.Du
 		}
 	}
 	return nil
+}
+
+// ticketPace is how often WeChat pushes a ticket.
+const ticketPace = 10 * time.Minute
+
+// pushTickets has the stand-in push tickets to a platform until ctx ends. The first one comes when the
+// service is ready, so that a token service finds the stream.
+func (d *demo) pushTickets(ctx context.Context, appid string, ready func() error) {
+	for more := becomesReady(ctx, ready); more; more = wait(ctx, ticketPace) {
+		d.stand.PushTicket(appid)
+	}
+}
+
+// becomesReady waits until the service is ready or ctx ends, and reports whether it is ready.
+func becomesReady(ctx context.Context, ready func() error) bool {
+	for ready() != nil {
+		if !wait(ctx, 20*time.Millisecond) {
+			return false
+		}
+	}
+	return true
 }
 
 // wait waits for d or for the end of ctx, and reports whether d is over.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"preauth"
 	"preauth/consumer"
 	"preauth/internal/app"
 	"preauth/internal/database"
@@ -38,6 +40,7 @@ type sandbox struct {
 	NATSListen   string        `name:"nats-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of NATS. Port 0 means any free port, here and below."`
 	AdminListen  string        `name:"admin-listen" default:"127.0.0.1:0" form:"address" help:"Address of the status page, /healthz, /readyz and /metrics."`
 	WeChatListen string        `name:"wechat-listen" default:"127.0.0.1:0" form:"address" help:"Loopback address of the stand-in for WeChat."`
+	PushTo       string        `name:"push-to" placeholder:"URL" help:"Have the stand-in push to this receiver, such as a token service of yours, as WeChat does for the platform wx0123456789abcdef: a component_verify_ticket at once and then every 10 minutes, and each authorization on the stand-in's pages. The platform's secrets, which are made up, are printed."`
 	DSN          string        `name:"mysql-dsn" placeholder:"DSN" help:"Use this existing database, as user:password@tcp(host:3306)/preauth, and create what it lacks of the schema. Without it a private server is started: MariaDB, MySQL or TiDB, the first that is installed."`
 	Verbose      bool          `name:"verbose" short:"v" help:"Show the whole log of the service, not only warnings and errors."`
 
@@ -99,6 +102,12 @@ func (c sandbox) Run(ctx context.Context, to app.Stdio) (err error) {
 	}
 	defer stand.Close()
 	screen.row("WeChat", "%s, a stand-in that accepts any token", stand.URL())
+	if c.PushTo != "" {
+		if err := stand.Register(c.platform()); err != nil {
+			return err
+		}
+		screen.platform(c.platform(), stand.URL())
+	}
 
 	demo := &demo{screen: screen, stand: stand, ways: map[string]way{}, saved: map[string]way{}}
 	return c.serve(ctx, demo, app.Service{
@@ -133,10 +142,25 @@ func (c sandbox) serve(ctx context.Context, demo *demo, settings app.Service) er
 				defer cancel()
 				shown = demo.run(working, settings.NATS.URL, c.Components, c.Every, service.Ready)
 			})
+			if c.PushTo != "" {
+				running.Go(func() { demo.pushTickets(working, platformAppID, service.Ready) })
+			}
 		})
 	})
 	running.Wait()
 	return errors.Join(served, shown)
+}
+
+// platformAppID is the platform that --push-to is about.
+const platformAppID = "wx0123456789abcdef"
+
+// platform returns the platform that --push-to is about. Its secrets are made up.
+func (c sandbox) platform() wechattest.Platform {
+	return wechattest.Platform{
+		AppID: platformAppID, AppSecret: preauth.NewSecret("made-up-appsecret"),
+		PushURL: c.PushTo, PushToken: preauth.NewSecret("made-up-token"),
+		EncodingAESKey: preauth.NewSecret("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"),
+	}
 }
 
 // check finds invalid flags and addresses that are taken before anything is started.
@@ -146,6 +170,9 @@ func (c sandbox) check(ctx context.Context) error {
 		if _, err := database.Connector(c.DSN); err != nil {
 			errs = append(errs, app.UsageErrorf("--mysql-dsn: %w", err))
 		}
+	}
+	if u, err := url.Parse(c.PushTo); c.PushTo != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		errs = append(errs, app.UsageErrorf("--push-to: must be an http or https URL, such as http://127.0.0.1:8080/"))
 	}
 	for _, each := range []struct {
 		flag, address string

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -428,6 +430,46 @@ func TestDevListensWhereItIsTold(t *testing.T) {
 	d.end(t)
 }
 
+// With --push-to, the stand-in pushes tickets to a token service, which gets tokens with the printed
+// settings.
+func TestDevPushesTickets(t *testing.T) {
+	t.Parallel()
+	pushed := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.URL.Query().Get("msg_signature") == "" {
+			t.Errorf("a push has no signature: %s", r.URL)
+		}
+		pushed <- string(body)
+		_, _ = w.Write([]byte("success"))
+	}))
+	t.Cleanup(receiver.Close)
+	d := startDev(t, "--components=1", "--push-to="+receiver.URL+"/push", "--mysql-dsn="+apptest.NewDatabase(t))
+	select {
+	case body := <-pushed:
+		if !strings.Contains(body, "<AppId><![CDATA[wx0123456789abcdef]]></AppId><Encrypt>") {
+			t.Errorf("pushed was %s", body)
+		}
+	case <-time.After(apptest.Patience):
+		t.Fatal("no push came")
+	}
+	d.Out.Await(t, `pushes +to `+regexp.QuoteMeta(receiver.URL)+`/push, for a token service with\n`)
+	url := d.Out.Await(t, `export WECHAT_URL=(http://\S+) \\\n +WECHAT_APPID=wx0123456789abcdef WECHAT_APPSECRET=\S+ \\\n +WECHAT_PUSH_TOKEN=\S+ \\\n +WECHAT_ENCODING_AES_KEY=\S{43}\n`)[1]
+	secret := d.Out.Await(t, `WECHAT_APPSECRET=(\S+)`)[1]
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: apptest.Patience}
+	response, err := client.Post(url+"/cgi-bin/component/api_component_token", "application/json",
+		strings.NewReader(`{"component_appid":"wx0123456789abcdef","component_appsecret":"`+secret+`","component_verify_ticket":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if answer, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(answer), `"errcode":61006`) {
+		t.Errorf("with the printed secret and a made-up ticket, the answer is %s, %v", answer, err)
+	}
+	d.Out.Await(t, `wxdev1  token → saved → announced → looked up`)
+	d.end(t)
+}
+
 func TestDevRefusesImpossibleValues(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ arg, says string }{
@@ -440,6 +482,8 @@ func TestDevRefusesImpossibleValues(t *testing.T) {
 		{"--wechat-listen=192.0.2.1:0", "--wechat-listen: "},
 		{"--wechat-listen=", "--wechat-listen must be host:port"},
 		{"--admin-listen=here:now", "--admin-listen must be host:port"},
+		{"--push-to=127.0.0.1:8080", "--push-to: must be an http or https URL, such as http://127.0.0.1:8080/"},
+		{"--push-to=/push", "--push-to: must be an http or https URL"},
 		{"--mysql-dsn=me:" + apptest.Secret + "@tcp(127.0.0.1)/", "--mysql-dsn: database: the MySQL DSN: it names no database: "},
 		{"--verbose=perhaps", "--verbose: bool value must be true, 1, yes, false, 0 or no"},
 	} {

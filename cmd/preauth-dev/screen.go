@@ -14,6 +14,7 @@ import (
 
 	"preauth"
 	"preauth/internal/app"
+	"preauth/wechat/wechattest"
 )
 
 // screen shows a person what happens. Its lines fit 80 columns.
@@ -134,4 +135,11 @@ func (s *screen) commands(url, appid string) {
 	s.row("cache", "nats kv watch %s", kvBucket)
 	s.row("counts", "nats micro stats preauth")
 	s.print("", 0, "\n")
+}
+
+// platform prints where pushes go, and the settings of a token service that takes them.
+func (s *screen) platform(p wechattest.Platform, wechat string) {
+	s.row("pushes", "to %s, for a token service with", p.PushURL)
+	s.row("", "export WECHAT_URL=%s \\\n  WECHAT_APPID=%s WECHAT_APPSECRET=%s \\\n  WECHAT_PUSH_TOKEN=%s \\\n  WECHAT_ENCODING_AES_KEY=%s",
+		wechat, p.AppID, p.AppSecret.Reveal(), p.PushToken.Reveal(), p.EncodingAESKey.Reveal())
 }
