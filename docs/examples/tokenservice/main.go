@@ -40,7 +40,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Getenv, log.New(os.Stderr, "tokenservice: ", log.LstdFlags|log.Lmsgprefix)); err != nil {
+	if err := run(ctx, os.Getenv, log.New(os.Stderr, "tokenservice: ", log.Ltime|log.Lmsgprefix)); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -135,7 +135,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case preauth.InfoAuthorized, preauth.InfoUpdateAuthorized:
 		if err := s.authorized(r.Context(), p); err != nil {
 			s.log.Printf("authorization by %q not announced: %v", p.AuthorizerAppID, err)
-			if !errors.Is(err, preauth.ErrInvalid) { // a repetition would not help against that
+			if !errors.Is(err, preauth.ErrInvalid) { // that has no PreAuthCode, say, and never will
 				http.Error(w, "not announced", http.StatusServiceUnavailable)
 				return
 			}
@@ -146,9 +146,6 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // authorized announces that an account authorized. It returns when the stream has that.
 func (s *service) authorized(ctx context.Context, p push) error {
-	if p.PreAuthCode == "" {
-		return nil // without a code there is none to be spent
-	}
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
 	err := s.client.AnnounceAuthorization(ctx, preauth.AuthorizationEvent{
@@ -177,9 +174,10 @@ func (s *service) keepToken(ctx context.Context, look time.Duration) {
 				continue // an old push, repeated
 			}
 			ticket = p
+			s.log.Print("a ticket came")
 		case <-time.After(look):
 		}
-		if life := token.ExpiresAt.Sub(token.IssuedAt); ticket.Ticket != "" && time.Until(token.ExpiresAt) < life/4+look {
+		if ticket.Ticket != "" && due(token, time.Now()) {
 			next, err := s.newToken(ctx, ticket.Ticket)
 			if err != nil {
 				s.log.Printf("no token: %v", err)
@@ -197,6 +195,11 @@ func (s *service) keepToken(ctx context.Context, look time.Duration) {
 		announced = true
 		s.log.Printf("token announced, valid until %s", token.ExpiresAt.Format(time.TimeOnly))
 	}
+}
+
+// due reports whether a token has to be renewed: less than a quarter of its life is left.
+func due(token preauth.TokenEvent, now time.Time) bool {
+	return !now.Before(token.ExpiresAt.Add(-token.ExpiresAt.Sub(token.IssuedAt) / 4))
 }
 
 // newToken asks WeChat for a token.

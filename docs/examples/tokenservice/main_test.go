@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,8 +48,9 @@ type world struct {
 	t      *testing.T
 	wechat *wechattest.Server
 	js     jetstream.JetStream
-	out    *apptest.Output
-	url    string // of the token service
+	out    *apptest.Output // of the token service, and so are the next two
+	url    string
+	stop   func()
 	seen   chan answered
 }
 
@@ -86,8 +88,8 @@ func start(t *testing.T, options wechattest.Options) *world {
 	return w
 }
 
-// startService starts a token service, in place of the one before.
-func (w *world) startService(nc *nats.Conn) (stop func()) {
+// startService starts a token service, until w.stop is called or the test ends.
+func (w *world) startService(nc *nats.Conn) {
 	w.t.Helper()
 	w.out = apptest.NewOutput()
 	s, err := newService(w.getenv, nc, log.New(w.out, "", 0))
@@ -111,13 +113,13 @@ func (w *world) startService(nc *nats.Conn) (stop func()) {
 	}))
 	w.url = server.URL
 	w.register(settings["WECHAT_APPSECRET"])
-	stop = func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		<-kept
 		server.Close()
 		http.DefaultClient.CloseIdleConnections()
-	}
-	out := w.out
+	})
+	out, stop := w.out, w.stop
 	w.t.Cleanup(func() {
 		stop()
 		w.hasNoSecret(out.String())
@@ -125,7 +127,6 @@ func (w *world) startService(nc *nats.Conn) (stop func()) {
 			w.t.Logf("log:\n%s", out)
 		}
 	})
-	return stop
 }
 
 func (w *world) getenv(name string) string {
@@ -296,6 +297,20 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
+// A token of two hours is renewed half an hour before its end. Where there is none, one is due at once.
+func TestDue(t *testing.T) {
+	issued := time.Date(2026, time.March, 14, 9, 0, 0, 0, time.UTC)
+	token := preauth.TokenEvent{IssuedAt: issued, ExpiresAt: issued.Add(2 * time.Hour)}
+	for after, want := range map[time.Duration]bool{0: false, 90*time.Minute - 1: false, 90 * time.Minute: true, 3 * time.Hour: true} {
+		if got := due(token, issued.Add(after)); got != want {
+			t.Errorf("after %v: due is %v", after, got)
+		}
+	}
+	if !due(preauth.TokenEvent{}, issued) {
+		t.Error("without a token, none is due")
+	}
+}
+
 // Without NATS or without the stream, the token waits. WeChat is not asked for another one.
 func TestTokenWaitsForTheStream(t *testing.T) {
 	w := start(t, wechattest.Options{})
@@ -361,6 +376,7 @@ func TestTicketLostAtRestart(t *testing.T) {
 	w.createStream("COMPONENT_TOKENS", "component.token.updated.*")
 	w.ticket()
 	w.stored("COMPONENT_TOKENS", 1)
+	w.stop()
 	w.startService(w.js.Conn())
 	w.ticket()
 	if bodies := w.stored("COMPONENT_TOKENS", 2); string(bodies[0]) == string(bodies[1]) {
@@ -454,6 +470,8 @@ func TestForgedPushes(t *testing.T) {
 	other.appID = "wxfedcba9876543210"
 	elsewhereQuery, elsewhereBody := sealed(other, []byte("<xml></xml>"))
 	textQuery, textBody := sealed(newOpener(), []byte("text"))
+	halfQuery, halfBody := signed(newOpener(), "AAAA")
+	longQuery, longBody := sealedBlocks(newOpener(), tooLong())
 	for _, test := range []struct {
 		what, says string
 		query      url.Values
@@ -472,6 +490,8 @@ func TestForgedPushes(t *testing.T) {
 		{"another token", "msg_signature", forgedQuery, forgedBody},
 		{"another key", "padding|another appid", unreadableQuery, unreadableBody},
 		{"another platform", "another appid", elsewhereQuery, elsewhereBody},
+		{"half a block", "whole blocks", halfQuery, halfBody},
+		{"a length beyond the end", "another appid", longQuery, longBody},
 		{"no push", "not the XML of a push", textQuery, textBody},
 	} {
 		before := len(w.out.String())
@@ -483,6 +503,9 @@ func TestForgedPushes(t *testing.T) {
 		}
 	}
 }
+
+// tooLong returns a text that claims to be longer than it is.
+func tooLong() []byte { return []byte("0123456789abcdef\xff\xff\xff\xff<xml></xml>\x01") }
 
 // A recorded push of an old ticket does not take the place of a newer one.
 func TestOldTicketIsNotTaken(t *testing.T) {
@@ -512,8 +535,11 @@ func TestOldTicketIsNotTaken(t *testing.T) {
 func TestSettingsAreChecked(t *testing.T) {
 	for name := range settings {
 		getenv := func(asked string) string {
-			if asked == name {
+			switch asked {
+			case name:
 				return ""
+			case "NATS_URL":
+				return "nats://127.0.0.1:1" // where nobody is
 			}
 			return settings[asked]
 		}
@@ -560,7 +586,11 @@ func sealedBlocks(o opener, plain []byte) (url.Values, string) {
 		panic(err)
 	}
 	cipher.NewCBCEncrypter(block, o.key[:aes.BlockSize]).CryptBlocks(plain, plain)
-	encrypted := base64.StdEncoding.EncodeToString(plain)
+	return signed(o, base64.StdEncoding.EncodeToString(plain))
+}
+
+// signed returns a signed request.
+func signed(o opener, encrypted string) (url.Values, string) {
 	query := url.Values{"timestamp": {"1409659813"}, "nonce": {"1372623149"}}
 	query.Set("msg_signature", signature(o.token, "1409659813", "1372623149", encrypted))
 	return query, fmt.Sprintf("<xml><Encrypt><![CDATA[%s]]></Encrypt></xml>", encrypted)
@@ -584,6 +614,7 @@ func FuzzOpen(f *testing.F) {
 func FuzzSealed(f *testing.F) {
 	f.Add([]byte("0123456789abcdef\x00\x00\x00\x2a<xml><InfoType>authorized</InfoType></xml>" + appID + "\x01"))
 	f.Add(make([]byte, 64))
+	f.Add(tooLong())
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		plain = plain[:len(plain)/aes.BlockSize*aes.BlockSize]
 		text := string(plain)
