@@ -15,7 +15,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test race browser pictures fuzz chaos alarms bench lint vuln build database chromium
+.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ dev: database ## Run the service with NATS, a database and a stand-in for WeChat
 	$(GO) build -o bin/ ./cmd/preauth-dev
 	@# "go run" would report Ctrl-C as a failure.
 	@exec bin/preauth-dev $(ARGS)
+
+example: database ## Show the whole chain once, from WeChat's ticket to an authorized account
+	$(GO) build -o bin/ ./cmd/preauth-dev ./docs/examples/...
+	@docs/examples/chain.sh
 
 test: database ## Run the tests
 	$(GO) test -timeout 30m $(ARGS) ./...
