@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # The whole chain, once: WeChat pushes a ticket, the token service gets a token with it and announces
 # it, preauth gets codes, a visitor claims one and authorizes, WeChat pushes that, the token service
 # announces it, and preauth says whose code it was. `make example` builds the programs and runs this.
@@ -15,6 +15,7 @@ export WECHAT_PUSH_TOKEN=made-up-token WECHAT_ENCODING_AES_KEY=abcdefghijklmnopq
 dev='' tokenservice='' visitor=''
 log=$(mktemp)
 stop() {
+	trap '' INT TERM
 	kill $visitor $tokenservice $dev 2>/dev/null || true
 	wait
 	rm "$log"
@@ -23,6 +24,9 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# Job control, because Ctrl-C is for this script alone: a second signal ends preauth-dev at once, and
+# then its files stay.
+set -m
 echo "chain: starting preauth-dev (NATS, a database, a stand-in for WeChat, preauth), tokenservice and visitor"
 bin/preauth-dev --nats-listen "${NATS_URL#nats://}" --wechat-listen "${WECHAT_URL#http://}" --push-to "http://$LISTEN/" \
 	--components 1 --every 0s --code-life 30m >"$log" 2>&1 &
@@ -31,6 +35,11 @@ bin/tokenservice &
 tokenservice=$!
 bin/visitor &
 visitor=$!
+# The visitor waits for the others for two minutes: in vain if one of them ends.
+{
+	while sleep 0.1 && kill -0 $dev && kill -0 $tokenservice && kill -0 $visitor; do :; done
+	kill -0 $dev && kill -0 $tokenservice || kill $visitor
+} 2>/dev/null || true
 wait $visitor || {
 	cat "$log"
 	exit 1

@@ -40,7 +40,8 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Getenv, log.New(os.Stderr, "tokenservice: ", log.Ltime|log.Lmsgprefix)); err != nil {
+	log := log.New(os.Stderr, "tokenservice: ", log.Ltime|log.Lmsgprefix)
+	if err := run(ctx, os.Getenv, log); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -311,7 +311,7 @@ func TestDue(t *testing.T) {
 	}
 }
 
-// Without NATS or without the stream, the token waits. WeChat is not asked for another one.
+// Without the stream, the token waits. WeChat is not asked for another one.
 func TestTokenWaitsForTheStream(t *testing.T) {
 	w := start(t, wechattest.Options{})
 	w.ticket()

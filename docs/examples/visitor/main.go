@@ -29,7 +29,8 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := run(ctx, os.Getenv, log.New(os.Stderr, "visitor: ", log.Ltime|log.Lmsgprefix)); err != nil {
+	log := log.New(os.Stderr, "visitor: ", log.Ltime|log.Lmsgprefix)
+	if err := run(ctx, os.Getenv, log); err != nil {
 		log.Fatal(err)
 	}
 }
