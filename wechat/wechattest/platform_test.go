@@ -152,6 +152,9 @@ func TestAuthorizeOnThePage(t *testing.T) {
 		defer response.Body.Close()
 		return response.StatusCode, response.Header.Get("Location")
 	}
+	if status, _ := post(link, ""); status != http.StatusBadRequest {
+		t.Errorf("without an account: status %d", status)
+	}
 	status, location := post(link, "wxa")
 	back, err := url.Parse(location)
 	if err != nil || status != http.StatusSeeOther {
@@ -166,7 +169,6 @@ func TestAuthorizeOnThePage(t *testing.T) {
 	}
 	for _, refused := range []struct{ what, link, account string }{
 		{"a second account", link, "wxb"},
-		{"no account", link, ""},
 		{"another component", strings.Replace(link, "component_appid=wx1", "component_appid=wx2", 1), "wxa"},
 	} {
 		if status, _ := post(refused.link, refused.account); status != http.StatusBadRequest {
