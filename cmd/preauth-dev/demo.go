@@ -258,8 +258,8 @@ func (d *demo) run(ctx context.Context, url string, components int, pace time.Du
 // ticketPace is how often WeChat pushes a ticket.
 const ticketPace = 10 * time.Minute
 
-// pushTickets has the stand-in push tickets to a platform until ctx ends. The first one comes when the
-// service is ready, so that a token service finds the stream.
+// pushTickets has the stand-in push tickets to a platform until ctx ends. The first one comes when
+// the service is ready, so that a token service finds the stream.
 func (d *demo) pushTickets(ctx context.Context, appid string, ready func() error) {
 	for more := becomesReady(ctx, ready); more; more = wait(ctx, ticketPace) {
 		d.stand.PushTicket(appid)

@@ -110,8 +110,8 @@ func platformAt(url string) wechattest.Platform {
 	}
 }
 
-// opened returns the text of a push, as WeChat documents the way to it. It is called by the receiver, so
-// it must not end the test.
+// opened returns the text of a push, as WeChat documents the way to it. The receiver calls it, so it
+// must not end the test.
 func opened(t *testing.T, query url.Values, body []byte) []byte {
 	t.Helper()
 	var envelope struct{ AppID, Encrypt string }

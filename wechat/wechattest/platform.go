@@ -90,8 +90,8 @@ func (s *Server) Register(p Platform) error {
 }
 
 // PushTicket pushes a new component_verify_ticket to a registered platform, as WeChat does every ten
-// minutes. The ones before it stay valid until they are twelve hours old. PushTicket does not wait for
-// the push.
+// minutes. The ones before it stay valid until they are twelve hours old. PushTicket does not wait
+// for the push.
 func (s *Server) PushTicket(appid string) {
 	now, ticket := s.options.Now(), "ticket@@@"+rand.Text()+rand.Text()
 	s.mu.Lock()

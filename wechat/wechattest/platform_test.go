@@ -131,7 +131,7 @@ func TestRegister(t *testing.T) {
 	server.PushTicket("wx2")
 }
 
-// The visitor who sends the form of the page authorizes, and goes back to the platform with an auth_code.
+// The form of the page authorizes, and leads back to the platform with an auth_code.
 func TestAuthorizeOnThePage(t *testing.T) {
 	server := start(t, wechattest.Options{AnyToken: true})
 	pushes := receiver(t, server)

@@ -297,7 +297,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
-// A token of two hours is renewed half an hour before its end. Where there is none, one is due at once.
+// A token of two hours is renewed half an hour before its end. Without a token, one is due at once.
 func TestDue(t *testing.T) {
 	issued := time.Date(2026, time.March, 14, 9, 0, 0, 0, time.UTC)
 	token := preauth.TokenEvent{IssuedAt: issued, ExpiresAt: issued.Add(2 * time.Hour)}
@@ -596,8 +596,7 @@ func signed(o opener, encrypted string) (url.Values, string) {
 	return query, fmt.Sprintf("<xml><Encrypt><![CDATA[%s]]></Encrypt></xml>", encrypted)
 }
 
-// Whatever a request has, open either refuses it or returns what is in it, and repeats nothing of it in
-// an error.
+// Whatever a request has, open either refuses it or returns what is in it.
 func FuzzOpen(f *testing.F) {
 	query, body := sealed(newOpener(), []byte("<xml><InfoType>authorized</InfoType></xml>"))
 	f.Add(query.Encode(), []byte(body))

@@ -61,7 +61,7 @@ func run(ctx context.Context, getenv func(string) string, log *log.Logger) error
 	}
 	log.Printf("claimed %s, %v left", claim.PreAuthCode.Hint(), claim.ExpiresIn)
 
-	// A browser would go to claim.Links.PC, from a page of the platform. Here the page is at the stand-in.
+	// A browser would go to claim.Links.PC, from a page of the platform. Here the stand-in has it.
 	if err := authorize(ctx, claim.Links.PC, getenv("WECHAT_URL"), "wx8888888888888888"); err != nil {
 		return err
 	}
