@@ -20,8 +20,8 @@ var translations = map[string]string{
 	"docs/pictures/page-light.png": "docs/pictures/page-chinese.png",
 }
 
-// A Chinese page says what its English page says. Sentences are free. What they are about is not: code
-// blocks, names, numbers, tables, lists and links are the same in each section.
+// A Chinese page says what its English page says. Sentences are free. What they are about is not:
+// code blocks, names, numbers, tables, lists and links are the same in each section.
 func TestTranslationsHaveTheSameFacts(t *testing.T) {
 	for english, chinese := range translations {
 		if filepath.Ext(english) != ".md" {
