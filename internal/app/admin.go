@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"preauth/consumer"
@@ -20,7 +21,7 @@ import (
 
 // Admin is where the admin endpoint listens.
 type Admin struct {
-	Listen string `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" form:"address" help:"Address of the status page, /healthz, /readyz and /metrics. They require no password: keep it private."`
+	Listen string `name:"admin-listen" env:"PREAUTH_ADMIN_LISTEN" default:"127.0.0.1:8180" form:"address" help:"Address of /healthz, /readyz, /metrics and, with the service, the status page. They require no password: keep it private."`
 }
 
 // Listen listens on the TCP address that a flag gives.
@@ -35,21 +36,29 @@ func Listen(ctx context.Context, flag, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// serveAdmin serves the admin endpoint until the returned function is called.
-func serveAdmin(
-	listener net.Listener, log *slog.Logger, service *consumer.Service, nc *nats.Conn, registry *prometheus.Registry,
-) (stop func(), err error) {
-	status, err := page.New(page.Source{
+// NewRegistry returns a registry with the metrics that every program has.
+func NewRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+// newPage returns the status page of a service.
+func newPage(service *consumer.Service, nc *nats.Conn, served net.Addr, log *slog.Logger) (*page.Page, error) {
+	return page.New(page.Source{
 		Summary: service.Summary, Statuses: service.Statuses, Status: service.Status, Replica: service.Replica, Subjects: service.Subjects(),
-	}, nc, listener.Addr(), log)
-	if err != nil {
-		return nil, err
-	}
+	}, nc, served, log)
+}
+
+// ServeAdmin serves the admin endpoint until the returned function is called: at / what is given, and
+// whether the program runs, whether it is ready, and its metrics.
+func ServeAdmin(listener net.Listener, log *slog.Logger, root http.Handler, ready func() error, registry *prometheus.Registry) (stop func()) {
 	mux := http.NewServeMux()
-	mux.Handle("GET /", status.Handler())
+	mux.Handle("GET /", root)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := service.Ready(); err != nil {
+		if err := ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -70,6 +79,5 @@ func serveAdmin(
 	return func() {
 		_ = server.Close() // scrapes may break off
 		<-served
-		status.Close()
-	}, nil
+	}
 }

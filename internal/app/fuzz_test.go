@@ -113,6 +113,6 @@ func settle(t *testing.T, args []string) error {
 	if _, err := c.Serve.NATS.Options(); err != nil {
 		return err
 	}
-	_ = c.Serve.Log.logger(io.Discard)
+	_ = c.Serve.Log.Logger(io.Discard)
 	return cfg.Check() // must find nothing new
 }

@@ -14,8 +14,8 @@ type Log struct {
 	Format string `name:"log-format" env:"PREAUTH_LOG_FORMAT" default:"auto" values:"auto,text,json" help:"Format of the log on standard error. Auto means text on a terminal and JSON elsewhere."`
 }
 
-// logger returns a logger that writes to w.
-func (s Log) logger(w io.Writer) *slog.Logger {
+// Logger returns a logger that writes to w.
+func (s Log) Logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(s.Level)) // checked already: the values are slog's names
 	options := &slog.HandlerOptions{Level: level}

@@ -33,8 +33,8 @@ type NATS struct {
 	InboxPrefix string `name:"nats-inbox-prefix" env:"NATS_INBOX_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the subjects on which the connection receives replies, instead of _INBOX. Tokens arrive there too: choose a prefix that no other user may subscribe to."`
 }
 
-// where returns the servers' URLs without user and password.
-func (s NATS) where() string {
+// Where returns the servers' URLs without user and password.
+func (s NATS) Where() string {
 	var urls []string
 	for server := range strings.SplitSeq(s.URL, ",") {
 		if u, err := parseServer(server); err == nil {
@@ -159,10 +159,10 @@ func nkey(file string) nats.Option {
 // writeTimeout is how long a write may block before the connection is given up.
 const writeTimeout = 5 * time.Second
 
-// connect returns a connection that may not be established yet: it retries forever in the
+// Connect returns a connection that may not be established yet: it retries forever in the
 // background. closed is called once the connection is closed for good, either by [nats.Conn.Close]
 // or because a server ended it in a way that forbids another attempt.
-func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) {
+func (s NATS) Connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) {
 	o, err := s.Options()
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (s NATS) connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 			down.Away(err)
 		}
 	}
-	// The service tells of the other errors.
+	// Whoever uses the connection tells of the other errors.
 	o.AsyncErrorCB = func(nc *nats.Conn, _ *nats.Subscription, err error) {
 		if !nc.IsConnected() {
 			down.Away(err)

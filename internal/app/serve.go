@@ -13,8 +13,6 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"preauth/consumer"
 	"preauth/repo"
@@ -39,8 +37,13 @@ type Service struct {
 	changed []slog.Attr // the settings that differ from their defaults, for the log
 }
 
-// errNATSClosed is why the service ends by itself.
+// errNATSClosed is why a program ends by itself.
 var errNATSClosed = errors.New("the connection to NATS was closed for good")
+
+// ClosedError returns why a program ends whose connection to NATS was closed for good.
+func ClosedError(reason error) error {
+	return fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(reason, nats.ErrConnectionClosed))
+}
 
 // Run serves until ctx ends.
 func (s Service) Run(ctx context.Context, to Stdio, command *kong.Context) error {
@@ -49,7 +52,7 @@ func (s Service) Run(ctx context.Context, to Stdio, command *kong.Context) error
 		return err
 	}
 	s.changed = changed(command.Flags())
-	log := s.Log.logger(to.Err)
+	log := s.Log.Logger(to.Err)
 	spans, stop, err := traces(ctx, log)
 	if err != nil {
 		return err
@@ -87,8 +90,8 @@ func (s Service) Serve(
 		slog.String("version", cfg.Version), slog.String("admin", listener.Addr().String()),
 	}, s.parts()...)...)
 	closed := make(chan struct{})
-	nc, err := s.NATS.connect(log, func(err error) {
-		giveUp(fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(err, nats.ErrConnectionClosed)))
+	nc, err := s.NATS.Connect(log, func(err error) {
+		giveUp(ClosedError(err))
 		close(closed)
 	})
 	if err != nil {
@@ -99,18 +102,17 @@ func (s Service) Serve(
 		<-closed
 	}()
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := NewRegistry()
 	service, err := consumer.New(cfg, nc, db, api, log, registry)
 	if err != nil {
 		return err
 	}
-	stopAdmin, err := serveAdmin(listener, log, service, nc, registry)
+	status, err := newPage(service, nc, listener.Addr(), log)
 	if err != nil {
 		return err
 	}
-	defer stopAdmin()
+	defer status.Close()
+	defer ServeAdmin(listener, log, status.Handler(), service.Ready, registry)()
 	if s.SchemaApply {
 		defer applySchema(ctx, log, db)()
 	}
@@ -139,7 +141,7 @@ func (s Service) Serve(
 // defaults. It contains no user names, passwords or tokens.
 func (s Service) parts() []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("nats", s.NATS.where()), slog.String("mysql", s.MySQL.where()), slog.String("wechat", strings.Join(s.WeChat.URLs, ",")),
+		slog.String("nats", s.NATS.Where()), slog.String("mysql", s.MySQL.where()), slog.String("wechat", strings.Join(s.WeChat.URLs, ",")),
 	}
 	if host, err := proxy(); err == nil && host != "" {
 		attrs = append(attrs, slog.String("https_proxy", host))

@@ -370,7 +370,7 @@ func TestTheLogSaysWhereThePartsAreWithoutSecrets(t *testing.T) {
 		WeChat: WeChat{URLs: []string{"https://api.weixin.qq.com", "https://api2.weixin.qq.com"}},
 	}
 	out := new(strings.Builder)
-	Log{Level: "info", Format: "text"}.logger(out).LogAttrs(t.Context(), slog.LevelInfo, "starting", s.parts()...)
+	Log{Level: "info", Format: "text"}.Logger(out).LogAttrs(t.Context(), slog.LevelInfo, "starting", s.parts()...)
 	for _, want := range []string{
 		" nats=nats://a.example.com:4222,tls://b.example.com,nats://c.example.com ", " mysql=db.example.com:3306/other ",
 		" wechat=https://api.weixin.qq.com,https://api2.weixin.qq.com ", " https_proxy=proxy.example.com:3128\n",
