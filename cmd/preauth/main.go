@@ -36,6 +36,8 @@ type cli struct {
 	Announce   announceCommand   `cmd:"" help:"Announce a token, as a token service does."`
 	Authorized authorizedCommand `cmd:"" help:"Report that an account authorized with a code."`
 
+	Gateway gatewayCommand `cmd:"" help:"Put HTTP in front of the service, for programs that do not speak NATS."`
+
 	Completion completionCommand `cmd:"" help:"Print a script that completes commands, flags and components in a shell."`
 	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what the last word of a command line may become."`
 	AppIDs     appidsCommand     `cmd:"" hidden:"" name:"appids" help:"Print the components that begin so, for completion."`

@@ -37,12 +37,12 @@ type Service struct {
 	changed []slog.Attr // the settings that differ from their defaults, for the log
 }
 
-// errNATSClosed is why a program ends by itself.
-var errNATSClosed = errors.New("the connection to NATS was closed for good")
+// ErrNATSClosed is why a program ends by itself.
+var ErrNATSClosed = errors.New("the connection to NATS was closed for good")
 
-// ClosedError returns why a program ends whose connection to NATS was closed for good.
+// ClosedError returns an error that wraps [ErrNATSClosed] and has the reason if there is one.
 func ClosedError(reason error) error {
-	return fmt.Errorf("%w: %w", errNATSClosed, cmp.Or(reason, nats.ErrConnectionClosed))
+	return fmt.Errorf("%w: %w", ErrNATSClosed, cmp.Or(reason, nats.ErrConnectionClosed))
 }
 
 // Run serves until ctx ends.
@@ -120,7 +120,7 @@ func (s Service) Serve(
 	if err := service.Run(ctx); err != nil {
 		return err
 	}
-	if err := context.Cause(ctx); errors.Is(err, errNATSClosed) {
+	if err := context.Cause(ctx); errors.Is(err, ErrNATSClosed) {
 		return err
 	}
 	// Draining answers the requests that wait in the endpoints and sends what was published last.

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+	"preauth/internal/app"
+	"preauth/internal/gateway"
+)
+
+// gatewayCommand puts HTTP in front of the service.
+type gatewayCommand struct {
+	Serve gatewayServe `cmd:"" default:"withargs" help:"Serve the operations of the contract over HTTP, for programs that do not speak NATS."`
+	Token gatewayToken `cmd:"" help:"Make a token for a program, and its line for the tokens file."`
+}
+
+// gatewayServe has the settings of a gateway.
+type gatewayServe struct {
+	NATS  app.NATS  `embed:"" group:"nats"`
+	Admin app.Admin `embed:"" group:"admin"`
+	Log   app.Log   `embed:"" group:"admin"`
+
+	SubjectPrefix string        `name:"subject-prefix" group:"nats" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
+	Listen        string        `name:"listen" group:"HTTP" env:"PREAUTH_GATEWAY_LISTEN" default:"127.0.0.1:8080" form:"address" help:"Address for the programs."`
+	TokensFile    string        `name:"tokens-file" group:"HTTP" env:"PREAUTH_GATEWAY_TOKENS_FILE" placeholder:"FILE" help:"File that says which token may do what. It is read again when it changes."`
+	TLSCert       string        `name:"tls-cert" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_CERT" placeholder:"FILE" help:"TLS certificate with its chain, PEM. It is read again when it changes. Without it, the gateway speaks plain HTTP."`
+	TLSKey        string        `name:"tls-key" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_KEY" placeholder:"FILE" help:"Key of that certificate, PEM."`
+	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, per gateway."`
+	Timeout       time.Duration `name:"timeout" group:"HTTP" env:"PREAUTH_GATEWAY_TIMEOUT" default:"5s" range:"100ms..2m" help:"Time to wait for the service's answer. It should be a little longer than the service's --request-timeout."`
+	CORSOrigins   []string      `name:"cors-origins" group:"HTTP" env:"PREAUTH_GATEWAY_CORS_ORIGINS" placeholder:"ORIGIN" help:"Origins whose scripts may call the gateway from a browser, separated by commas. Who uses such a page has its token: rarely what you want."`
+}
+
+// Run serves until ctx ends.
+func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
+	tokens, certificates, err := c.check()
+	if err != nil {
+		return err
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	log := c.Log.Logger(to.Err)
+	listener, err := app.Listen(ctx, "--listen", c.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	admin, err := app.Listen(ctx, "--admin-listen", c.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	log.Info("starting", "version", app.Version(), "listen", listener.Addr().String(), "admin", admin.Addr().String(),
+		"nats", c.NATS.Where(), "tls", certificates != nil)
+	closed := make(chan struct{})
+	nc, err := c.NATS.Connect(log, func(reason error) {
+		giveUp(app.ClosedError(reason))
+		close(closed)
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		nc.Close()
+		<-closed
+	}()
+	subjects := preauth.DefaultSubjects().WithPrefix(c.SubjectPrefix)
+	client, err := preauth.NewClient(nc, preauth.WithSubjects(subjects), preauth.WithTraceParent(gateway.TraceParent))
+	if err != nil {
+		return err
+	}
+	registry := app.NewRegistry()
+	g := gateway.New(gateway.Options{
+		Client: client, NATS: nc, Subjects: subjects, Tokens: tokens.Current, Rate: c.Rate, Timeout: c.Timeout, Origins: c.CORSOrigins,
+		Registry: registry, Log: log,
+	})
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer giveUp(nil) // which ends the watching
+	registry.MustRegister(brokenGauge("tokens", tokens.Broken))
+	watching.Go(func() { tokens.Watch(ctx, log, "tokens file") })
+	var certificate func() *tls.Certificate
+	if certificates != nil {
+		certificate = certificates.Current
+		registry.MustRegister(brokenGauge("certificate", certificates.Broken))
+		watching.Go(func() { certificates.Watch(ctx, log, "TLS certificate") })
+	}
+	defer app.ServeAdmin(admin, log, http.NotFoundHandler(), g.Ready, registry)()
+	if err := g.Serve(ctx, listener, certificate); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); errors.Is(err, app.ErrNATSClosed) {
+		return err
+	}
+	return nil
+}
+
+// brokenGauge tells Prometheus whether a file that changed cannot be used.
+func brokenGauge(file string, broken func() bool) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "preauth", Subsystem: "gateway", Name: "file_broken", ConstLabels: prometheus.Labels{"file": file},
+		Help: "1 if a file cannot be read again, and what it said before still counts.",
+	}, func() float64 {
+		if broken() {
+			return 1
+		}
+		return 0
+	})
+}
+
+// check checks the settings and reads the files that they name. The certificates are nil without TLS.
+func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*tls.Certificate], error) {
+	for _, origin := range c.CORSOrigins {
+		if u, err := url.Parse(origin); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin || u.Hostname() == "" {
+			return nil, nil, app.UsageErrorf("--cors-origins ($PREAUTH_GATEWAY_CORS_ORIGINS) must be origins, such as https://app.example.com, without a path")
+		}
+	}
+	if c.TokensFile == "" {
+		return nil, nil, app.UsageErrorf("no tokens: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE); preauth gateway token makes its lines")
+	}
+	tokens, err := gateway.ReadFiles(func(contents [][]byte) (gateway.Tokens, error) { return gateway.ParseTokens(contents[0]) }, c.TokensFile)
+	if err != nil {
+		return nil, nil, app.UsageErrorf("--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): %w", err)
+	}
+	switch {
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return nil, nil, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) go together: give both or none")
+	case c.TLSCert == "":
+		return tokens, nil, nil
+	}
+	certificates, err := gateway.ReadFiles(func(contents [][]byte) (*tls.Certificate, error) {
+		pair, err := tls.X509KeyPair(contents[0], contents[1])
+		return &pair, err
+	}, c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, nil, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) must name PEM files with a certificate and its key: %w", err)
+	}
+	return tokens, certificates, nil
+}
+
+// gatewayToken makes a token.
+type gatewayToken struct {
+	Name       string   `arg:"" help:"Name of the program, for the log."`
+	Operations []string `name:"operations" default:"claim,lookup,resolve" placeholder:"NAME" help:"What it may do, separated by commas: announce, authorized, claim, lookup, resolve, status, or * for all."`
+	Components []string `name:"components" default:"*" placeholder:"APPID" help:"For which components, separated by commas. * stands for any characters and ? for one."`
+	AddTo      string   `name:"add-to" placeholder:"FILE" help:"Tokens file to add the line to. Without it, the line is printed after the token."`
+}
+
+// Run prints a token, and its line unless there is a file for it.
+func (c gatewayToken) Run(to app.Stdio) error {
+	token, line, err := gateway.NewToken(c.Name, c.Operations, c.Components)
+	if err != nil {
+		return app.UsageErrorf("%w", err)
+	}
+	if c.AddTo == "" {
+		fmt.Fprintf(to.Out, "%s\n%s\n", token.Reveal(), line)
+		return nil
+	}
+	if err := addLine(c.AddTo, line); err != nil {
+		return app.UsageErrorf("--add-to: %w", err)
+	}
+	fmt.Fprintln(to.Out, token.Reveal())
+	return nil
+}
+
+// addLine adds a line to a tokens file, which is created if missing, if the file can be parsed with it.
+func addLine(name, line string) error {
+	before, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return withoutName(err)
+	}
+	if len(before) > 0 && !strings.HasSuffix(string(before), "\n") {
+		line = "\n" + line
+	}
+	if _, err := gateway.ParseTokens([]byte(string(before) + line)); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return withoutName(err)
+	}
+	_, err = file.WriteString(line + "\n")
+	return errors.Join(err, file.Close())
+}

@@ -1,0 +1,451 @@
+// Package gateway puts HTTP and JSON in front of the contract, for programs that do not speak NATS.
+// It is a NATS client and keeps nothing: any number of gateways may run, and each request may go to
+// another one.
+//
+// Who may do what is in a tokens file. Everything that goes wrong is answered with a problem document
+// (RFC 9457). The file openapi.json is the API's description, which is also served.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"preauth"
+	"preauth/internal/outage"
+)
+
+// Options are what a gateway needs.
+type Options struct {
+	// Client talks to the service over NATS, which stays the caller's. Make it with [TraceParent], so
+	// that it passes on the traces of requests.
+	Client *preauth.Client
+	NATS   *nats.Conn
+	// Subjects are those of the client.
+	Subjects preauth.Subjects
+	// Tokens returns who may do what now.
+	Tokens func() Tokens
+	// Rate is how many requests a token may make in a second, and at once.
+	Rate int
+	// Timeout is how long a request waits for the service.
+	Timeout time.Duration
+	// Origins are the origins of other sites whose scripts may call the gateway, such as
+	// https://app.example.com. Usually there are none.
+	Origins []string
+	// Entry serves GET /authorize/ and what is below, without a token. Nil serves nothing there. It is
+	// given what every handler here is: headers that forbid caching, and a line in the log without the
+	// query.
+	Entry http.Handler
+	// Registry takes the metrics.
+	Registry prometheus.Registerer
+	Log      *slog.Logger
+}
+
+// Gateway is a gateway. Make it with [New].
+type Gateway struct {
+	options  Options
+	mux      *http.ServeMux
+	refusals *refusals
+	metrics  *metrics
+	defects  *outage.Defects
+
+	mu     sync.Mutex
+	limits map[string]*rate.Limiter // by the name of the token
+}
+
+// New returns a gateway. It adds to the connection's error handler: one that is set later has to call
+// [nats.Conn.ErrorHandler]'s.
+func New(o Options) *Gateway {
+	g := &Gateway{
+		options: o, mux: http.NewServeMux(), refusals: newRefusals(o.NATS), metrics: newMetrics(o.Registry),
+		defects: outage.NewDefects(o.Log, time.Now), limits: map[string]*rate.Limiter{},
+	}
+	for _, op := range operations {
+		g.mux.HandleFunc(op.path, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, op) })
+	}
+	g.mux.HandleFunc("/openapi.json", serveDescription)
+	if o.Entry != nil {
+		g.mux.HandleFunc("GET /authorize/", func(w http.ResponseWriter, r *http.Request) {
+			lineOf(r).operation = opEntry
+			o.Entry.ServeHTTP(w, r)
+		})
+	}
+	for _, nothing := range []string{"/", "/authorize"} { // from which the mux would redirect
+		g.mux.HandleFunc(nothing, func(w http.ResponseWriter, _ *http.Request) { serveNothing(w) })
+	}
+	return g
+}
+
+// Ready returns an error unless the gateway can reach NATS and hear replies.
+func (g *Gateway) Ready() error {
+	if !g.options.NATS.IsConnected() {
+		return errNotConnected
+	}
+	return g.refusals.standing()
+}
+
+// traceParentKey is the key of the W3C trace context of a request.
+type traceParentKey struct{}
+
+// TraceParent returns the W3C trace context of a request, from the request's context. It is for
+// [preauth.WithTraceParent].
+func TraceParent(ctx context.Context) string {
+	text, _ := ctx.Value(traceParentKey{}).(string)
+	return text
+}
+
+// ServeHTTP answers a request and logs it.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	l := &line{ResponseWriter: w, operation: opOther}
+	ctx := context.WithValue(r.Context(), lineKey{}, l)
+	ctx = context.WithValue(ctx, traceParentKey{}, preauth.TraceParent(nats.Header(r.Header)))
+	header := w.Header()
+	header.Set("Cache-Control", "no-store") // answers have codes
+	header.Set("X-Content-Type-Options", "nosniff")
+	if g.allowOrigin(header, r) {
+		l.WriteHeader(http.StatusNoContent)
+	} else if escaped := r.URL.EscapedPath(); path.Clean(escaped) != strings.TrimSuffix(escaped, "/") && escaped != "/" {
+		serveNothing(l) // the mux would redirect
+	} else {
+		g.mux.ServeHTTP(l, r.WithContext(ctx))
+	}
+	g.metrics.count(l.operation, l.status, time.Since(began))
+	l.write(g.options.Log, r, time.Since(began))
+}
+
+// allowOrigin allows the scripts of another site to read the answer, if the site may. It reports
+// whether the request only asked for that.
+func (g *Gateway) allowOrigin(header http.Header, r *http.Request) (asked bool) {
+	if len(g.options.Origins) == 0 {
+		return false
+	}
+	header.Set("Vary", "Origin")
+	origin := r.Header.Get("Origin")
+	if !slices.Contains(g.options.Origins, origin) {
+		return false
+	}
+	header.Set("Access-Control-Allow-Origin", origin)
+	header.Set("Access-Control-Expose-Headers", "Retry-After")
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	header.Set("Access-Control-Allow-Methods", "GET, POST")
+	header.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Traceparent")
+	header.Set("Access-Control-Max-Age", "600")
+	return true
+}
+
+//go:embed openapi.json
+var description []byte
+
+func serveDescription(w http.ResponseWriter, r *http.Request) {
+	lineOf(r).operation = opDescription
+	if r.Method != http.MethodGet {
+		serveMethod(w, http.MethodGet)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(description)
+}
+
+func serveNothing(w http.ResponseWriter) {
+	problemf(noAddress, "there is nothing at this address: /openapi.json lists what there is").write(w)
+}
+
+func serveMethod(w http.ResponseWriter, allowed string) {
+	w.Header().Set("Allow", allowed)
+	problemf(methodNotAllowed, "use %s", allowed).write(w)
+}
+
+// serve answers a request at the address of an operation.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, op operation) {
+	lineOf(r).operation = op.name
+	if r.Method != op.method {
+		serveMethod(w, op.method)
+		return
+	}
+	answer, err := g.answer(w, r, op)
+	switch {
+	case r.Context().Err() != nil: // nobody waits for the answer
+	case err != nil:
+		p := problemOf(err, op.role, g.options.Timeout)
+		switch p.kind {
+		case unauthorized:
+			challenge := "Bearer"
+			if r.Header.Get("Authorization") != "" {
+				challenge += ` error="invalid_token"`
+			}
+			w.Header().Set("WWW-Authenticate", challenge)
+		case forbidden:
+			w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
+		case notPermitted, badAnswer: // which somebody has to look into
+			g.defects.Log(r.Context(), slog.LevelWarn, op.name+" failed", err)
+		}
+		p.write(w)
+	case answer == nil:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(answer)
+	}
+}
+
+// answer returns the body that answers a request, nil if there is none.
+func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, op operation) ([]byte, error) {
+	grant, err := g.authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	lineOf(r).token = grant.name
+	asked := &request{grant: grant, appid: r.PathValue("appid"), header: r.Header}
+	if preauth.CheckAppID(asked.appid) == nil {
+		lineOf(r).component = asked.appid
+	}
+	if !grant.may(op.name) {
+		return nil, problemf(forbidden, "this token may not do this: its line in the gateway's tokens file does not have the operation %s", op.name)
+	}
+	if asked.appid != "" && !grant.mayFor(asked.appid) {
+		return nil, problemf(forbidden, "this token is not for this component: its line in the gateway's tokens file does not have it")
+	}
+	if wait := g.limit(grant.name); wait > 0 {
+		p := problemf(tooFast, "this token may make %d requests in a second", g.options.Rate)
+		p.retryAfter = wait
+		return nil, p
+	}
+	if asked.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+		return nil, problemf(badRequest, "the query is malformed: escape what is in it")
+	}
+	if op.method == http.MethodPost {
+		if asked.body, err = readBody(w, r); err != nil {
+			return nil, err
+		}
+	}
+	// The time limit for reading would end the request's context too.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(r.Context(), g.options.Timeout)
+	defer cancel()
+	return op.do(g, ctx, asked)
+}
+
+// authenticate returns what the bearer of the request's token may do.
+func (g *Gateway) authenticate(r *http.Request) (*grant, error) {
+	const how = "send the header Authorization: Bearer TOKEN, with a token that preauth gateway token made"
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return nil, problemf(unauthorized, "%s", how)
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return nil, problemf(unauthorized, "%s", how)
+	}
+	found := g.options.Tokens().find(strings.TrimSpace(token))
+	if found == nil {
+		return nil, problemf(unauthorized, "the gateway does not know this token: %s", how)
+	}
+	return found, nil
+}
+
+// limit counts a request of a token, and returns how long that has to wait, 0 if it need not.
+func (g *Gateway) limit(token string) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	limiter := g.limits[token]
+	if limiter == nil {
+		limiter = rate.NewLimiter(rate.Limit(g.options.Rate), g.options.Rate)
+		g.limits[token] = limiter
+	}
+	reservation := limiter.Reserve()
+	wait := reservation.Delay()
+	if wait > 0 {
+		reservation.Cancel()
+	}
+	return wait
+}
+
+// readBody reads a body, which must be JSON unless it is empty.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	large := problemf(tooLarge, "the body has more than %d bytes", preauth.MaxBody)
+	if r.ContentLength > preauth.MaxBody {
+		return nil, large
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" {
+		return nil, problemf(unsupportedMedia, "send the body as it is, without a Content-Encoding")
+	}
+	if typed := r.Header.Values("Content-Type"); len(typed) > 0 || r.ContentLength != 0 {
+		media, parameters, err := mime.ParseMediaType(strings.Join(typed, ","))
+		charset := parameters["charset"]
+		if err != nil || media != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
+			return nil, problemf(unsupportedMedia, "send JSON in UTF-8, with the header Content-Type: application/json")
+		}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, preauth.MaxBody))
+	if err == nil {
+		return body, nil
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, large
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, problemf(slowBody, "the body did not arrive within %v", readTime)
+	}
+	return nil, problemf(badRequest, "the body ends before its end")
+}
+
+const (
+	// readTime is how long a request may take to arrive.
+	readTime = 10 * time.Second
+	// writeTime is how long an answer may take to leave.
+	writeTime = 10 * time.Second
+	// idleTime is how long a connection may wait for its next request.
+	idleTime = 2 * time.Minute
+)
+
+// Serve answers on the listener until ctx ends, and then finishes what is in flight. certificate
+// returns the certificate for TLS; nil serves plain HTTP.
+func (g *Gateway) Serve(ctx context.Context, listener net.Listener, certificate func() *tls.Certificate) error {
+	server := &http.Server{
+		Handler: g, ReadHeaderTimeout: readTime, ReadTimeout: readTime, WriteTimeout: readTime + g.options.Timeout + writeTime,
+		IdleTimeout: idleTime, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(g.options.Log.Handler(), slog.LevelDebug),
+	}
+	serve := server.Serve
+	if certificate != nil {
+		server.TLSConfig = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
+		}
+		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serving HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	// No request takes longer.
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.options.Timeout+writeTime)
+	defer cancel()
+	if err := server.Shutdown(stopping); err != nil {
+		g.options.Log.Warn("requests not finished", "error", err)
+		_ = server.Close()
+	}
+	<-ended
+	return nil
+}
+
+// The operations that are no operations of the API.
+const (
+	opDescription = "openapi"
+	opEntry       = "entry"
+	opOther       = "other"
+)
+
+// line is the line of the log for a request, and writes the answer to it. It has no header, no query
+// and no part of an address but the component: any of them may have a secret.
+type line struct {
+	http.ResponseWriter
+
+	operation, token, component string
+	status                      int
+}
+
+// lineKey is the key of a request's line in its context.
+type lineKey struct{}
+
+func lineOf(r *http.Request) *line {
+	l, _ := r.Context().Value(lineKey{}).(*line)
+	return l
+}
+
+// WriteHeader notes the status.
+func (l *line) WriteHeader(status int) {
+	if l.status == 0 {
+		l.status = status
+	}
+	l.ResponseWriter.WriteHeader(status)
+}
+
+// Write notes the status if nobody has set one.
+func (l *line) Write(body []byte) (int, error) {
+	if l.status == 0 {
+		l.status = http.StatusOK
+	}
+	return l.ResponseWriter.Write(body)
+}
+
+// Unwrap is for [http.ResponseController].
+func (l *line) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+
+func (l *line) write(log *slog.Logger, r *http.Request, took time.Duration) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	attrs := []slog.Attr{
+		slog.String("operation", l.operation), slog.Int("status", l.status), slog.Duration("took", took.Round(time.Microsecond)), slog.String("from", host),
+	}
+	if l.token != "" {
+		attrs = append(attrs, slog.String("token", l.token))
+	}
+	if l.component != "" {
+		attrs = append(attrs, slog.String("component", l.component))
+	}
+	log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+}
+
+// statuses are those of answers, beside those of the entry's.
+var statuses = []int{200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 501, 502, 503, 504}
+
+// metrics are what Prometheus is told of requests. No label has a value that comes from outside.
+type metrics struct {
+	requests  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+}
+
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "preauth", Subsystem: "gateway", Name: "requests_total",
+			Help: "Requests over HTTP answered, by operation and status; 0 for one that was given up by who asked.",
+		}, []string{"operation", "status"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "preauth", Subsystem: "gateway", Name: "request_duration_seconds", Help: "Time of a request over HTTP, by operation.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"operation"}),
+	}
+	registry.MustRegister(m.requests, m.durations)
+	// Every value of a label exists from the start: an alert on an increase does not see a counter that
+	// is born at 1.
+	for _, operation := range append(Operations(), opDescription, opEntry, opOther) {
+		m.durations.WithLabelValues(operation)
+		for _, status := range statuses {
+			m.requests.WithLabelValues(operation, strconv.Itoa(status))
+		}
+	}
+	return m
+}
+
+func (m *metrics) count(operation string, status int, took time.Duration) {
+	m.requests.WithLabelValues(operation, strconv.Itoa(status)).Inc()
+	m.durations.WithLabelValues(operation).Observe(took.Seconds())
+}
