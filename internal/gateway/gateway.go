@@ -124,13 +124,18 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	if g.allowOrigin(header, r) {
 		l.WriteHeader(http.StatusNoContent)
-	} else if escaped := r.URL.EscapedPath(); path.Clean(escaped) != strings.TrimSuffix(escaped, "/") && escaped != "/" {
-		serveNothing(l) // the mux would redirect
+	} else if !isPlain(r.URL.EscapedPath()) {
+		serveNothing(l) // the mux would redirect, or take %2F for a part of an appid
 	} else {
 		g.mux.ServeHTTP(l, r.WithContext(ctx))
 	}
 	g.metrics.count(l.operation, l.status, time.Since(began))
 	l.write(g.options.Log, r, time.Since(began))
+}
+
+// isPlain reports whether an address has no empty part, no dots for other parts and no escaped slash.
+func isPlain(escaped string) bool {
+	return escaped == "/" || path.Clean(escaped) == strings.TrimSuffix(escaped, "/") && !strings.Contains(strings.ToUpper(escaped), "%2F")
 }
 
 // allowOrigin allows the scripts of another site to read the answer, if the site may. It reports
@@ -186,7 +191,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, op operation) {
 	}
 	answer, err := g.answer(w, r, op)
 	switch {
-	case r.Context().Err() != nil: // nobody waits for the answer
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil: // nobody waits for the answer
 	case err != nil:
 		p := problemOf(err, op.role, g.options.Timeout)
 		switch p.kind {

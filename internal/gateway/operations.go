@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"preauth"
 )
 
@@ -132,9 +134,13 @@ func (g *Gateway) resolve(ctx context.Context, r *request) ([]byte, error) {
 	})
 }
 
+// plain has an event's body read as the event itself. Without it, a body with a member specversion
+// would be one around it.
+var plain = nats.Header{"ce-specversion": {"1.0"}}
+
 // announce announces a token.
 func (g *Gateway) announce(ctx context.Context, r *request) ([]byte, error) {
-	event, err := preauth.ParseTokenEvent(r.appid, nil, r.body, time.Now())
+	event, err := preauth.ParseTokenEvent(r.appid, plain, r.body, time.Now())
 	if err != nil {
 		return nil, requestError(err)
 	}
@@ -145,7 +151,7 @@ func (g *Gateway) announce(ctx context.Context, r *request) ([]byte, error) {
 
 // authorized reports that an account authorized with a code.
 func (g *Gateway) authorized(ctx context.Context, r *request) ([]byte, error) {
-	event, err := preauth.ParseAuthorizationEvent(r.appid, nil, r.body, time.Now())
+	event, err := preauth.ParseAuthorizationEvent(r.appid, plain, r.body, time.Now())
 	if err != nil {
 		return nil, requestError(err)
 	}
@@ -222,7 +228,7 @@ func (q *query) text(name string) string {
 // number returns a parameter that is a whole number of at most limit, 0 if it is not there.
 func (q *query) number(name string, limit uint64) uint64 {
 	text := q.text(name)
-	if text == "" {
+	if !q.values.Has(name) {
 		return 0
 	}
 	n, err := strconv.ParseUint(text, 10, 53)
