@@ -592,6 +592,7 @@ func TestPermissionsOfTheDeployment(t *testing.T) {
 				}
 			}
 			d.operate(t, config)
+			d.serveHTTP(t, config)
 			d.redirectAnswers(t)
 			d.keepOut(t)
 			d.seal(t)

@@ -50,6 +50,12 @@ var (
 	noAnswer         = kind{"no-answer", http.StatusGatewayTimeout, "The service did not answer in time"}
 )
 
+// kinds are all kinds.
+var kinds = []kind{
+	badRequest, unauthorized, forbidden, noAddress, notFound, methodNotAllowed, slowBody, conflict, tooLarge, unsupportedMedia, tooFast, busy,
+	failed, notPermitted, badAnswer, unavailable, unreachable, noAnswer,
+}
+
 // serviceKinds are the kinds of the errors with which the service answers.
 var serviceKinds = map[int]kind{
 	preauth.StatusBadRequest:  badRequest,
