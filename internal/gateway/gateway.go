@@ -122,11 +122,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store") // answers have codes
 	header.Set("X-Content-Type-Options", "nosniff")
-	if g.allowOrigin(header, r) {
+	switch {
+	case g.allowOrigin(header, r):
 		l.WriteHeader(http.StatusNoContent)
-	} else if !isPlain(r.URL.EscapedPath()) {
+	case !isPlain(r.URL.EscapedPath()):
 		serveNothing(l) // the mux would redirect, or take %2F for a part of an appid
-	} else {
+	default:
 		g.mux.ServeHTTP(l, r.WithContext(ctx))
 	}
 	g.metrics.count(l.operation, l.status, time.Since(began))
@@ -211,7 +212,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, op operation) {
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(answer)
+		_, _ = w.Write(answer) //nolint:gosec // no browser takes JSON for a page
 	}
 }
 
@@ -354,7 +355,9 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener, certificate 
 		g.options.Log.Warn("requests not finished", "error", err)
 		_ = server.Close()
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving HTTP: %w", err)
+	}
 	return nil
 }
 

@@ -174,7 +174,7 @@ func (p *problem) write(w http.ResponseWriter) {
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(d) // texts and numbers are always JSON
+	_ = encoder.Encode(d) //nolint:errchkjson // texts and numbers are always JSON
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}

@@ -171,7 +171,7 @@ func TestDescriptionIsServed(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	var got bytes.Buffer
-	if _, err := got.ReadFrom(resp.Body); err != nil || resp.StatusCode != 200 || !bytes.Equal(got.Bytes(), want) || resp.Header.Get("Content-Type") != "application/json" {
+	if _, err := got.ReadFrom(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(got.Bytes(), want) || resp.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("%d, %v, %d bytes of %s", resp.StatusCode, err, got.Len(), resp.Header.Get("Content-Type"))
 	}
 }
