@@ -15,7 +15,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium
+.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ race: database ## Run the tests with the race detector
 
 browser: database chromium ## Use the status page in a real Chromium
 	$(GO) -C test/browser test -count=1 -timeout 30m $(ARGS) .
+
+gateway: database ## Hold the gateway's answers against its description
+	$(GO) -C test/gateway test -count=1 -timeout 30m $(ARGS) .
 
 pictures: database chromium ## Make the pictures of the status page in docs/pictures
 	$(GO) -C test/browser run . -out $(CURDIR)/docs/pictures
