@@ -246,8 +246,6 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, op operation) (
 			return nil, err
 		}
 	}
-	// The time limit for reading would end the request's context too.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(r.Context(), g.options.Timeout)
 	defer cancel()
 	return op.do(g, ctx, asked)

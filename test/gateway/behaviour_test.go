@@ -291,3 +291,34 @@ func TestNATSIsAway(t *testing.T) {
 		}
 	}
 }
+
+// The time limit for the arrival of a request does not end the wait for its answer.
+func TestAnswerThatComesLate(t *testing.T) {
+	server := newNATS(t, "")
+	nc, err := nats.Connect(server.URL(), nats.Timeout(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	held, err := nc.SubscribeSync("preauth.lookup.wx-late")
+	if err == nil {
+		err = nc.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAPI(t, server.URL(), nil)
+	answered := make(chan answer, 1)
+	go func() { answered <- a.do(asks("wx-late")["lookup"]) }()
+	request, err := held.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.breakOff(asks("wx-late")["claim"]) // which takes as long as the limit
+	if err := request.Respond([]byte(`{"component_appid":"wx-late","pre_auth_code":"code","issued_at":"2030-01-01T00:00:00Z","expires_at":"2030-01-01T00:30:00Z","revision":7,"expires_in":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answered; got.status != http.StatusOK {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+}
