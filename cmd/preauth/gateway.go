@@ -173,7 +173,7 @@ func (c gatewayToken) Run(to app.Stdio) error {
 	return nil
 }
 
-// addLine adds a line to a tokens file, which is created if missing, if the file can be parsed with it.
+// addLine adds a line to a tokens file if the file can be parsed with it. It creates a missing file.
 func addLine(name, line string) error {
 	before, err := os.ReadFile(name)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -38,8 +38,8 @@ func pageBlocks(t *testing.T) (all []block) {
 	return slices.DeleteFunc(all, func(b block) bool { return b.lang == "" })
 }
 
-// The commands of docs/gateway.md work when they are pasted in order, and the answers have the members
-// that the page shows.
+// The commands of docs/gateway.md work when they are pasted in order, and the answers have the
+// members that the page shows.
 func TestCommandsOfThePage(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not installed")
