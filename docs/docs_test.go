@@ -203,7 +203,7 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 	})
 	variable := regexp.MustCompile(`\b(?:PREAUTH|NATS|MYSQL)_[A-Z_]+\b`)
 	flag := regexp.MustCompile(`--([a-z][a-z-]+)`)
-	ours := regexp.MustCompile(`preauth (?:serve|schema|check|doctor|status|renew|watch|failures|lookup|claim|resolve|announce|authorized|replay|quota|gateway|completion|man)|preauth-dev|make dev`)
+	ours := regexp.MustCompile(`preauth (?:serve|schema|check|doctor|status|renew|watch|failures|lookup|claim|resolve|announce|authorized|replay|quota|gateway|completion|man|version)|preauth-dev|make dev`)
 	target := regexp.MustCompile("(?:`|^ *)make ([a-z]+)(?: ARGS|`|$)")
 	for _, page := range pages(t) {
 		if page == "CHANGELOG.md" { // names settings that are gone

@@ -42,8 +42,9 @@ type cli struct {
 	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what the last word of a command line may become."`
 	AppIDs     appidsCommand     `cmd:"" hidden:"" name:"appids" help:"Print the components that begin so, for completion."`
 	Man        manCommand        `cmd:"" help:"Print the man page."`
+	Version    versionCommand    `cmd:"" help:"Print the version, and the commit that it was built from."`
 
-	Version kong.VersionFlag `help:"Print the version and exit."`
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version and exit."`
 }
 
 const description = `Turns component_access_tokens of WeChat third-party platforms into pre_auth_codes.

@@ -17,14 +17,18 @@ type manCommand struct{}
 
 // Run prints the page as roff.
 func (manCommand) Run(to app.Stdio, command *kong.Context) error {
-	_, err := to.Out.Write(manual(command.Model, time.Now()))
+	date := app.ReadBuild().Date
+	if date.IsZero() {
+		date = time.Now().UTC()
+	}
+	_, err := to.Out.Write(manual(command.Model, date))
 	return err
 }
 
-// manual returns the man page of a command line.
-func manual(model *kong.Application, now time.Time) []byte {
+// manual returns the man page of a command line as it was at a date.
+func manual(model *kong.Application, date time.Time) []byte {
 	m := &manPage{}
-	fmt.Fprintf(m, ".TH %s 1 %s \"%s %s\"\n", strings.ToUpper(model.Name), now.UTC().Format(time.DateOnly), model.Name, app.Version())
+	fmt.Fprintf(m, ".TH %s 1 %s \"%s %s\"\n", strings.ToUpper(model.Name), date.Format(time.DateOnly), model.Name, app.Version())
 	paragraphs := strings.Split(model.Help, "\n\n")
 	summary := strings.TrimSuffix(paragraphs[0], ".")
 	m.macro("SH", "NAME")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"strings"
@@ -143,6 +144,14 @@ func TestVersionIsPrinted(t *testing.T) {
 	status, out, stderr := do(t, "--version")
 	if status != 0 || out != app.Version()+"\n" || stderr != "" {
 		t.Errorf("status %d, %q, %q; want the version %s", status, out, stderr, app.Version())
+	}
+	if status, out, stderr := do(t, "version"); status != 0 || !strings.HasPrefix(out, "preauth  "+app.Version()+"\ncommit   ") || stderr != "" {
+		t.Errorf("status %d, %q, %q; want the version %s and the commit", status, out, stderr, app.Version())
+	}
+	status, out, stderr = do(t, "version", "--json")
+	var build app.Build
+	if err := json.Unmarshal([]byte(out), &build); err != nil || status != 0 || stderr != "" || build != app.ReadBuild() {
+		t.Errorf("status %d, %q, %q, %v; want %+v", status, out, stderr, err, app.ReadBuild())
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -92,26 +91,4 @@ func (p Program) fail(stderr io.Writer, err error) int {
 		return 2
 	}
 	return 1
-}
-
-// release is the version that a build may set with -ldflags "-X
-// preauth/internal/app.release=1.2.3". A build without version control's files, such as the
-// image's, finds no version by itself.
-var release string
-
-// semantic matches a semantic version. NATS micro accepts nothing else.
-var semantic = regexp.MustCompile(`^v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
-
-// Version returns the semantic version of the build.
-func Version() string {
-	candidates := []string{release}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		candidates = append(candidates, info.Main.Version)
-	}
-	for _, version := range candidates {
-		if semantic.MatchString(version) {
-			return strings.TrimPrefix(version, "v")
-		}
-	}
-	return "0.0.0-dev"
 }
