@@ -1,4 +1,5 @@
-# The service alone: a static binary that runs as nobody on an empty file system.
+# The service alone: a static binary that runs as nobody on an empty file system. "make dist" makes the
+# same image without an engine, and reads from the last stage how it runs.
 
 FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
 
@@ -9,11 +10,13 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# The version that the service reports, a semantic version: --build-arg VERSION=1.2.3
-ARG VERSION
+# What "preauth version" reports: --build-arg VERSION=1.2.3, --build-arg COMMIT="$(git rev-parse HEAD)", and
+# the commit's date as RFC 3339 has it.
+ARG VERSION COMMIT DATE
 ARG TARGETOS TARGETARCH
 RUN GOOS=$TARGETOS GOARCH=$TARGETARCH CGO_ENABLED=0 \
-    go build -trimpath -ldflags "-s -w -X preauth/internal/app.release=$VERSION" -o /out/preauth ./cmd/preauth
+    go build -trimpath -o /out/preauth -ldflags "-s -w -X preauth/internal/app.release=$VERSION \
+    -X preauth/internal/app.commit=$COMMIT -X preauth/internal/app.date=$DATE" ./cmd/preauth
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

@@ -8,6 +8,7 @@
 #   FUZZTIME             how many inputs `make fuzz` gives to each target, such as 30000x
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
 #   PREAUTH_TEST_DSN     a database server to test with instead of a private one
+#   VERSION              the semantic version of what `make dist` makes
 
 GO ?= go
 # This is a number of inputs because `go test` may report the end of a time as a failure.
@@ -15,7 +16,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway
+.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway dist
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ vuln: ## Look for known vulnerabilities in what the service uses
 
 build: ## Build the service into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/preauth
+
+dist: ## Make archives, packages, an image, their checksums and bills of materials in dist/
+	$(GO) -C tools/dist run . -root $(CURDIR) -out $(CURDIR)/dist -version "$(VERSION)"
 
 # Debian's package is the server program alone. Installing it starts no service and creates no user.
 PACKAGE = mariadb-server-core

@@ -1,0 +1,6 @@
+#!/bin/sh
+# The unit is new, or gone.
+set -e
+if [ -d "${DPKG_ROOT:-}/run/systemd/system" ]; then
+	systemctl daemon-reload
+fi
