@@ -1,6 +1,6 @@
-// Package tools pins the programs that work on this project (see go.mod) and checks the files that
-// no compiler reads.
-package tools
+// Package deploy checks the files of deployments, which no compiler reads: those of Docker Compose, of
+// Kubernetes, of systemd, and the Dockerfile.
+package deploy
 
 import (
 	"bufio"
@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-const root = ".."
+const root = "../.."
 
 // compose loads docker-compose.yml as "docker compose" would, with the given environment.
 func compose(t *testing.T, env ...string) *types.Project {
@@ -136,20 +136,7 @@ func TestComposeTakesThePasswordFromTheEnvironment(t *testing.T) {
 
 // docker-compose.yml sets only variables that the service reads.
 func TestComposeSettingsAreTheServices(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "preauth")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/preauth")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	help, err := exec.CommandContext(t.Context(), binary, "serve", "--help").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	known := map[string]bool{}
-	for _, name := range regexp.MustCompile(`\$([A-Z][A-Z_]+)`).FindAllSubmatch(help, -1) {
-		known[string(name[1])] = true
-	}
+	known := variables(t, "serve")
 	for name := range compose(t).Services["preauth"].Environment {
 		if !known[name] {
 			t.Errorf("preauth serve does not read %s", name)
@@ -249,12 +236,12 @@ func TestImageKnowsItsVersion(t *testing.T) {
 	for given, want := range map[string]string{"1.2.3": "1.2.3", "v1.2.3-rc.1+linux": "1.2.3-rc.1+linux", "": "0.0.0-dev", "main": "0.0.0-dev"} {
 		out := t.TempDir()
 		command := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(sources, "/out/", out+"/"))
-		command.Dir, command.Env = root, append(os.Environ(), "VERSION="+given)
+		command.Dir, command.Env = root, append(os.Environ(), "VERSION="+given, "COMMIT=abc", "DATE=2026-03-14T09:00:00Z")
 		if said, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("%s%v\n%s", build, err, said)
 		}
-		said, err := exec.CommandContext(t.Context(), filepath.Join(out, "preauth"), "--version").Output()
-		if err != nil || string(said) != want+"\n" {
+		said, err := exec.CommandContext(t.Context(), filepath.Join(out, "preauth"), "version", "--json").Output()
+		if err != nil || !strings.HasPrefix(string(said), `{"version":"`+want+`","commit":"abc","date":"2026-03-14T09:00:00Z",`) {
 			t.Errorf("given %q it calls itself %q, %v; want %s", given, said, err, want)
 		}
 	}
