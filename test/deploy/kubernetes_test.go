@@ -3,6 +3,7 @@ package deploy
 import (
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -103,6 +104,42 @@ func pods(t *testing.T) map[string]core.PodTemplateSpec {
 		t.Fatalf("there are the pods of %q", slices.Collect(maps.Keys(all)))
 	}
 	return all
+}
+
+// The kustomization that docs/install.md shows sets the image, the namespace and settings of all.
+func TestKustomizationOfThePage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(page), "```yaml\n")
+	example, _, _ = strings.Cut(example, "```")
+	files := filesys.MakeFsInMemory()
+	if err := files.WriteFile("kustomization.yaml", []byte(example)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(root, "deploy/kubernetes/*/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range found {
+		content, err := os.ReadFile(name)
+		if err == nil {
+			err = files.WriteFile(strings.TrimPrefix(name, root+"/"), content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := kustomize(t, files, ".")
+	deployment := m.deployments[0]
+	if image := deployment.Spec.Template.Spec.Containers[0].Image; image != "registry.example.com/preauth:1.2.3" || deployment.Namespace != "preauth" || len(m.monitors) != 1 {
+		t.Errorf("the image is %s, the namespace %s, with %d monitors", image, deployment.Namespace, len(m.monitors))
+	}
+	got := environment(t, m, deployment.Spec.Template)
+	if got["NATS_URL"] != "tls://nats.nats.svc:4222" || got["PREAUTH_SPARES"] != "2" || got["NATS_NKEY"] != "/etc/preauth/preauth.nk" {
+		t.Errorf("the settings are %v", got)
+	}
 }
 
 // The pods keep to the strictest of Kubernetes' own standards for pods, and to more.
