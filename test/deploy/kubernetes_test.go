@@ -232,13 +232,14 @@ func TestServiceAnswersItsProbes(t *testing.T) {
 		t.Errorf("the service listens on %s, the port is %+v", environment(t, m, pod)["PREAUTH_ADMIN_LISTEN"], port)
 	}
 	with := onDisk(t, "servicemonitor").monitors[0]
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	// NATS and MySQL are away: the service lives and is not ready.
 	for path, want := range map[string]int{
 		container.LivenessProbe.HTTPGet.Path:  http.StatusOK,
 		container.ReadinessProbe.HTTPGet.Path: http.StatusServiceUnavailable,
 		with.Spec.Endpoints[0].Path:           http.StatusOK,
 	} {
-		response, err := http.Get("http://" + admin + path)
+		response, err := client.Get("http://" + admin + path)
 		if err != nil {
 			t.Fatal(err)
 		}

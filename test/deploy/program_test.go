@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nkeys"
+	"go.uber.org/goleak"
 )
 
 // built is the directory of the program, which all tests share.
@@ -38,7 +39,10 @@ func runTests(m *testing.M) (status int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
-	return m.Run(), nil
+	if status = m.Run(); status == 0 {
+		err = goleak.Find()
+	}
+	return status, err
 }
 
 var build = sync.OnceValues(func() (string, error) {

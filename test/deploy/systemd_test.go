@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,8 +39,8 @@ func TestUnitIsValidAndHardened(t *testing.T) {
 	if err != nil {
 		t.Skip("systemd-analyze is not installed")
 	}
-	if directive(t, "ExecStart")[0] != "preauth serve" {
-		t.Fatalf("it starts %q", directive(t, "ExecStart"))
+	if start, user := directive(t, "ExecStart"), directive(t, "DynamicUser"); !slices.Equal(start, []string{"preauth serve"}) || !slices.Equal(user, []string{"yes"}) {
+		t.Fatalf("it starts %q, with a user of its own: %q", start, user)
 	}
 	file := filepath.Join(t.TempDir(), "preauth.service")
 	text := strings.Replace(unit(t), "ExecStart=preauth ", "ExecStart="+program(t)+" ", 1)
