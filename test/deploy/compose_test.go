@@ -1,5 +1,5 @@
-// Package deploy checks the files of deployments, which no compiler reads: those of Docker Compose, of
-// Kubernetes, of systemd, and the Dockerfile.
+// Package deploy checks the files of deployments, which no compiler reads: those of Docker Compose,
+// of Kubernetes, of systemd, and the Dockerfile.
 package deploy
 
 import (

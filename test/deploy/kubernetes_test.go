@@ -197,8 +197,8 @@ func environment(t *testing.T, m manifests, pod core.PodTemplateSpec) map[string
 	return all
 }
 
-// Variables and arguments are those of the program, and files are below the volume of a Secret that the
-// manifests do not contain.
+// Variables and arguments are those of the program, and files are below the volume of a Secret that
+// the manifests do not contain.
 func TestPodsSetWhatTheProgramReads(t *testing.T) {
 	for name, pod := range pods(t) {
 		m, container := onDisk(t, map[string]string{"preauth": "base", "preauth-schema": "schema"}[name]), pod.Spec.Containers[0]
@@ -314,8 +314,8 @@ func expectSelects(t *testing.T, name string, selector *meta.LabelSelector, on m
 	}
 }
 
-// Only Prometheus reaches the pods, and they reach only DNS, NATS, MySQL, and port 443 of addresses that
-// are not private.
+// Only Prometheus reaches the pods, and they reach only DNS, NATS, MySQL, and port 443 of addresses
+// that are not private.
 func TestNetworkIsClosed(t *testing.T) {
 	service, schema := onDisk(t, "base").networks[0].Spec, onDisk(t, "schema").networks[0].Spec
 	for _, spec := range []networking.NetworkPolicySpec{service, schema} {

@@ -98,8 +98,9 @@ func shutdown(t *testing.T) time.Duration {
 	return limit
 }
 
-// startService runs "preauth serve" until the test ends, with variables whose files are below a directory
-// and made here. There is neither NATS nor MySQL. It returns the admin address, any on loopback.
+// startService runs "preauth serve" until the test ends, with variables whose files are below a
+// directory and made here. There is neither NATS nor MySQL. It returns the admin address, any on
+// loopback.
 func startService(t *testing.T, environment map[string]string, directory string) (admin string) {
 	t.Helper()
 	own := t.TempDir()

@@ -110,8 +110,8 @@ func commitAll(directory string) (string, error) {
 	return strings.TrimSpace(head), nil
 }
 
-// The same commit makes the same bytes, from another directory, at another time, in another time zone and
-// with another umask.
+// The same commit makes the same bytes, from another directory, at another time, in another time
+// zone and with another umask.
 func TestReleaseIsReproducible(t *testing.T) {
 	out := t.TempDir()
 	t.Setenv("TZ", "Asia/Shanghai")
@@ -183,7 +183,8 @@ func isFor(t *testing.T, program []byte, machine elf.Machine) {
 	}
 }
 
-// A Debian package is unpacked and removed by dpkg in a root directory of its own, and its scripts run.
+// A Debian package is unpacked and removed by dpkg in a root directory of its own, and its scripts
+// run.
 func TestDebianPackage(t *testing.T) {
 	dpkg := installed(t, "dpkg")
 	if os.Getuid() != 0 {
@@ -289,8 +290,8 @@ func saysItsOrigin(t *testing.T, said string, err error) {
 	}
 }
 
-// The image holds the program and the authorities alone, runs as the Dockerfile says, and its program runs
-// with nothing else there.
+// The image holds the program and the authorities alone, runs as the Dockerfile says, and its
+// program runs with nothing else there.
 func TestImage(t *testing.T) {
 	directory := t.TempDir()
 	for name, content := range untar(t, bytes.NewReader(content(t, made, "preauth_"+version+"_image.tar"))) {

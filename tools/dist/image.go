@@ -121,8 +121,8 @@ func (r release) tarDirectory(directory, to string) error {
 	return os.WriteFile(to, archived.Bytes(), 0o644) //nolint:gosec // everybody may read a release
 }
 
-// authorities returns Mozilla's list of certificate authorities, PEM. It leaves out those that Mozilla
-// trusts under conditions only, which a file cannot express.
+// authorities returns Mozilla's list of certificate authorities, PEM. It leaves out those that
+// Mozilla trusts under conditions only, which a file cannot express.
 func authorities() []byte {
 	var all bytes.Buffer
 	for root := range bundle.Roots() {

@@ -13,8 +13,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// materials writes what a program is made of, as CycloneDX has it: the modules that are linked into it,
-// with their checksums and licenses, and the standard library.
+// materials writes what a program is made of, as CycloneDX has it: the modules that are linked into
+// it, with their checksums and licenses, and the standard library.
 func (r release) materials(binary, to string) error {
 	generator, err := bin.NewGenerator(binary, bin.WithLogger(zerolog.Nop()), bin.WithIncludeStdlib(true), bin.WithVersionOverride(r.version), bin.WithLicenseDetector(local.NewDetector(zerolog.Nop())))
 	if err != nil {
