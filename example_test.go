@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -329,4 +330,18 @@ func ExampleSecret() {
 	// Output:
 	// [redacted] {Code:[redacted]} [redacted] [redacted]
 	// preauthcode@@@S3…mZ9n 52
+}
+
+// A backend makes a link for a visitor whom it wants to authorize an account.
+func ExampleEntryLink_Sign() {
+	link, err := preauth.EntryLink{
+		AppID: "wx0123456789abcdef", ClaimID: "visitor-4f1c", Reference: "order 7", AuthType: 3,
+		ExpiresAt: time.Now().Add(10 * time.Minute),
+	}.Sign("https://auth.example.com", preauth.NewSecret("5f4dcc3b5aa765d61d8327deb882cf99")) // the first line of the file
+	if err != nil {
+		panic(err)
+	}
+	before, _, _ := strings.Cut(link, "&expires=")
+	fmt.Println(before)
+	// Output: https://auth.example.com/authorize/wx0123456789abcdef?auth_type=3&claim_id=visitor-4f1c
 }
