@@ -65,7 +65,7 @@ type EntryLink struct {
 }
 
 // Sign returns the link. base has the scheme and the host of the platform's domain, such as
-// "https://auth.example.com". key is the first one of the gateway's file. An error wraps [ErrInvalid].
+// "https://auth.example.com". key is one of the gateway's file. An error wraps [ErrInvalid].
 func (l EntryLink) Sign(base string, key Secret) (string, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.TrimSuffix(base, "/") != u.Scheme+"://"+u.Host {
@@ -208,16 +208,16 @@ func signEntry(signed string, key Secret) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// ParseEntryKeys parses the file with the keys of entry links: one a line. All of them verify, so a
-// new key is put below the others first, and above them once each gateway has it. An error wraps
-// [ErrInvalid].
+// ParseEntryKeys parses the file with the keys of entry links: one a line. Empty lines and lines that
+// begin with # do not count. All keys verify: put a new one into each gateway's file before anybody
+// signs with it, and take the old one out when its last link has expired. An error wraps [ErrInvalid].
 func ParseEntryKeys(file []byte) ([]Secret, error) {
 	var keys []Secret
 	number := 0
 	for line := range bytes.Lines(file) {
 		number++
 		key := NewSecret(string(bytes.TrimRight(line, "\r\n")))
-		if key.IsZero() {
+		if key.IsZero() || strings.HasPrefix(key.Reveal(), "#") {
 			continue
 		}
 		if err := checkEntryKey(key); err != nil {

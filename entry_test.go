@@ -100,7 +100,7 @@ func TestEntryLinkWithAnyOtherByteIsRefused(t *testing.T) {
 // Rotation: what either key signed is good as long as both are there.
 func TestEntryKeysAreRotated(t *testing.T) {
 	oldFile := entryOlder.Reveal() + "\n"
-	both := "\n" + entryKey.Reveal() + "\r\n" + entryOlder.Reveal()
+	both := "# since March\n\n" + entryKey.Reveal() + "\r\n" + entryOlder.Reveal()
 	byOld, byNew := signedEntry(t, fullEntry(), entryOlder), signedEntry(t, fullEntry(), entryKey)
 	for _, test := range []struct {
 		file, target string
@@ -122,10 +122,10 @@ func TestEntryKeysAreRotated(t *testing.T) {
 func TestEntryKeysThatAreNone(t *testing.T) {
 	for name, test := range map[string]struct{ file, says string }{
 		"empty":      {"", "there is no key"},
-		"blank":      {"\n\n", "there is no key"},
+		"blank":      {"\n#\n", "there is no key"},
 		"short":      {entryKey.Reveal() + "\nshort\n", "line 2: invalid: a key of entry links has 5 bytes"},
 		"long":       {strings.Repeat("x", 257), "it must have 32 to 256"},
-		"a space":    {"# " + entryKey.Reveal(), "printable ASCII without spaces"},
+		"a space":    {"key: " + entryKey.Reveal(), "printable ASCII without spaces"},
 		"not ASCII":  {strings.Repeat("钥", 32), "printable ASCII"},
 		"a PEM file": {"-----BEGIN EC PRIVATE KEY-----", "it must have 32"},
 	} {
