@@ -22,8 +22,10 @@ const (
 	MaxEntryLink = 1024
 	// MaxEntryLife is for how long a link to the entry page may be good.
 	MaxEntryLife = 24 * time.Hour
-	// MinEntryKey and MaxEntryKey are the sizes of a key that signs such links, in bytes.
-	MinEntryKey, MaxEntryKey = 32, 256
+	// MinEntryKey is the least size of a key that signs such links, in bytes.
+	MinEntryKey = 32
+	// MaxEntryKey is the largest size of such a key, in bytes.
+	MaxEntryKey = 256
 )
 
 var (

@@ -1,0 +1,65 @@
+"use strict";
+// The page works without this. With it, a phone goes on at once, time counts, an open page renews
+// itself, and says when somebody has authorized. WeChat has old browsers, so it is plain.
+
+const lost = document.getElementById("lost"), said = document.getElementById("said");
+const codes = []; // of the links to WeChat that this page has shown
+let main, end, busy = false;
+
+// show begins to show what is new.
+function show(next) {
+	main = next;
+	end = Date.now() + 1000 * main.dataset.left; // no number if it stays
+	const go = document.getElementById("go");
+	if (go) {
+		const code = new URL(go.href).searchParams.get("pre_auth_code");
+		if (codes.indexOf(code) < 0) codes.push(code);
+	}
+	count();
+}
+
+function count() {
+	const left = Math.ceil((end - Date.now()) / 1000);
+	const shown = main.querySelector(".left");
+	if (shown && left >= 0) shown.textContent = Math.floor(left / 60) + ":" + String(left % 60).padStart(2, "0");
+	if (left <= 0 && !document.hidden) load({});
+}
+
+// load fetches the page and takes over what it says.
+function load(request) {
+	if (busy) return;
+	busy = true;
+	fetch(location.href, request).then((answer) => {
+		if (answer.status === 204) return;
+		return answer.text().then((text) => take(new DOMParser().parseFromString(text, "text/html")));
+	}).then(() => { lost.hidden = true; }, () => {
+		lost.hidden = false;
+		if (!(end > Date.now())) end = Date.now() + 5000;
+	}).then(() => { busy = false; });
+}
+
+// take replaces what the page says. What is not this page is as good as no answer.
+function take(answer) {
+	const next = answer.querySelector("main[class]");
+	if (!next) throw new Error("not the page");
+	const focused = main.contains(document.activeElement), changed = next.className !== main.className;
+	main.replaceWith(next);
+	document.title = answer.title;
+	if (focused) (document.getElementById(changed ? "" : "go") || next).focus();
+	if (changed) said.textContent = next.querySelector("h1").textContent;
+	show(next);
+}
+
+// ask asks whether somebody has authorized, also with the code that was shown before this one.
+function ask() {
+	if (!document.hidden && document.getElementById("go")) load({ method: "POST", body: codes.slice(-2).join("\n") });
+}
+
+show(document.querySelector("main"));
+setInterval(count, 1000);
+setInterval(ask, 5000);
+document.addEventListener("visibilitychange", () => { count(); ask(); });
+
+// Who comes back from WeChat's page wants to stay.
+const how = performance.getEntriesByType("navigation")[0];
+if (main.className === "phone" && !(how && how.type === "back_forward")) location.assign(document.getElementById("go").href);
