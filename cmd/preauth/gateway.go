@@ -16,6 +16,7 @@ import (
 
 	"preauth"
 	"preauth/internal/app"
+	"preauth/internal/entry"
 	"preauth/internal/gateway"
 )
 
@@ -39,6 +40,9 @@ type gatewayServe struct {
 	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, per gateway."`
 	Timeout       time.Duration `name:"timeout" group:"HTTP" env:"PREAUTH_GATEWAY_TIMEOUT" default:"5s" range:"100ms..2m" help:"Time to wait for the service's answer. It should be a little longer than the service's --request-timeout."`
 	CORSOrigins   []string      `name:"cors-origins" group:"HTTP" env:"PREAUTH_GATEWAY_CORS_ORIGINS" placeholder:"ORIGIN" help:"Origins whose scripts may call the gateway from a browser, separated by commas. Who uses such a page has its token: rarely what you want."`
+
+	EntryKeysFile    string `name:"entry-keys-file" group:"entry page" env:"PREAUTH_GATEWAY_ENTRY_KEYS_FILE" placeholder:"FILE" help:"File with the keys that sign links to the entry page, one a line. It is read again when it changes. Without it, there is no page."`
+	EntryRedirectURI string `name:"entry-redirect-uri" group:"entry page" env:"PREAUTH_GATEWAY_ENTRY_REDIRECT_URI" placeholder:"URL" help:"Address to which WeChat sends the account's owner afterwards. The entry page has to be reached at the same scheme and host."`
 }
 
 // Run serves until ctx ends.
@@ -46,6 +50,12 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	tokens, certificates, err := c.check()
 	if err != nil {
 		return err
+	}
+	var keys *gateway.Files[[]preauth.Secret] // nil without the entry page
+	if c.EntryKeysFile != "" || c.EntryRedirectURI != "" {
+		if keys, err = c.entryKeys(); err != nil {
+			return err
+		}
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
@@ -61,7 +71,7 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	}
 	defer admin.Close()
 	log.Info("starting", "version", app.Version(), "listen", listener.Addr().String(), "admin", admin.Addr().String(),
-		"nats", c.NATS.Where(), "tls", certificates != nil)
+		"nats", c.NATS.Where(), "tls", certificates != nil, "entry_page", keys != nil)
 	closed := make(chan struct{})
 	nc, err := c.NATS.Connect(log, func(reason error) {
 		giveUp(app.ClosedError(reason))
@@ -80,15 +90,28 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	registry := app.NewRegistry()
-	g := gateway.New(gateway.Options{
+	options := gateway.Options{
 		Client: client, NATS: nc, Subjects: subjects, Tokens: tokens.Current, Rate: c.Rate, Timeout: c.Timeout, Origins: c.CORSOrigins,
 		Registry: registry, Log: log,
-	})
+	}
+	if keys != nil {
+		options.Entry, err = entry.New(entry.Source{
+			Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Claim: client.Claim, Resolve: client.Resolve,
+		}, log)
+		if err != nil {
+			return app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
+		}
+	}
+	g := gateway.New(options)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer giveUp(nil) // which ends the watching
 	registry.MustRegister(brokenGauge("tokens", tokens.Broken))
 	watching.Go(func() { tokens.Watch(ctx, log, "tokens file") })
+	if keys != nil {
+		registry.MustRegister(brokenGauge("entry_keys", keys.Broken))
+		watching.Go(func() { keys.Watch(ctx, log, "keys of the entry page") })
+	}
 	var certificate func() *tls.Certificate
 	if certificates != nil {
 		certificate = certificates.Current
@@ -146,6 +169,21 @@ func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*t
 		return nil, nil, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) must name PEM files with a certificate and its key: %w", err)
 	}
 	return tokens, certificates, nil
+}
+
+// entryKeys checks the settings of the entry page and reads its keys.
+func (c gatewayServe) entryKeys() (*gateway.Files[[]preauth.Secret], error) {
+	if c.EntryKeysFile == "" || c.EntryRedirectURI == "" {
+		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE) and --entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI) go together: give both or none")
+	}
+	keys, err := gateway.ReadFiles(func(contents [][]byte) ([]preauth.Secret, error) { return preauth.ParseEntryKeys(contents[0]) }, c.EntryKeysFile)
+	if err != nil {
+		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE): %w", err)
+	}
+	if _, err := entry.CheckRedirectURI(c.EntryRedirectURI); err != nil {
+		return nil, app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
+	}
+	return keys, nil
 }
 
 // gatewayToken makes a token.

@@ -51,9 +51,8 @@ type Options struct {
 	// Origins are the origins of other sites whose scripts may call the gateway, such as
 	// https://app.example.com. Usually there are none.
 	Origins []string
-	// Entry serves GET /authorize/ and what is below, without a token. Nil serves nothing there. It is
-	// given what every handler here is: headers that forbid caching, and a line in the log without the
-	// query.
+	// Entry serves what is below /authorize/, without a token. Nil serves nothing there. It is given what
+	// every handler here is: headers that forbid caching, and a line in the log without the query.
 	Entry http.Handler
 	// Registry takes the metrics.
 	Registry prometheus.Registerer
@@ -84,7 +83,7 @@ func New(o Options) *Gateway {
 	}
 	g.mux.HandleFunc("/openapi.json", serveDescription)
 	if o.Entry != nil {
-		g.mux.HandleFunc("GET /authorize/", func(w http.ResponseWriter, r *http.Request) {
+		g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
 			lineOf(r).operation = opEntry
 			o.Entry.ServeHTTP(w, r)
 		})

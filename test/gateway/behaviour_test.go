@@ -244,16 +244,21 @@ func TestEntryIsMounted(t *testing.T) {
 	a := newAPI(t, system.nats.URL(), func(o *gateway.Options) {
 		o.Entry = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
 	})
-	resp, err := client.Get(a.url + "/authorize/wx1?signature=" + secret)
-	if err != nil {
-		t.Fatal(err)
+	for _, method := range []string{http.MethodGet, http.MethodPost} { // with which an open page asks
+		r, err := http.NewRequestWithContext(t.Context(), method, a.url+"/authorize/wx1?signature="+secret, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var body bytes.Buffer
+		if _, err := body.ReadFrom(resp.Body); err != nil || body.String() != "/authorize/wx1" {
+			t.Errorf("%s: %d %q, %v", method, resp.StatusCode, body.String(), err)
+		}
 	}
-	defer resp.Body.Close()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(resp.Body); err != nil || body.String() != "/authorize/wx1" {
-		t.Errorf("%d %q, %v", resp.StatusCode, body.String(), err)
-	}
-	a.must(404, ask{method: "POST", path: "/authorize/wx1"})
 	a.must(404, ask{method: "GET", path: "/authorize"})
 }
 

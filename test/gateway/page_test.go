@@ -45,7 +45,7 @@ func TestCommandsOfThePage(t *testing.T) {
 		t.Skip("curl is not installed")
 	}
 	work := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(work, "preauth"), "preauth/cmd/preauth")
+	build := exec.Command("go", "-C", "../..", "build", "-o", filepath.Join(work, "preauth"), "./cmd/preauth")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
