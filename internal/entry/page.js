@@ -60,6 +60,9 @@ setInterval(count, 1000);
 setInterval(ask, 5000);
 document.addEventListener("visibilitychange", () => { count(); ask(); });
 
-// Who comes back from WeChat's page wants to stay.
+// Who comes back from WeChat's page wants to stay. Before the page is loaded, going on would leave
+// nothing to come back to.
 const how = performance.getEntriesByType("navigation")[0];
-if (main.className === "phone" && !(how && how.type === "back_forward")) location.assign(document.getElementById("go").href);
+if (main.className === "phone" && !(how && how.type === "back_forward")) {
+	addEventListener("load", () => setTimeout(() => location.assign(document.getElementById("go").href)));
+}

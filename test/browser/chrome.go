@@ -21,11 +21,12 @@ type chrome struct {
 	stop func()
 }
 
-// startChrome starts the installed Chromium.
-func startChrome(ctx context.Context) (*chrome, error) {
+// startChrome starts the installed Chromium, which finds domains where the rules say.
+func startChrome(ctx context.Context, rules string) (*chrome, error) {
 	flags := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.DisableGPU, chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("hide-scrollbars", true))
+		chromedp.Flag("hide-scrollbars", true), chromedp.Flag("host-resolver-rules", rules), chromedp.Flag("ignore-certificate-errors", true),
+		chromedp.Flag("disable-back-forward-cache", true)) // WeChat's browser has none
 	if os.Geteuid() == 0 {
 		flags = append(flags, chromedp.NoSandbox) // Chromium does not run as root with one
 	}
@@ -47,6 +48,7 @@ type look struct {
 	width, height int64
 	dark          bool
 	language      string // of the browser
+	agent         string // that the browser says it is; default: the truth
 	withoutScript bool
 	scale         float64 // default: 1
 }
@@ -88,6 +90,12 @@ func (t *tab) prepare(l look) error {
 	scheme := "light"
 	if l.dark {
 		scheme = "dark"
+	}
+	if l.agent != "" {
+		err := t.do(command(emulation.SetUserAgentOverride, emulation.SetUserAgentOverrideParams{UserAgent: l.agent, AcceptLanguage: cmp.Or(l.language, "en")}))
+		if err != nil {
+			return err
+		}
 	}
 	return t.do(
 		command(log.Enable, cdp.Empty{}),

@@ -60,7 +60,9 @@ func pictures(ctx context.Context, dir string) (err error) {
 	if err := s.populate(ctx); err != nil {
 		return err
 	}
-	chrome, err := startChrome(ctx)
+	outside := startInternet()
+	defer outside.server.Close()
+	chrome, err := startChrome(ctx, outside.rules())
 	if err != nil {
 		return err
 	}

@@ -21,22 +21,25 @@ import (
 	"preauth/wechat/wechattest"
 )
 
-// The tests share a database server and a Chromium.
+// The tests share a database server, a Chromium and its internet.
 var (
 	mysql   *mysqlserver.Server
 	browser *chrome
+	outside *internet
 )
 
 func TestMain(m *testing.M) {
 	var err error
+	outside = startInternet()
 	if mysql, err = mysqlserver.Start(context.Background(), mysqlserver.TestOptions()); err == nil {
-		browser, err = startChrome(context.Background())
+		browser, err = startChrome(context.Background(), outside.rules())
 	}
 	status := 1
 	if err == nil {
 		status = m.Run()
 		browser.stop()
 	}
+	outside.server.Close()
 	if mysql != nil {
 		err = errors.Join(err, mysql.Close())
 	}
@@ -57,8 +60,14 @@ var databases atomic.Int64
 // newSystem starts a service with one replica.
 func newSystem(t *testing.T) *system {
 	t.Helper()
+	return newSystemWith(t, 0)
+}
+
+// newSystemWith starts a service whose codes live for life, as long as WeChat's by default.
+func newSystemWith(t *testing.T, life time.Duration) *system {
+	t.Helper()
 	s, err := start(t.Context(), options{
-		mysql: mysql, name: fmt.Sprintf("browser_%d_%d", os.Getpid(), databases.Add(1)), replicas: 1,
+		mysql: mysql, name: fmt.Sprintf("browser_%d_%d", os.Getpid(), databases.Add(1)), replicas: 1, codeLife: life,
 		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	t.Cleanup(func() {
