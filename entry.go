@@ -43,8 +43,8 @@ const entrySignature = "&signature="
 
 // EntryLink is a link to the entry page, which the gateway serves on the platform's own domain and
 // which sends a visitor on to WeChat with a code that is claimed for this link. A backend makes one
-// for each visitor. Everybody who has the link can authorize as that visitor until it expires, and can
-// read what is in it: it is signed, not encrypted.
+// for each visitor. Everybody who has the link can authorize as that visitor until it expires, and
+// can read what is in it: it is signed, not encrypted.
 //
 // The link is EntryPath, the appid, the query, and "&signature=" with the HMAC-SHA256 of all that
 // precedes it, in hex. The names of the parameters are claim_id, reference, auth_type, biz_appid,
@@ -212,7 +212,8 @@ func signEntry(signed string, key Secret) string {
 
 // ParseEntryKeys parses the file with the keys of entry links: one a line. Empty lines and lines that
 // begin with # do not count. All keys verify: put a new one into each gateway's file before anybody
-// signs with it, and take the old one out when its last link has expired. An error wraps [ErrInvalid].
+// signs with it, and take the old one out when its last link has expired. An error wraps
+// [ErrInvalid].
 func ParseEntryKeys(file []byte) ([]Secret, error) {
 	var keys []Secret
 	number := 0

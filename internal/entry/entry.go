@@ -1,5 +1,5 @@
-// Package entry serves the entry page: the page on the platform's own domain from which a visitor goes
-// on to WeChat, which looks at the referring page. A backend signs a link for each visitor
+// Package entry serves the entry page: the page on the platform's own domain from which a visitor
+// goes on to WeChat, which looks at the referring page. A backend signs a link for each visitor
 // ([preauth.EntryLink]), and the page claims a code for exactly that link.
 //
 // On a computer the page shows a QR code of its own link, so that a phone comes from the right
@@ -107,8 +107,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// protect sets what protects the page in a browser. WeChat looks at the domain that it is opened from,
-// so the browser tells that, and no more.
+// protect sets what protects the page in a browser. WeChat looks at the domain that it is opened
+// from, so the browser tells that, and no more.
 func protect(header http.Header) {
 	header.Set("Content-Security-Policy", policy)
 	header.Set("Referrer-Policy", "origin")
@@ -139,8 +139,8 @@ func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 	p.write(w, v, answer{status: http.StatusOK, Kind: "computer", Go: claim.Links.PC.Reveal(), QR: code, Left: left})
 }
 
-// claim claims a code for a link. left is for how long the page shows it: while there is enough of its
-// life left for somebody to open the link on a phone, get the same code and use it.
+// claim claims a code for a link. left is for how long the page shows it: while there is enough of
+// its life left for somebody to open the link on a phone, get the same code and use it.
 func (p *Page) claim(ctx context.Context, link preauth.EntryLink) (claim preauth.Claim, left time.Duration, err error) {
 	request := preauth.ClaimRequest{
 		AppID: link.AppID, ClaimID: link.ClaimID, Reference: link.Reference,

@@ -354,8 +354,8 @@ func TestBackendThatSignsNonsenseIsToldSo(t *testing.T) {
 	}
 }
 
-// A code is shown while enough of its life is left for a phone that opens the same link. Then there is
-// another one.
+// A code is shown while enough of its life is left for a phone that opens the same link. Then there
+// is another one.
 func TestCodeThatIsAboutToExpire(t *testing.T) {
 	s := newSite(t)
 	target := signed(t, link())

@@ -3,7 +3,7 @@ package entry
 // texts are what the page says, in the order of [tongues].
 var texts = map[string][2]string{
 	"title":    {"WeChat authorization", "微信授权"},
-	"for":      {"requested by", "请求方："},
+	"for":      {"requested by", "请求方"},
 	"language": {"Language", "语言"},
 	"lost":     {"No connection. Trying again.", "网络连接中断，正在重试。"},
 	"left":     {"Time left:", "剩余时间："},

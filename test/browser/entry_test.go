@@ -22,21 +22,16 @@ import (
 )
 
 // phone is WeChat's browser on a small one.
-var phone = look{
-	width: 320, height: 640,
-	agent: "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/116.0.0.0 Mobile Safari/537.36 MicroMessenger/8.0.47",
-}
+var phone = look{width: 320, height: 640, agent: wechatAgent}
 
 // serveEntry puts the entry page of a system on the platform's domain.
 func serveEntry(t *testing.T, s *system) {
 	t.Helper()
 	handler, err := s.gateway(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})))
-	if err == nil {
-		err = outside.connect(handler, s.wechat.URL())
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	outside.connect(handler, at(s.wechat.URL()))
 }
 
 // linkOf returns the link of a visitor of wx1.
@@ -285,8 +280,8 @@ func TestEntryWithABadLink(t *testing.T) {
 	}
 }
 
-// A page that is opened while there is no code, or that loses the gateway, goes on by itself when that
-// is over.
+// A page that is opened while there is no code, or that loses the gateway, goes on by itself when
+// that is over.
 func TestEntryRecovers(t *testing.T) {
 	s := newSystem(t)
 	serveEntry(t, s)
@@ -309,16 +304,13 @@ func TestEntryRecovers(t *testing.T) {
 	var away atomic.Bool
 	away.Store(true)
 	handler := outside.platform
-	err := outside.connect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	outside.connect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if away.Load() {
 			http.Error(w, "<h1>Bad Gateway</h1>", http.StatusBadGateway)
 			return
 		}
 		handler.ServeHTTP(w, r)
-	}), s.wechat.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
+	}), at(s.wechat.URL()))
 	v.reads("body", "No connection. Trying again.")
 	v.reads("main", "Scan with WeChat")
 	away.Store(false)

@@ -16,7 +16,7 @@ type internet struct {
 
 	mu       sync.Mutex
 	platform http.Handler // what is at https://auth.example.com
-	wechat   http.Handler // the stand-in for WeChat
+	wechat   http.Handler // what is at WeChat's domains
 	arrivals []arrival
 }
 
@@ -42,17 +42,20 @@ func (i *internet) rules() string {
 	return fmt.Sprintf("MAP *.example.com %s, MAP *.weixin.qq.com %s", address, address)
 }
 
-// connect connects the domains to a platform, and to a stand-in for WeChat at a URL.
-func (i *internet) connect(platform http.Handler, wechat string) error {
-	u, err := url.Parse(wechat)
-	if err != nil {
-		return err
-	}
+// connect connects the domains to a platform and to WeChat.
+func (i *internet) connect(platform, wechat http.Handler) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.platform, i.arrivals = platform, nil
-	i.wechat = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
-	return nil
+	i.platform, i.wechat, i.arrivals = platform, wechat, nil
+}
+
+// at returns what a server answers at a URL.
+func at(server string) http.Handler {
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		if u, err := url.Parse(server); err == nil {
+			r.SetURL(u)
+		}
+	}}
 }
 
 // ServeHTTP answers as the host that the browser wants.

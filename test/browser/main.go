@@ -67,44 +67,59 @@ func pictures(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer chrome.stop()
-	for _, picture := range []struct {
-		name, path string
-		look       look
-	}{
-		{"light", "/", look{width: 1280, height: 1000}},
-		{"dark", "/", look{width: 1280, height: 1000, dark: true}},
-		{"chinese", "/", look{width: 1280, height: 1000, language: "zh-CN"}},
-		{"phone", "/", look{width: 360, height: 780, scale: 2}},
-		{"component", "/components/" + blocked, look{width: 1280, height: 900}},
-	} {
-		tab, err := chrome.open(picture.look)
-		if err != nil {
-			return err
-		}
-		var screen []byte
-		err = tab.do(chromedp.Navigate(s.first + picture.path))
-		if err == nil {
-			err = tab.await(`document.querySelector("#live.on") !== null`)
-		}
-		if err == nil && picture.path == "/" {
-			err = tab.await(`document.querySelectorAll("#replicas .replica").length === 2`)
-		}
-		if err == nil {
-			screen, err = get(tab, chromedp.CaptureScreenshot())
-		}
-		tab.stop()
-		if err != nil {
+	live := `document.querySelector("#live.on") !== null`
+	whole := live + ` && document.querySelectorAll("#replicas .replica").length === 2`
+	all, err := s.entryPictures(outside, standing)
+	if err != nil {
+		return err
+	}
+	all = append([]picture{
+		{"page-light", s.first, look{width: 1280, height: 1000}, whole},
+		{"page-dark", s.first, look{width: 1280, height: 1000, dark: true}, whole},
+		{"page-chinese", s.first, look{width: 1280, height: 1000, language: "zh-CN"}, whole},
+		{"page-phone", s.first, look{width: 360, height: 780, scale: 2}, whole},
+		{"page-component", s.first + "/components/" + blocked, look{width: 1280, height: 900}, live},
+	}, all...)
+	for _, picture := range all {
+		if err := picture.take(chrome, dir); err != nil {
 			return fmt.Errorf("picture %s: %w", picture.name, err)
 		}
-		file := filepath.Join(dir, "page-"+picture.name+".png")
-		if screen, err = small(screen); err != nil {
-			return err
-		}
-		if err := os.WriteFile(file, screen, 0o644); err != nil {
-			return err
-		}
-		fmt.Fprintf(os.Stdout, "%s: %d bytes\n", file, len(screen))
 	}
+	return nil
+}
+
+// picture is a picture of a page, once an expression is true there.
+type picture struct {
+	name, url string
+	look      look
+	ready     string
+}
+
+// take takes the picture.
+func (p picture) take(chrome *chrome, dir string) error {
+	tab, err := chrome.open(p.look)
+	if err != nil {
+		return err
+	}
+	defer tab.stop()
+	if err := tab.do(chromedp.Navigate(p.url)); err != nil {
+		return err
+	}
+	if err := tab.await(p.ready); err != nil {
+		return err
+	}
+	screen, err := get(tab, chromedp.CaptureScreenshot())
+	if err != nil {
+		return err
+	}
+	if screen, err = small(screen); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, p.name+".png")
+	if err := os.WriteFile(file, screen, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "%s: %d bytes\n", file, len(screen))
 	return nil
 }
 
@@ -133,12 +148,13 @@ const (
 	blocked   = "wx3f9a41c07d2be658"
 	exhausted = "wx81d4e0b6572fac39"
 	silent    = "wx5c27b9f3e8a1064d"
+	standing  = "wx0b6e52a9d1c8f734" // which fares well
 )
 
 // populate makes components in several states.
 func (s *system) populate(ctx context.Context) error {
 	all := []string{
-		blocked, exhausted, silent, "wx0b6e52a9d1c8f734", "wx1a2c9e4f07b3d586", "wx2d80f6a3c5e91b47", "wx4e7b1d92f0a6c385", "wx60c5d3e8b9f2a174",
+		blocked, exhausted, silent, standing, "wx1a2c9e4f07b3d586", "wx2d80f6a3c5e91b47", "wx4e7b1d92f0a6c385", "wx60c5d3e8b9f2a174",
 		"wx72e9a0f4c1d6b853", "wx93b7c2e5d08f1a46", "wxa4f1e6d7c2b90835", "wxc8d29f5e3a07b164", "wxe05a7b3c9d14f268",
 	}
 	for i, appid := range all {
