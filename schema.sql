@@ -1,8 +1,9 @@
 -- The schema of preauth, for MySQL 8.0 and later, MariaDB 10.6 and later, and TiDB.
 --
--- "preauth schema apply" runs it, and so does "preauth serve" if it is told to. Every statement can be
--- repeated at any time. Both also add what tables of an older release lack. All times are UTC and come
--- from the service's clock, never from the server, so the session's time zone does not matter.
+-- On an empty database "preauth schema apply" runs it, and so does "preauth serve" if it is told to. On
+-- tables of an older release they run what those lack, which "preauth schema status" shows; running this
+-- file there is not enough. Every statement can be repeated at any time. All times but that of a migration
+-- are UTC from the service's clock, never from the server, so the session's time zone does not matter.
 -- Component_access_tokens are never stored, only their SHA-256.
 --
 -- The row format is stated because servers have other defaults, which allow shorter keys only. The keys
@@ -104,3 +105,21 @@ CREATE TABLE IF NOT EXISTS stream_set (
   PRIMARY KEY (id),
   CONSTRAINT stream_set_is_one CHECK (id = 1)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the streams that the database belongs to';
+
+-- The migrations that the tables have, one row each. A program works with the tables if it is made for
+-- the largest oldest_program, or for a later version.
+CREATE TABLE IF NOT EXISTS schema_version (
+  version        INT UNSIGNED NOT NULL COMMENT 'of the schema: the number of the migration, counted from 1',
+  oldest_program INT UNSIGNED NOT NULL COMMENT 'the version of the oldest programs that work with the tables after it',
+  name           VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what it brought',
+  applied_at     DATETIME(6)  NOT NULL COMMENT 'when it was recorded, UTC',
+  PRIMARY KEY (version)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the migrations that the tables have';
+
+-- Recorded last, when all of it is there.
+INSERT IGNORE INTO schema_version (version, oldest_program, name, applied_at) VALUES
+  (1, 1, 'components, codes and announcements', UTC_TIMESTAMP(6)),
+  (2, 1, 'shorter message ids', UTC_TIMESTAMP(6)),
+  (3, 1, 'the streams that the database belongs to', UTC_TIMESTAMP(6)),
+  (4, 1, 'spent codes and trace contexts', UTC_TIMESTAMP(6)),
+  (5, 1, 'the version of the schema', UTC_TIMESTAMP(6));

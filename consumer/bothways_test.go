@@ -77,7 +77,7 @@ type bench struct {
 // background has the operations and messages that a replica does all the time, whatever it is asked
 // to do. The way "at rest" interrupts them.
 var background = struct{ sql, messages []string }{
-	[]string{"connect", "check", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owner", "begin", "probe"},
+	[]string{"connect", "check", "versions", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owner", "begin", "probe"},
 	[]string{"ask for the account", "pull events", "pull authorizations", "pull for memory", "look at stream", "look at consumer", "in progress", "authorization in progress", "answer"},
 }
 
@@ -578,7 +578,7 @@ func ways() map[string]way {
 			},
 
 			revision: 1,
-			reads:    []string{"check", "components", "outbox", "depth", "due", "expired", "census", "durability", "owner", "begin", "probe"},
+			reads:    []string{"check", "versions", "components", "outbox", "depth", "due", "expired", "census", "durability", "owner", "begin", "probe"},
 			messages: []string{"pull events", "look at stream", "look at consumer"},
 		},
 	}

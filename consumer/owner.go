@@ -12,9 +12,9 @@ import (
 	"preauth/repo"
 )
 
-// ownership knows whether the database belongs to this service's streams. Two services with streams
-// of their own would break each other on one database, so nothing works on it before that is
-// certain.
+// ownership knows whether the database belongs to this service's streams, and to no newer release
+// that this one cannot work beside. Two services with streams of their own would break each other on
+// one database, so nothing works on it before that is certain.
 type ownership struct {
 	cfg    Config
 	nc     *nats.Conn
@@ -45,7 +45,7 @@ func (o *ownership) look(ctx context.Context) {
 		Tokens: o.cfg.TokenStream, Updates: o.cfg.UpdateStream, Failures: o.cfg.FailureStream, Account: o.account,
 	}, o.cfg.Now())
 	o.health.setUse("database", err)
-	if err != nil && !errors.Is(err, repo.ErrOtherStreams) {
+	if err != nil && !errors.Is(err, repo.ErrOtherStreams) && !errors.Is(err, repo.ErrNewerSchema) {
 		return
 	}
 	o.mu.Lock()

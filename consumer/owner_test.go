@@ -59,6 +59,37 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	}
 }
 
+// A newer release's schema is worked with if it says so. Otherwise the service says what to do and
+// stays idle.
+func TestServiceStopsWorkOnASchemaThatIsTooNew(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	ours := w.start().ready()
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.database.MustExec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1000, 1, 'compatible', '2026-01-01')")
+	w.announce("wx1", w.token("a"))
+	w.settled(ours, "wx1")
+	// Whoever starts now works too.
+	w.start().ready().stop()
+
+	w.database.MustExec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1001, 1001, 'not', '2026-01-01')")
+	w.eventually("not ready, with the reason and the remedy", func() bool {
+		err := ours.service.Ready()
+		return contains(err, "database: ") && contains(err, "MySQL: ") && contains(err, "version 1001") && contains(err, "run a newer release of preauth here")
+	})
+	if _, err := client.Claim(w.within(), preauth.ClaimRequest{AppID: "wx1"}); code(err) != preauth.StatusUnavailable {
+		t.Errorf("a claim: %v, want 503", err)
+	}
+	w.announce("wx1", w.token("b"))
+
+	// The event waits for a program that may work on it.
+	w.database.MustExec("DELETE FROM schema_version WHERE version = 1001")
+	ours.ready()
+	w.settled(ours, "wx1")
+}
+
 // The database is given to others while an event waits for WeChat. Its outcome is not saved there,
 // and the event goes back to the stream until the database is ours again.
 func TestOutcomeIsNotSavedInADatabaseThatWasGivenAway(t *testing.T) {

@@ -145,7 +145,7 @@ func TestUnavailable(t *testing.T) {
 
 func TestCheckSaysWhatToDo(t *testing.T) {
 	for name, test := range map[string]struct{ damage, says string }{
-		"no table":      {"DROP TABLE outbox", "the table outbox is missing: run `preauth schema apply`"},
+		"no table":      {"DROP TABLE outbox", "the table outbox is missing (migration 1: components, codes and announcements): run `preauth schema apply`"},
 		"no unique key": {"ALTER TABLE pre_auth_code DROP INDEX code", "`preauth schema print`"},
 		"no column":     {"ALTER TABLE component DROP COLUMN attempts", "`preauth schema print`"},
 	} {

@@ -26,6 +26,7 @@ var rights = []struct{ right, statement string }{
 	{"SELECT on stream_set", "/* repo.rights */ SELECT id FROM stream_set WHERE FALSE"},
 	{"INSERT on stream_set", "/* repo.rights */ INSERT INTO stream_set (id, token_stream, update_stream, failure_stream, account, since) " +
 		"SELECT id, token_stream, update_stream, failure_stream, account, since FROM stream_set WHERE FALSE"},
+	{"SELECT on schema_version", "/* repo.rights */ SELECT version FROM schema_version WHERE FALSE"},
 	{"UPDATE on stream_set", "/* repo.rights */ UPDATE stream_set SET since = since WHERE FALSE"},
 }
 

@@ -29,7 +29,7 @@ func TestDenied(t *testing.T) {
 	})
 	tables := map[string]string{
 		"component": "SELECT, INSERT, UPDATE", "pre_auth_code": "SELECT, INSERT, UPDATE, DELETE", "outbox": "SELECT, INSERT, UPDATE, DELETE",
-		"stream_set": "SELECT, INSERT, UPDATE",
+		"stream_set": "SELECT, INSERT, UPDATE", "schema_version": "SELECT",
 	}
 	for table, granted := range tables {
 		d.exec(t, fmt.Sprintf("GRANT %s ON %s.%s TO '%s'@'%%'", granted, name, table, user))

@@ -121,13 +121,25 @@ func (r *Repo) Adopt(ctx context.Context, streams StreamSet, now time.Time) (bef
 		"failure_stream = VALUES(failure_stream), account = VALUES(account), since = VALUES(since)")
 }
 
-// owner returns the set that the database belongs to, the zero StreamSet if it belongs to none.
+// owner returns the set that the database belongs to, the zero StreamSet if it belongs to none. The
+// error is [ErrNewerSchema] if this program cannot work with its tables.
 func (r *Repo) owner(ctx context.Context) (StreamSet, error) {
-	rows, err := database.Query[StreamSet](ctx, r.db, "repo: own", "/* repo.owner */ SELECT token_stream, update_stream, failure_stream, account FROM stream_set WHERE id = 1")
+	rows, err := database.Query[struct {
+		StreamSet
+
+		Version int `db:"version"`
+		Oldest  int `db:"oldest_program"`
+	}](ctx, r.db, "repo: own", `/* repo.owner */ SELECT COALESCE(token_stream, '') AS token_stream, COALESCE(update_stream, '') AS update_stream,
+COALESCE(failure_stream, '') AS failure_stream, COALESCE(account, '') AS account, version, oldest_program
+FROM (SELECT COALESCE(MAX(version), 0) AS version, COALESCE(MAX(oldest_program), 0) AS oldest_program FROM schema_version) AS recorded
+LEFT JOIN stream_set ON id = 1`)
 	if err != nil || len(rows) == 0 {
 		return StreamSet{}, err
 	}
-	return rows[0], nil
+	if err := (Schema{Version: rows[0].Version, Oldest: rows[0].Oldest}).Check(); err != nil {
+		return StreamSet{}, fmt.Errorf("repo: own: %w", err)
+	}
+	return rows[0].StreamSet, nil
 }
 
 // record inserts the row of a set, or does what onDuplicate says if there is one.

@@ -118,6 +118,12 @@ func (c *clinic) dsn(address string) string {
 	return fmt.Sprintf("%s:%s@tcp(%s)/%s", c.user, secret, address, c.name)
 }
 
+func schemaApplied(c *clinic) {
+	if status, _, stderr := do(c.t, "schema", "apply", "--mysql-dsn="+apptest.MySQL.DSN(c.name)); status != 0 {
+		c.t.Fatal(stderr)
+	}
+}
+
 // openDatabase makes a database with the schema, and the account that docs/operation.md describes.
 func (c *clinic) openDatabase() {
 	t, on := c.t, c.mysql
@@ -147,7 +153,7 @@ func (c *clinic) openDatabase() {
 	c.exec("CREATE USER '" + c.user + "'@'%' IDENTIFIED BY '" + secret + "'")
 	for table, granted := range map[string]string{
 		"component": "SELECT, INSERT, UPDATE", "pre_auth_code": "SELECT, INSERT, UPDATE, DELETE",
-		"outbox": "SELECT, INSERT, UPDATE, DELETE", "stream_set": "SELECT, INSERT, UPDATE",
+		"outbox": "SELECT, INSERT, UPDATE, DELETE", "stream_set": "SELECT, INSERT, UPDATE", "schema_version": "SELECT",
 	} {
 		c.exec(fmt.Sprintf("GRANT %s ON %s.%s TO '%s'@'%%'", granted, c.name, table, c.user))
 	}
@@ -550,14 +556,23 @@ func ailments() []ailment {
 			mend: rightDSN,
 		},
 		{
-			name: "no schema", plant: func(c *clinic) { c.exec("DROP TABLE stream_set, outbox, pre_auth_code, component") },
+			name: "no schema", plant: func(c *clinic) { c.exec("DROP TABLE schema_version, stream_set, outbox, pre_auth_code, component") },
 			result: doctor.Problem, check: "MySQL: schema", found: "is missing", do: "preauth schema apply",
-			mend: func(c *clinic) {
-				status, _, stderr := do(c.t, "schema", "apply", "--mysql-dsn="+apptest.MySQL.DSN(c.name))
-				if status != 0 {
-					c.t.Fatal(stderr)
-				}
+			mend: schemaApplied,
+		},
+		{
+			name: "a schema of an older release", plant: func(c *clinic) {
+				c.exec("ALTER TABLE outbox DROP COLUMN traceparent", "DELETE FROM schema_version WHERE version > 3")
 			},
+			result: doctor.Problem, check: "MySQL: schema", found: "migration 4 is missing", do: "run `preauth schema apply`",
+			mend: schemaApplied,
+		},
+		{
+			name: "a schema of a newer release", plant: func(c *clinic) {
+				c.exec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1000, 1000, 'later', '2026-01-01')")
+			},
+			result: doctor.Problem, check: "MySQL: schema", found: "the database has version 1000", do: "run a newer release of preauth here",
+			mend: func(c *clinic) { c.exec("DELETE FROM schema_version WHERE version = 1000") }, // there is no newer one
 		},
 		{
 			name: "a unique key that was dropped", plant: func(c *clinic) { c.exec("ALTER TABLE pre_auth_code DROP KEY current_code") },

@@ -127,8 +127,9 @@ func schemaRemedy(err error) string {
 	switch text := err.Error(); {
 	case strings.Contains(text, "lacks the unique key"):
 		return "add the key as `preauth schema print` shows it"
-	case strings.Contains(text, "is missing"):
-		return "run `preauth schema apply` with an account that may create tables, or grant this account its rights on the table"
+	case strings.Contains(text, "is missing"), errors.Is(err, repo.ErrNewerSchema):
+		_, remedy, _ := strings.Cut(text, ": run ")
+		return "run " + remedy
 	case database.IsDenied(err):
 		return "GRANT it, as docs/operation.md shows under MySQL"
 	}

@@ -34,6 +34,7 @@ var grants = []string{
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.pre_auth_code TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE, DELETE ON preauth.outbox TO 'preauth'@'%'",
 	"GRANT SELECT, INSERT, UPDATE ON preauth.stream_set TO 'preauth'@'%'",
+	"GRANT SELECT ON preauth.schema_version TO 'preauth'@'%'",
 }
 
 // startMySQL starts a server with the schema, and with a user that has no more rights than the

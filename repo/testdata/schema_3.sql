@@ -1,5 +1,4 @@
--- The schema of the release that knew no spent codes, without its comments.
-
+-- Version 3 of the schema, without its comments.
 CREATE TABLE IF NOT EXISTS component (
   appid                VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
   revision             BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'of the newest code; counts the codes and only grows',
@@ -18,7 +17,6 @@ CREATE TABLE IF NOT EXISTS component (
   PRIMARY KEY (appid),
   KEY due (due_at)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the components and the newest token taken for each';
-
 CREATE TABLE IF NOT EXISTS pre_auth_code (
   id                BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   appid             VARCHAR(64)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid',
@@ -45,7 +43,6 @@ CREATE TABLE IF NOT EXISTS pre_auth_code (
   CONSTRAINT pre_auth_code_kind CHECK ((revision IS NULL) = (cause IN ('spare', 'claim'))),
   CONSTRAINT pre_auth_code_claim CHECK ((claim_id IS NOT NULL) = (cause = 'claim'))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: the codes; each component has one current code';
-
 CREATE TABLE IF NOT EXISTS outbox (
   message_id VARCHAR(350) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced',
   appid      VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'component_appid; empty for an event that names no valid one',
@@ -56,7 +53,6 @@ CREATE TABLE IF NOT EXISTS outbox (
   KEY created (created_at, revision),
   CONSTRAINT outbox_update_or_failure CHECK ((revision IS NULL) <> (failure IS NULL))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC COMMENT = 'preauth: announcements not yet known to be published';
-
 CREATE TABLE IF NOT EXISTS stream_set (
   id             TINYINT UNSIGNED NOT NULL COMMENT 'always 1',
   token_stream   VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
