@@ -19,7 +19,7 @@ import (
 // cli is the command line.
 type cli struct {
 	Serve  app.Service   `cmd:"" help:"Run the service."`
-	Schema schemaCommand `cmd:"" help:"Print or apply the database schema."`
+	Schema schemaCommand `cmd:"" help:"Print, examine or apply the database schema."`
 	Check  checkCommand  `cmd:"" help:"Ask a running service whether it is ready."`
 	Doctor doctorCommand `cmd:"" help:"Find what is wrong with all that the service needs, and what to change."`
 

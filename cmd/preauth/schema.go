@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,9 +15,10 @@ import (
 
 // schemaCommand is about the database schema.
 type schemaCommand struct {
-	Print schemaPrint `cmd:"" help:"Print the schema, for a database that you manage yourself."`
-	Apply schemaApply `cmd:"" help:"Create what the database lacks of the schema. Safe to repeat."`
-	Adopt schemaAdopt `cmd:"" help:"Give the database to the service with the named streams. Stop the service that it belonged to before."`
+	Print  schemaPrint  `cmd:"" help:"Print the schema, for a database that you manage yourself."`
+	Status schemaStatus `cmd:"" help:"Show the version of the database's schema, and what it lacks."`
+	Apply  schemaApply  `cmd:"" help:"Create what the database lacks of the schema, and change tables of an older release. Safe to repeat."`
+	Adopt  schemaAdopt  `cmd:"" help:"Give the database to the service with the named streams. Stop the service that it belonged to before."`
 }
 
 type schemaPrint struct{}
@@ -25,6 +27,36 @@ type schemaPrint struct{}
 func (schemaPrint) Run(to app.Stdio) error {
 	_, err := io.WriteString(to.Out, preauth.Schema)
 	return err
+}
+
+type schemaStatus struct {
+	MySQL app.MySQL `embed:"" group:"mysql"`
+
+	JSON bool `name:"json" help:"Print one JSON object, with the statements that are missing."`
+}
+
+// Run prints how far the schema is. It returns an error if the service could not work with it.
+func (c schemaStatus) Run(ctx context.Context, to app.Stdio) (err error) {
+	db, err := c.MySQL.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	schema, err := db.Schema(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return errors.Join(json.NewEncoder(to.Out).Encode(schema), schema.Check())
+	}
+	fmt.Fprintf(to.Out, "The database has version %d of the schema, and this program is made for version %d.\n", schema.Version, schema.Wanted)
+	if len(schema.Missing) > 0 {
+		fmt.Fprintln(to.Out, "What is missing:")
+		for _, m := range schema.Missing {
+			fmt.Fprintf(to.Out, "  %d  %s\n", m.Version, m.Name)
+		}
+	}
+	return schema.Check()
 }
 
 type schemaApply struct {

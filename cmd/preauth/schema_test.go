@@ -1,7 +1,10 @@
 package main
 
 import (
+	"database/sql"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +40,72 @@ func TestSchemaIsAppliedAsOftenAsOneLikes(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func TestSchemaStatus(t *testing.T) {
+	t.Parallel()
+	dsn := apptest.NewDatabase(t)
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ask := func(wanted int, out, stderr string, missing ...int) {
+		t.Helper()
+		status, text, said := do(t, "schema", "status", "--mysql-dsn="+dsn)
+		if status != wanted || text != out || !strings.HasPrefix(said, stderr) || (said == "") != (stderr == "") {
+			t.Errorf("status %d, %q, %q; want %d, %q, %q", status, text, said, wanted, out, stderr)
+		}
+		status, text, _ = do(t, "schema", "status", "--json", "--mysql-dsn="+dsn)
+		var answer struct {
+			Version       *int
+			Wanted        *int
+			OldestProgram *int `json:"oldest_program"`
+			Missing       []struct {
+				Version    int
+				Name       string
+				Statements []string
+			}
+		}
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&answer); err != nil || status != wanted || answer.Version == nil || *answer.Wanted != 5 || answer.OldestProgram == nil || answer.Missing == nil {
+			t.Errorf("status %d, %s, %v", status, text, err)
+		}
+		var versions []int
+		for _, m := range answer.Missing {
+			versions = append(versions, m.Version)
+			if m.Name == "" || m.Statements == nil {
+				t.Errorf("missing is %+v", m)
+			}
+		}
+		if !slices.Equal(versions, missing) {
+			t.Errorf("missing are %v, want %v", versions, missing)
+		}
+	}
+	ask(1, "The database has version 0 of the schema, and this program is made for version 5.\nWhat is missing:\n"+
+		"  1  components, codes and announcements\n  2  shorter message ids\n  3  the streams that the database belongs to\n"+
+		"  4  spent codes and trace contexts\n  5  the version of the schema\n",
+		"preauth: the table component is missing (migration 1: components, codes and announcements): run `preauth schema apply`", 1, 2, 3, 4, 5)
+	if status, _, stderr := do(t, "schema", "apply", "--mysql-dsn="+dsn); status != 0 {
+		t.Fatal(stderr)
+	}
+	ask(0, "The database has version 5 of the schema, and this program is made for version 5.\n", "")
+	exec := func(statement string) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("ALTER TABLE outbox DROP COLUMN traceparent")
+	ask(1, "The database has version 3 of the schema, and this program is made for version 5.\nWhat is missing:\n"+
+		"  4  spent codes and trace contexts\n  5  the version of the schema\n",
+		"preauth: migration 4 is missing (spent codes and trace contexts): run `preauth schema apply`", 4, 5)
+	exec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (6, 5, 'later', '2026-01-01')")
+	ask(0, "The database has version 6 of the schema, and this program is made for version 5.\n", "")
+	exec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (7, 6, 'later still', '2026-01-01')")
+	ask(1, "The database has version 7 of the schema, and this program is made for version 5.\n",
+		"preauth: the schema is too new: the database has version 7, which programs made for version 6 or later work with, and this one is made for version 5: run a newer release of preauth here")
 }
 
 func TestSchemaIsNotAppliedWithoutADatabase(t *testing.T) {

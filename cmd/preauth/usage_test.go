@@ -65,7 +65,7 @@ func TestOtherCommandsRefuseImpossibleValues(t *testing.T) {
 		{nil, `expected one of "serve", "schema", "check", "doctor", `},
 		{[]string{"server"}, `did you mean "serve"`},
 		{[]string{"launch"}, `"launch" is not a command`},
-		{[]string{"schema"}, `expected one of "print", "apply"`},
+		{[]string{"schema"}, `expected one of "print", "status", "apply"`},
 		{[]string{"schema", "apply"}, "no database: name one with --mysql-dsn"},
 		{[]string{"schema", "apply", "--mysql-dsn=" + secret}, "--mysql-dsn ($MYSQL_DSN): database: the MySQL DSN: it must read "},
 		{[]string{"schema", "apply", "--mysql-connections=1"}, "--mysql-connections ($MYSQL_CONNECTIONS) must be 2 to 10000"},
