@@ -1,13 +1,16 @@
 package consumer_test
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"preauth"
 	"preauth/consumer"
 	"preauth/repo"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -57,6 +60,32 @@ func TestDatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	if got := w.current("wx1"); got.Equal(before.PreAuthCode) {
 		t.Error("the current code is still the old one")
 	}
+}
+
+// While other replicas run, one that starts takes no request before it knows the database.
+func TestReplicaThatStartsRefusesNoRequest(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	running := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(running, "wx1")
+	client, err := preauth.NewClient(w.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, faults := w.faulty()
+	asked, told := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(told) })
+	defer release()
+	faults.Script("owner", repotest.Fault{Before: func() { close(asked); <-told }})
+	starting := w.start(func(s *setup) { s.db = db })
+	next(w, asked)
+	for i := range 20 {
+		if _, err := client.Claim(w.within(), preauth.ClaimRequest{AppID: "wx1", ClaimID: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	starting.ready()
 }
 
 // A newer release's schema is worked with if it says so. Otherwise the service says what to do and

@@ -310,6 +310,10 @@ func (s *Service) Status(ctx context.Context, appid string) (preauth.Status, boo
 	return s.statuses.one(ctx, appid)
 }
 
+// firstLook is how long a replica waits for the database before it takes requests. Without the
+// database it can still answer from memory.
+const firstLook = accountTimeout + time.Second
+
 // Run works until ctx ends, then finishes what is in flight and returns nil. If NATS, MySQL or
 // WeChat is away, it waits and goes on by itself; an error is a defect.
 func (s *Service) Run(ctx context.Context) error {
@@ -317,6 +321,10 @@ func (s *Service) Run(ctx context.Context) error {
 	workCtx, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
 
+	// Before it knows the database, a replica refuses what the others would answer.
+	lookCtx, cancel := context.WithTimeout(ctx, firstLook)
+	s.owner.look(lookCtx)
+	cancel()
 	if err := s.responder.start(workCtx, s.endpoints...); err != nil {
 		return err
 	}

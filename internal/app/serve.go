@@ -117,10 +117,14 @@ func (s Service) Serve(
 		defer applySchema(ctx, log, db)()
 	}
 	started(listener.Addr(), service)
-	if err := service.Run(ctx); err != nil {
-		return err
+	err = service.Run(ctx)
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		<-closed // says why
 	}
-	if err := context.Cause(ctx); errors.Is(err, ErrNATSClosed) {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNATSClosed) {
+		return cause
+	}
+	if err != nil {
 		return err
 	}
 	// Draining answers the requests that wait in the endpoints and sends what was published last.
