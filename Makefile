@@ -16,7 +16,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway dist
+.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway dist upgrade
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: database ## Measure the service beside the alternatives
 
 chaos: database ## Break everything for five minutes and see whether the promises hold
 	$(GO) -C test/chaos run . $(ARGS)
+
+upgrade: database ## Upgrade a running service from the release before, put it back, and see that nothing is lost
+	$(GO) -C test/chaos test -count=1 -timeout 30m -v -run TestRollingUpgrade . $(ARGS)
 
 alarms: ## Test the alerts: their rules, and what fires when a running system is harmed
 	.ci/run alarms

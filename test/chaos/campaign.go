@@ -34,6 +34,9 @@ type campaign struct {
 	settleTime time.Duration
 	// overlay replaces source files of the service: see [system.Build].
 	overlay map[string]string
+	// before is a commit. If it is set, the campaign begins with the service as it was then, and
+	// replaces it instead of breaking things.
+	before string
 	// dir is an empty directory for the run's files.
 	dir string
 	log func(format string, args ...any)
@@ -47,6 +50,9 @@ type outcome struct {
 	evidence *check.Evidence
 	faults   map[string]int
 	settling time.Duration
+	// used is how long the clients used the system, and oldStarts when an old replica was starting.
+	used      time.Duration
+	oldStarts []span
 }
 
 const (
@@ -62,6 +68,11 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	programs, err := system.Build(ctx, c.dir, c.overlay)
 	if err != nil {
 		return nil, err
+	}
+	if c.before != "" {
+		if programs.Before, err = system.BuildCommit(ctx, c.before); err != nil {
+			return nil, err
+		}
 	}
 	sys, err := system.Start(ctx, system.Options{
 		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, Log: c.log,
@@ -102,11 +113,20 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	watching.Go(func() { c.tell(watchCtx, rec) })
 
 	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
-	faulty, stop := context.WithTimeout(ctx, c.duration)
+	inUse, stop := context.WithCancel(ctx)
 	defer stop()
 	var using sync.WaitGroup
-	using.Go(func() { clients.Run(faulty) })
-	err = breaker.Run(faulty)
+	using.Go(func() { clients.Run(inUse) })
+	var oldStarts []span
+	if c.before != "" {
+		oldStarts, err = c.upgrade(ctx, sys, programs, rec)
+	} else {
+		faulty, end := context.WithTimeout(ctx, c.duration)
+		err = breaker.Run(faulty)
+		end()
+	}
+	used := rec.Now()
+	stop()
 	using.Wait()
 	if err != nil {
 		return nil, err
@@ -115,7 +135,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 		return nil, err
 	}
 	c.log("no more faults: waiting until the system has settled")
-	out := &outcome{campaign: c, faults: breaker.Counts()}
+	out := &outcome{campaign: c, faults: breaker.Counts(), used: used, oldStarts: oldStarts}
 	if out.evidence, out.settling, err = c.settle(ctx, g, clients); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,8 @@ import (
 var (
 	forTime = flag.Duration("for", 45*time.Second, "how long faults come in TestPromisesHoldUnderFaults, for each kind of NATS")
 	seed    = flag.Uint64("seed", newSeed(), "what the choices depend on; default: a fresh one")
-	engine  = flag.String("engine", "", "database server of TestPromisesHoldUnderFaults: mariadb, mysql or tidb; default: the first that works")
+	engine  = flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
+	before  = flag.String("before", released, "the commit that TestRollingUpgrade upgrades from")
 	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service: half an hour")
 )
 
@@ -69,4 +70,34 @@ func TestPromisesHoldUnderFaults(t *testing.T) {
 			_ = os.RemoveAll(c.dir)
 		})
 	}
+}
+
+// TestRollingUpgrade migrates the database under a service that is used, replaces its replicas one by
+// one, puts the old ones back, and replaces them again. Nothing is lost, and no request fails.
+func TestRollingUpgrade(t *testing.T) {
+	commit, instead, err := commitBefore(t.Context(), *before)
+	if err != nil {
+		t.Skip(err) // a copy without its history
+	}
+	if instead != "" {
+		t.Logf("UPGRADED FROM ANOTHER COMMIT: %s: %s", commit, instead)
+	}
+	c := newCampaign(t, *seed)
+	c.replicas, c.before, c.engine = 2, commit, mysqlserver.Engine(*engine)
+	out, err := c.run(t.Context())
+	if err != nil {
+		t.Fatalf("%v\nfiles in %s", err, c.dir)
+	}
+	out.report(t.Output())
+	failed := out.failed()
+	for _, e := range failed[:min(5, len(failed))] {
+		t.Errorf("failed: %+v", e)
+	}
+	if len(out.Violations)+len(failed) > 0 {
+		t.Fatalf("%d violations and %d failed requests with seed %d; files in %s", len(out.Violations), len(failed), c.seed, c.dir)
+	}
+	if out.Total() < 500 {
+		t.Errorf("%d checks are too few to show anything", out.Total())
+	}
+	_ = os.RemoveAll(c.dir)
 }

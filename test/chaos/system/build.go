@@ -1,8 +1,10 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,7 +15,14 @@ import (
 )
 
 // Programs are the paths of the programs under test.
-type Programs struct{ Preauth, NATS string }
+type Programs struct {
+	Preauth, NATS string
+	// Before is an older build of the service to start with, "" for none.
+	Before string
+}
+
+// first returns the build of the service to start with.
+func (p Programs) first() string { return cmp.Or(p.Before, p.Preauth) }
 
 // Build builds the service into dir, as for production but with a clock that can be set wrong, and
 // nats-server in the version of the project's go.mod. overlay has other texts for source files of
@@ -32,6 +41,43 @@ func Build(ctx context.Context, dir string, overlay map[string]string) (Programs
 		return programs, err
 	}
 	return programs, goIn(ctx, root, "build", "-o", programs.NATS, "github.com/nats-io/nats-server/v2")
+}
+
+// BuildCommit builds the service as it was at a commit of the project, and returns the path of the
+// program. Builds are kept in the user's cache directory.
+func BuildCommit(ctx context.Context, commit string) (program string, err error) {
+	root, err := Root(ctx)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "preauth", "builds")
+	program = filepath.Join(dir, "preauth-"+commit)
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	source, err := os.MkdirTemp(dir, "source-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(source)) }()
+	archive := filepath.Join(source, "source.tar")
+	for _, args := range [][]string{
+		{"git", "-C", root, "archive", "--output=" + archive, commit},
+		{"tar", "-xf", archive, "-C", source},
+		{"go", "-C", source, "build", "-tags", "faultclock", "-o", archive + ".preauth", "./cmd/preauth"},
+	} {
+		if output, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build commit %s: %s: %w\n%s", commit, args[0], err, output)
+		}
+	}
+	return program, os.Rename(archive+".preauth", program)
 }
 
 // Compile compiles the packages of the files in overlay, without linking a program. dir takes files

@@ -52,11 +52,6 @@ func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, prea
 	if err := m.CreateDatabase(ctx, database); err != nil {
 		return nil, err
 	}
-	apply := exec.CommandContext(ctx, preauth, "schema", "apply")
-	apply.Env = []string{"MYSQL_DSN=" + m.DSN(database)}
-	if output, err := apply.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("preauth schema apply: %w\n%s", err, output)
-	}
 	config, err := mysql.ParseDSN(m.DSN(database))
 	if err != nil {
 		return nil, err
@@ -68,12 +63,29 @@ func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, prea
 	}
 	m.Root = sql.OpenDB(connector)
 	m.Root.SetMaxIdleConns(4)
-	for _, statement := range append([]string{fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY '%s'", user, password)}, grants...) {
-		if _, err := m.Root.ExecContext(ctx, statement); err != nil {
-			return nil, fmt.Errorf("%s: %w", statement, err)
+	if _, err := m.Root.ExecContext(ctx, fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY '%s'", user, password)); err != nil {
+		return nil, fmt.Errorf("create the service's user: %w", err)
+	}
+	return m, m.Migrate(ctx, preauth)
+}
+
+// Migrate lets a program apply its schema, and gives the service's user its rights on the tables.
+func (m *MySQL) Migrate(ctx context.Context, preauth string) error {
+	apply := exec.CommandContext(ctx, preauth, "schema", "apply")
+	apply.Env = []string{"MYSQL_DSN=" + m.DSN(database)}
+	if output, err := apply.CombinedOutput(); err != nil {
+		return fmt.Errorf("preauth schema apply: %w\n%s", err, output)
+	}
+	for _, statement := range grants {
+		_, err := m.Root.ExecContext(ctx, statement)
+		if missing, ok := errors.AsType[*mysql.MySQLError](err); ok && missing.Number == 1146 {
+			continue // an older release has no such table
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // ReadOnly makes the server refuse the service's writes, or accept them again.

@@ -108,6 +108,33 @@ func (r *Replica) Terminate() error {
 	return nil
 }
 
+// Replace stops the replica with SIGTERM, starts another build of the service in its place, and
+// returns when that is ready.
+func (r *Replica) Replace(ctx context.Context, program string) error {
+	if err := r.Terminate(); err != nil {
+		return fmt.Errorf("stop %s: %w", r.Name, err)
+	}
+	r.mu.Lock()
+	r.program = program
+	r.mu.Unlock()
+	if err := r.Start(); err != nil {
+		return err
+	}
+	return r.awaitReady(ctx)
+}
+
+// awaitReady waits for a minute at most.
+func (r *Replica) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for err := r.Ready(ctx); err != nil; err = r.Ready(ctx) {
+		if !Wait(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("not ready within a minute: %w", err)
+		}
+	}
+	return nil
+}
+
 func (r *Replica) blame(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

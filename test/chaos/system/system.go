@@ -78,7 +78,7 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 	if s.WeChat, err = startWeChat(); err != nil {
 		return nil, err
 	}
-	if s.MySQL, err = startMySQL(ctx, opts.Dir, opts.Engine, opts.Programs.Preauth, opts.Log); err != nil {
+	if s.MySQL, err = startMySQL(ctx, opts.Dir, opts.Engine, opts.Programs.first(), opts.Log); err != nil {
 		return nil, err
 	}
 	if s.NATS, err = startNATS(ctx, opts.Dir, opts.Programs.NATS, opts.NATSServers); err != nil {
@@ -95,13 +95,9 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	for _, r := range s.Replicas {
-		for err := r.Ready(ctx); err != nil; err = r.Ready(ctx) {
-			if !Wait(ctx, 100*time.Millisecond) {
-				return nil, fmt.Errorf("not ready at the start: %w", err)
-			}
+		if err := r.awaitReady(ctx); err != nil {
+			return nil, err
 		}
 	}
 	return s, nil
@@ -116,7 +112,7 @@ func (s *System) newReplica(name string, opts Options, newProxy func(name, upstr
 		return p, err
 	}
 	r := &Replica{
-		Name: name, program: opts.Programs.Preauth,
+		Name: name, program: opts.Programs.first(),
 		log: filepath.Join(opts.Dir, name+".log"), clock: filepath.Join(opts.Dir, name+".clock"),
 	}
 	var err error
