@@ -194,7 +194,8 @@ func TestTestsThatAreNamedExist(t *testing.T) {
 
 func TestSettingsThatAreNamedExist(t *testing.T) {
 	command := sources(t, func(name string) bool {
-		ours := strings.HasPrefix(name, "cmd"+string(filepath.Separator)) || strings.HasPrefix(name, filepath.Join("internal", "app"))
+		ours := strings.HasPrefix(name, "cmd"+string(filepath.Separator)) || strings.HasPrefix(name, filepath.Join("internal", "app")) ||
+			strings.HasPrefix(name, "bridge"+string(filepath.Separator))
 		return ours && strings.HasSuffix(name, ".go")
 	})
 	makefile := read(t, "Makefile")
@@ -203,7 +204,7 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 	})
 	variable := regexp.MustCompile(`\b(?:PREAUTH|NATS|MYSQL)_[A-Z_]+\b`)
 	flag := regexp.MustCompile(`--([a-z][a-z-]+)`)
-	ours := regexp.MustCompile(`preauth (?:serve|schema|check|doctor|status|renew|watch|failures|lookup|claim|resolve|announce|authorized|replay|quota|gateway|completion|man|version)|preauth-dev|make dev`)
+	ours := regexp.MustCompile(`preauth (?:serve|schema|check|doctor|status|renew|watch|failures|lookup|claim|resolve|announce|authorized|replay|quota|gateway|completion|man|version)|preauth-dev|preauth-bridge|make dev`)
 	target := regexp.MustCompile("(?:`|^ *)make ([a-z]+)(?: ARGS|`|$)")
 	for _, page := range pages(t) {
 		if page == "CHANGELOG.md" { // names settings that are gone

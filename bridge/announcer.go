@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"preauth"
+)
+
+const (
+	// repeat is when a token is announced again although nothing changed, in case its stream lost it
+	// and the connection stayed. A repetition costs the service a read.
+	repeat = 10 * time.Minute
+	// tolerance is how much a token's end may move without being announced. It comes from a remaining
+	// time, which takes a moment to read.
+	tolerance = 30 * time.Second
+	// announceTimeout bounds one announcement.
+	announceTimeout = 5 * time.Second
+)
+
+// announcer announces tokens: when they are new, when their end moves, when the connection to NATS
+// was made anew, and now and then. It is for one goroutine.
+type announcer struct {
+	nc     *nats.Conn
+	client *preauth.Client
+	stream *side
+	known  map[string]*announced // by appid
+
+	stored, failed prometheus.Counter
+}
+
+// announced is what is known of a component's token.
+type announced struct {
+	token preauth.Secret
+	since time.Time // when it was seen first
+
+	at        time.Time // of the last announcement; zero if there was none
+	expiresAt time.Time // as announced
+	reconnect uint64    // how often NATS was connected anew before it
+}
+
+func newAnnouncer(s *session) *announcer {
+	results := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "preauth_bridge_announcements_total", Help: "Announcements of tokens: stored by the stream, or failed.",
+	}, []string{"result"})
+	a := &announcer{
+		nc: s.nc, client: s.client, stream: s.side("token stream", "stream"), known: map[string]*announced{},
+		stored: results.WithLabelValues("stored"), failed: results.WithLabelValues("failed"),
+	}
+	_ = a.stream.note(nil) // it counts as there until an announcement fails: there may be none to make
+	s.registry.MustRegister(results)
+	return a
+}
+
+// offer announces a token if that is due. A zero expiresAt means that nobody knows when the token
+// expires: it then lives as long as WeChat's tokens do, from when it was seen first. The error wraps
+// [preauth.ErrInvalid] if this token cannot be announced, and otherwise nothing can be now.
+func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt time.Time) error {
+	now, secret := time.Now(), preauth.NewSecret(token)
+	last := a.known[appid]
+	if last == nil || !last.token.Equal(secret) {
+		last = &announced{token: secret, since: now}
+		a.known[appid] = last
+	}
+	if expiresAt.IsZero() {
+		expiresAt = last.since.Add(preauth.DefaultTokenLife)
+	}
+	reconnects := a.nc.Stats().Reconnects
+	if !expiresAt.After(now) || now.Sub(last.at) < repeat && expiresAt.Sub(last.expiresAt).Abs() < tolerance && reconnects == last.reconnect {
+		return nil
+	}
+	if !a.nc.IsConnected() { // the client would send it whenever it can, though it may be old by then
+		return nats.ErrDisconnected
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	err := a.client.Announce(ctx, preauth.TokenEvent{AppID: appid, Token: secret, ExpiresAt: expiresAt})
+	switch {
+	case errors.Is(err, preauth.ErrInvalid):
+		a.failed.Inc()
+		return err
+	case err != nil:
+		a.failed.Inc()
+		return a.stream.note(err)
+	}
+	a.stored.Inc()
+	last.at, last.expiresAt, last.reconnect = now, expiresAt, reconnects
+	return a.stream.note(nil)
+}
+
+// forget drops what is known of components that are not among the given ones.
+func (a *announcer) forget(except map[string]bool) {
+	for appid := range a.known {
+		if !except[appid] {
+			delete(a.known, appid)
+		}
+	}
+}

@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"preauth"
+	"preauth/internal/app"
+	"preauth/internal/outage"
+	"preauth/internal/pause"
+)
+
+// tokensCommand announces the tokens that are in Redis.
+type tokensCommand struct {
+	frame
+
+	Redis      redisSettings `embed:"" group:"Redis"`
+	Preset     string        `name:"preset" group:"Redis" env:"PREAUTH_BRIDGE_PRESET" default:"plain" values:"wxjava,easywechat,plain" help:"The token service whose keys and values these are."`
+	Key        string        `name:"key" group:"Redis" env:"PREAUTH_BRIDGE_TOKEN_KEY" placeholder:"PATTERN" help:"Key of a component's token, with {appid} for the component, if it is not the preset's."`
+	Components []string      `name:"component" group:"Redis" env:"PREAUTH_BRIDGE_COMPONENTS" sep:"," placeholder:"APPID" help:"Components whose keys are read, separated by commas. Without it, all keys of Redis are scanned for them."`
+	Poll       time.Duration `name:"poll" group:"Redis" env:"PREAUTH_BRIDGE_POLL" default:"10s" range:"100ms..5m" help:"Time between two looks at all keys. Keyspace notifications are heard in between."`
+}
+
+// Run announces tokens until ctx ends.
+func (c tokensCommand) Run(ctx context.Context, to app.Stdio) error {
+	from := presets[c.Preset]
+	if c.Key != "" {
+		from.key = c.Key
+	}
+	keys, err := parsePattern("--key ($PREAUTH_BRIDGE_TOKEN_KEY)", from.key)
+	if err != nil {
+		return err
+	}
+	if err := checkComponents(c.Components); err != nil {
+		return err
+	}
+	db, err := c.Redis.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return c.serve(ctx, to, func(s *session) (func(context.Context), error) {
+		w := newWatcher(s, db, keys, from.decode, c.Components)
+		return func(ctx context.Context) { w.run(ctx, c.Poll) }, nil
+	})
+}
+
+// watcher announces the tokens in the keys of Redis. What it knows comes from looks at the keys;
+// notifications only say where to look sooner. So nothing is missed that was written while either
+// side was away, and an announcement always follows a look: where two bridges announce two tokens
+// in the wrong order, the one that was late looks again.
+type watcher struct {
+	session   *session
+	redis     *redis.Client
+	keys      pattern
+	decode    func(string) (string, error)
+	only      []string // the components to read, nil for all
+	side      *side
+	announcer *announcer
+
+	faults        map[string]string // by appid: what is wrong with a key, as it was logged
+	usable, wrong atomic.Int64      // components, for the metrics
+	notified      prometheus.Counter
+}
+
+func newWatcher(s *session, db *redis.Client, keys pattern, decode func(string) (string, error), only []string) *watcher {
+	w := &watcher{
+		session: s, redis: db, keys: keys, decode: decode, only: only,
+		side: s.side("Redis", "redis"), announcer: newAnnouncer(s), faults: map[string]string{},
+		notified: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "preauth_bridge_notifications_total", Help: "Keyspace notifications about the keys of components. None in hours: Redis sends none.",
+		}),
+	}
+	gauge := func(state string, of *atomic.Int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "preauth_bridge_components", Help: "Components that have a key: with a usable token, or with one that cannot be announced.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(of.Load()) })
+	}
+	s.registry.MustRegister(w.notified, gauge("usable", &w.usable), gauge("unusable", &w.wrong))
+	return w
+}
+
+func (w *watcher) run(ctx context.Context, poll time.Duration) {
+	changes, listening := make(chan string, 1024), make(chan struct{})
+	go func() {
+		defer close(listening)
+		w.listen(ctx, changes)
+	}()
+	keep(ctx, w.session.nc, poll, changes, w.lookAll, func(ctx context.Context, appid string) error {
+		if appid == "" {
+			return w.lookAll(ctx)
+		}
+		return w.look(ctx, []string{appid})
+	})
+	<-listening
+}
+
+// readAtOnce is how many keys are asked for in one round trip.
+const readAtOnce = 100
+
+// lookAll looks at the keys of all components.
+func (w *watcher) lookAll(ctx context.Context) error {
+	appids := w.only
+	if appids == nil {
+		var err error
+		if appids, err = w.scan(ctx); err != nil {
+			return w.side.note(fmt.Errorf("scanning its keys: %w", err))
+		}
+		_ = w.side.note(nil)
+	}
+	present := map[string]bool{}
+	for _, appid := range appids {
+		present[appid] = true
+	}
+	w.announcer.forget(present)
+	maps.DeleteFunc(w.faults, func(appid, _ string) bool { return !present[appid] })
+	w.count()
+	for some := range slices.Chunk(appids, readAtOnce) {
+		if err := w.look(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan returns the components that have a key.
+func (w *watcher) scan(ctx context.Context) ([]string, error) {
+	found := map[string]bool{}
+	var cursor uint64
+	for {
+		keys, next, err := w.redis.Scan(ctx, cursor, w.keys.glob(), 1000).Result()
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range keys {
+			if appid, ok := w.keys.appid(key); ok {
+				found[appid] = true
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return slices.Sorted(maps.Keys(found)), nil
+		}
+	}
+}
+
+// reading is what a key held at one moment.
+type reading struct {
+	value *redis.StringCmd
+	left  *redis.DurationCmd
+}
+
+// look reads the keys of some components, and announces what is due. An error means that either side
+// is away, and not that a key is wrong.
+func (w *watcher) look(ctx context.Context, appids []string) error {
+	readings := make([]reading, len(appids))
+	// Value and remaining time belong together. Of a value that is far too long, the beginning will do.
+	_, err := w.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		for i, appid := range appids {
+			key := w.keys.key(appid)
+			readings[i] = reading{tx.GetRange(ctx, key, 0, maxValue), tx.PTTL(ctx, key)}
+		}
+		return nil
+	})
+	if err != nil && !isWrongType(err) {
+		return w.side.note(fmt.Errorf("reading its keys: %w", err))
+	}
+	now := time.Now()
+	_ = w.side.note(nil)
+	defer w.count()
+	for i, appid := range appids {
+		token, expiresAt, err := w.read(readings[i], now)
+		switch {
+		case err != nil:
+		case token == "":
+			delete(w.announcer.known, appid)
+		default:
+			err = w.announcer.offer(ctx, appid, token, expiresAt)
+		}
+		if err != nil && !errors.Is(err, errUnusable) && !errors.Is(err, preauth.ErrInvalid) {
+			return err
+		}
+		w.fault(appid, err)
+	}
+	return nil
+}
+
+// count counts the components for the metrics.
+func (w *watcher) count() {
+	w.wrong.Store(int64(len(w.faults)))
+	w.usable.Store(int64(len(w.announcer.known)))
+}
+
+// endless is what Redis says of the remaining time of a key that does not expire.
+const endless = -1
+
+// read returns the token of a key, "" if there is none, and when it expires, zero if it does not say.
+func (w *watcher) read(r reading, now time.Time) (token string, expiresAt time.Time, err error) {
+	value, err := r.value.Result()
+	left := r.left.Val()
+	switch {
+	case isWrongType(err):
+		return "", time.Time{}, unusable("the key holds something else than a string")
+	case err != nil:
+		return "", time.Time{}, err
+	case left != endless && left <= 0: // there is no key, or it expires now
+		return "", time.Time{}, nil
+	case len(value) > maxValue:
+		return "", time.Time{}, unusable("the value has more than %d bytes, which is too long for a token", maxValue)
+	case value == "":
+		return "", time.Time{}, unusable("the value is empty")
+	}
+	if left > 0 && left <= preauth.MaxTokenLife { // a longer time is not a token's
+		expiresAt = now.Add(left)
+	}
+	token, err = w.decode(value)
+	return token, expiresAt, err
+}
+
+// fault notes what is wrong with the key of a component, nil if nothing is. It is logged when it
+// changes.
+func (w *watcher) fault(appid string, err error) {
+	if err == nil {
+		if _, was := w.faults[appid]; was {
+			w.session.log.Info("key usable again", "component_appid", appid)
+			delete(w.faults, appid)
+		}
+		return
+	}
+	delete(w.announcer.known, appid)
+	if text := err.Error(); w.faults[appid] != text {
+		w.faults[appid] = text
+		w.session.log.Warn("key not announced", "component_appid", appid, "error", err)
+	}
+}
+
+const (
+	// quiet is how long nothing is heard before the connection is tried.
+	quiet = 30 * time.Second
+	// listenAgain is the pause before another attempt to hear notifications.
+	listenAgain = 5 * time.Second
+)
+
+// listen hears keyspace notifications until ctx ends: it sends the component of each key that
+// changes, and "" when anything may have changed unheard.
+func (w *watcher) listen(ctx context.Context, changes chan<- string) {
+	defects := outage.NewDefects(w.session.log, time.Now)
+	for ctx.Err() == nil {
+		err := w.hear(ctx, changes)
+		if ctx.Err() != nil {
+			return
+		}
+		level := slog.LevelDebug // that Redis is away is logged elsewhere
+		if _, refused := errors.AsType[redis.Error](err); refused {
+			level = slog.LevelWarn
+		}
+		defects.Log(ctx, level, "keyspace notifications are not heard, so changes are found by polling", err)
+		pause.For(ctx, pause.Jittered(listenAgain))
+	}
+}
+
+// hear hears notifications until the connection breaks.
+func (w *watcher) hear(ctx context.Context, changes chan<- string) error {
+	channel := fmt.Sprintf("__keyspace@%d__:", w.redis.Options().DB)
+	var sub *redis.PubSub
+	if w.only == nil {
+		sub = w.redis.PSubscribe(ctx, channel+w.keys.glob())
+	} else {
+		channels := make([]string, len(w.only))
+		for i, appid := range w.only {
+			channels[i] = channel + w.keys.key(appid)
+		}
+		sub = w.redis.Subscribe(ctx, channels...)
+	}
+	defer sub.Close()
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })()
+	send := func(appid string) {
+		select {
+		case changes <- appid:
+		case <-ctx.Done():
+		}
+	}
+	tried := false
+	for {
+		heard, err := sub.ReceiveTimeout(ctx, quiet)
+		if isTimeout(err) && !tried {
+			if err = sub.Ping(ctx); err == nil {
+				tried = true
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		tried = false
+		switch m := heard.(type) {
+		case *redis.Subscription:
+			send("")
+		case *redis.Message:
+			if appid, ok := w.keys.appid(strings.TrimPrefix(m.Channel, channel)); ok {
+				w.notified.Inc()
+				send(appid)
+			}
+		}
+	}
+}
