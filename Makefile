@@ -16,7 +16,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures fuzz chaos alarms bench lint vuln build database chromium gateway dist upgrade
+.PHONY: help dev example test race browser pictures gateway bridge upgrade fuzz chaos alarms bench lint vuln build dist database chromium redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ gateway: database ## Hold the gateway's answers against its description
 
 pictures: database chromium ## Make the pictures of the status page in docs/pictures
 	$(GO) -C test/browser run . -out $(CURDIR)/docs/pictures
+
+bridge: database redis ## Test the bridge to Redis and wxcomponent, with real servers and the race detector
+	$(GO) -C bridge test -race -count=1 -timeout 30m $(ARGS) ./...
 
 fuzz: database ## Give each fuzz target FUZZTIME inputs
 	@packages=$$($(GO) list ./...) && for package in $$packages; do \
@@ -127,3 +130,15 @@ chromium:
 	export DEBIAN_FRONTEND=noninteractive; \
 	$(APT_UPDATE); \
 	$(APT_INSTALL) $(CHROMIUM) >/dev/null
+
+# The tests start servers of their own, and leave alone one that the package starts.
+redis:
+	@if command -v redis-server >/dev/null; then exit 0; fi; \
+	if [ -n "$(NO_INSTALL)" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "There is no redis-server here: install the package redis-server."; \
+		exit 1; \
+	fi; \
+	echo "There is no redis-server here. Installing the package redis-server; NO_INSTALL=1 forbids it."; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$(APT_UPDATE); \
+	$(APT_INSTALL) redis-server >/dev/null
