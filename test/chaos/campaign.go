@@ -16,6 +16,7 @@ import (
 	"preauth/internal/mysqlserver"
 	"preauth/test/chaos/check"
 	"preauth/test/chaos/history"
+	"preauth/test/chaos/model"
 	"preauth/test/chaos/nemesis"
 	"preauth/test/chaos/system"
 	"preauth/test/chaos/workload"
@@ -145,6 +146,9 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 		return nil, err
 	}
 	out.Result = check.Check(out.evidence)
+	words, noPaths := model.Replay(out.evidence)
+	out.Checks[model.Promise] += words
+	out.Violations = append(out.Violations, noPaths...)
 	return out, rec.Close()
 }
 

@@ -57,6 +57,9 @@ var actions = []action{
 	{"replica %d marks the code of report %d as spent and tells of it", []kind{aReplica, aReport}, (*move).spend, (*move).spentCode},
 	{"replica %d does not reach MySQL with report %d", []kind{aReplica, aReport}, (*move).spendInVain, nil},
 	{"a replica publishes that code %d is spent", []kind{aCode}, (*move).announceAuthorized, nil},
+
+	{"code %d is the first to be followed", []kind{aCode}, func(m *move, k, _ int) bool { return m.follow(k, 1) }, nil},
+	{"code %d is the second to be followed", []kind{aCode}, func(m *move, k, _ int) bool { return m.follow(k, 2) }, nil},
 }
 
 // move is a state in which an action is taking place.
@@ -434,6 +437,10 @@ func (m *move) store(c int, update message) {
 		m.breaks("announced if and only if committed", "the stream has an update that MySQL never had")
 	}
 	m.stream[c] = update
+	m.letter = letter{sawUpdate, k.mark, 0}
+	if update.spent {
+		m.letter.detail = 1
+	}
 }
 
 func (m *move) announceFailure(e, _ int) bool {
@@ -640,7 +647,7 @@ func (m *move) give(q int, k uint8) {
 		m.breaks("claims last", "a claim id gets a second code while its first one lives")
 	}
 	*given = k
-	m.letter = letterOf(c, claimLetters[request.ClaimID-1])
+	m.letter = letter{sawClaim, c.mark, request.ClaimID}
 	m.asked[q] = asking{}
 }
 
@@ -735,12 +742,18 @@ func (m *move) savedSpare(r, _ int) { m.replicas[r].spare = 0 }
 func (m *move) authorize(a, k int) bool {
 	c, number := &m.codes[k], uint8(k+1)
 	public := c.revision > 0 && m.stream[c.component].revision >= c.revision
-	if a >= len(m.Reports) || m.reports[a].stage != absent || a > 0 && m.reports[a-1].stage == absent ||
+	for r := range replicas {
+		public = public || m.replicas[r].view[c.component].code == number
+	}
+	if m.Followed > 0 && c.mark == 0 { // what happens to others is of no interest to a replay
+		return false
+	}
+	if m.reports[a].stage != absent || a > 0 && m.reports[a-1].stage == absent ||
 		!public && m.given[0] != number && m.given[1] != number {
 		return false
 	}
 	m.reports[a] = report{stage: waiting, code: number}
-	m.letter = letterOf(c, reportLetters[m.Reports[a]-1])
+	m.letter = letter{sawReport, c.mark, m.Reports[a]}
 	return true
 }
 
@@ -796,6 +809,6 @@ func (m *move) announceAuthorized(k, _ int) bool {
 		return false
 	}
 	c.tellAuthorized = acknowledged
-	m.letter = letterOf(c, authorizedLetters[c.spent-1])
+	m.letter = letter{sawAuthorized, c.mark, c.spent}
 	return true
 }

@@ -18,6 +18,8 @@ type Script struct {
 	Requests []Request
 	// Reports are the accounts that authorize, 1 or 2, each with any code that was given out.
 	Reports []uint8
+	// Followed is how many codes a replay follows.
+	Followed uint8
 	// Crashes, Lost, Late and Failures bound the kills, the lost answers, the delays beyond the leases,
 	// and the calls that fail. Ages is how often a code grows older by a half.
 	Crashes, Lost, Late, Failures, Ages uint8
