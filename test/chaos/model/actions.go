@@ -241,10 +241,11 @@ func (m *move) acknowledge(r int, number uint8) {
 	}
 }
 
-// asks reports whether a job calls WeChat now: issuer.call.
+// asks reports whether a job calls WeChat now: issuer.call. A lease that has ended need not keep it from
+// that: the replica learns of it when it extends the lease.
 func (m *move) asks(r, c int) bool {
 	j := &m.replicas[r].jobs[c]
-	if j.stage != calling || m.unwanted(r, c) {
+	if j.stage != calling || m.superseded(r, c, j.event) {
 		return false
 	}
 	// Only what is certain while nothing goes wrong is a breach.

@@ -271,11 +271,11 @@ func (m *Model) trace(g *graph, to, by int32) []string {
 	}
 	at := m.start()
 	var says []string
-	for i := len(way) - 1; i >= 0; i-- {
+	for _, wanted := range slices.Backward(way) {
 		m.steps(&at, func(next *move, s step) bool {
 			same := next.state
 			m.canonical(&same)
-			if g.index[m.hash(&same)] != way[i] {
+			if g.index[m.hash(&same)] != wanted {
 				return true
 			}
 			says = append(says, s.String())

@@ -130,8 +130,8 @@ func newAutomaton(m *Model) *automaton {
 		return n
 	}
 	add(m.start())
-	for n := 0; n < len(a.states); n++ {
-		from := a.states[n]
+	for len(a.steps) < len(a.states) {
+		from := a.states[len(a.steps)]
 		var steps []seenStep
 		m.steps(&from, func(to *move, _ step) bool {
 			if to.inOrder() {
@@ -205,11 +205,13 @@ func (a *automaton) read(set int, l letter) (int, bool) {
 
 // accepts reports whether a word is one of the model, or which letter is the first that is not.
 func (a *automaton) accepts(word []letter) (int, bool) {
-	set, ok := 0, true
+	set := 0
 	for i, l := range word {
-		if set, ok = a.read(set, l); !ok {
+		next, ok := a.read(set, l)
+		if !ok {
 			return i, false
 		}
+		set = next
 	}
 	return 0, true
 }

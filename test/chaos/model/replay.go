@@ -170,6 +170,7 @@ func (r *replay) word(hash history.Hash, sights []sight) (word []letter, events 
 			l.saw, l.detail = sawReport, accounts.of(s.Authorizer)
 		case history.Authorized:
 			l.saw, l.detail, told = sawAuthorized, accounts.of(s.Authorizer), cmp.Or(told, s.End)
+		default: // collect takes no others
 		}
 		if !slices.Contains(word, l) || l.saw == sawLookup || l.saw == sawClaim {
 			word = append(word, l)
