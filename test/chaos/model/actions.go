@@ -3,8 +3,8 @@ package model
 // action is a step that the system can take. Each of its arguments is one of a kind.
 //
 // One that writes something outside of the process comes in three forms, as the harness and
-// TestEveryWriteBothWays have them: then follows; the answer is lost, and the replica does not know; or
-// the replica is killed before it knows. The replica is the first argument.
+// TestEveryWriteBothWays have them: then follows; the answer is lost, and the replica does not know;
+// or the replica is killed before it knows. The replica is the first argument.
 type action struct {
 	says string // with the arguments, counted from 1
 	by   []kind
@@ -24,7 +24,8 @@ const (
 	aReport
 )
 
-// actions is the protocol: all that can happen. The functions say which part of the service they are.
+// actions is the protocol: all that can happen. The functions say which part of the service they
+// are.
 var actions = []action{
 	{"the token service publishes event %d", []kind{anEvent}, (*move).publish, nil},
 	{"replica %d reads the next token event into its view", []kind{aReplica}, (*move).readToken, nil},
@@ -155,8 +156,8 @@ func (m *move) superseded(r, c int, event uint8) bool {
 	return first > event || event > first && newest > event
 }
 
-// take is worker.work in event.go up to the decision. An event that goes back to the stream for a moment,
-// or that waits for the view, is one that is taken later. Both waits end after some seconds.
+// take is worker.work in event.go up to the decision. An event that goes back to the stream for a
+// moment, or that waits for the view, is one that is taken later. Both waits end after some seconds.
 func (m *move) take(r, e int) bool {
 	event, c := &m.events[e], m.Events[e].Component
 	j, number := &m.replicas[r].jobs[c], uint8(e+1)
@@ -211,10 +212,11 @@ func (m *move) issue(c int, event uint8) uint8 {
 			return uint8(k + 1)
 		}
 	}
-	panic("the model has too few codes")
+	panic("the model has too few codes") // a mistake in the bounds
 }
 
-// unwanted is what an order of issuer.issue calls so: a newer token was announced, or the lease ended.
+// unwanted is what an order of issuer.issue calls so: a newer token was announced, or the lease
+// ended.
 func (m *move) unwanted(r, c int) bool {
 	j, row := &m.replicas[r].jobs[c], &m.rows[c]
 	ended := j.renewal && (row.lease != uint8(r+1) || row.due == now)
@@ -241,8 +243,8 @@ func (m *move) acknowledge(r int, number uint8) {
 	}
 }
 
-// asks reports whether a job calls WeChat now: issuer.call. A lease that has ended need not keep it from
-// that: the replica learns of it when it extends the lease.
+// asks reports whether a job calls WeChat now: issuer.call. A lease that has ended need not keep it
+// from that: the replica learns of it when it extends the lease.
 func (m *move) asks(r, c int) bool {
 	j := &m.replicas[r].jobs[c]
 	if j.stage != calling || m.superseded(r, c, j.event) {
@@ -411,8 +413,8 @@ func (m *move) isStored(update message) bool {
 }
 
 // announce is publisher.publishUpdate, up to the try that succeeds. That one knows the stream's last
-// message, by isStored and by its expected sequence, and the server compares it and stores the update
-// in one step. A try with another expected sequence changes nothing.
+// message, by isStored and by its expected sequence, and the server compares it and stores the
+// update in one step. A try with another expected sequence changes nothing.
 func (m *move) announce(r, c int) bool {
 	update := m.replicas[r].publishing[c]
 	if update.revision == 0 {

@@ -20,8 +20,8 @@ type Script struct {
 	Reports []uint8
 	// Followed is how many codes a replay follows.
 	Followed uint8
-	// Crashes, Lost, Late and Failures bound the kills, the lost answers, the delays beyond the leases,
-	// and the calls that fail. Ages is how often a code grows older by a half.
+	// Crashes, Lost, Late and Failures bound the kills, the lost answers, the delays beyond the
+	// leases, and the calls that fail. Ages is how often a code grows older by a half.
 	Crashes, Lost, Late, Failures, Ages uint8
 }
 
@@ -126,9 +126,9 @@ func (r Result) String() string {
 	return fmt.Sprintf("%s\n%s\n    %s", line, r.Broken, strings.Join(r.Trace, "\n    "))
 }
 
-// graph is what is known of the states seen so far. States themselves are not kept but for those whose
-// steps are still to be taken, so a state is known by its hash: two of n states have the same one with
-// a probability of n²/2⁶⁵.
+// graph is what is known of the states seen so far. States themselves are not kept but for those
+// whose steps are still to be taken, so a state is known by its hash: two of n states have the same
+// one with a probability of n²/2⁶⁵.
 type graph struct {
 	index   map[uint64]int32
 	parents []int32
@@ -153,9 +153,9 @@ type found struct {
 	number int32
 }
 
-// Explore takes every step from every state that can be reached, those with the fewest steps first. It
-// ends with the first broken promise. At last it searches for a state from which the system cannot
-// settle any more.
+// Explore takes every step from every state that can be reached, those with the fewest steps first.
+// It ends with the first broken promise. At last it searches for a state from which the system
+// cannot settle any more.
 func (m *Model) Explore() Result {
 	begun := time.Now()
 	start := m.start()
@@ -262,8 +262,8 @@ func (g *graph) stuck() int32 {
 	return -1
 }
 
-// trace returns the steps to a state by way of another one. It takes them again, and the replicas keep
-// their numbers.
+// trace returns the steps to a state by way of another one. It takes them again, and the replicas
+// keep their numbers.
 func (m *Model) trace(g *graph, to, by int32) []string {
 	way := []int32{to}
 	for n := by; n > 0; n = g.parents[n] {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// letter is something that clients see of a followed code: what, of the first or the second one, and a
-// detail. Most are seen in a step; sawLookup, sawLateLookup and sawRow are seen in a state.
+// letter is something that clients see of a followed code: what, of the first or the second one, and
+// a detail. Most are seen in a step; sawLookup, sawLateLookup and sawRow are seen in a state.
 type letter struct{ saw, mark, detail uint8 }
 
 const (
@@ -88,9 +88,9 @@ func (s *state) inOrder() bool {
 	return a == nil || b == nil || b.revision == 0 || a.revision > 0 && a.revision < b.revision
 }
 
-// automaton reads the words of a model: what clients see, in order, while everything else that happens
-// is hidden from them, and so is what they miss. After each word it knows all states of the model that
-// are compatible with it. It has each set of states once.
+// automaton reads the words of a model: what clients see, in order, while everything else that
+// happens is hidden from them, and so is what they miss. After each word it knows all states of the
+// model that are compatible with it. It has each set of states once.
 type automaton struct {
 	model  *Model
 	states []state

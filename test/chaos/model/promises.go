@@ -137,8 +137,8 @@ func (m *Model) checkClaims(s *state) string {
 	return ""
 }
 
-// isSettled reports whether nothing is left to do, and every component has what it should have. A run
-// that can never get there again does not settle by itself.
+// isSettled reports whether nothing is left to do, and every component has what it should have. A
+// run that can never get there again does not settle by itself.
 func (m *Model) isSettled(s *state) bool {
 	for e, event := range m.Events {
 		if s.events[e].stage != acknowledged || s.events[e].failure == waiting {

@@ -11,8 +11,9 @@ import (
 	"preauth/test/chaos/history"
 )
 
-// The scripts of a replay. The first three follow one code: an announced one, a claimed one with whom it
-// was used for, and a spare with its claim. The last follows two that are announced in succession.
+// The scripts of a replay. The first three follow one code: an announced one, a claimed one with
+// whom it was used for, and a spare with its claim. The last follows two that are announced in
+// succession.
 var (
 	announcedCode = Script{Name: "an announced code", Followed: 1, Events: []Event{{0, 1, false}}, Reports: []uint8{1, 2}}
 	claimedCode   = Script{Name: "a claimed code", Followed: 1, Events: []Event{{0, 1, false}}, Requests: []Request{{1, 1}, {2, 1}}, Reports: []uint8{1}}
@@ -33,9 +34,10 @@ const lag = 20 * time.Second
 
 // Replay reads a run as words of the model, and returns those that it does not have. It is a
 // projection: one word for each code, of all that clients saw of it, and one for each two codes that
-// were announced one after the other, of their order in the stream. A request counts as of its begin,
-// an announcement as of its arrival. So a word that is refused shows a breach, but not every breach is
-// seen: what concerns more codes at once, and how long anything takes, is left to package check.
+// were announced one after the other, of their order in the stream. A request counts as of its
+// begin, an announcement as of its arrival. So a word that is refused shows a breach, but not every
+// breach is seen: what concerns more codes at once, and how long anything takes, is left to package
+// check.
 func Replay(e *check.Evidence) (words int, violations []check.Violation) {
 	r := replay{Evidence: e, codes: map[history.Hash]*check.Code{}, seen: map[history.Hash][]sight{}}
 	r.collect()
@@ -122,7 +124,8 @@ func (r *replay) collect() {
 	}
 }
 
-// authorizedCode returns the code that an announcement is about, which names it by claim or revision.
+// authorizedCode returns the code that an announcement is about, which names it by claim or
+// revision.
 func (r *replay) authorizedCode(e history.Event) history.Hash {
 	for hash, c := range r.codes {
 		about := c.ClaimID == e.ClaimID && c.Revision == 0
@@ -193,7 +196,8 @@ func (r *replay) word(hash history.Hash, sights []sight) (word []letter, events 
 	return slices.Compact(append(word, letter{sawRow, 1, rowOf(use, account)})), events
 }
 
-// numbers number names from 1 as they come. The model knows two, and takes all others for the second.
+// numbers number names from 1 as they come. The model knows two, and takes all others for the
+// second.
 type numbers map[string]uint8
 
 func (n numbers) of(name string) uint8 {

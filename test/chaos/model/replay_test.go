@@ -12,8 +12,8 @@ import (
 
 const s = time.Second
 
-// recorded returns a run: three codes are announced, the second one is spent and replaced, and a claim
-// is given a code that is spent too.
+// recorded returns a run: three codes are announced, the second one is spent and replaced, and a
+// claim is given a code that is spent too.
 func recorded() *check.Evidence {
 	update := func(at time.Duration, revision uint64, code history.Hash, spent bool) history.Event {
 		return history.Event{

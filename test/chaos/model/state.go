@@ -11,8 +11,9 @@ const (
 	maxReports = 2
 )
 
-// state is everything that the system knows: the tables, the streams, and the memory of each replica.
-// Numbers of events, codes, replicas and claim ids count from 1 in it, and 0 stands for none.
+// state is everything that the system knows: the tables, the streams, and the memory of each
+// replica. Numbers of events, codes, replicas and claim ids count from 1 in it, and 0 stands for
+// none.
 type state struct {
 	// MySQL.
 	rows   [components]row
@@ -58,7 +59,8 @@ type code struct {
 	mark           uint8 // which of the followed codes it is: see replay
 }
 
-// The uses of a code. An unclaimed one was taken from its claim id; a used one is a spent spare. One that is held is in a replica's hand alone, and lost if it lets go.
+// The uses of a code. An unclaimed one was taken from its claim id; a used one is a spent spare. One
+// that is held is in a replica's hand alone, and lost if it lets go.
 const free, held, isCurrent, isRetired, isSpare, isClaimed, isUnclaimed, isUsed = 0, 1, 2, 3, 4, 5, 6, 7
 
 const young, old, dead = 0, 1, 2
