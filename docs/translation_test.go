@@ -14,6 +14,7 @@ import (
 var translations = map[string]string{
 	"README.md":         "README.zh-CN.md",
 	"docs/contract.md":  "docs/zh/contract.md",
+	"docs/migrate.md":   "docs/zh/migrate.md",
 	"docs/operation.md": "docs/zh/operation.md",
 	"docs/runbooks.md":  "docs/zh/runbooks.md",
 
