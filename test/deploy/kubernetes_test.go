@@ -1,10 +1,12 @@
 package deploy
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -87,11 +89,14 @@ func onDisk(t *testing.T, name string) manifests {
 	return kustomize(t, filesys.MakeFsOnDisk(), filepath.Join(root, "deploy/kubernetes", name))
 }
 
+// directories are those below deploy/kubernetes, by the name of what runs there.
+var directories = map[string]string{"preauth": "base", "preauth-schema": "schema", "preauth-gateway": "gateway"}
+
 // pods returns the pods of all that runs, by the name of what runs them.
 func pods(t *testing.T) map[string]core.PodTemplateSpec {
 	t.Helper()
 	all := map[string]core.PodTemplateSpec{}
-	for _, name := range []string{"base", "schema"} {
+	for _, name := range directories {
 		m := onDisk(t, name)
 		for _, d := range m.deployments {
 			all[d.Name] = d.Spec.Template
@@ -100,7 +105,7 @@ func pods(t *testing.T) map[string]core.PodTemplateSpec {
 			all[j.Name] = j.Spec.Template
 		}
 	}
-	if len(all) != 2 {
+	if len(all) != len(directories) {
 		t.Fatalf("there are the pods of %q", slices.Collect(maps.Keys(all)))
 	}
 	return all
@@ -201,7 +206,7 @@ func environment(t *testing.T, m manifests, pod core.PodTemplateSpec) map[string
 // the manifests do not contain.
 func TestPodsSetWhatTheProgramReads(t *testing.T) {
 	for name, pod := range pods(t) {
-		m, container := onDisk(t, map[string]string{"preauth": "base", "preauth-schema": "schema"}[name]), pod.Spec.Containers[0]
+		m, container := onDisk(t, directories[name]), pod.Spec.Containers[0]
 		if len(container.Command) > 0 {
 			t.Errorf("%s replaces the entry point of the image", name)
 		}
@@ -255,9 +260,36 @@ func TestServiceAnswersItsProbes(t *testing.T) {
 	}
 }
 
+// The gateway's ports and probes are where it listens.
+func TestGatewayIsAskedWhereItListens(t *testing.T) {
+	m := onDisk(t, "gateway")
+	pod := m.deployments[0].Spec.Template
+	container, settings := pod.Spec.Containers[0], environment(t, m, pod)
+	for name, variable := range map[string]string{"http": "PREAUTH_GATEWAY_LISTEN", "admin": "PREAUTH_ADMIN_LISTEN"} {
+		if !slices.ContainsFunc(container.Ports, func(p core.ContainerPort) bool {
+			return p.Name == name && settings[variable] == fmt.Sprintf(":%d", p.ContainerPort)
+		}) {
+			t.Errorf("no port %s is that of %s", name, variable)
+		}
+	}
+	service := onDisk(t, "base").deployments[0].Spec.Template.Spec.Containers[0] // whose probes are tried
+	if !reflect.DeepEqual(container.LivenessProbe, service.LivenessProbe) || !reflect.DeepEqual(container.ReadinessProbe, service.ReadinessProbe) {
+		t.Error("the gateway has other probes than the service")
+	}
+	if port := m.services[0].Spec.Ports[0].TargetPort.String(); port != "http" {
+		t.Errorf("programs reach the port %s", port)
+	}
+}
+
 // An update, the drain of a node and the end of a pod leave a replica at work.
 func TestReplicasAreReplacedWithoutAGap(t *testing.T) {
-	m := onDisk(t, "base")
+	for _, directory := range []string{"base", "gateway"} {
+		t.Run(directory, func(t *testing.T) { expectNoGap(t, onDisk(t, directory)) })
+	}
+}
+
+func expectNoGap(t *testing.T, m manifests) {
+	t.Helper()
 	deployment := m.deployments[0]
 	if *deployment.Spec.Replicas < 2 {
 		t.Errorf("there are %d replicas", *deployment.Spec.Replicas)
@@ -282,9 +314,19 @@ func TestReplicasAreReplacedWithoutAGap(t *testing.T) {
 	}
 }
 
-// Everything that selects the pods of the service selects them, and not those of the schema.
+// Everything that selects the pods of the service, or of the gateway, selects them and no others.
 func TestSelectorsFit(t *testing.T) {
-	all, m := pods(t), onDisk(t, "base")
+	all := pods(t)
+	for name, m := range map[string]manifests{"preauth": onDisk(t, "base"), "preauth-gateway": onDisk(t, "gateway")} {
+		t.Run(name, func(t *testing.T) { expectOwnSelectors(t, m, name, all) })
+	}
+	expectSelects(t, "the schema's network", &onDisk(t, "schema").networks[0].Spec.PodSelector, all["preauth-schema"].Labels, true)
+	monitor := onDisk(t, "servicemonitor").monitors[0].Spec.Selector
+	expectSelects(t, "service monitor", &monitor, onDisk(t, "base").services[0].Labels, true)
+}
+
+func expectOwnSelectors(t *testing.T, m manifests, own string, all map[string]core.PodTemplateSpec) {
+	t.Helper()
 	selectors := map[string]*meta.LabelSelector{
 		"deployment": m.deployments[0].Spec.Selector,
 		"service":    {MatchLabels: m.services[0].Spec.Selector},
@@ -295,12 +337,10 @@ func TestSelectorsFit(t *testing.T) {
 		selectors["spread "+string(rune('0'+i))] = constraint.LabelSelector
 	}
 	for name, selector := range selectors {
-		expectSelects(t, name, selector, all["preauth"].Labels, true)
-		expectSelects(t, name, selector, all["preauth-schema"].Labels, false)
+		for pod := range directories {
+			expectSelects(t, name, selector, all[pod].Labels, pod == own)
+		}
 	}
-	expectSelects(t, "the schema's network", &onDisk(t, "schema").networks[0].Spec.PodSelector, all["preauth-schema"].Labels, true)
-	monitor := onDisk(t, "servicemonitor").monitors[0].Spec.Selector
-	expectSelects(t, "service monitor", &monitor, m.services[0].Labels, true)
 }
 
 func expectSelects(t *testing.T, name string, selector *meta.LabelSelector, on map[string]string, want bool) {
@@ -317,8 +357,8 @@ func expectSelects(t *testing.T, name string, selector *meta.LabelSelector, on m
 // Only Prometheus reaches the pods, and they reach only DNS, NATS, MySQL, and port 443 of addresses
 // that are not private.
 func TestNetworkIsClosed(t *testing.T) {
-	service, schema := onDisk(t, "base").networks[0].Spec, onDisk(t, "schema").networks[0].Spec
-	for _, spec := range []networking.NetworkPolicySpec{service, schema} {
+	service, schema, gateway := onDisk(t, "base").networks[0].Spec, onDisk(t, "schema").networks[0].Spec, onDisk(t, "gateway").networks[0].Spec
+	for _, spec := range []networking.NetworkPolicySpec{service, schema, gateway} {
 		if !slices.Equal(spec.PolicyTypes, []networking.PolicyType{networking.PolicyTypeIngress, networking.PolicyTypeEgress}) {
 			t.Errorf("the policy is about %v", spec.PolicyTypes)
 		}
@@ -346,5 +386,13 @@ func TestNetworkIsClosed(t *testing.T) {
 	}
 	if got := reach(schema); !slices.Equal(got, []int{53, 53, 3306}) {
 		t.Errorf("the schema's job reaches the ports %v", got)
+	}
+	if got := reach(gateway); !slices.Equal(got, []int{53, 53, 4222}) {
+		t.Errorf("the gateway reaches the ports %v", got)
+	}
+	for _, rule := range gateway.Ingress {
+		if everybody := rule.From[0].PodSelector == nil; everybody != (rule.Ports[0].Port.String() == "http") {
+			t.Errorf("everybody reaches the gateway's port %s: %v", rule.Ports[0].Port, everybody)
+		}
 	}
 }
