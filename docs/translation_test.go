@@ -13,6 +13,7 @@ import (
 // translations has the Chinese page, or picture, of each English one that has one.
 var translations = map[string]string{
 	"README.md":         "README.zh-CN.md",
+	"docs/adopt.md":     "docs/zh/adopt.md",
 	"docs/contract.md":  "docs/zh/contract.md",
 	"docs/migrate.md":   "docs/zh/migrate.md",
 	"docs/operation.md": "docs/zh/operation.md",
