@@ -15,6 +15,23 @@ import (
 
 // The page's commands lead, pasted in order, from a token in Redis to a visitor on WeChat's page.
 func TestAfternoon(t *testing.T) {
+	output := afternoon(t, blocks(t, "docs/adopt.md", "sh"))
+	for _, want := range []string{
+		`OK\n`,
+		`"pre_auth_code":"preauthcode@@@[^"]+","issued_at":"[^"]+","expires_at":"[^"]+","revision":\d+`,
+		`"claim_id":"visitor-1","reference":"order 7".*"links":\{"pc":"https://mp\.weixin\.qq\.com/`,
+		`(?m)^https://mp\.weixin\.qq\.com/cgi-bin/componentloginpage\?.*pre_auth_code=`,
+		`"claim_id":"visitor-3","reference":"order 9"`,
+	} {
+		if !regexp.MustCompile(want).MatchString(output) {
+			t.Errorf("it does not print %s:\n%s", want, output)
+		}
+	}
+}
+
+// afternoon runs blocks of the page, and others, beside a Redis. It returns what they print.
+func afternoon(t *testing.T, all []block) string {
+	t.Helper()
 	server, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Skip("redis-server is not installed")
@@ -32,7 +49,7 @@ func TestAfternoon(t *testing.T) {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf("%s --bind 127.0.0.1 --port %s --dir %s --save '' >%s/redis.log &\n", server, port, directory, directory)
-	for _, block := range blocks(t, "docs/adopt.md", "sh") {
+	for _, block := range all {
 		if strings.HasPrefix(block.text, "kill ") {
 			continue // the trap below does
 		}
@@ -47,23 +64,15 @@ func TestAfternoon(t *testing.T) {
 		"bin/adopt", filepath.Join(directory, "adopt"),
 	).Replace(script)
 	script = strings.ReplaceAll(script, " &\n", " &\nstarted=\"${started-} $!\"\n")
-	output := runShell(t, root, "NO_INSTALL=1", "trap 'kill $started; wait' EXIT\n"+script)
-	for _, want := range []string{
-		`OK\n`,
-		`"pre_auth_code":"preauthcode@@@[^"]+","issued_at":"[^"]+","expires_at":"[^"]+","revision":\d+`,
-		`"claim_id":"visitor-1","reference":"order 7".*"links":\{"pc":"https://mp\.weixin\.qq\.com/`,
-		`(?m)^https://mp\.weixin\.qq\.com/cgi-bin/componentloginpage\?.*pre_auth_code=`,
-		`"claim_id":"visitor-3","reference":"order 9"`,
-	} {
-		if !regexp.MustCompile(want).MatchString(output) {
-			t.Errorf("it does not print %s:\n%s", want, output)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
 		}
-	}
-	if t.Failed() {
 		logs, _ := filepath.Glob(filepath.Join(directory, "adopt", "*.log"))
 		for _, name := range logs {
 			text, _ := os.ReadFile(name)
 			t.Logf("%s:\n%s", filepath.Base(name), text)
 		}
-	}
+	})
+	return runShell(t, root, "NO_INSTALL=1", "trap 'kill $started; wait' EXIT\n"+script)
 }
