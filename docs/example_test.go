@@ -12,7 +12,7 @@ import (
 func TestExample(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("NO_INSTALL", "1")
-	output := runShell(t, root, "TMPDIR="+temporary, "make example 2>&1")
+	output := runShell(t, root, "TMPDIR="+temporary, "make --no-print-directory example 2>&1")
 	steps := regexp.MustCompile(`(?s)chain: .*` + strings.Join([]string{
 		`tokenservice: waiting for pushes on http://127\.0\.0\.1:\d+`, `tokenservice: a ticket came`, `tokenservice: token announced, valid until \S+`,
 		`visitor: claimed preauthcode@@@\S{2}…\S{4}, \S+ left`,
