@@ -164,6 +164,7 @@ type reading struct {
 // is away, and not that a key is wrong.
 func (w *watcher) look(ctx context.Context, appids []string) error {
 	readings := make([]reading, len(appids))
+	now := time.Now() // before the answer, so that the token never seems to live longer than it does
 	// Value and remaining time belong together. Of a value that is far too long, the beginning will do.
 	_, err := w.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		for i, appid := range appids {
@@ -175,7 +176,6 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 	if err != nil && !isWrongType(err) {
 		return w.side.note(fmt.Errorf("reading its keys: %w", err))
 	}
-	now := time.Now()
 	_ = w.side.note(nil)
 	defer w.count()
 	for i, appid := range appids {

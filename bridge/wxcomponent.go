@@ -48,13 +48,14 @@ func (c wxcomponentCommand) Run(ctx context.Context, to app.Stdio) error {
 		return func(ctx context.Context) {
 			keep[struct{}](ctx, s.nc, c.Poll, nil, func(ctx context.Context) error {
 				token, err := w.token(ctx)
-				if side.note(err) != nil {
-					return err
+				if err != nil {
+					return side.note(err)
 				}
 				err = announcer.offer(ctx, c.Component, token, time.Time{})
 				if errors.Is(err, preauth.ErrInvalid) {
 					return side.note(err)
 				}
+				_ = side.note(nil)
 				return err
 			}, nil)
 		}, nil
