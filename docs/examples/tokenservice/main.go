@@ -203,6 +203,9 @@ func due(token preauth.TokenEvent, now time.Time) bool {
 	return !now.Before(token.ExpiresAt.Add(-token.ExpiresAt.Sub(token.IssuedAt) / 4))
 }
 
+// direct follows no redirect, which would take the secret elsewhere.
+var direct = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
 // newToken asks WeChat for a token.
 func (s *service) newToken(ctx context.Context, ticket string) (token preauth.TokenEvent, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -218,7 +221,7 @@ func (s *service) newToken(ctx context.Context, ticket string) (token preauth.To
 		return token, err
 	}
 	began := time.Now()
-	response, err := http.DefaultClient.Do(request)
+	response, err := direct.Do(request)
 	if err != nil {
 		return token, err
 	}
