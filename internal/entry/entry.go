@@ -102,6 +102,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.write(w, v, p.refusal(err))
 	case r.Method == http.MethodPost:
 		p.serveAsked(w, r, v)
+	case r.Method == http.MethodHead: // of a program that checks links, for which no code is claimed
+		w.WriteHeader(http.StatusOK)
 	default:
 		p.serveLinks(w, r, v)
 	}
@@ -159,7 +161,7 @@ func (p *Page) claim(ctx context.Context, link preauth.EntryLink) (claim preauth
 	if next, err := p.source.Claim(ctx, request); err == nil {
 		return next, max(next.ExpiresIn-use, time.Second), nil
 	}
-	return claim, claim.ExpiresIn, nil // it may just do
+	return claim, claim.ExpiresIn, nil // an old code is better than none
 }
 
 // forUse is the part of a code's life that a visitor has to use it.

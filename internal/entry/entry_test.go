@@ -201,6 +201,17 @@ func TestVisitorOnAPhoneGoesOn(t *testing.T) {
 	}
 }
 
+// A program that checks links gets no code.
+func TestHeadClaimsNothing(t *testing.T) {
+	s := newSite(t)
+	if got := s.send(http.MethodHead, signed(t, link()), windows, ""); got.status != http.StatusOK || len(s.claims) > 0 {
+		t.Errorf("%d, %d claims", got.status, len(s.claims))
+	}
+	if got := s.send(http.MethodHead, "/authorize/wx1?forged", windows, ""); got.status != http.StatusForbidden {
+		t.Errorf("a forged link: %d", got.status)
+	}
+}
+
 func TestLanguages(t *testing.T) {
 	s := newSite(t)
 	english, chinese := link(), link()
