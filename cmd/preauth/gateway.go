@@ -39,7 +39,7 @@ type gatewayServe struct {
 	TLSKey        string        `name:"tls-key" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_KEY" placeholder:"FILE" help:"Key of that certificate, PEM."`
 	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, per gateway."`
 	Timeout       time.Duration `name:"timeout" group:"HTTP" env:"PREAUTH_GATEWAY_TIMEOUT" default:"5s" range:"100ms..2m" help:"Time to wait for the service's answer. It should be a little longer than the service's --request-timeout."`
-	CORSOrigins   []string      `name:"cors-origins" group:"HTTP" env:"PREAUTH_GATEWAY_CORS_ORIGINS" placeholder:"ORIGIN" help:"Origins whose scripts may call the gateway from a browser, separated by commas. Who uses such a page has its token: rarely what you want."`
+	CORSOrigins   []string      `name:"cors-origins" group:"HTTP" env:"PREAUTH_GATEWAY_CORS_ORIGINS" placeholder:"ORIGIN" help:"Origins whose scripts may call the gateway from a browser, separated by commas. Every user of such a page can read its token."`
 
 	EntryKeysFile    string `name:"entry-keys-file" group:"entry page" env:"PREAUTH_GATEWAY_ENTRY_KEYS_FILE" placeholder:"FILE" help:"File with the keys that sign links to the entry page, one a line. It is read again when it changes. Without it, there is no page."`
 	EntryRedirectURI string `name:"entry-redirect-uri" group:"entry page" env:"PREAUTH_GATEWAY_ENTRY_REDIRECT_URI" placeholder:"URL" help:"Address to which WeChat sends the account's owner afterwards. The entry page has to be reached at the same scheme and host."`
@@ -90,19 +90,17 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	registry := app.NewRegistry()
-	options := gateway.Options{
+	g := gateway.New(gateway.Options{
 		Client: client, NATS: nc, Subjects: subjects, Tokens: tokens.Current, Rate: c.Rate, Timeout: c.Timeout, Origins: c.CORSOrigins,
 		Registry: registry, Log: log,
-	}
+	})
 	if keys != nil {
-		options.Entry, err = entry.New(entry.Source{
-			Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Claim: client.Claim, Resolve: client.Resolve,
-		}, log)
+		page, err := entry.New(entry.Source{Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Claim: g.Claim, Resolve: g.Resolve}, log)
 		if err != nil {
 			return app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
 		}
+		g.ServeEntry(page)
 	}
-	g := gateway.New(options)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer giveUp(nil) // which ends the watching

@@ -51,9 +51,6 @@ type Options struct {
 	// Origins are the origins of other sites whose scripts may call the gateway, such as
 	// https://app.example.com. Usually there are none.
 	Origins []string
-	// Entry serves what is below /authorize/, without a token. Nil serves nothing there. It is given what
-	// every handler here is: headers that forbid caching, and a line in the log without the query.
-	Entry http.Handler
 	// Registry takes the metrics.
 	Registry prometheus.Registerer
 	Log      *slog.Logger
@@ -82,16 +79,47 @@ func New(o Options) *Gateway {
 		g.mux.HandleFunc(op.path, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, op) })
 	}
 	g.mux.HandleFunc("/openapi.json", serveDescription)
-	if o.Entry != nil {
-		g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
-			lineOf(r).operation = opEntry
-			o.Entry.ServeHTTP(w, r)
-		})
-	}
 	for _, nothing := range []string{"/", "/authorize"} { // from which the mux would redirect
 		g.mux.HandleFunc(nothing, func(w http.ResponseWriter, _ *http.Request) { serveNothing(w) })
 	}
 	return g
+}
+
+// ServeEntry has the gateway serve /authorize/ and what is below with a page, without a token. The page
+// is given what every handler here is: headers that forbid caching, and a line in the log without the
+// query. Call it before [Gateway.Serve].
+func (g *Gateway) ServeEntry(page http.Handler) {
+	g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
+		l := lineOf(r)
+		l.operation = opEntry
+		if appid := strings.TrimPrefix(r.URL.Path, preauth.EntryPath); preauth.CheckAppID(appid) == nil {
+			l.component = appid
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
+// Claim claims a code for the entry page, within the time that a request has. It says so if the
+// gateway's NATS user may not.
+func (g *Gateway) Claim(ctx context.Context, r preauth.ClaimRequest) (claim preauth.Claim, err error) {
+	ctx, cancel := context.WithTimeout(ctx, g.options.Timeout)
+	defer cancel()
+	err = g.ask(ctx, preauth.SubjectFor(g.options.Subjects.Claim, r.AppID), func(ctx context.Context) error {
+		claim, err = g.options.Client.Claim(ctx, r)
+		return err
+	})
+	return claim, err
+}
+
+// Resolve resolves a code for the entry page, as [Gateway.Claim] claims.
+func (g *Gateway) Resolve(ctx context.Context, code preauth.Secret) (found preauth.Resolved, err error) {
+	ctx, cancel := context.WithTimeout(ctx, g.options.Timeout)
+	defer cancel()
+	err = g.ask(ctx, g.options.Subjects.Resolve, func(ctx context.Context) error {
+		found, err = g.options.Client.Resolve(ctx, code)
+		return err
+	})
+	return found, err
 }
 
 // Ready returns an error unless the gateway can reach NATS and hear replies.
@@ -105,7 +133,8 @@ func (g *Gateway) Ready() error {
 // traceParentKey is the key of the W3C trace context of a request.
 type traceParentKey struct{}
 
-// TraceParent returns the W3C trace context of a request, from the request's context. It is for
+// TraceParent returns the W3C trace context of a program's request, from the request's context. A
+// visitor of the entry page has none: anybody could have everything traced. It is for
 // [preauth.WithTraceParent].
 func TraceParent(ctx context.Context) string {
 	text, _ := ctx.Value(traceParentKey{}).(string)
@@ -117,7 +146,6 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	l := &line{ResponseWriter: w, operation: opOther}
 	ctx := context.WithValue(r.Context(), lineKey{}, l)
-	ctx = context.WithValue(ctx, traceParentKey{}, preauth.TraceParent(nats.Header(r.Header)))
 	header := w.Header()
 	header.Set("Cache-Control", "no-store") // answers have codes
 	header.Set("X-Content-Type-Options", "nosniff")
@@ -141,7 +169,7 @@ func isPlain(escaped string) bool {
 // allowOrigin allows the scripts of another site to read the answer, if the site may. It reports
 // whether the request only asked for that.
 func (g *Gateway) allowOrigin(header http.Header, r *http.Request) (asked bool) {
-	if len(g.options.Origins) == 0 {
+	if len(g.options.Origins) == 0 || strings.HasPrefix(r.URL.Path, preauth.EntryPath) { // a page is for visitors
 		return false
 	}
 	header.Set("Vary", "Origin")
@@ -203,7 +231,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, op operation) {
 			w.Header().Set("WWW-Authenticate", challenge)
 		case forbidden:
 			w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
-		case notPermitted, badAnswer: // which somebody has to look into
+		case notPermitted, badAnswer:
 			g.defects.Log(r.Context(), slog.LevelWarn, op.name+" failed", err)
 		}
 		p.write(w)
@@ -247,6 +275,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, op operation) (
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.options.Timeout)
 	defer cancel()
+	ctx = context.WithValue(ctx, traceParentKey{}, preauth.TraceParent(nats.Header(r.Header)))
 	return op.do(g, ctx, asked)
 }
 
@@ -346,7 +375,7 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener, certificate 
 	case <-ctx.Done():
 	}
 	// No request takes longer.
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.options.Timeout+writeTime)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), server.WriteTimeout)
 	defer cancel()
 	if err := server.Shutdown(stopping); err != nil {
 		g.options.Log.Warn("requests not finished", "error", err)
@@ -428,7 +457,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "preauth", Subsystem: "gateway", Name: "requests_total",
-			Help: "Requests over HTTP answered, by operation and status; 0 for one that was given up by who asked.",
+			Help: "Requests over HTTP answered, by operation and status; 0 if the client left.",
 		}, []string{"operation", "status"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "preauth", Subsystem: "gateway", Name: "request_duration_seconds", Help: "Time of a request over HTTP, by operation.",
@@ -446,6 +475,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			m.requests.WithLabelValues(operation, strconv.Itoa(k.status))
 		}
 	}
+	m.requests.WithLabelValues(opEntry, strconv.Itoa(http.StatusGone)) // a link that expired
 	return m
 }
 

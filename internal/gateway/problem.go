@@ -115,7 +115,9 @@ func problemOf(err error, role string, timeout time.Duration) *problem {
 		p.retryAfter = soon
 		return p
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return problemf(noAnswer, "no answer within %v. It may have been done: repeat a claim with the same claim_id", timeout)
+		p := problemf(noAnswer, "no answer within %v. It may have been done: repeat a claim with the same claim_id", timeout)
+		p.retryAfter = soon
+		return p
 	default:
 		return problemf(badAnswer, "the answer of the service, or of NATS, is none that the contract allows: the gateway's log says more")
 	}

@@ -241,14 +241,20 @@ func TestOriginsOfOtherSites(t *testing.T) {
 
 // The entry is served where it belongs, without a token, and only if there is one.
 func TestEntryIsMounted(t *testing.T) {
-	a := newAPI(t, system.nats.URL(), func(o *gateway.Options) {
-		o.Entry = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
+	var a *api
+	t.Cleanup(func() { // once the gateway has stopped
+		if log := a.log.String(); !strings.Contains(log, "operation=entry status=200") || !strings.Contains(log, "component=wx1") {
+			t.Errorf("logged as %s", log)
+		}
 	})
+	a = newAPI(t, system.nats.URL(), func(o *gateway.Options) { o.Origins = []string{"https://app.example.com"} })
+	a.gateway.ServeEntry(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
 	for _, method := range []string{http.MethodGet, http.MethodPost} { // with which an open page asks
 		r, err := http.NewRequestWithContext(t.Context(), method, a.url+"/authorize/wx1?signature="+secret, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.Header.Set("Origin", "https://app.example.com")
 		resp, err := client.Do(r)
 		if err != nil {
 			t.Fatal(err)
@@ -257,6 +263,9 @@ func TestEntryIsMounted(t *testing.T) {
 		var body bytes.Buffer
 		if _, err := body.ReadFrom(resp.Body); err != nil || body.String() != "/authorize/wx1" {
 			t.Errorf("%s: %d %q, %v", method, resp.StatusCode, body.String(), err)
+		}
+		if resp.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Error("the scripts of another site may read a visitor's page")
 		}
 	}
 	a.must(404, ask{method: "GET", path: "/authorize"})
@@ -294,6 +303,12 @@ func TestNATSIsAway(t *testing.T) {
 		if p := a.members(got); p["type"] != "urn:preauth:problem:unreachable" || got.header.Get("Retry-After") != "1" {
 			t.Errorf("%s: %v", name, p)
 		}
+	}
+	if _, err := a.gateway.Claim(t.Context(), preauth.ClaimRequest{AppID: "wx-away"}); err == nil || err.Error() != "not connected to NATS" {
+		t.Errorf("a claim for the entry page: %v", err)
+	}
+	if _, err := a.gateway.Resolve(t.Context(), preauth.NewSecret(secret)); err == nil || err.Error() != "not connected to NATS" {
+		t.Errorf("a question of the entry page: %v", err)
 	}
 }
 

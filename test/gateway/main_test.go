@@ -125,13 +125,14 @@ func stopSystem() error {
 
 // api is a running gateway whose answers are held against the description.
 type api struct {
-	t      *testing.T
-	url    string
-	router routers.Router
-	doc    *openapi3.T
-	log    *bytes.Buffer // read it when the gateway has stopped
-	token  string        // for everything
-	few    string        // for a look-up of wx-other alone
+	gateway *gateway.Gateway
+	t       *testing.T
+	url     string
+	router  routers.Router
+	doc     *openapi3.T
+	log     *bytes.Buffer // read it when the gateway has stopped
+	token   string        // for everything
+	few     string        // for a look-up of wx-other alone
 
 	mu       sync.Mutex
 	produced map[string]map[int]bool // the statuses of each operation
@@ -184,7 +185,8 @@ func newAPI(t *testing.T, url string, change func(*gateway.Options), login ...na
 	a.url = "http://" + listener.Addr().String()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- gateway.New(options).Serve(ctx, listener, nil) }()
+	a.gateway = gateway.New(options)
+	go func() { ended <- a.gateway.Serve(ctx, listener, nil) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
