@@ -44,8 +44,10 @@ func (c codesCommand) Run(ctx context.Context, to app.Stdio) error {
 	}
 	defer db.Close()
 	return c.serve(ctx, to, func(s *session) (func(context.Context), error) {
-		js, err := jetstream.New(s.nc)
-		if c.Domain != "" {
+		var js jetstream.JetStream
+		if c.Domain == "" {
+			js, err = jetstream.New(s.nc)
+		} else {
 			js, err = jetstream.NewWithDomain(s.nc, c.Domain)
 		}
 		if err != nil {

@@ -48,8 +48,8 @@ type release struct {
 	date    time.Time // of all files
 }
 
-// semantic matches a semantic version.
-var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+// semantic matches a semantic version without build metadata, whose "+" no image's tag may have.
+var semantic = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
 // fromGit returns the release of what is checked out. Its date is that of the commit, or the seconds
 // in SOURCE_DATE_EPOCH.
