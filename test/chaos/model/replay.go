@@ -149,6 +149,9 @@ func (r *replay) word(hash history.Hash, sights []sight) (word []letter, events 
 	slices.SortStableFunc(sights, func(a, b sight) int { return cmp.Compare(a.at, b.at) })
 	claims, accounts := numbers{}, numbers{}
 	c := r.codes[hash]
+	if c != nil && c.Authorizer != "" {
+		accounts.of(c.Authorizer) // is the first, whichever was reported before
+	}
 	var told time.Duration
 	for _, s := range sights {
 		events = append(events, s.Event)
