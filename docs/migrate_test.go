@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// What migrate.md compares in the shadow phase agrees in the sandbox, and what differs is shown. Its PHP
-// claims a code and reports the authorization.
+// What migrate.md compares in the shadow phase agrees in the sandbox, and what differs is shown. Its
+// PHP claims a code and reports the authorization.
 func TestMigration(t *testing.T) {
 	all := slices.DeleteFunc(blocks(t, "docs/adopt.md", "sh"), func(b block) bool {
 		return strings.HasPrefix(b.heading, "5.") || strings.HasPrefix(b.heading, "6.")

@@ -67,7 +67,8 @@ func TestARecordedRunIsAPath(t *testing.T) {
 	}
 }
 
-// Replicas take events at the same time, so the account that was reported second may be recorded first.
+// Replicas take events at the same time, so the account that was reported second may be recorded
+// first.
 func TestAnotherAccountIsReportedBefore(t *testing.T) {
 	e := recorded()
 	i := slices.IndexFunc(e.Events, func(e history.Event) bool { return e.Op == history.Authorize && e.Code == "claimed" })
