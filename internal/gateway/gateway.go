@@ -86,8 +86,8 @@ func New(o Options) *Gateway {
 }
 
 // ServeEntry has the gateway serve /authorize/ and what is below with a page, without a token. The
-// page is given what every handler here is: headers that forbid caching, and a line in the log without
-// the query.
+// page is given what every handler here is: headers that forbid caching, and a line in the log
+// without the query.
 func (g *Gateway) ServeEntry(page http.Handler) {
 	g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
 		l := lineOf(r)
