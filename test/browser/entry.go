@@ -17,17 +17,19 @@ var entryKey = preauth.NewSecret("5f4dcc3b5aa765d61d8327deb882cf99")
 
 // gateway returns a gateway with the entry page.
 func (s *system) gateway(log *slog.Logger) (http.Handler, error) {
+	g := gateway.New(gateway.Options{
+		Client: s.client, NATS: s.nc, Subjects: preauth.DefaultSubjects(), Tokens: func() gateway.Tokens { return gateway.Tokens{} },
+		Rate: 1, Timeout: patience, Registry: prometheus.NewRegistry(), Log: log,
+	})
 	page, err := entry.New(entry.Source{
 		Keys: func() []preauth.Secret { return []preauth.Secret{entryKey} }, RedirectURI: platform + "/done",
-		Claim: s.client.Claim, Resolve: s.client.Resolve,
+		Claim: g.Claim, Resolve: g.Resolve,
 	}, log)
 	if err != nil {
 		return nil, err
 	}
-	return gateway.New(gateway.Options{
-		Client: s.client, NATS: s.nc, Subjects: preauth.DefaultSubjects(), Tokens: func() gateway.Tokens { return gateway.Tokens{} },
-		Rate: 1, Timeout: patience, Entry: page, Registry: prometheus.NewRegistry(), Log: log,
-	}), nil
+	g.ServeEntry(page)
+	return g, nil
 }
 
 // entryLink returns a visitor's link to the entry page.
