@@ -2,8 +2,9 @@ package entry
 
 import (
 	"fmt"
+	"image/color"
 
-	"github.com/yeqown/go-qrcode/v2"
+	"github.com/boombuler/barcode/qr"
 )
 
 // drawing is a QR code as the page draws it.
@@ -19,26 +20,18 @@ const quiet = 4
 
 // drawQR draws a QR code of a text.
 func drawQR(text string) (*drawing, error) {
-	// There is nothing in the way of a screen, so the modules had better be few than redundant.
-	code, err := qrcode.NewWith(text, qrcode.WithErrorCorrectionLevel(qrcode.ErrorCorrectionLow), qrcode.WithEncodingMode(qrcode.EncModeByte))
+	// Nothing hides a part of a screen, so the lowest error correction and the fewest modules will do.
+	code, err := qr.Encode(text, qr.L, qr.Unicode)
 	if err != nil {
 		return nil, fmt.Errorf("entry: QR code: %w", err)
 	}
-	d := &drawing{}
-	if err := code.Save(d); err != nil {
-		return nil, fmt.Errorf("entry: QR code: %w", err)
-	}
-	return d, nil
-}
-
-// Write draws the modules. It is how the library hands them over.
-func (d *drawing) Write(m qrcode.Matrix) error {
-	d.Size = m.Width() + 2*quiet
+	size := code.Bounds().Dx()
+	dark := func(x, y int) bool { return x < size && code.At(x, y) == color.Black }
 	var path []byte
-	for y, row := range m.Bitmap() {
-		for x := 0; x < len(row); x++ {
+	for y := range size {
+		for x := 0; x < size; x++ {
 			from := x
-			for x < len(row) && row[x] {
+			for dark(x, y) {
 				x++
 			}
 			if x > from {
@@ -46,9 +39,5 @@ func (d *drawing) Write(m qrcode.Matrix) error {
 			}
 		}
 	}
-	d.Path = string(path)
-	return nil
+	return &drawing{Size: size + 2*quiet, Path: string(path)}, nil
 }
-
-// Close does nothing.
-func (*drawing) Close() error { return nil }
