@@ -171,7 +171,7 @@ func parseEntry(signed string) (EntryLink, error) {
 			}
 			l.ExpiresAt = time.Unix(seconds, 0).UTC()
 		default:
-			return EntryLink{}, invalid("the entry link has a parameter that is none of claim_id, reference, auth_type, biz_appid, category_id_list, lang, expires")
+			return EntryLink{}, invalid("the entry link has another parameter than claim_id, reference, auth_type, biz_appid, category_id_list, lang, expires")
 		}
 	}
 	return l, nil

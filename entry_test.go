@@ -175,7 +175,7 @@ func TestEntryLinkThatMakesNoSense(t *testing.T) {
 		"/authorize/wx1?claim_id=%zz" + soon:                                             "URL-encoded",
 		"/authorize/wx1?claim_id=v;" + soon:                                              "URL-encoded",
 		"/authorize/wx1?claim_id=v&claim_id=w" + soon:                                    "twice",
-		"/authorize/wx1?claim_id=v&redirect_uri=https://a.example" + soon:                "none of",
+		"/authorize/wx1?claim_id=v&redirect_uri=https://a.example" + soon:                "another parameter than",
 		"/authorize/wx1?claim_id=v&auth_type=many" + soon:                                "auth_type",
 		"/authorize/wx1?claim_id=v&auth_type=7" + soon:                                   "auth_type",
 		"/authorize/wx1?claim_id=v&biz_appid=a.b" + soon:                                 "biz_appid",

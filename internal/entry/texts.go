@@ -31,7 +31,7 @@ var texts = map[string][2]string{
 	"conflict":      {"This link was replaced", "链接已失效"},
 	"conflict.said": {"Another link was made for the same visit. Use that one, or get a new one from the page where you found it.", "同一次访问已生成另一个链接。请使用新的链接，或回到原来的页面重新获取。"},
 	"wrong":         {"This link was made wrong", "链接生成有误"},
-	"wrong.said":    {"You cannot mend that. Tell whoever sent you here:", "您无法自行解决，请将以下信息告知链接的提供方："},
+	"wrong.said":    {"You cannot fix this. Tell the sender of the link:", "您无法自行解决，请将以下信息告知链接的提供方："},
 	"unready":       {"Authorization is not possible right now", "暂时无法授权"},
 	"unready.said":  {"It has nothing to do with you. This page tries again by itself. If it takes long, tell whoever sent you here.", "这不是您的问题。本页会自动重试。如果长时间未恢复，请告知链接的提供方。"},
 	"away":          {"The service does not answer", "服务暂时不可用"},
