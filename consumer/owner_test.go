@@ -100,7 +100,7 @@ func TestServiceStopsWorkOnASchemaThatIsTooNew(t *testing.T) {
 	w.database.MustExec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1000, 1, 'compatible', '2026-01-01')")
 	w.announce("wx1", w.token("a"))
 	w.settled(ours, "wx1")
-	// Whoever starts now works too.
+	// A service that starts now works too.
 	w.start().ready().stop()
 
 	w.database.MustExec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1001, 1001, 'not', '2026-01-01')")

@@ -186,7 +186,7 @@ func (s NATS) Connect(log *slog.Logger, closed func(error)) (*nats.Conn, error) 
 			down.Away(err)
 		}
 	}
-	// Whoever uses the connection tells of the other errors.
+	// The users of the connection report the other errors.
 	o.AsyncErrorCB = func(nc *nats.Conn, _ *nats.Subscription, err error) {
 		if !nc.IsConnected() {
 			down.Away(err)

@@ -33,7 +33,7 @@ var texts = map[string][2]string{
 	"wrong":         {"This link was made wrong", "链接生成有误"},
 	"wrong.said":    {"You cannot fix this. Tell the sender of the link:", "您无法自行解决，请将以下信息告知链接的提供方："},
 	"unready":       {"Authorization is not possible right now", "暂时无法授权"},
-	"unready.said":  {"It has nothing to do with you. This page tries again by itself. If it takes long, tell whoever sent you here.", "这不是您的问题。本页会自动重试。如果长时间未恢复，请告知链接的提供方。"},
+	"unready.said":  {"This is not your fault. This page tries again by itself. If it takes long, tell the sender of the link.", "这不是您的问题。本页会自动重试。如果长时间未恢复，请告知链接的提供方。"},
 	"away":          {"The service does not answer", "服务暂时不可用"},
 	"away.said":     {"This page tries again by itself.", "本页会自动重试。"},
 }

@@ -202,7 +202,7 @@ func serveDescription(w http.ResponseWriter, r *http.Request) {
 }
 
 func serveNothing(w http.ResponseWriter) {
-	problemf(noAddress, "there is nothing at this address: /openapi.json lists what there is").write(w)
+	problemf(noAddress, "there is nothing at this address: /openapi.json lists the operations").write(w)
 }
 
 func serveMethod(w http.ResponseWriter, allowed string) {

@@ -226,7 +226,7 @@ func newNATS(t *testing.T, config string) *natsserver.Server {
 }
 
 // standIn takes the place of a service that fails in the way that the component's name says: with an
-// error of that number, with an answer of which the contract has none, or with silence.
+// error of that number, with an answer that breaks the contract, or with silence.
 func standIn(t *testing.T, url string, login nats.Option) {
 	t.Helper()
 	nc, err := nats.Connect(url, login, nats.Timeout(patience))

@@ -465,8 +465,8 @@ func (m *move) readUpdate(r, c int) bool {
 
 // Leases and renewals.
 
-// leaseDue is renewer.leaseDue, and renewer.renew up to the call. A component of which the replica
-// knows a newer event is left to that event, unless it is late.
+// leaseDue is renewer.leaseDue, and renewer.renew up to the call. If the replica knows a newer event
+// of the component, it leaves the component to that event, unless the event is late.
 func (m *move) leaseDue(r, c int) bool {
 	return m.rows[c].due == now && !m.flaws.nothingRetried && m.lease(r, c)
 }

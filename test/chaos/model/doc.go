@@ -2,8 +2,8 @@
 // end: every order of steps, with a kill, a lost answer and a delay at any of them, for two replicas
 // and two components.
 //
-// state.go is what there is, actions.go what can happen, with the function of the service that each
-// action stands for, promises.go what must hold, scripts.go the bounds, and mutations.go the
+// state.go has the state. actions.go has what can happen, with the function of the service that each
+// action stands for. promises.go has what must hold, and scripts.go the bounds. mutations.go has the
 // mistakes that the model has to refute: those of the broken builds.
 //
 // The promises of docs/architecture.md, by their numbers, are in the model as follows.
