@@ -119,7 +119,7 @@ func TestWatchGivesTheScreenBack(t *testing.T) {
 	server := newNATS(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	// exec, because a shell that waits for the program gets Ctrl-C too, and some then end with its status.
+	// exec, because a shell that waits for the program gets Ctrl-C too, and dash then ends by it.
 	terminal := exec.CommandContext(ctx, program, "-qefc", "exec "+os.Args[0]+" status --watch --every=100ms --nats-url="+server.URL(), os.DevNull)
 	terminal.Env = append(os.Environ(), "PREAUTH_TEST_MAIN=1", "TERM=xterm")
 	keys, err := terminal.StdinPipe()
