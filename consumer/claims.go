@@ -45,6 +45,9 @@ func (c *claims) claim(ctx context.Context, request preauth.ClaimRequest) (code 
 	if errors.Is(err, repo.ErrNoSpare) {
 		code = 201
 		claimed, err = c.claimNew(ctx, request)
+		if err == nil && !claimed.ExpiresAt.After(c.now()) {
+			err = errDied // not another call at once: WeChat may give nothing but such codes now
+		}
 	}
 	if err != nil {
 		return 0, nil, err

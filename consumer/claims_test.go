@@ -189,6 +189,38 @@ func TestClaimReturnsNoCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
 	}
 }
 
+// A new code expires while MySQL is slow to save it. The claim says so, and its repetition gets another
+// code: with and without the answer that tells that the first one is saved.
+func TestClaimReturnsNoNewCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
+	const life = 10 * time.Minute
+	for name, fault := range map[string]repotest.Fault{
+		"saved":                      {},
+		"saved, the answer was lost": repotest.Applied,
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := new(clock)
+			w := newWorld(t, wechattest.Options{CodeLife: life, Now: now.Now})
+			db, faults := w.faulty()
+			r := w.start(func(s *setup) { s.db, s.cfg.Now = db, now.Now }).ready()
+			w.announce("wx1", w.token("a"))
+			w.settled(r, "wx1")
+			request := preauth.ClaimRequest{AppID: "wx1", ClaimID: "visitor"}
+			fault.After = func() { now.advance(life) }
+			faults.Script("claim_new", fault)
+			_, err := w.claim(request)
+			if e, ok := errors.AsType[*preauth.Error](err); !ok || e.Code != preauth.StatusUnavailable {
+				t.Errorf("got %v, want 503", err)
+			}
+			if faults.Unmet() != 0 {
+				t.Error("no operation was slow")
+			}
+			if claimed, err := w.claim(request); err != nil || !claimed.ExpiresAt.After(now.Now()) {
+				t.Errorf("the repetition got a code that expires at %v, now it is %v: %v", claimed.ExpiresAt, now.Now(), err)
+			}
+		})
+	}
+}
+
 func TestClaimGivesACodeOfItsOwn(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(oneSpare).ready()

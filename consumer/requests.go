@@ -295,6 +295,7 @@ var (
 	errRevision   = errors.New("the revision asked for is not committed yet")
 	errNeverNamed = errors.New("no token event ever named this component")
 	errWeChatSlow = errors.New("WeChat did not answer in time: try again")
+	errDied       = errors.New("the new code expired before it was saved: try again")
 )
 
 // unavailable is the failure because of which a component has no valid code.
@@ -345,6 +346,7 @@ func wireError(err error) *preauth.Error {
 		{quota.ErrSpent, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassQuota}},
 		{quota.ErrExceeded, preauth.Error{Code: preauth.StatusUnavailable, Class: preauth.ClassThrottled}},
 		{errWeChatSlow, preauth.Error{Code: preauth.StatusUnavailable}},
+		{errDied, preauth.Error{Code: preauth.StatusUnavailable}},
 	} {
 		if errors.Is(err, known.err) {
 			wire := known.wire

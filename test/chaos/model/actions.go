@@ -695,9 +695,10 @@ func (m *move) insertClaim(r, q int) bool {
 	return true
 }
 
+// insertedClaim is what claims.claim does with the answer.
 func (m *move) insertedClaim(_, q int) {
 	switch {
-	case m.answer.code > 0:
+	case m.answer.code > 0 && m.code(m.answer.code).said() < dead:
 		m.give(q, m.answer.code)
 	case m.answer.stage != toInsert:
 		m.asked[q] = asking{}

@@ -23,6 +23,7 @@ var Scripts = []Script{
 	{Name: "spares", Events: []Event{{0, 1, false}}, Spares: 1, Crashes: 1, Lost: 1},
 	{Name: "claims", Events: []Event{{0, 1, false}}, Spares: 1, Requests: []Request{{1, 1}, {2, 1}}},
 	{Name: "references", Events: []Event{{0, 1, false}}, Requests: []Request{{1, 1}, {1, 2}}, Lost: 1, Ages: 1},
+	{Name: "claims of codes that die", Events: []Event{{0, 1, false}}, Requests: []Request{{1, 0}}, Lost: 1, Ages: 2},
 	{Name: "authorizations", Events: []Event{{0, 1, false}}, Reports: []uint8{1, 2}, Lost: 1},
 	{
 		Name: "authorized claims", Events: []Event{{0, 1, false}}, Requests: []Request{{1, 1}}, Reports: []uint8{1},
