@@ -1,6 +1,9 @@
 package preauth
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // LookupAnswer is the answer to a look-up of one code, encoded ahead: it lacks only the life that the
 // code has left when it is sent. It has no links.
@@ -9,7 +12,7 @@ type LookupAnswer struct{ text []byte }
 // Answer encodes the answer to look-ups that ask for no links.
 func (l Lookup) Answer() LookupAnswer {
 	l.Links = Links{}
-	return LookupAnswer{l.fixed(make([]byte, 0, 320))}
+	return LookupAnswer{bytes.Clone(l.fixed(make([]byte, 0, 320)))} // no larger than needed: a replica keeps them all
 }
 
 // Append appends the body to b and returns the extended slice. expiresIn is as in [Lookup].
