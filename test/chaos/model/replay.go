@@ -149,8 +149,8 @@ func (r *replay) word(hash history.Hash, sights []sight) (word []letter, events 
 	slices.SortStableFunc(sights, func(a, b sight) int { return cmp.Compare(a.at, b.at) })
 	claims, accounts := numbers{}, numbers{}
 	c := r.codes[hash]
-	if c != nil && c.Authorizer != "" {
-		accounts.of(c.Authorizer) // is the first, whichever was reported before
+	if c != nil && c.Authorizer != "" && c.Revision == 0 {
+		accounts.of(c.Authorizer) // is the first, whichever was reported before: see Replay on the second
 	}
 	var told time.Duration
 	for _, s := range sights {
