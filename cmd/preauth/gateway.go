@@ -51,7 +51,7 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	if err != nil {
 		return err
 	}
-	var keys *gateway.Files[[]preauth.Secret] // nil without the entry page
+	var keys *gateway.Reloader[[]preauth.Secret] // nil without the entry page
 	if c.EntryKeysFile != "" || c.EntryRedirectURI != "" {
 		if keys, err = c.entryKeys(); err != nil {
 			return err
@@ -140,7 +140,7 @@ func brokenGauge(file string, broken func() bool) prometheus.Collector {
 }
 
 // check checks the settings and reads the files that they name. The certificates are nil without TLS.
-func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*tls.Certificate], error) {
+func (c gatewayServe) check() (*gateway.Reloader[gateway.Tokens], *gateway.Reloader[*tls.Certificate], error) {
 	for _, origin := range c.CORSOrigins {
 		if u, err := url.Parse(origin); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin || u.Hostname() == "" {
 			return nil, nil, app.UsageErrorf("--cors-origins ($PREAUTH_GATEWAY_CORS_ORIGINS) must be origins, such as https://app.example.com, without a path")
@@ -149,7 +149,7 @@ func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*t
 	if c.TokensFile == "" {
 		return nil, nil, app.UsageErrorf("no tokens: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE); preauth gateway token makes its lines")
 	}
-	tokens, err := gateway.ReadFiles(func(contents [][]byte) (gateway.Tokens, error) { return gateway.ParseTokens(contents[0]) }, c.TokensFile)
+	tokens, err := gateway.NewReloader(func(contents [][]byte) (gateway.Tokens, error) { return gateway.ParseTokens(contents[0]) }, c.TokensFile)
 	if err != nil {
 		return nil, nil, app.UsageErrorf("--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): %w", err)
 	}
@@ -159,7 +159,7 @@ func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*t
 	case c.TLSCert == "":
 		return tokens, nil, nil
 	}
-	certificates, err := gateway.ReadFiles(func(contents [][]byte) (*tls.Certificate, error) {
+	certificates, err := gateway.NewReloader(func(contents [][]byte) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(contents[0], contents[1])
 		return &pair, err
 	}, c.TLSCert, c.TLSKey)
@@ -170,11 +170,11 @@ func (c gatewayServe) check() (*gateway.Files[gateway.Tokens], *gateway.Files[*t
 }
 
 // entryKeys checks the settings of the entry page and reads its keys.
-func (c gatewayServe) entryKeys() (*gateway.Files[[]preauth.Secret], error) {
+func (c gatewayServe) entryKeys() (*gateway.Reloader[[]preauth.Secret], error) {
 	if c.EntryKeysFile == "" || c.EntryRedirectURI == "" {
 		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE) and --entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI) go together: give both or none")
 	}
-	keys, err := gateway.ReadFiles(func(contents [][]byte) ([]preauth.Secret, error) { return preauth.ParseEntryKeys(contents[0]) }, c.EntryKeysFile)
+	keys, err := gateway.NewReloader(func(contents [][]byte) ([]preauth.Secret, error) { return preauth.ParseEntryKeys(contents[0]) }, c.EntryKeysFile)
 	if err != nil {
 		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE): %w", err)
 	}

@@ -153,7 +153,7 @@ func (p *Page) claim(ctx context.Context, link preauth.EntryLink) (claim preauth
 	if claim, err = p.source.Claim(ctx, request); err != nil {
 		return preauth.Claim{}, 0, err
 	}
-	use := claim.ExpiresAt.Sub(claim.IssuedAt) / forUse
+	use := timeToUse(claim)
 	if claim.ExpiresIn > use {
 		return claim, claim.ExpiresIn - use, nil
 	}
@@ -164,8 +164,8 @@ func (p *Page) claim(ctx context.Context, link preauth.EntryLink) (claim preauth
 	return claim, claim.ExpiresIn, nil // an old code is better than none
 }
 
-// forUse is the part of a code's life that a visitor has to use it.
-const forUse = 6
+// timeToUse returns how much of its life a code must have left for a visitor to use it: a sixth.
+func timeToUse(c preauth.Claim) time.Duration { return c.ExpiresAt.Sub(c.IssuedAt) / 6 }
 
 // maxAsked bounds a question: two codes, each on its line.
 const maxAsked = 2 * (preauth.MaxCode + 1)

@@ -1,6 +1,6 @@
 package entry
 
-// texts are what the page says, in the order of [tongues].
+// texts are what the page says, in the order of [pageLanguages].
 var texts = map[string][2]string{
 	"title":    {"WeChat authorization", "微信授权"},
 	"for":      {"requested by", "请求方"},

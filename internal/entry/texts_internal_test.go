@@ -21,7 +21,7 @@ func TestTextsAreComplete(t *testing.T) {
 	for name := range used {
 		for column, text := range texts[name] {
 			if strings.TrimSpace(text) == "" {
-				t.Errorf("%s: no text in %s", name, tongues[column].Called)
+				t.Errorf("%s: no text in %s", name, pageLanguages[column].Label)
 			}
 		}
 	}

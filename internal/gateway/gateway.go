@@ -90,7 +90,7 @@ func New(o Options) *Gateway {
 // without the query.
 func (g *Gateway) ServeEntry(page http.Handler) {
 	g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
-		l := lineOf(r)
+		l := loggedOf(r)
 		l.operation = opEntry
 		if appid := strings.TrimPrefix(r.URL.Path, preauth.EntryPath); preauth.CheckAppID(appid) == nil {
 			l.component = appid
@@ -144,8 +144,8 @@ func TraceParent(ctx context.Context) string {
 // ServeHTTP answers a request and logs it.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	l := &line{ResponseWriter: w, operation: opOther}
-	ctx := context.WithValue(r.Context(), lineKey{}, l)
+	l := &loggedResponse{ResponseWriter: w, operation: opOther}
+	ctx := context.WithValue(r.Context(), loggedKey{}, l)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store") // answers have codes
 	header.Set("X-Content-Type-Options", "nosniff")
@@ -192,7 +192,7 @@ func (g *Gateway) allowOrigin(header http.Header, r *http.Request) (asked bool) 
 var description []byte
 
 func serveDescription(w http.ResponseWriter, r *http.Request) {
-	lineOf(r).operation = opDescription
+	loggedOf(r).operation = opDescription
 	if r.Method != http.MethodGet {
 		serveMethod(w, http.MethodGet)
 		return
@@ -212,7 +212,7 @@ func serveMethod(w http.ResponseWriter, allowed string) {
 
 // serve answers a request at the address of an operation.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, op operation) {
-	lineOf(r).operation = op.name
+	loggedOf(r).operation = op.name
 	if r.Method != op.method {
 		serveMethod(w, op.method)
 		return
@@ -249,10 +249,10 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, op operation) (
 	if err != nil {
 		return nil, err
 	}
-	lineOf(r).token = grant.name
+	loggedOf(r).token = grant.name
 	asked := &request{grant: grant, appid: r.PathValue("appid"), header: r.Header}
 	if preauth.CheckAppID(asked.appid) == nil {
-		lineOf(r).component = asked.appid
+		loggedOf(r).component = asked.appid
 	}
 	if !grant.may(op.name) {
 		return nil, problemf(forbidden, "this token may not do this: its line in the gateway's tokens file does not have the operation %s", op.name)
@@ -394,25 +394,25 @@ const (
 	opOther       = "other"
 )
 
-// line is the line of the log for a request, and writes the answer to it. It has no header, no query
-// and no part of an address but the component: any of them may have a secret.
-type line struct {
+// loggedResponse writes the answer to a request, and then its line in the log. The line has no
+// header, no query and no part of an address but the component: any of them may have a secret.
+type loggedResponse struct {
 	http.ResponseWriter
 
 	operation, token, component string
 	status                      int
 }
 
-// lineKey is the key of a request's line in its context.
-type lineKey struct{}
+// loggedKey is the key of a request's loggedResponse in its context.
+type loggedKey struct{}
 
-func lineOf(r *http.Request) *line {
-	l, _ := r.Context().Value(lineKey{}).(*line)
+func loggedOf(r *http.Request) *loggedResponse {
+	l, _ := r.Context().Value(loggedKey{}).(*loggedResponse)
 	return l
 }
 
 // WriteHeader notes the status.
-func (l *line) WriteHeader(status int) {
+func (l *loggedResponse) WriteHeader(status int) {
 	if l.status == 0 {
 		l.status = status
 	}
@@ -420,7 +420,7 @@ func (l *line) WriteHeader(status int) {
 }
 
 // Write notes the status if nobody has set one.
-func (l *line) Write(body []byte) (int, error) {
+func (l *loggedResponse) Write(body []byte) (int, error) {
 	if l.status == 0 {
 		l.status = http.StatusOK
 	}
@@ -428,9 +428,9 @@ func (l *line) Write(body []byte) (int, error) {
 }
 
 // Unwrap is for [http.ResponseController].
-func (l *line) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+func (l *loggedResponse) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
-func (l *line) write(log *slog.Logger, r *http.Request, took time.Duration) {
+func (l *loggedResponse) write(log *slog.Logger, r *http.Request, took time.Duration) {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr

@@ -34,11 +34,11 @@ func TestFilesAreReadAgain(t *testing.T) {
 		}
 		return "", errors.New("nobody can read this")
 	}
-	if _, err := gateway.ReadFiles(parse, name); err == nil || strings.Contains(err.Error(), name) {
+	if _, err := gateway.NewReloader(parse, name); err == nil || strings.Contains(err.Error(), name) {
 		t.Fatalf("a file that is not there: %v", err)
 	}
 	write("first")
-	files, err := gateway.ReadFiles(parse, name)
+	files, err := gateway.NewReloader(parse, name)
 	if err != nil {
 		t.Fatal(err)
 	}

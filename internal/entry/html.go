@@ -58,52 +58,52 @@ func (a answer) Clock() string { return fmt.Sprintf("%d:%02d", a.Seconds()/60, a
 // enough for the time that is left to be about right.
 func (a answer) Refresh() int { return min(a.Seconds(), 60) }
 
-// frame is what the template shows.
-type frame struct {
+// pageData is what the template shows.
+type pageData struct {
 	answer
 	Host      string
 	Style     template.CSS
 	Script    template.JS
-	Languages []tongue
+	Languages []pageLanguage
 	column    int
 	path      string
 }
 
-// tongue is a language of the page.
-type tongue struct{ Name, Lang, Called string }
+// pageLanguage is a language of the page: its name in links, its tag, and what it calls itself.
+type pageLanguage struct{ Name, Tag, Label string }
 
-// tongues are the languages, in the order of the texts. The first one is for those who ask for none
-// of them.
-var tongues = []tongue{{"en", "en", "English"}, {"zh", "zh-Hans", "中文"}}
+// pageLanguages are the languages, in the order of the texts. The first one is for those who ask for
+// none of them.
+var pageLanguages = []pageLanguage{{"en", "en", "English"}, {"zh", "zh-Hans", "中文"}}
 
 var matcher = language.NewMatcher([]language.Tag{language.English, language.SimplifiedChinese})
 
 // T returns a text of the page.
-func (f *frame) T(name string) string { return texts[name][f.column] }
+func (d *pageData) T(name string) string { return texts[name][d.column] }
 
 // Lang returns the language of the page.
-func (f *frame) Lang() string { return tongues[f.column].Lang }
+func (d *pageData) Lang() string { return pageLanguages[d.column].Tag }
 
 // In returns the link to the same in another language.
-func (f *frame) In(t tongue) template.URL {
-	return template.URL(f.path + "&lang=" + t.Name) //nolint:gosec // it is the page's own, which begins with its path
+func (d *pageData) In(l pageLanguage) template.URL {
+	return template.URL(d.path + "&lang=" + l.Name) //nolint:gosec // it is the page's own, which begins with its path
 }
 
 // write writes the page in the visitor's language.
 func (p *Page) write(w http.ResponseWriter, v visit, a answer) {
 	_, column := language.MatchStrings(matcher, v.language, v.accept)
-	f := &frame{
+	data := &pageData{
 		answer: a, Host: p.host, Style: template.CSS(style), Script: template.JS(script), //nolint:gosec // they are the page's own
-		Languages: tongues, column: column, path: v.path,
+		Languages: pageLanguages, column: column, path: v.path,
 	}
 	var body bytes.Buffer
-	if err := page.Execute(&body, f); err != nil {
+	if err := page.Execute(&body, data); err != nil {
 		http.Error(w, "the page cannot be written", http.StatusInternalServerError)
 		return
 	}
 	header := w.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Content-Language", f.Lang())
+	header.Set("Content-Language", data.Lang())
 	header.Set("Vary", "Accept-Language, User-Agent")
 	retryAfter(header, a)
 	w.WriteHeader(a.status)
