@@ -99,7 +99,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD, POST")
 		http.Error(w, "this page is read with GET", http.StatusMethodNotAllowed)
 	case err != nil:
-		p.write(w, v, p.refusal(err))
+		p.write(w, v, refusedLink(err))
 	case r.Method == http.MethodPost:
 		p.serveAsked(w, r, v)
 	case r.Method == http.MethodHead: // of a program that checks links, for which no code is claimed
@@ -125,7 +125,7 @@ func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 	claim, left, err := p.claim(r.Context(), v.link)
 	p.note(r.Context(), "entry page without a code", err)
 	if err != nil {
-		p.write(w, v, p.refusal(err))
+		p.write(w, v, noCode(err))
 		return
 	}
 	left = min(left, time.Until(v.link.ExpiresAt))
@@ -135,7 +135,8 @@ func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 	}
 	code, err := drawQR(p.origin + v.path)
 	if err != nil {
-		p.write(w, v, p.refusal(err))
+		p.note(r.Context(), "entry page without a QR code", err)
+		p.write(w, v, broken)
 		return
 	}
 	p.write(w, v, answer{status: http.StatusOK, Kind: "computer", Go: claim.Links.PC.Reveal(), QR: code, Left: left})
@@ -205,19 +206,27 @@ const (
 	latest      = time.Minute
 )
 
-// refusal returns what the page says of an error.
-func (p *Page) refusal(err error) answer {
+// broken is what the page says if something is wrong that neither the visitor nor the link can help.
+var broken = answer{status: http.StatusBadGateway, Kind: "broken", Left: later}
+
+// refusedLink returns what the page says of an error of [preauth.ParseEntryLink].
+func refusedLink(err error) answer {
 	switch {
 	case errors.Is(err, preauth.ErrEntrySignature):
 		return answer{status: http.StatusForbidden, Kind: "forged"}
 	case errors.Is(err, preauth.ErrEntryExpired):
 		return answer{status: http.StatusGone, Kind: "expired"}
+	default: // Only who has a key gets here, and wants to know.
+		return answer{status: http.StatusBadRequest, Kind: "wrong", Detail: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": ")}
 	}
+}
+
+// noCode returns what the page says of an error of a claim.
+func noCode(err error) answer {
 	failed, ok := errors.AsType[*preauth.Error](err)
 	switch {
-	case !ok && errors.Is(err, preauth.ErrInvalid):
-		// Only who has a key gets here, and wants to know.
-		return answer{status: http.StatusBadRequest, Kind: "wrong", Detail: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": ")}
+	case ok && failed.Code == preauth.StatusBadRequest, errors.Is(err, preauth.ErrInvalid):
+		return broken // the link was checked, so the service and the gateway do not understand each other
 	case ok && failed.Code == preauth.StatusConflict:
 		return answer{status: http.StatusConflict, Kind: "conflict"}
 	case ok && failed.Code == preauth.StatusNotFound:
@@ -235,7 +244,7 @@ func (p *Page) refusal(err error) answer {
 
 // retryAfter sets the header of a page that will try again.
 func retryAfter(header http.Header, a answer) {
-	if a.status == http.StatusServiceUnavailable {
+	if a.Left > 0 && a.status >= http.StatusBadRequest {
 		header.Set("Retry-After", strconv.Itoa(a.Seconds()))
 	}
 }

@@ -329,6 +329,8 @@ func TestServiceHasNoCode(t *testing.T) {
 		"database away":     {&preauth.Error{Code: preauth.StatusInternal, Message: "untold"}, http.StatusServiceUnavailable, "does not answer", 5, 5},
 		"service away":      {nats.ErrNoResponders, http.StatusServiceUnavailable, "does not answer", 5, 5},
 		"too late":          {context.DeadlineExceeded, http.StatusServiceUnavailable, "does not answer", 5, 5},
+		"broken answer":     {fmt.Errorf("preauth: claim: %w: the answer is about another claim", preauth.ErrInvalid), http.StatusBadGateway, "our fault, not yours", 30, 30},
+		"of other versions": {&preauth.Error{Code: preauth.StatusBadRequest, Message: "untold"}, http.StatusBadGateway, "our fault, not yours", 30, 30},
 		"conflict":          {&preauth.Error{Code: preauth.StatusConflict, Message: "untold"}, http.StatusConflict, "was replaced", 0, 0},
 	} {
 		s.failed = test.failed
@@ -342,7 +344,7 @@ func TestServiceHasNoCode(t *testing.T) {
 		if after > 0 && (!strings.Contains(got.body, `data-left="`+again+`"`) || !strings.Contains(got.body, `<meta http-equiv="refresh" content="`+again+`">`)) {
 			t.Errorf("%s: it does not try again: %s", name, got.body)
 		}
-		if strings.Contains(got.body, "untold") || strings.Contains(got.body, "weixin") {
+		if strings.Contains(got.body, "untold") || strings.Contains(got.body, "another claim") || strings.Contains(got.body, "weixin") {
 			t.Errorf("%s: %s", name, got.body)
 		}
 		if !strings.Contains(s.log.String(), test.failed.Error()) {
