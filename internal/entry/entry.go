@@ -4,15 +4,14 @@
 //
 // On a computer the page shows a QR code of its own link, so that a phone comes from the right
 // domain too. On a phone it goes on by itself. It is plain HTML, and has the code only in its links
-// to WeChat. Where the browser runs its script, an open page renews itself and says when somebody has
-// authorized.
+// to WeChat and in a cookie. Where the browser runs its script, an open page renews itself and says
+// when somebody has authorized.
 package entry
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -73,6 +72,8 @@ type visit struct {
 	path, language string
 	accept         string
 	phone          bool
+	// shown are the codes that the page showed this browser before, the latest first.
+	shown []preauth.Secret
 }
 
 // phones tells the browsers that go on to WeChat's page for phones by their User-Agent. WeChat
@@ -82,8 +83,12 @@ var (
 	computers = regexp.MustCompile(`WindowsWechat|MacWechat`)
 )
 
-// ServeHTTP answers GET with the page. An open page asks with POST whether somebody has authorized,
-// with the codes of its links as lines: 204 means not yet.
+// askLonger is for how long an open page may ask after its link has expired. A code that it has shown
+// lives for half an hour, and the authorization has to be announced.
+const askLonger = time.Hour
+
+// ServeHTTP answers GET with the page. An open page asks with POST whether somebody has authorized:
+// 204 means not yet.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protect(w.Header())
 	agent := r.UserAgent()
@@ -94,16 +99,27 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if added, err := url.ParseQuery(extra); err == nil && added.Get("lang") != "" {
 		v.language = added.Get("lang")
 	}
+	expired := errors.Is(err, preauth.ErrEntryExpired)
+	if expired && time.Since(link.ExpiresAt) < askLonger {
+		err = nil
+	}
+	if err == nil {
+		v.shown = shownCodes(r, link)
+	}
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost:
 		w.Header().Set("Allow", "GET, HEAD, POST")
 		http.Error(w, "this page is read with GET", http.StatusMethodNotAllowed)
 	case err != nil:
 		p.write(w, v, refusedLink(err))
-	case r.Method == http.MethodPost:
-		p.serveAsked(w, r, v)
-	case r.Method == http.MethodHead: // of a program that checks links, for which no code is claimed
+	case r.Method == http.MethodHead && !expired: // of a program that checks links, for which no code is claimed
 		w.WriteHeader(http.StatusOK)
+	case p.authorized(r.Context(), v):
+		p.write(w, v, answer{status: http.StatusOK, Kind: "done"})
+	case r.Method == http.MethodPost:
+		w.WriteHeader(http.StatusNoContent)
+	case expired:
+		p.write(w, v, refusedLink(preauth.ErrEntryExpired))
 	default:
 		p.serveLinks(w, r, v)
 	}
@@ -129,6 +145,7 @@ func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 		return
 	}
 	left = min(left, time.Until(v.link.ExpiresAt))
+	p.keepCode(w, r, &v, claim.PreAuthCode)
 	if v.phone {
 		p.write(w, v, answer{status: http.StatusOK, Kind: "phone", Go: claim.Links.Mobile.Reveal(), Left: left})
 		return
@@ -168,28 +185,23 @@ func (p *Page) claim(ctx context.Context, link preauth.EntryLink) (claim preauth
 // timeToUse returns how much of its life a code must have left for a visitor to use it: a sixth.
 func timeToUse(c preauth.Claim) time.Duration { return c.ExpiresAt.Sub(c.IssuedAt) / 6 }
 
-// maxAsked bounds a question: two codes, each on its line.
-const maxAsked = 2 * (preauth.MaxCode + 1)
-
-func (p *Page) serveAsked(w http.ResponseWriter, r *http.Request, v visit) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAsked))
-	codes := strings.Fields(string(body))
-	if err != nil || len(codes) > 2 {
-		http.Error(w, "send one or two codes, each on its line", http.StatusBadRequest)
-		return
-	}
-	for _, code := range codes {
-		found, err := p.source.Resolve(r.Context(), preauth.NewSecret(code))
+// authorized reports whether somebody is known to have authorized with a code that the page showed
+// this browser.
+func (p *Page) authorized(ctx context.Context, v visit) bool {
+	for _, code := range v.shown {
+		found, err := p.source.Resolve(ctx, code)
 		if unknown, ok := errors.AsType[*preauth.Error](err); ok && unknown.Code == preauth.StatusNotFound {
 			err = nil
 		}
-		p.note(r.Context(), "entry page does not know whether a code was used", err)
+		p.note(ctx, "entry page does not know whether a code was used", err)
+		if err != nil {
+			return false // the other one would be as unlucky
+		}
 		if found.AppID == v.link.AppID && found.ClaimID == v.link.ClaimID && !found.AuthorizedAt.IsZero() {
-			p.write(w, v, answer{status: http.StatusOK, Kind: "done"})
-			return
+			return true
 		}
 	}
-	w.WriteHeader(http.StatusNoContent)
+	return false
 }
 
 // note logs what does not work, unless it is that the visitor left.

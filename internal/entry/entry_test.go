@@ -5,14 +5,18 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"html"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +49,7 @@ type site struct {
 	mu        sync.Mutex
 	claims    []preauth.ClaimRequest
 	resolved  []string
+	code      string        // that claims get
 	left      time.Duration // of the first code; the next one is new
 	failed    error
 	failedFor time.Duration // by the MinTTL of claims that fail, 0 for all
@@ -53,7 +58,7 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, left: 1500 * time.Second}
+	s := &site{t: t, code: code, left: 1500 * time.Second}
 	page, err := entry.New(entry.Source{
 		Keys: func() []preauth.Secret { return []preauth.Secret{key} }, RedirectURI: "https://auth.example.com/done?a=b",
 		Claim: s.claim, Resolve: s.resolve,
@@ -61,7 +66,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.server = httptest.NewServer(page)
+	s.server = httptest.NewTLSServer(page)
 	t.Cleanup(s.server.Close)
 	return s
 }
@@ -79,11 +84,11 @@ func (s *site) claim(_ context.Context, r preauth.ClaimRequest) (preauth.Claim, 
 	}
 	at := time.Now().Add(left)
 	return preauth.Claim{
-		AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, PreAuthCode: preauth.NewSecret(code),
+		AppID: r.AppID, ClaimID: r.ClaimID, Reference: r.Reference, PreAuthCode: preauth.NewSecret(s.code),
 		IssuedAt: at.Add(-30 * time.Minute), ExpiresAt: at, ExpiresIn: left,
 		Links: preauth.Links{
-			PC:     preauth.NewSecret("https://mp.weixin.qq.com/cgi-bin/componentloginpage?component_appid=wx1&pre_auth_code=" + code),
-			Mobile: preauth.NewSecret("https://open.weixin.qq.com/wxaopen/safe/bindcomponent?action=bindcomponent&no_scan=1&pre_auth_code=" + code + "#wechat_redirect"),
+			PC:     preauth.NewSecret("https://mp.weixin.qq.com/cgi-bin/componentloginpage?component_appid=wx1&pre_auth_code=" + s.code),
+			Mobile: preauth.NewSecret("https://open.weixin.qq.com/wxaopen/safe/bindcomponent?action=bindcomponent&no_scan=1&pre_auth_code=" + s.code + "#wechat_redirect"),
 		},
 	}, nil
 }
@@ -120,6 +125,13 @@ func signed(t *testing.T, l preauth.EntryLink) string {
 	return strings.TrimPrefix(text, "https://auth.example.com")
 }
 
+// signedText signs what a link may not say.
+func signedText(text string) string {
+	mac := hmac.New(sha256.New, []byte(key.Reveal()))
+	mac.Write([]byte(text))
+	return fmt.Sprintf("%s&signature=%x", text, mac.Sum(nil))
+}
+
 // answer is what a visitor gets.
 type answer struct {
 	status int
@@ -127,9 +139,9 @@ type answer struct {
 	body   string
 }
 
-func (s *site) send(method, target, agent, body string, languages ...string) answer {
+func (s *site) send(method, target, agent string, languages ...string) answer {
 	s.t.Helper()
-	r, err := http.NewRequestWithContext(s.t.Context(), method, s.server.URL+target, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(s.t.Context(), method, s.server.URL+target, http.NoBody)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -149,7 +161,7 @@ func (s *site) send(method, target, agent, body string, languages ...string) ans
 
 func (s *site) get(target, agent string, languages ...string) answer {
 	s.t.Helper()
-	return s.send(http.MethodGet, target, agent, "", languages...)
+	return s.send(http.MethodGet, target, agent, languages...)
 }
 
 func TestVisitorOnAComputer(t *testing.T) {
@@ -204,10 +216,10 @@ func TestVisitorOnAPhoneGoesOn(t *testing.T) {
 // A program that checks links gets no code.
 func TestHeadClaimsNothing(t *testing.T) {
 	s := newSite(t)
-	if got := s.send(http.MethodHead, signed(t, link()), windows, ""); got.status != http.StatusOK || len(s.claims) > 0 {
+	if got := s.send(http.MethodHead, signed(t, link()), windows); got.status != http.StatusOK || len(s.claims) > 0 {
 		t.Errorf("%d, %d claims", got.status, len(s.claims))
 	}
-	if got := s.send(http.MethodHead, "/authorize/wx1?forged", windows, ""); got.status != http.StatusForbidden {
+	if got := s.send(http.MethodHead, "/authorize/wx1?forged", windows); got.status != http.StatusForbidden {
 		t.Errorf("a forged link: %d", got.status)
 	}
 }
@@ -284,6 +296,7 @@ func TestLinksThatAreRefused(t *testing.T) {
 		"hostile":         {"/authorize/wx1?%22%3E%3Cscript%3Ealert(1)%3C/script%3E", http.StatusForbidden, "not valid"},
 		"encoded path":    {strings.Replace(target, "wx1", "%771", 1), http.StatusForbidden, "not valid"},
 		"expired":         {expired, http.StatusGone, "has expired"},
+		"long expired":    {signedText(fmt.Sprint("/authorize/wx1?claim_id=visitor-1&expires=", time.Now().Add(-time.Hour).Unix())), http.StatusGone, "has expired"},
 	} {
 		deadline := time.Now().Add(30 * time.Second)
 		got := s.get(test.target, wechat)
@@ -296,7 +309,10 @@ func TestLinksThatAreRefused(t *testing.T) {
 		if strings.Contains(got.body, "weixin") || strings.Contains(got.body, "<script>alert") || strings.Contains(got.body, "data-left") || strings.Contains(got.body, "refresh") {
 			t.Errorf("%s: %s", name, got.body)
 		}
-		if got := s.send(http.MethodPost, test.target, wechat, code); got.status != test.status {
+		if name == "expired" {
+			test.status = http.StatusNoContent // an open page may still ask
+		}
+		if got := s.send(http.MethodPost, test.target, wechat); got.status != test.status {
 			t.Errorf("%s, with POST: %d", name, got.status)
 		}
 	}
@@ -351,17 +367,14 @@ func TestServiceHasNoCode(t *testing.T) {
 			t.Errorf("%s: not in the log", name)
 		}
 	}
-	if got := s.send(http.MethodPost, target, windows, code); got.status != http.StatusNoContent {
+	if got := s.send(http.MethodPost, target, windows); got.status != http.StatusNoContent {
 		t.Errorf("nobody knows whether somebody authorized: %d", got.status)
 	}
 }
 
 func TestBackendThatSignsNonsenseIsToldSo(t *testing.T) {
 	s := newSite(t)
-	text := fmt.Sprint("/authorize/wx1?expires=", time.Now().Add(time.Minute).Unix())
-	mac := hmac.New(sha256.New, []byte(key.Reveal()))
-	mac.Write([]byte(text))
-	got := s.get(fmt.Sprintf("%s&signature=%x", text, mac.Sum(nil)), windows)
+	got := s.get(signedText(fmt.Sprint("/authorize/wx1?expires=", time.Now().Add(time.Minute).Unix())), windows)
 	if got.status != http.StatusBadRequest || !strings.Contains(got.body, "needs a claim_id") {
 		t.Errorf("%d: %s", got.status, got.body)
 	}
@@ -399,28 +412,137 @@ func TestCodeThatIsAboutToExpire(t *testing.T) {
 	}
 }
 
-func TestOpenPageAsksWhetherItIsDone(t *testing.T) {
+// newBrowser has the requests from now on come from one browser, which keeps cookies. Without it,
+// each comes from another one.
+func (s *site) newBrowser() http.CookieJar {
+	s.t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.server.Client().Jar = jar
+	return jar
+}
+
+// isDone expects that the page says, or does not say, that somebody has authorized: when it is asked,
+// and when the link is opened again, for which no other code is claimed.
+func (s *site) isDone(target string, want bool) {
+	s.t.Helper()
+	claims, status := len(s.claims), http.StatusNoContent
+	if want {
+		status = http.StatusOK
+	}
+	got := s.send(http.MethodPost, target, windows, "zh")
+	if got.status != status || strings.Contains(got.body, "授权成功") != want || strings.Contains(got.body, "data-asks") {
+		s.t.Errorf("an open page that asks gets %d: %s", got.status, got.body)
+	}
+	if len(s.claims) > claims {
+		s.t.Errorf("asking claimed %+v", s.claims)
+	}
+	if got := s.get(target, windows); strings.Contains(got.body, "Authorized") != want || want && got.status != http.StatusOK {
+		s.t.Errorf("who opens the link again gets %d: %s", got.status, got.body)
+	}
+	if want && len(s.claims) > claims {
+		s.t.Errorf("claimed for somebody who has authorized: %+v", s.claims)
+	}
+}
+
+func TestBrowserThatHadTheCodeLearnsThatItIsDone(t *testing.T) {
 	s := newSite(t)
-	s.used = "used"
+	s.newBrowser()
 	target := signed(t, link())
-	for body, status := range map[string]int{
-		code: http.StatusNoContent, "used": http.StatusOK, code + "\nused": http.StatusOK, "used\n" + code: http.StatusOK,
-		"another's": http.StatusNoContent, "unknown\n" + code: http.StatusNoContent, "": http.StatusNoContent,
-		"a\nb\nc": http.StatusBadRequest, strings.Repeat("x", 2000): http.StatusBadRequest,
-	} {
-		got := s.send(http.MethodPost, target, windows, body, "zh")
-		if got.status != status || (status == http.StatusOK) != strings.Contains(got.body, "授权成功") {
-			t.Errorf("%.20q: %d: %s", body, got.status, got.body)
-		}
+	s.isDone(target, false) // without a code
+	if len(s.resolved) > 0 {
+		t.Errorf("asked for %q", s.resolved)
 	}
-	if len(s.claims) > 0 {
-		t.Errorf("asking claimed %+v", s.claims)
+	for _, next := range []string{"another's", "unknown", "first", "second", "last"} {
+		s.code = next
+		s.isDone(target, false)
 	}
-	if got := s.send(http.MethodPut, target, windows, "used"); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") == "" {
+	s.used = "first"
+	s.isDone(target, false) // only the last two codes are asked for
+	for _, s.used = range []string{"second", "last"} {
+		s.isDone(target, true)
+	}
+
+	other := link()
+	other.ClaimID = "visitor-2"
+	s.isDone(signed(t, other), false)
+	s.newBrowser()
+	s.isDone(target, false) // the contract does not tell
+	if got := s.send(http.MethodPut, target, windows); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") == "" {
 		t.Errorf("%d", got.status)
 	}
 	if s.log.Len() > 0 {
 		t.Errorf("the log says %s", s.log.String())
+	}
+	s.failed = nats.ErrNoResponders
+	if got := s.send(http.MethodPost, target, windows); got.status != http.StatusNoContent || !strings.Contains(s.log.String(), "no responders") {
+		t.Errorf("nobody knows whether somebody authorized: %d, %s", got.status, s.log.String())
+	}
+}
+
+// A page that is open when its link expires still learns whether somebody authorized, and gets no
+// code.
+func TestOpenPageAsksLongerThanItsLinkIsGood(t *testing.T) {
+	s := newSite(t)
+	s.newBrowser()
+	short := link()
+	short.ExpiresAt = time.Now().Add(2 * time.Second)
+	target := signed(t, short)
+	got := s.get(target, windows)
+	for deadline := time.Now().Add(30 * time.Second); got.status == http.StatusOK && time.Now().Before(deadline); {
+		got = s.get(target, windows)
+	}
+	if got.status != http.StatusGone || len(s.claims) > 0 && !strings.Contains(got.body, "data-asks") || strings.Contains(got.body, "weixin") {
+		t.Errorf("%d: %s", got.status, got.body)
+	}
+	s.isDone(target, false)
+	s.used = code
+	s.isDone(target, len(s.claims) > 0) // on a very slow machine the link has expired before it was opened
+}
+
+func TestCookieIsOnlyForThePage(t *testing.T) {
+	s := newSite(t)
+	got := s.get(signed(t, link()), windows)
+	cookies := (&http.Response{Header: got.header}).Cookies()
+	if len(cookies) != 1 {
+		t.Fatalf("%q", got.header)
+	}
+	c := cookies[0]
+	if c.Path != "/authorize/wx1" || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Domain != "" || c.MaxAge > 7200 || c.MaxAge < 7000 {
+		t.Errorf("%+v", c)
+	}
+	// A browser keeps a few links, however many it opens, and nothing but codes.
+	jar := s.newBrowser()
+	at, err := url.Parse(s.server.URL + "/authorize/wx1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last string
+	for i := range 20 {
+		l := link()
+		l.ClaimID = fmt.Sprint("visitor-", i)
+		last = signed(t, l)
+		s.get(last, windows)
+	}
+	if kept := jar.Cookies(at); len(kept) != 8 {
+		t.Errorf("%d links are kept", len(kept))
+	}
+	s.send(http.MethodPost, last, windows)
+	if !slices.Equal(s.resolved, []string{code}) {
+		t.Errorf("asked for %q", s.resolved)
+	}
+	encode := base64.RawURLEncoding.EncodeToString
+	for value, want := range map[string][]string{
+		"": nil, "!": nil, "..": nil, encode(bytes.Repeat([]byte("x"), 513)): nil,
+		encode([]byte("a")) + "." + encode([]byte("b")) + "." + encode([]byte("c")): {"a", "b"},
+	} {
+		c.Value, s.resolved = value, nil
+		jar.SetCookies(at, []*http.Cookie{c})
+		if got := s.send(http.MethodPost, signed(t, link()), windows); got.status != http.StatusNoContent || !slices.Equal(s.resolved, want) {
+			t.Errorf("%.20q: %d, asked for %q", value, got.status, s.resolved)
+		}
 	}
 }
 

@@ -51,6 +51,9 @@ type answer struct {
 // Seconds returns the whole seconds that are left, at least one.
 func (a answer) Seconds() int { return max(int(a.Left/time.Second), 1) }
 
+// asks reports whether an open page that has shown a code goes on asking.
+func (a answer) asks() bool { return a.Go != "" || a.Left > 0 || a.Kind == "expired" }
+
 // Clock returns the time that is left as the page shows it.
 func (a answer) Clock() string { return fmt.Sprintf("%d:%02d", a.Seconds()/60, a.Seconds()%60) }
 
@@ -65,8 +68,10 @@ type pageData struct {
 	Style     template.CSS
 	Script    template.JS
 	Languages []pageLanguage
-	column    int
-	path      string
+	// Asks is whether the page asks from time to time if somebody has authorized.
+	Asks   bool
+	column int
+	path   string
 }
 
 // pageLanguage is a language of the page: its name in links, its tag, and what it calls itself.
@@ -94,7 +99,7 @@ func (p *Page) write(w http.ResponseWriter, v visit, a answer) {
 	_, column := language.MatchStrings(matcher, v.language, v.accept)
 	data := &pageData{
 		answer: a, Host: p.host, Style: template.CSS(style), Script: template.JS(script), //nolint:gosec // they are the page's own
-		Languages: pageLanguages, column: column, path: v.path,
+		Languages: pageLanguages, Asks: a.asks() && len(v.shown) > 0, column: column, path: v.path,
 	}
 	var body bytes.Buffer
 	if err := page.Execute(&body, data); err != nil {

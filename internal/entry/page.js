@@ -3,18 +3,12 @@
 // itself, and says when somebody has authorized. WeChat has old browsers, so it is plain.
 
 const lost = document.getElementById("lost"), said = document.getElementById("said");
-const codes = []; // of the links to WeChat that this page has shown
 let main, end, busy = false;
 
 // show begins to show what is new.
 function show(next) {
 	main = next;
 	end = Date.now() + 1000 * main.dataset.left; // no number if it stays
-	const go = document.getElementById("go");
-	if (go) {
-		const code = new URL(go.href).searchParams.get("pre_auth_code");
-		if (codes.indexOf(code) < 0) codes.push(code);
-	}
 	count();
 }
 
@@ -22,14 +16,15 @@ function count() {
 	const left = Math.ceil((end - Date.now()) / 1000);
 	const shown = main.querySelector(".left");
 	if (shown && left >= 0) shown.textContent = Math.floor(left / 60) + ":" + String(left % 60).padStart(2, "0");
-	if (left <= 0 && !document.hidden) load({});
+	if (left <= 0 && !document.hidden) load("GET");
 }
 
-// load fetches the page and takes over what it says.
-function load(request) {
+// load fetches the page and takes over what it says. The browser sends a cookie with the codes that the
+// page has shown.
+function load(method) {
 	if (busy) return;
 	busy = true;
-	fetch(location.href, request).then((answer) => {
+	fetch(location.href, { method, credentials: "same-origin" }).then((answer) => {
 		if (answer.status === 204) return;
 		return answer.text().then((text) => take(new DOMParser().parseFromString(text, "text/html")));
 	}).then(() => { lost.hidden = true; }, () => {
@@ -50,9 +45,9 @@ function take(answer) {
 	show(next);
 }
 
-// ask asks whether somebody has authorized, also with the code that was shown before this one.
+// ask asks whether somebody has authorized, also when the link has expired meanwhile.
 function ask() {
-	if (!document.hidden && document.getElementById("go")) load({ method: "POST", body: codes.slice(-2).join("\n") });
+	if (!document.hidden && "asks" in main.dataset) load("POST");
 }
 
 show(document.querySelector("main"));

@@ -19,7 +19,7 @@ var entryKey = preauth.NewSecret("5f4dcc3b5aa765d61d8327deb882cf99")
 func (s *system) gateway(log *slog.Logger) (http.Handler, error) {
 	g := gateway.New(gateway.Options{
 		Client: s.client, NATS: s.nc, Subjects: preauth.DefaultSubjects(), Tokens: func() gateway.Tokens { return gateway.Tokens{} },
-		Rate: 1, Timeout: patience, Registry: prometheus.NewRegistry(), Log: log,
+		Rate: 100, Timeout: patience, Registry: prometheus.NewRegistry(), Log: log,
 	})
 	page, err := entry.New(entry.Source{
 		Keys: func() []preauth.Secret { return []preauth.Secret{entryKey} }, RedirectURI: platform + "/done",

@@ -230,18 +230,76 @@ func TestEntryRenewsAndSaysWhenItIsDone(t *testing.T) {
 	first := codeOf(v)
 	v.sees(fmt.Sprintf(`new URL(document.getElementById("go").href).searchParams.get("pre_auth_code") !== %q`, first))
 	v.sees(`document.activeElement.id === "go"`)
-	if err := s.wechat.Authorize(preauth.NewSecret(first), "wxvisitor"); err != nil && !errors.Is(err, wechattest.ErrCodeExpired) {
-		t.Fatal(err)
-	}
-	err := s.client.AnnounceAuthorization(t.Context(), preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: preauth.NewSecret(first), AuthorizerAppID: "wxvisitor"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.authorizes(t, first)
 	v.reads("main", "You can close this page.")
 	v.sees(`document.querySelector("#said").textContent === "Authorized" && document.title.startsWith("Authorized") && document.activeElement.tagName === "MAIN"`)
 	v.sees(`document.querySelector("#go, svg") === null`)
 	if valueOf[bool](v, "window.unloaded") {
 		t.Error("the page was loaded again")
+	}
+	// Who opens the link again in this browser learns it too, and gets no other code.
+	v.does(chromedp.Reload())
+	v.reads("h1", "Authorized")
+	if cookies := valueOf[string](v, "document.cookie"); cookies != "" {
+		t.Errorf("scripts can read %s", cookies)
+	}
+}
+
+// A phone that comes back from WeChat's page after the authorization is not sent there again.
+func TestEntryOfAPhoneThatIsDone(t *testing.T) {
+	s := newSystem(t)
+	serveEntry(t, s)
+	s.has(t, "wx1")
+	link := linkOf(t, "visitor-1")
+	v := visit(t, phone, link)
+	s.authorizes(t, arrivals(t, 1)[0].code)
+	v.does(chromedp.Navigate(link))
+	v.reads("h1", "Authorized")
+	if n := len(outside.arrived()); n != 1 {
+		t.Errorf("WeChat's page was visited %d times", n)
+	}
+}
+
+// A page that is open when its link expires says so, and still learns that somebody has authorized.
+func TestEntryOutlivesItsLink(t *testing.T) {
+	s := newSystem(t)
+	serveEntry(t, s)
+	s.has(t, "wx1")
+	code := ""
+	var v *visitor
+	for life := 5 * time.Second; code == ""; life *= 2 { // a slow machine may be late for a short link
+		link, err := entryLink("wx1", "visitor-1", life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = visit(t, desktop, link)
+		code = valueOf[string](v, `document.getElementById("go") ? new URL(document.getElementById("go").href).searchParams.get("pre_auth_code") : ""`)
+	}
+	v.reads("h1", "This link has expired")
+	s.authorizes(t, code)
+	v.reads("h1", "Authorized")
+	v.found() // that the link was gone
+}
+
+// authorizes has an account authorize with a code of wx1, and announces it.
+func (s *system) authorizes(t *testing.T, code string) {
+	t.Helper()
+	if err := s.wechat.Authorize(preauth.NewSecret(code), "wxvisitor"); err != nil && !errors.Is(err, wechattest.ErrCodeExpired) {
+		t.Fatal(err)
+	}
+	err := s.client.AnnounceAuthorization(t.Context(), preauth.AuthorizationEvent{AppID: "wx1", PreAuthCode: preauth.NewSecret(code), AuthorizerAppID: "wxvisitor"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = eventually(t.Context(), func() error {
+		resolved, err := s.client.Resolve(t.Context(), preauth.NewSecret(code))
+		if err == nil && resolved.AuthorizedAt.IsZero() {
+			err = errors.New("the service does not know yet that somebody authorized")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
