@@ -37,7 +37,7 @@ type gatewayServe struct {
 	TokensFile    string        `name:"tokens-file" group:"HTTP" env:"PREAUTH_GATEWAY_TOKENS_FILE" placeholder:"FILE" help:"File that says which token may do what. It is read again when it changes."`
 	TLSCert       string        `name:"tls-cert" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_CERT" placeholder:"FILE" help:"TLS certificate with its chain, PEM. It is read again when it changes. Without it, the gateway speaks plain HTTP."`
 	TLSKey        string        `name:"tls-key" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_KEY" placeholder:"FILE" help:"Key of that certificate, PEM."`
-	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, per gateway."`
+	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, and all visitors of the entry page together, per gateway."`
 	Timeout       time.Duration `name:"timeout" group:"HTTP" env:"PREAUTH_GATEWAY_TIMEOUT" default:"5s" range:"100ms..2m" help:"Time to wait for the service's answer. It should be a little longer than the service's --request-timeout."`
 	CORSOrigins   []string      `name:"cors-origins" group:"HTTP" env:"PREAUTH_GATEWAY_CORS_ORIGINS" placeholder:"ORIGIN" help:"Origins whose scripts may call the gateway from a browser, separated by commas. Every user of such a page can read its token."`
 
@@ -95,7 +95,7 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 		Registry: registry, Log: log,
 	})
 	if keys != nil {
-		page, err := entry.New(entry.Source{Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Claim: g.Claim, Resolve: g.Resolve}, log)
+		page, err := entry.New(entry.Source{Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Rate: c.Rate, Claim: g.Claim, Resolve: g.Resolve}, log)
 		if err != nil {
 			return app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
 		}

@@ -30,6 +30,8 @@ type Source struct {
 	Keys func() []preauth.Secret
 	// RedirectURI is where WeChat sends the owner afterwards. The page is on the same host.
 	RedirectURI string
+	// Rate is how many visits there may be in a second, and at once. Open pages may ask as often.
+	Rate int
 	// Claim and Resolve are those of the client.
 	Claim   func(context.Context, preauth.ClaimRequest) (preauth.Claim, error)
 	Resolve func(context.Context, preauth.Secret) (preauth.Resolved, error)
@@ -40,6 +42,7 @@ type Page struct {
 	source Source
 	origin string // scheme and host of the page
 	host   string
+	limits *limits
 	log    *outage.Defects
 }
 
@@ -49,7 +52,7 @@ func New(source Source, log *slog.Logger) (*Page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("entry: %w", err)
 	}
-	return &Page{source: source, origin: u.Scheme + "://" + u.Host, host: u.Hostname(), log: outage.NewDefects(log, time.Now)}, nil
+	return &Page{source: source, origin: u.Scheme + "://" + u.Host, host: u.Hostname(), limits: newLimits(source.Rate), log: outage.NewDefects(log, time.Now)}, nil
 }
 
 // CheckRedirectURI parses an address that WeChat may send the owner to. An error wraps
@@ -114,6 +117,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.write(w, v, refusedLink(err))
 	case r.Method == http.MethodHead && !expired: // of a program that checks links, for which no code is claimed
 		w.WriteHeader(http.StatusOK)
+	case !p.limits.allow(r.Method, v.path):
+		p.write(w, v, busy())
 	case p.authorized(r.Context(), v):
 		p.write(w, v, answer{status: http.StatusOK, Kind: "done"})
 	case r.Method == http.MethodPost:
@@ -206,7 +211,7 @@ func (p *Page) authorized(ctx context.Context, v visit) bool {
 
 // note logs what does not work, unless it is that the visitor left.
 func (p *Page) note(ctx context.Context, what string, err error) {
-	if ctx.Err() == nil {
+	if !errors.Is(ctx.Err(), context.Canceled) {
 		p.log.Log(ctx, slog.LevelWarn, what, err)
 	}
 }

@@ -58,9 +58,15 @@ type site struct {
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteWith(t, 100_000)
+}
+
+// newSiteWith returns a site that takes so many visits in a second.
+func newSiteWith(t *testing.T, perSecond int) *site {
+	t.Helper()
 	s := &site{t: t, code: code, left: 1500 * time.Second}
 	page, err := entry.New(entry.Source{
-		Keys: func() []preauth.Secret { return []preauth.Secret{key} }, RedirectURI: "https://auth.example.com/done?a=b",
+		Keys: func() []preauth.Secret { return []preauth.Secret{key} }, RedirectURI: "https://auth.example.com/done?a=b", Rate: perSecond,
 		Claim: s.claim, Resolve: s.resolve,
 	}, slog.New(slog.NewTextHandler(io.MultiWriter(&s.log, t.Output()), nil)))
 	if err != nil {
@@ -542,6 +548,77 @@ func TestCookieIsOnlyForThePage(t *testing.T) {
 		jar.SetCookies(at, []*http.Cookie{c})
 		if got := s.send(http.MethodPost, signed(t, link()), windows); got.status != http.StatusNoContent || !slices.Equal(s.resolved, want) {
 			t.Errorf("%.20q: %d, asked for %q", value, got.status, s.resolved)
+		}
+	}
+}
+
+// Beyond the limit, visitors are told to wait, and their pages go on by themselves. Forged links cost
+// nobody anything, and open pages that ask do not keep out who comes.
+func TestTooManyVisitors(t *testing.T) {
+	s := newSiteWith(t, 1)
+	visitor := func(i int) string {
+		l := link()
+		l.ClaimID = fmt.Sprint("visitor-", i)
+		return signed(t, l)
+	}
+	// limited repeats a request of another visitor each time, until it is beyond the limit.
+	limited := func(method string) (got answer) {
+		t.Helper()
+		for i := range 1000 {
+			if got = s.send(method, visitor(i), windows, "zh"); got.status == http.StatusTooManyRequests {
+				return got
+			}
+		}
+		t.Fatalf("there is no limit: %d", got.status)
+		return got
+	}
+	got := limited(http.MethodGet)
+	claims := len(s.claims)
+	again := got.header.Get("Retry-After")
+	if n, err := strconv.Atoi(again); err != nil || n < 5 || n > 10 {
+		t.Errorf("again after %q", again)
+	}
+	for _, want := range []string{"请稍候", `data-left="` + again + `"`, `<meta http-equiv="refresh" content="` + again + `">`} {
+		if !strings.Contains(got.body, want) {
+			t.Errorf("no %s in %s", want, got.body)
+		}
+	}
+	if got := s.send(http.MethodPost, visitor(0), windows); got.status != http.StatusNoContent {
+		t.Errorf("the visits keep a page from asking: %d", got.status)
+	}
+	limited(http.MethodPost)
+	for range 50 {
+		if got := s.get("/authorize/wx1?forged", windows); got.status != http.StatusForbidden {
+			t.Fatalf("a forged link gets %d", got.status)
+		}
+	}
+	if len(s.claims) != claims {
+		t.Error("a code was claimed beyond the limit")
+	}
+	for deadline := time.Now().Add(time.Minute); ; { // a second later there is room
+		if got = s.get(visitor(0), windows); got.status == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the limit does not end: %d", got.status)
+		}
+	}
+}
+
+// One link that is opened again and again leaves room for the others.
+func TestOneLinkDoesNotTakeAllTheRoom(t *testing.T) {
+	s := newSiteWith(t, 40)
+	target, tries := signed(t, link()), 0
+	for s.get(target, windows).status == http.StatusOK {
+		if tries++; tries > 1000 {
+			t.Fatal("a link has no limit")
+		}
+	}
+	for i := range 20 {
+		other := link()
+		other.ClaimID = fmt.Sprint("another-", i)
+		if got := s.get(signed(t, other), windows); got.status != http.StatusOK {
+			t.Errorf("after %d visits with one link, another one gets %d", tries, got.status)
 		}
 	}
 }

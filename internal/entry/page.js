@@ -25,7 +25,7 @@ function load(method) {
 	if (busy) return;
 	busy = true;
 	fetch(location.href, { method, credentials: "same-origin" }).then((answer) => {
-		if (answer.status === 204) return;
+		if (method === "POST" && (answer.status === 204 || answer.status === 429)) return; // not yet, or not now
 		return answer.text().then((text) => take(new DOMParser().parseFromString(text, "text/html")));
 	}).then(() => { lost.hidden = true; }, () => {
 		lost.hidden = false;
@@ -43,6 +43,7 @@ function take(answer) {
 	if (focused) (document.getElementById(changed ? "" : "go") || next).focus();
 	if (changed) said.textContent = next.querySelector("h1").textContent;
 	show(next);
+	goOn();
 }
 
 // ask asks whether somebody has authorized, also when the link has expired meanwhile.
@@ -55,9 +56,13 @@ setInterval(count, 1000);
 setInterval(ask, 5000);
 document.addEventListener("visibilitychange", () => { count(); ask(); });
 
-// Who comes back from WeChat's page wants to stay. Before the page is loaded, going on would leave
-// nothing to come back to.
+// goOn has a phone go on to WeChat's page, once: who comes back from there wants to stay.
 const how = performance.getEntriesByType("navigation")[0];
-if (main.className === "phone" && !(how && how.type === "back_forward")) {
-	addEventListener("load", () => setTimeout(() => location.assign(document.getElementById("go").href)));
+let gone = how && how.type === "back_forward";
+function goOn() {
+	if (gone || main.className !== "phone") return;
+	gone = true;
+	location.assign(document.getElementById("go").href);
 }
+// Before the page is loaded, going on would leave nothing to come back to.
+addEventListener("load", () => setTimeout(goOn));

@@ -34,6 +34,8 @@ var texts = map[string][2]string{
 	"wrong.said":    {"You cannot fix this. Tell the sender of the link:", "您无法自行解决，请将以下信息告知链接的提供方："},
 	"unready":       {"Authorization is not possible right now", "暂时无法授权"},
 	"unready.said":  {"This is not your fault. This page tries again by itself. If it takes long, tell the sender of the link.", "这不是您的问题。本页会自动重试。如果长时间未恢复，请告知链接的提供方。"},
+	"busy":          {"Please wait a moment", "请稍候"},
+	"busy.said":     {"Too many people came at once. This page goes on by itself.", "当前访问人数较多，本页会自动继续。"},
 	"broken":        {"Something is broken", "系统出错了"},
 	"broken.said":   {"This is our fault, not yours. This page tries again by itself. If it takes long, tell the sender of the link.", "这是我们的问题，与您无关。本页会自动重试。如果长时间未恢复，请告知链接的提供方。"},
 	"away":          {"The service does not answer", "服务暂时不可用"},

@@ -12,7 +12,7 @@ func TestTextsAreComplete(t *testing.T) {
 	for _, match := range regexp.MustCompile(`\.T "([a-z.]+)"`).FindAllStringSubmatch(source, -1) {
 		used[match[1]] = true
 	}
-	for _, kind := range []string{"computer", "phone", "done", "forged", "expired", "conflict", "wrong", "unready", "broken", "away"} {
+	for _, kind := range []string{"computer", "phone", "done", "forged", "expired", "conflict", "wrong", "unready", "busy", "broken", "away"} {
 		used[kind], used[kind+".said"] = true, true
 		if kind == "computer" || kind == "phone" {
 			used[kind+".go"] = true

@@ -86,8 +86,8 @@ func New(o Options) *Gateway {
 }
 
 // ServeEntry has the gateway serve /authorize/ and what is below with a page, without a token. The
-// page is given what every handler here is: headers that forbid caching, and a line in the log
-// without the query.
+// page is given what every handler here is: headers that forbid caching, the time that a request has,
+// and a line in the log without the query.
 func (g *Gateway) ServeEntry(page http.Handler) {
 	g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
 		l := loggedOf(r)
@@ -95,15 +95,14 @@ func (g *Gateway) ServeEntry(page http.Handler) {
 		if appid := strings.TrimPrefix(r.URL.Path, preauth.EntryPath); preauth.CheckAppID(appid) == nil {
 			l.component = appid
 		}
-		page.ServeHTTP(w, r)
+		ctx, cancel := context.WithTimeout(r.Context(), g.options.Timeout)
+		defer cancel()
+		page.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-// Claim claims a code for the entry page, within the time that a request has. It says so if the
-// gateway's NATS user may not.
+// Claim claims a code for the entry page. It says so if the gateway's NATS user may not.
 func (g *Gateway) Claim(ctx context.Context, r preauth.ClaimRequest) (claim preauth.Claim, err error) {
-	ctx, cancel := context.WithTimeout(ctx, g.options.Timeout)
-	defer cancel()
 	err = g.ask(ctx, preauth.SubjectFor(g.options.Subjects.Claim, r.AppID), func(ctx context.Context) error {
 		claim, err = g.options.Client.Claim(ctx, r)
 		return err
@@ -113,8 +112,6 @@ func (g *Gateway) Claim(ctx context.Context, r preauth.ClaimRequest) (claim prea
 
 // Resolve resolves a code for the entry page, as [Gateway.Claim] claims.
 func (g *Gateway) Resolve(ctx context.Context, code preauth.Secret) (found preauth.Resolved, err error) {
-	ctx, cancel := context.WithTimeout(ctx, g.options.Timeout)
-	defer cancel()
 	err = g.ask(ctx, g.options.Subjects.Resolve, func(ctx context.Context) error {
 		found, err = g.options.Client.Resolve(ctx, code)
 		return err

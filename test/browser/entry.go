@@ -23,7 +23,7 @@ func (s *system) gateway(log *slog.Logger) (http.Handler, error) {
 	})
 	page, err := entry.New(entry.Source{
 		Keys: func() []preauth.Secret { return []preauth.Secret{entryKey} }, RedirectURI: platform + "/done",
-		Claim: g.Claim, Resolve: g.Resolve,
+		Rate: 100, Claim: g.Claim, Resolve: g.Resolve,
 	}, log)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"image/png"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -355,9 +356,13 @@ func TestEntryRecovers(t *testing.T) {
 	s.exhaust(t)
 	w := visit(t, desktop, linkOf(t, "visitor-2"))
 	w.reads("main", "This page tries again by itself")
+	onPhone := visit(t, phone, linkOf(t, "visitor-3"))
+	onPhone.reads("main", "This page tries again by itself")
 	s.wechat.Every(nil)
 	w.reads("main", "Scan with WeChat")
 	w.found()
+	arrivals(t, 1)
+	onPhone.found()
 
 	var away atomic.Bool
 	away.Store(true)
@@ -375,6 +380,36 @@ func TestEntryRecovers(t *testing.T) {
 	v.sees(`document.getElementById("lost").hidden`)
 	v.found()
 	w.found()
+}
+
+// A page that may not ask now keeps what it shows.
+func TestEntryThatAsksTooOften(t *testing.T) {
+	s := newSystem(t)
+	serveEntry(t, s)
+	s.has(t, "wx1")
+	var asked atomic.Int64
+	handler := outside.platform
+	outside.connect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			asked.Add(1)
+			w.WriteHeader(http.StatusTooManyRequests)
+			_, _ = io.WriteString(w, `<main class="busy"><h1>Please wait a moment</h1></main>`)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}), at(s.wechat.URL()))
+	v := visit(t, desktop, linkOf(t, "visitor-1"))
+	err := eventually(t.Context(), func() error {
+		if asked.Load() < 2 { // so the first answer has been taken
+			return errors.New("the page does not ask")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.sees(`document.querySelector("main.computer #go") !== null && document.getElementById("lost").hidden`)
+	v.found() // the status
 }
 
 func TestEntryInAnotherLanguage(t *testing.T) {

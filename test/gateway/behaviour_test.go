@@ -248,7 +248,12 @@ func TestEntryIsMounted(t *testing.T) {
 		}
 	})
 	a = newAPI(t, system.nats.URL(), func(o *gateway.Options) { o.Origins = []string{"https://app.example.com"} })
-	a.gateway.ServeEntry(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	a.gateway.ServeEntry(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, limited := r.Context().Deadline(); !limited {
+			t.Error("a page may take longer than a request")
+		}
+		fmt.Fprint(w, r.URL.Path)
+	}))
 	for _, method := range []string{http.MethodGet, http.MethodPost} { // with which an open page asks
 		r, err := http.NewRequestWithContext(t.Context(), method, a.url+"/authorize/wx1?signature="+secret, http.NoBody)
 		if err != nil {
