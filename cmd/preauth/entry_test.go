@@ -73,6 +73,22 @@ func TestGatewayServesTheEntryPage(t *testing.T) {
 	}
 }
 
+// Without a tokens file, a gateway serves the entry page and nothing else.
+func TestGatewayForTheEntryPageAlone(t *testing.T) {
+	t.Parallel()
+	gateway := start(t, "gateway", "--nats-url="+newNATS(t).URL(), "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0",
+		"--entry-keys-file="+write(t, "keys", entryKey+"\n"), "--entry-redirect-uri=https://auth.example.com/done")
+	address := gateway.Err.Await(t, `"listen":"([^"]+)".*"operations":false,"entry_page":true`)[1]
+	if status, page := get(t, address, "/authorize/wx1"); status != http.StatusForbidden || !strings.Contains(page, "This link is not valid") {
+		t.Errorf("the page: %d: %s", status, page)
+	}
+	for _, path := range []string{"/v1/components", "/v1/components/wx1/code", "/openapi.json", "/"} {
+		if status, body := get(t, address, path); status != http.StatusNotFound || !strings.Contains(body, "serves the entry page alone") {
+			t.Errorf("%s: %d: %s", path, status, body)
+		}
+	}
+}
+
 func TestGatewayRefusesSettingsOfTheEntryPage(t *testing.T) {
 	t.Parallel()
 	tokens := write(t, "tokens", "shop sha256:"+strings.Repeat("0", 64)+" claim *\n")

@@ -34,7 +34,7 @@ type gatewayServe struct {
 
 	SubjectPrefix string        `name:"subject-prefix" group:"nats" env:"PREAUTH_SUBJECT_PREFIX" placeholder:"SUBJECT" form:"subject" help:"Prefix of the service's subjects."`
 	Listen        string        `name:"listen" group:"HTTP" env:"PREAUTH_GATEWAY_LISTEN" default:"127.0.0.1:8080" form:"address" help:"Address for the programs."`
-	TokensFile    string        `name:"tokens-file" group:"HTTP" env:"PREAUTH_GATEWAY_TOKENS_FILE" placeholder:"FILE" help:"File that says which token may do what. It is read again when it changes."`
+	TokensFile    string        `name:"tokens-file" group:"HTTP" env:"PREAUTH_GATEWAY_TOKENS_FILE" placeholder:"FILE" help:"File that says which token may do what. It is read again when it changes. Without it, the gateway serves the entry page alone."`
 	TLSCert       string        `name:"tls-cert" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_CERT" placeholder:"FILE" help:"TLS certificate with its chain, PEM. It is read again when it changes. Without it, the gateway speaks plain HTTP."`
 	TLSKey        string        `name:"tls-key" group:"HTTP" env:"PREAUTH_GATEWAY_TLS_KEY" placeholder:"FILE" help:"Key of that certificate, PEM."`
 	Rate          int           `name:"rate" group:"HTTP" env:"PREAUTH_GATEWAY_RATE" default:"100" range:"1..100000" help:"Requests that each token may make in a second, and all visitors of the entry page together, per gateway."`
@@ -47,15 +47,9 @@ type gatewayServe struct {
 
 // Run serves until ctx ends.
 func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
-	tokens, certificates, err := c.check()
+	files, err := c.check()
 	if err != nil {
 		return err
-	}
-	var keys *gateway.Reloader[[]preauth.Secret] // nil without the entry page
-	if c.EntryKeysFile != "" || c.EntryRedirectURI != "" {
-		if keys, err = c.entryKeys(); err != nil {
-			return err
-		}
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
@@ -71,7 +65,7 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	}
 	defer admin.Close()
 	log.Info("starting", "version", app.Version(), "listen", listener.Addr().String(), "admin", admin.Addr().String(),
-		"nats", c.NATS.Where(), "tls", certificates != nil, "entry_page", keys != nil)
+		"nats", c.NATS.Where(), "operations", files.tokens != nil, "entry_page", files.entryKeys != nil, "tls", files.certificate != nil)
 	closed := make(chan struct{})
 	nc, err := c.NATS.Connect(log, func(reason error) {
 		giveUp(app.ClosedError(reason))
@@ -90,12 +84,15 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	registry := app.NewRegistry()
-	g := gateway.New(gateway.Options{
-		Client: client, NATS: nc, Subjects: subjects, Tokens: tokens.Current, Rate: c.Rate, Timeout: c.Timeout, Origins: c.CORSOrigins,
-		Registry: registry, Log: log,
-	})
-	if keys != nil {
-		page, err := entry.New(entry.Source{Keys: keys.Current, RedirectURI: c.EntryRedirectURI, Rate: c.Rate, Claim: g.Claim, Resolve: g.Resolve}, log)
+	options := gateway.Options{
+		Client: client, NATS: nc, Subjects: subjects, Rate: c.Rate, Timeout: c.Timeout, Origins: c.CORSOrigins, Registry: registry, Log: log,
+	}
+	if files.tokens != nil {
+		options.Tokens = files.tokens.Current
+	}
+	g := gateway.New(options)
+	if files.entryKeys != nil {
+		page, err := entry.New(entry.Source{Keys: files.entryKeys.Current, RedirectURI: c.EntryRedirectURI, Rate: c.Rate, Claim: g.Claim, Resolve: g.Resolve}, log)
 		if err != nil {
 			return app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
 		}
@@ -104,17 +101,19 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer giveUp(nil) // which ends the watching
-	registry.MustRegister(brokenGauge("tokens", tokens.Broken))
-	watching.Go(func() { tokens.Watch(ctx, log, "tokens file") })
-	if keys != nil {
-		registry.MustRegister(brokenGauge("entry_keys", keys.Broken))
-		watching.Go(func() { keys.Watch(ctx, log, "keys of the entry page") })
+	if r := files.tokens; r != nil {
+		registry.MustRegister(brokenGauge("tokens", r.Broken))
+		watching.Go(func() { r.Watch(ctx, log, "tokens file") })
+	}
+	if r := files.entryKeys; r != nil {
+		registry.MustRegister(brokenGauge("entry_keys", r.Broken))
+		watching.Go(func() { r.Watch(ctx, log, "keys of the entry page") })
 	}
 	var certificate func() *tls.Certificate
-	if certificates != nil {
-		certificate = certificates.Current
-		registry.MustRegister(brokenGauge("certificate", certificates.Broken))
-		watching.Go(func() { certificates.Watch(ctx, log, "TLS certificate") })
+	if r := files.certificate; r != nil {
+		certificate = r.Current
+		registry.MustRegister(brokenGauge("certificate", r.Broken))
+		watching.Go(func() { r.Watch(ctx, log, "TLS certificate") })
 	}
 	defer app.ServeAdmin(admin, log, http.NotFoundHandler(), g.Ready, registry)()
 	if err := g.Serve(ctx, listener, certificate); err != nil {
@@ -139,49 +138,53 @@ func brokenGauge(file string, broken func() bool) prometheus.Collector {
 	})
 }
 
-// check checks the settings and reads the files that they name. The certificates are nil without TLS.
-func (c gatewayServe) check() (*gateway.Reloader[gateway.Tokens], *gateway.Reloader[*tls.Certificate], error) {
-	for _, origin := range c.CORSOrigins {
-		if u, err := url.Parse(origin); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin || u.Hostname() == "" {
-			return nil, nil, app.UsageErrorf("--cors-origins ($PREAUTH_GATEWAY_CORS_ORIGINS) must be origins, such as https://app.example.com, without a path")
-		}
-	}
-	if c.TokensFile == "" {
-		return nil, nil, app.UsageErrorf("no tokens: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE); preauth gateway token makes its lines")
-	}
-	tokens, err := gateway.NewReloader(func(contents [][]byte) (gateway.Tokens, error) { return gateway.ParseTokens(contents[0]) }, c.TokensFile)
-	if err != nil {
-		return nil, nil, app.UsageErrorf("--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): %w", err)
-	}
-	switch {
-	case (c.TLSCert == "") != (c.TLSKey == ""):
-		return nil, nil, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) go together: give both or none")
-	case c.TLSCert == "":
-		return tokens, nil, nil
-	}
-	certificates, err := gateway.NewReloader(func(contents [][]byte) (*tls.Certificate, error) {
-		pair, err := tls.X509KeyPair(contents[0], contents[1])
-		return &pair, err
-	}, c.TLSCert, c.TLSKey)
-	if err != nil {
-		return nil, nil, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) must name PEM files with a certificate and its key: %w", err)
-	}
-	return tokens, certificates, nil
+// gatewayFiles are the files that a gateway reads again when they change.
+type gatewayFiles struct {
+	tokens      *gateway.Reloader[gateway.Tokens]   // nil if the gateway has no operations
+	entryKeys   *gateway.Reloader[[]preauth.Secret] // nil without the entry page
+	certificate *gateway.Reloader[*tls.Certificate] // nil without TLS
 }
 
-// entryKeys checks the settings of the entry page and reads its keys.
-func (c gatewayServe) entryKeys() (*gateway.Reloader[[]preauth.Secret], error) {
-	if c.EntryKeysFile == "" || c.EntryRedirectURI == "" {
-		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE) and --entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI) go together: give both or none")
+// check checks the settings and reads the files that they name.
+func (c gatewayServe) check() (files gatewayFiles, err error) {
+	for _, origin := range c.CORSOrigins {
+		if u, err := url.Parse(origin); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin || u.Hostname() == "" {
+			return files, app.UsageErrorf("--cors-origins ($PREAUTH_GATEWAY_CORS_ORIGINS) must be origins, such as https://app.example.com, without a path")
+		}
 	}
-	keys, err := gateway.NewReloader(func(contents [][]byte) ([]preauth.Secret, error) { return preauth.ParseEntryKeys(contents[0]) }, c.EntryKeysFile)
-	if err != nil {
-		return nil, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE): %w", err)
+	switch {
+	case c.TokensFile == "" && c.EntryKeysFile == "" && c.EntryRedirectURI == "":
+		return files, app.UsageErrorf("nothing to serve: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE), whose lines preauth gateway token makes, or with --entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE) for the entry page")
+	case (c.EntryKeysFile == "") != (c.EntryRedirectURI == ""):
+		return files, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE) and --entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI) go together: give both or none")
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return files, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) go together: give both or none")
 	}
-	if _, err := entry.CheckRedirectURI(c.EntryRedirectURI); err != nil {
-		return nil, app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
+	if c.TokensFile != "" {
+		files.tokens, err = gateway.NewReloader(func(contents [][]byte) (gateway.Tokens, error) { return gateway.ParseTokens(contents[0]) }, c.TokensFile)
+		if err != nil {
+			return files, app.UsageErrorf("--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): %w", err)
+		}
 	}
-	return keys, nil
+	if c.EntryKeysFile != "" {
+		files.entryKeys, err = gateway.NewReloader(func(contents [][]byte) ([]preauth.Secret, error) { return preauth.ParseEntryKeys(contents[0]) }, c.EntryKeysFile)
+		if err != nil {
+			return files, app.UsageErrorf("--entry-keys-file ($PREAUTH_GATEWAY_ENTRY_KEYS_FILE): %w", err)
+		}
+		if _, err := entry.CheckRedirectURI(c.EntryRedirectURI); err != nil {
+			return files, app.UsageErrorf("--entry-redirect-uri ($PREAUTH_GATEWAY_ENTRY_REDIRECT_URI): %w", err)
+		}
+	}
+	if c.TLSCert != "" {
+		files.certificate, err = gateway.NewReloader(func(contents [][]byte) (*tls.Certificate, error) {
+			pair, err := tls.X509KeyPair(contents[0], contents[1])
+			return &pair, err
+		}, c.TLSCert, c.TLSKey)
+		if err != nil {
+			return files, app.UsageErrorf("--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) must name PEM files with a certificate and its key: %w", err)
+		}
+	}
+	return files, nil
 }
 
 // gatewayToken makes a token.

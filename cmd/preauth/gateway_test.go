@@ -280,7 +280,7 @@ func TestGatewayRefusesSettings(t *testing.T) {
 	newToken(t, tokens, "shop")
 	good := []string{"gateway", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--nats-url=nats://127.0.0.1:1", "--tokens-file=" + tokens}
 	for _, test := range []struct{ arg, says string }{
-		{"--tokens-file=", "no tokens: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE); preauth gateway token makes its lines"},
+		{"--tokens-file=", "nothing to serve: name a file with --tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE), whose lines preauth gateway token makes, or with --entry-keys-file"},
 		{"--tokens-file=/no/such/" + secret, "--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): no such file or directory"},
 		{"--tokens-file=" + garbage, "--tokens-file ($PREAUTH_GATEWAY_TOKENS_FILE): line 1: a line must have a name, a hash, operations and components"},
 		{"--tls-cert=" + files.serverCert, "--tls-cert ($PREAUTH_GATEWAY_TLS_CERT) and --tls-key ($PREAUTH_GATEWAY_TLS_KEY) go together"},

@@ -42,7 +42,8 @@ type Options struct {
 	NATS   *nats.Conn
 	// Subjects are those of the client.
 	Subjects preauth.Subjects
-	// Tokens returns who may do what now.
+	// Tokens returns who may do what now. If it is nil, the gateway has no operations, and serves the
+	// entry page alone.
 	Tokens func() Tokens
 	// Rate is how many requests a token may make in a second, and at once.
 	Rate int
@@ -75,12 +76,14 @@ func New(o Options) *Gateway {
 		options: o, mux: http.NewServeMux(), refusals: newRefusals(o.NATS), metrics: newMetrics(o.Registry),
 		defects: outage.NewDefects(o.Log, time.Now), limits: map[string]*rate.Limiter{},
 	}
-	for _, op := range operations {
-		g.mux.HandleFunc(op.path, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, op) })
+	if o.Tokens != nil {
+		for _, op := range operations {
+			g.mux.HandleFunc(op.path, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, op) })
+		}
+		g.mux.HandleFunc("/openapi.json", serveDescription)
 	}
-	g.mux.HandleFunc("/openapi.json", serveDescription)
 	for _, nothing := range []string{"/", "/authorize"} { // from which the mux would redirect
-		g.mux.HandleFunc(nothing, func(w http.ResponseWriter, _ *http.Request) { serveNothing(w) })
+		g.mux.HandleFunc(nothing, func(w http.ResponseWriter, _ *http.Request) { g.serveNothing(w) })
 	}
 	return g
 }
@@ -150,7 +153,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case g.allowOrigin(header, r):
 		l.WriteHeader(http.StatusNoContent)
 	case !isPlain(r.URL.EscapedPath()):
-		serveNothing(l) // the mux would redirect, or take %2F for a part of an appid
+		g.serveNothing(l) // the mux would redirect, or take %2F for a part of an appid
 	default:
 		g.mux.ServeHTTP(l, r.WithContext(ctx))
 	}
@@ -198,8 +201,12 @@ func serveDescription(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(description)
 }
 
-func serveNothing(w http.ResponseWriter) {
-	problemf(noAddress, "there is nothing at this address: /openapi.json lists the operations").write(w)
+func (g *Gateway) serveNothing(w http.ResponseWriter) {
+	what := "/openapi.json lists the operations"
+	if g.options.Tokens == nil {
+		what = "this gateway has no tokens file, and serves the entry page alone"
+	}
+	problemf(noAddress, "there is nothing at this address: %s", what).write(w)
 }
 
 func serveMethod(w http.ResponseWriter, allowed string) {
