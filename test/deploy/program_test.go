@@ -84,12 +84,12 @@ func variables(t *testing.T, command ...string) map[string]bool {
 	return known
 }
 
-// shutdown returns how long the service takes to stop, at most.
-func shutdown(t *testing.T) time.Duration {
+// duration returns the default of a setting of a command.
+func duration(t *testing.T, flag string, command ...string) time.Duration {
 	t.Helper()
-	found := regexp.MustCompile(`--shutdown=(\S+)`).FindSubmatch(help(t, "serve"))
+	found := regexp.MustCompile(`--` + flag + `=(\S+)`).FindSubmatch(help(t, command...))
 	if found == nil {
-		t.Fatal("the help does not say it")
+		t.Fatalf("the help does not say --%s", flag)
 	}
 	limit, err := time.ParseDuration(string(found[1]))
 	if err != nil {

@@ -159,7 +159,7 @@ func TestArchiveHasTheProgramOfItsArchitecture(t *testing.T) {
 			t.Fatal(err)
 		}
 		files := untar(t, unzipped)
-		for _, want := range []string{"preauth", "preauth.1", "preauth.service", "preauth.env", "completion/preauth.bash", "completion/preauth.zsh", "completion/preauth.fish", "CHANGELOG.md"} {
+		for _, want := range []string{"preauth", "preauth.1", "preauth.service", "preauth.env", "preauth-gateway.service", "preauth-gateway.env", "completion/preauth.bash", "completion/preauth.zsh", "completion/preauth.fish", "CHANGELOG.md"} {
 			if files[name+"/"+want] == nil {
 				t.Errorf("%s has no %s", name, want)
 			}
@@ -247,10 +247,10 @@ func TestRPM(t *testing.T) {
 		}
 		return said
 	}
-	if config := do("--query", "--configfiles", "--package", file); config != "/etc/preauth/preauth.env\n" {
+	if config := do("--query", "--configfiles", "--package", file); config != "/etc/preauth/preauth-gateway.env\n/etc/preauth/preauth.env\n" {
 		t.Errorf("the settings are %q", config)
 	}
-	if scripts := do("--query", "--scripts", "--package", file); !strings.Contains(scripts, "systemctl disable --now preauth.service") || strings.Contains(scripts, "restart") {
+	if scripts := do("--query", "--scripts", "--package", file); !strings.Contains(scripts, "systemctl disable --now preauth.service preauth-gateway.service") || strings.Contains(scripts, "restart") {
 		t.Errorf("the scripts are %s", scripts)
 	}
 	do("--install", "--nodeps", "--noscripts", "--ignorearch", file) // the directory has nothing but the package
@@ -268,6 +268,7 @@ func packaged(t *testing.T, directory string) {
 	saysItsOrigin(t, said, err)
 	for name, mode := range map[string]os.FileMode{
 		"usr/bin/preauth": 0o755, "usr/share/man/man1/preauth.1.gz": 0o644, "usr/lib/systemd/system/preauth.service": 0o644, "etc/preauth/preauth.env": 0o644,
+		"usr/lib/systemd/system/preauth-gateway.service": 0o644, "etc/preauth/preauth-gateway.env": 0o644,
 		"usr/share/bash-completion/completions/preauth": 0o644, "usr/share/zsh/site-functions/_preauth": 0o644, "usr/share/fish/vendor_completions.d/preauth.fish": 0o644,
 	} {
 		if info, err := os.Stat(filepath.Join(directory, name)); err != nil || info.Mode() != mode {

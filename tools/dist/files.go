@@ -34,6 +34,8 @@ func (r release) files(binary string, manual []byte) []file {
 		{name: "preauth.1", install: "/usr/share/man/man1/preauth.1", content: manual, mode: 0o644},
 		{name: "preauth.service", install: "/usr/lib/systemd/system/preauth.service", source: source("deploy/systemd/preauth.service"), mode: 0o644},
 		{name: "preauth.env", install: "/etc/preauth/preauth.env", source: source("deploy/systemd/preauth.env"), mode: 0o644, config: true},
+		{name: "preauth-gateway.service", install: "/usr/lib/systemd/system/preauth-gateway.service", source: source("deploy/systemd/preauth-gateway.service"), mode: 0o644},
+		{name: "preauth-gateway.env", install: "/etc/preauth/preauth-gateway.env", source: source("deploy/systemd/preauth-gateway.env"), mode: 0o644, config: true},
 		{name: "completion/preauth.bash", install: "/usr/share/bash-completion/completions/preauth", source: source("cmd/preauth/completion/preauth.bash"), mode: 0o644},
 		{name: "completion/preauth.zsh", install: "/usr/share/zsh/site-functions/_preauth", source: source("cmd/preauth/completion/preauth.zsh"), mode: 0o644},
 		{name: "completion/preauth.fish", install: "/usr/share/fish/vendor_completions.d/preauth.fish", source: source("cmd/preauth/completion/preauth.fish"), mode: 0o644},

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The unit is new, or gone.
+# The units are new, or gone.
 set -e
 if [ -d "${DPKG_ROOT:-}/run/systemd/system" ]; then
 	systemctl daemon-reload
