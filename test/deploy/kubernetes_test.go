@@ -111,16 +111,27 @@ func pods(t *testing.T) map[string]core.PodTemplateSpec {
 	return all
 }
 
-// The kustomization that docs/install.md shows sets the image, the namespace and settings of all.
-func TestKustomizationOfThePage(t *testing.T) {
+// examples are the kustomizations that docs/install.md shows.
+func examples(t *testing.T) (all []string) {
+	t.Helper()
 	page, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, example, _ := strings.Cut(string(page), "```yaml\n")
-	example, _, _ = strings.Cut(example, "```")
+	for _, found := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
+		all = append(all, found[1])
+	}
+	if len(all) != 2 {
+		t.Fatalf("the page has %d examples", len(all))
+	}
+	return all
+}
+
+// custom builds a kustomization that stands beside deploy.
+func custom(t *testing.T, kustomization string) manifests {
+	t.Helper()
 	files := filesys.MakeFsInMemory()
-	if err := files.WriteFile("kustomization.yaml", []byte(example)); err != nil {
+	if err := files.WriteFile("kustomization.yaml", []byte(kustomization)); err != nil {
 		t.Fatal(err)
 	}
 	found, err := filepath.Glob(filepath.Join(root, "deploy/kubernetes/*/*"))
@@ -136,7 +147,12 @@ func TestKustomizationOfThePage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := kustomize(t, files, ".")
+	return kustomize(t, files, ".")
+}
+
+// The kustomization that docs/install.md shows sets the image, the namespace and settings of all.
+func TestKustomizationOfThePage(t *testing.T) {
+	m := custom(t, examples(t)[0])
 	deployment := m.deployments[0]
 	if image := deployment.Spec.Template.Spec.Containers[0].Image; image != "registry.example.com/preauth:1.2.3" || deployment.Namespace != "preauth" || len(m.monitors) != 1 {
 		t.Errorf("the image is %s, the namespace %s, with %d monitors", image, deployment.Namespace, len(m.monitors))
@@ -144,6 +160,30 @@ func TestKustomizationOfThePage(t *testing.T) {
 	got := environment(t, m, deployment.Spec.Template)
 	if got["NATS_URL"] != "tls://nats.nats.svc:4222" || got["PREAUTH_SPARES"] != "2" || got["NATS_NKEY"] != "/etc/preauth/preauth.nk" {
 		t.Errorf("the settings are %v", got)
+	}
+}
+
+// What docs/install.md adds to the gateway for the entry page is what gateway.env suggests and the
+// gateway reads, and the keys are in its Secret.
+func TestEntryPageOfThePage(t *testing.T) {
+	m := custom(t, "resources: [deploy/kubernetes/gateway]\n"+examples(t)[1])
+	pod := m.deployments[0].Spec.Template
+	settings, read := environment(t, m, pod), variables(t, "gateway", "serve")
+	text, err := os.ReadFile(filepath.Join(root, "deploy/kubernetes/gateway/gateway.env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	suggested := regexp.MustCompile(`(?m)^#(PREAUTH_GATEWAY_ENTRY_\w+)=(\S+)$`).FindAllStringSubmatch(string(text), -1)
+	if len(suggested) != 2 {
+		t.Errorf("it suggests %q", suggested)
+	}
+	for _, s := range suggested {
+		if settings[s[1]] != s[2] || !read[s[1]] {
+			t.Errorf("the page sets %s to %q, the file suggests %q", s[1], settings[s[1]], s[2])
+		}
+	}
+	if file := settings["PREAUTH_GATEWAY_ENTRY_KEYS_FILE"]; filepath.Dir(file) != pod.Spec.Containers[0].VolumeMounts[0].MountPath {
+		t.Errorf("the keys are in %s", file)
 	}
 }
 
@@ -325,7 +365,13 @@ func TestSelectorsFit(t *testing.T) {
 	}
 	expectSelects(t, "the schema's network", &onDisk(t, "schema").networks[0].Spec.PodSelector, all["preauth-schema"].Labels, true)
 	monitor := onDisk(t, "servicemonitor").monitors[0].Spec.Selector
-	expectSelects(t, "service monitor", &monitor, onDisk(t, "base").services[0].Labels, true)
+	for _, directory := range []string{"base", "gateway"} {
+		service := onDisk(t, directory).services[0]
+		expectSelects(t, "service monitor", &monitor, service.Labels, true)
+		if !slices.ContainsFunc(service.Spec.Ports, func(p core.ServicePort) bool { return p.Name == "admin" && p.TargetPort.String() == "admin" }) {
+			t.Errorf("Prometheus finds no metrics at %s", service.Name)
+		}
+	}
 }
 
 func expectOwnSelectors(t *testing.T, m manifests, own string, all map[string]core.PodTemplateSpec) {
