@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"preauth"
 	"preauth/internal/app"
 	"preauth/internal/entry"
@@ -102,17 +100,17 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 	defer watching.Wait()
 	defer giveUp(nil) // which ends the watching
 	if r := files.tokens; r != nil {
-		registry.MustRegister(brokenGauge("tokens", r.Broken))
+		registry.MustRegister(r.Gauge("tokens"))
 		watching.Go(func() { r.Watch(ctx, log, "tokens file") })
 	}
 	if r := files.entryKeys; r != nil {
-		registry.MustRegister(brokenGauge("entry_keys", r.Broken))
+		registry.MustRegister(r.Gauge("entry_keys"))
 		watching.Go(func() { r.Watch(ctx, log, "keys of the entry page") })
 	}
 	var certificate func() *tls.Certificate
 	if r := files.certificate; r != nil {
 		certificate = r.Current
-		registry.MustRegister(brokenGauge("certificate", r.Broken))
+		registry.MustRegister(r.Gauge("certificate"))
 		watching.Go(func() { r.Watch(ctx, log, "TLS certificate") })
 	}
 	defer app.ServeAdmin(admin, log, http.NotFoundHandler(), g.Ready, registry)()
@@ -123,19 +121,6 @@ func (c gatewayServe) Run(ctx context.Context, to app.Stdio) error {
 		return err
 	}
 	return nil
-}
-
-// brokenGauge tells Prometheus whether a file that changed cannot be used.
-func brokenGauge(file string, broken func() bool) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "preauth", Subsystem: "gateway", Name: "file_broken", ConstLabels: prometheus.Labels{"file": file},
-		Help: "1 if a file cannot be read again, and what it said before still counts.",
-	}, func() float64 {
-		if broken() {
-			return 1
-		}
-		return 0
-	})
 }
 
 // gatewayFiles are the files that a gateway reads again when they change.

@@ -73,9 +73,10 @@ type Gateway struct {
 // [nats.Conn.ErrorHandler]'s.
 func New(o Options) *Gateway {
 	g := &Gateway{
-		options: o, mux: http.NewServeMux(), refusals: newRefusals(o.NATS), metrics: newMetrics(o.Registry),
+		options: o, mux: http.NewServeMux(), refusals: newRefusals(o.NATS),
 		defects: outage.NewDefects(o.Log, time.Now), limits: map[string]*rate.Limiter{},
 	}
+	g.metrics = newMetrics(o.Registry, g.Ready)
 	if o.Tokens != nil {
 		for _, op := range operations {
 			g.mux.HandleFunc(op.path, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, op) })
@@ -95,6 +96,9 @@ func (g *Gateway) ServeEntry(page http.Handler) {
 	g.mux.HandleFunc(preauth.EntryPath, func(w http.ResponseWriter, r *http.Request) {
 		l := loggedOf(r)
 		l.operation = opEntry
+		if r.Method == http.MethodPost { // so many that nobody would see a failed visit among them
+			l.operation = opEntryPoll
+		}
 		if appid := strings.TrimPrefix(r.URL.Path, preauth.EntryPath); preauth.CheckAppID(appid) == nil {
 			l.component = appid
 		}
@@ -395,6 +399,7 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener, certificate 
 const (
 	opDescription = "openapi"
 	opEntry       = "entry"
+	opEntryPoll   = "entry_poll" // an open page asks whether somebody has authorized
 	opOther       = "other"
 )
 
@@ -457,7 +462,7 @@ type metrics struct {
 	durations *prometheus.HistogramVec
 }
 
-func newMetrics(registry prometheus.Registerer) *metrics {
+func newMetrics(registry prometheus.Registerer, ready func() error) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "preauth", Subsystem: "gateway", Name: "requests_total",
@@ -468,10 +473,12 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"operation"}),
 	}
-	registry.MustRegister(m.requests, m.durations)
+	registry.MustRegister(m.requests, m.durations, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "preauth", Subsystem: "gateway", Name: "ready", Help: "1 if the gateway can reach NATS and hear replies.",
+	}, func() float64 { return oneIf(ready() == nil) }))
 	// Every value of a label exists from the start: an alert on an increase does not see a counter that
 	// is born at 1.
-	for _, operation := range append(Operations(), opDescription, opEntry, opOther) {
+	for _, operation := range append(Operations(), opDescription, opEntry, opEntryPoll, opOther) {
 		m.durations.WithLabelValues(operation)
 		m.requests.WithLabelValues(operation, "200")
 		m.requests.WithLabelValues(operation, "204")
@@ -479,8 +486,18 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			m.requests.WithLabelValues(operation, strconv.Itoa(k.status))
 		}
 	}
-	m.requests.WithLabelValues(opEntry, strconv.Itoa(http.StatusGone)) // a link that expired
+	for _, operation := range []string{opEntry, opEntryPoll} {
+		m.requests.WithLabelValues(operation, strconv.Itoa(http.StatusGone)) // a link that expired
+	}
 	return m
+}
+
+// oneIf returns 1 for true and 0 for false.
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (m *metrics) count(operation string, status int, took time.Duration) {

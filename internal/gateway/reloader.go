@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"preauth/internal/outage"
 )
 
@@ -38,6 +40,14 @@ func (r *Reloader[T]) Current() T { return *r.current.Load() }
 
 // Broken reports whether the files cannot be read or parsed as they are now.
 func (r *Reloader[T]) Broken() bool { return r.broken.Load() }
+
+// Gauge is the metric of [Reloader.Broken]. file is the label for the files.
+func (r *Reloader[T]) Gauge(file string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "preauth", Subsystem: "gateway", Name: "file_broken", ConstLabels: prometheus.Labels{"file": file},
+		Help: "1 if a file cannot be read again, and what it said before still counts.",
+	}, func() float64 { return oneIf(r.Broken()) })
+}
 
 // Watch reads the files again from time to time, until ctx ends. If they can no longer be read or
 // parsed, it logs that, and what they said before stays.

@@ -243,7 +243,7 @@ func TestOriginsOfOtherSites(t *testing.T) {
 func TestEntryIsMounted(t *testing.T) {
 	var a *api
 	t.Cleanup(func() { // once the gateway has stopped
-		if log := a.log.String(); !strings.Contains(log, "operation=entry status=200") || !strings.Contains(log, "component=wx1") {
+		if log := a.log.String(); !strings.Contains(log, "operation=entry status=200") || !strings.Contains(log, "operation=entry_poll status=200") || !strings.Contains(log, "component=wx1") {
 			t.Errorf("logged as %s", log)
 		}
 	})
