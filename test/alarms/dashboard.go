@@ -56,7 +56,7 @@ func readDashboard(file string) ([]panel, error) {
 	if errs, ok := errors.AsType[cog.BuildErrors](err); err != nil && (!ok || len(errs) > 0) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	variables := strings.NewReplacer("$__rate_interval", "1m", "$job", job)
+	variables := strings.NewReplacer("$__rate_interval", "1m", "$job", "preauth")
 	var panels []panel
 	for _, each := range read.Panels {
 		if each.RowPanel != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -149,9 +150,9 @@ var faults = []fault{
 	{
 		name: "the stream of announcements refuses messages",
 		plant: func(w *world) func() {
-			limit := w.limitUpdates(1)
+			limit := w.limitMessages("PREAUTH", 1)
 			w.must(w.announce(w.ctx, appid, 2*time.Hour))
-			return func() { w.limitUpdates(limit) }
+			return func() { w.limitMessages("PREAUTH", limit) }
 		},
 		// Announcing is one of the things that a ready service does.
 		fires: "PreauthAnnouncementsWait", follows: append([]string{"PreauthNotReady"}, whenNotReady...),
@@ -219,6 +220,45 @@ var faults = []fault{
 		},
 		fires: "PreauthDurability",
 	},
+	{
+		name: "the only gateway ends",
+		with: setup{gateway: true},
+		plant: func(w *world) func() {
+			w.must(w.gateway.stop())
+			return func() { w.must(w.gateway.start(w.ctx)) }
+		},
+		fires: "PreauthGatewayOut",
+	},
+	{
+		name: "NATS is away from service and gateway",
+		with: setup{gateway: true},
+		plant: func(w *world) func() {
+			w.nats.Stop()
+			return func() { w.must(w.nats.Restart()) }
+		},
+		fires: "PreauthGatewayOut", follows: append([]string{"PreauthNotReady"}, whenNotReady...),
+	},
+	{
+		name: "the stream of tokens refuses messages",
+		with: setup{gateway: true},
+		plant: func(w *world) func() {
+			w.t.Cleanup(w.gateway.announce(w.ctx, appid, 200*time.Millisecond))
+			limit := w.limitMessages("COMPONENT_TOKENS", 1)
+			return func() { w.limitMessages("COMPONENT_TOKENS", limit) }
+		},
+		fires: "PreauthGatewayFails",
+	},
+	{
+		name: "somebody breaks the tokens file of a gateway",
+		with: setup{gateway: true},
+		plant: func(w *world) func() {
+			content, err := os.ReadFile(w.gateway.tokens)
+			w.must(err)
+			w.must(w.gateway.writeTokens("all"))
+			return func() { w.must(w.gateway.writeTokens(string(content))) }
+		},
+		fires: "PreauthGatewayFileBroken",
+	},
 }
 
 // Each fault makes its alert fire, with those that follow and no other, and all of them clear once it
@@ -273,11 +313,12 @@ func TestFaultsFireTheirAlerts(t *testing.T) {
 func TestHealthySystemFiresNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, mysql, setup{
-		replicas: 2, wechat: wechattest.Options{CodeLife: 40 * time.Second, DailyQuota: 100_000},
+		replicas: 2, gateway: true, wechat: wechattest.Options{CodeLife: 40 * time.Second, DailyQuota: 100_000},
 		config: consumer.Config{Spares: 5},
 	})
 	m := w.monitor()
 	defer w.visitors(w.ctx, appid, 500*time.Millisecond)()
+	defer w.gateway.announce(w.ctx, appid, time.Second)()
 	looks := 0
 	err := m.watch(w.ctx, func(passed time.Duration, firing []string) bool {
 		if len(firing) > 0 {
@@ -372,12 +413,11 @@ func (w *world) jetstream() jetstream.JetStream {
 	return js
 }
 
-// limitUpdates limits the size of messages in the stream of announcements and returns the limit
-// before.
-func (w *world) limitUpdates(size int32) (before int32) {
+// limitMessages limits the size of messages in a stream and returns the limit before.
+func (w *world) limitMessages(name string, size int32) (before int32) {
 	w.t.Helper()
 	js := w.jetstream()
-	stream, err := js.Stream(w.ctx, "PREAUTH")
+	stream, err := js.Stream(w.ctx, name)
 	w.must(err)
 	cfg := stream.CachedInfo().Config
 	before, cfg.MaxMsgSize = cfg.MaxMsgSize, size

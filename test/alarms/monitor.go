@@ -23,9 +23,6 @@ import (
 	"preauth/internal/pause"
 )
 
-// job is the name that deploy/prometheus/rules.yml expects.
-const job = "preauth"
-
 // interval is the time between two looks, by the monitor's clock.
 const interval = 15 * time.Second
 
@@ -42,18 +39,15 @@ type monitor struct {
 
 // target is an address that is scraped.
 type target struct {
-	addr  string
-	known map[uint64]labels.Labels // what it exposed at the last look, by hash
+	job, addr string
+	known     map[uint64]labels.Labels // what it exposed at the last look, by hash
 }
 
 // newMonitor returns a Prometheus whose clock is so many times as fast as the machine's. It stores
 // what the targets expose in a directory. Close it.
-func newMonitor(dir string, speed int, ruleFile string, targets []string) (_ *monitor, err error) {
+func newMonitor(dir string, speed int, ruleFile string, targets []*target) (_ *monitor, err error) {
 	now := time.Now()
-	m := &monitor{begin: now, now: now, pause: interval / time.Duration(speed)}
-	for _, addr := range targets {
-		m.targets = append(m.targets, &target{addr: addr})
-	}
+	m := &monitor{begin: now, now: now, pause: interval / time.Duration(speed), targets: targets}
 	if m.db, err = tsdb.Open(dir, nil, nil, tsdb.DefaultOptions(), nil); err != nil {
 		return nil, fmt.Errorf("open the database of Prometheus: %w", err)
 	}
@@ -124,7 +118,7 @@ func (t *target) scrape(ctx context.Context, db *tsdb.DB, at int64) error {
 	gone := t.known
 	t.known = map[uint64]labels.Labels{}
 	for _, sample := range samples {
-		builder := labels.NewBuilder(labels.FromStrings(model.JobLabel, job, model.InstanceLabel, t.addr))
+		builder := labels.NewBuilder(labels.FromStrings(model.JobLabel, t.job, model.InstanceLabel, t.addr))
 		for name, v := range sample.Metric {
 			builder.Set(string(name), string(v))
 		}

@@ -82,11 +82,11 @@ func TestAlertsHaveUnitTests(t *testing.T) {
 	}
 }
 
-// What the rules, the dashboard and the runbooks ask for is in a fresh service's /metrics, with each
-// label that they ask for. The queries of the dashboard can be parsed.
+// What the rules, the dashboard and the runbooks ask for is in /metrics of a fresh service or a fresh
+// gateway, with each label that they ask for. The queries of the dashboard can be parsed.
 func TestMetricsExist(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, mysql, setup{})
+	w := newWorld(t, mysql, setup{gateway: true})
 	m := w.monitor()
 	exist := func(selector string) bool {
 		found, err := m.engine.NewInstantQuery(w.ctx, m.db, nil, selector, m.now)

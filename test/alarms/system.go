@@ -36,6 +36,7 @@ type system struct {
 	client   *preauth.Client
 	nc       *nats.Conn
 	replicas []*replica
+	gateway  *httpGateway // nil unless the setup has one
 
 	config   consumer.Config
 	log      *slog.Logger
@@ -49,6 +50,8 @@ type setup struct {
 	config consumer.Config
 	// replicas is how many there are. Default: 1.
 	replicas int
+	// gateway adds a gateway.
+	gateway bool
 }
 
 var databases atomic.Int64
@@ -95,26 +98,47 @@ func startSystem(ctx context.Context, mysql *mysqlserver.Server, log *slog.Logge
 			return nil, err
 		}
 	}
-	return s, nil
+	if !with.gateway {
+		return s, nil
+	}
+	dir, err := os.MkdirTemp("", "preauth-alarms-")
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) })
+	if s.gateway, err = newGateway(s, dir); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.gateway.stop)
+	return s, s.gateway.start(ctx)
 }
 
 // close ends the replicas and all the rest. What is under way is given up.
 func (s *system) close() error {
+	err := closeAll(s.closers)
+	s.requests.Wait()
+	return err
+}
+
+// closeAll ends parts, the last one first.
+func closeAll(closers []func() error) error {
 	var errs []error
-	for _, end := range slices.Backward(s.closers) {
+	for _, end := range slices.Backward(closers) {
 		errs = append(errs, end())
 	}
-	s.requests.Wait()
 	return errors.Join(errs...)
 }
 
-// targets are the addresses that have metrics.
-func (s *system) targets() []string {
-	var addrs []string
+// targets are what has metrics, with the jobs that deploy/prometheus/rules.yml expects.
+func (s *system) targets() []*target {
+	var all []*target
 	for _, r := range s.replicas {
-		addrs = append(addrs, r.addr)
+		all = append(all, &target{job: "preauth", addr: r.addr})
 	}
-	return addrs
+	if s.gateway != nil {
+		all = append(all, &target{job: "preauth-gateway", addr: s.gateway.admin})
+	}
+	return all
 }
 
 // replica is the service. It can be stopped and started again on the same address.
