@@ -19,3 +19,9 @@ func (l Lookup) Answer() LookupAnswer {
 func (a LookupAnswer) Append(b []byte, expiresIn time.Duration) []byte {
 	return object(append(b, a.text...)).expiresIn(expiresIn).end()
 }
+
+// UnknownCode returns the answer to a [ResolveRequest] about a code that is not known. Who must not
+// learn that it is known gets the same one.
+func UnknownCode() *Error {
+	return &Error{Code: StatusNotFound, Message: "this code was neither announced nor given to a claim, or that is too long ago"}
+}

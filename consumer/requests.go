@@ -328,7 +328,7 @@ func wireError(err error) *preauth.Error {
 	}{
 		{preauth.ErrInvalid, preauth.Error{Code: preauth.StatusBadRequest, Message: strings.TrimPrefix(err.Error(), preauth.ErrInvalid.Error()+": ")}},
 		{errNeverNamed, preauth.Error{Code: preauth.StatusNotFound}},
-		{repo.ErrNotClaimed, preauth.Error{Code: preauth.StatusNotFound, Message: "this code was neither announced nor given to a claim, or that is too long ago"}},
+		{repo.ErrNotClaimed, *preauth.UnknownCode()},
 		{repo.ErrReference, preauth.Error{
 			Code: preauth.StatusConflict, Message: "this claim_id was used with another reference: choose another claim_id",
 		}},

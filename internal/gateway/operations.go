@@ -127,8 +127,8 @@ func (g *Gateway) resolve(ctx context.Context, r *request) ([]byte, error) {
 	}
 	return ask(ctx, g, g.options.Subjects.Resolve, func(ctx context.Context) (preauth.Resolved, error) {
 		resolved, err := g.options.Client.Resolve(ctx, parsed.PreAuthCode)
-		if err == nil && !r.grant.mayFor(resolved.AppID) { // the service's own words: nobody learns that it is known
-			err = &preauth.Error{Code: preauth.StatusNotFound, Message: "this code was neither announced nor given to a claim, or that is too long ago"}
+		if err == nil && !r.grant.mayFor(resolved.AppID) {
+			err = preauth.UnknownCode()
 		}
 		return resolved, err
 	})
