@@ -27,7 +27,7 @@ const (
 type announcer struct {
 	nc     *nats.Conn
 	client *preauth.Client
-	stream *side
+	stream *part
 	known  map[string]*announced // by appid
 
 	stored, failed prometheus.Counter
@@ -48,7 +48,7 @@ func newAnnouncer(s *session) *announcer {
 		Name: "preauth_bridge_announcements_total", Help: "Announcements of tokens: stored by the stream, or failed.",
 	}, []string{"result"})
 	a := &announcer{
-		nc: s.nc, client: s.client, stream: s.side("token stream", "stream"), known: map[string]*announced{},
+		nc: s.nc, client: s.client, stream: s.part("token stream", "stream"), known: map[string]*announced{},
 		stored: results.WithLabelValues("stored"), failed: results.WithLabelValues("failed"),
 	}
 	_ = a.stream.note(nil) // it counts as there until an announcement fails: there may be none to make

@@ -23,7 +23,7 @@ import (
 
 // codesCommand writes the current codes to Redis.
 type codesCommand struct {
-	frame
+	common
 
 	Domain string        `name:"nats-js-domain" group:"nats" env:"NATS_JS_DOMAIN" placeholder:"DOMAIN" form:"name" help:"JetStream domain, if it is not the one of the servers."`
 	Bucket string        `name:"kv-bucket" group:"nats" env:"PREAUTH_KV_BUCKET" default:"preauth" form:"name" help:"The service's KV bucket of the current codes."`
@@ -60,7 +60,7 @@ func (c codesCommand) Run(ctx context.Context, to app.Stdio) error {
 		}
 		return func(ctx context.Context) {
 			defer func() { _ = sub.Unsubscribe() }()
-			keep(ctx, s.nc, c.Poll, m.changed, m.all, func(ctx context.Context, _ struct{}) error { return m.write(ctx) })
+			loop(ctx, s.nc, c.Poll, m.changed, m.all, func(ctx context.Context, _ struct{}) error { return m.write(ctx) })
 		}, nil
 	})
 }
@@ -76,7 +76,7 @@ type mirror struct {
 	log     *slog.Logger
 	defects *outage.Defects
 
-	redisSide, bucketSide *side
+	redisPart, bucketPart *part
 	results               map[string]prometheus.Counter
 
 	changed chan struct{} // has one element if something is in due
@@ -96,7 +96,7 @@ type state struct {
 func newMirror(s *session, js jetstream.JetStream, bucket string, db *redis.Client, keys pattern) *mirror {
 	m := &mirror{
 		js: js, bucket: bucket, redis: db, keys: keys, log: s.log, defects: outage.NewDefects(s.log, time.Now),
-		redisSide: s.side("Redis", "redis"), bucketSide: s.side("KV bucket", "bucket"),
+		redisPart: s.part("Redis", "redis"), bucketPart: s.part("KV bucket", "bucket"),
 		results: map[string]prometheus.Counter{}, changed: make(chan struct{}, 1),
 		newest: map[string]preauth.Update{}, due: map[string]bool{},
 	}
@@ -143,7 +143,7 @@ const memory = time.Hour
 
 // all reads the bucket if something is new in it, and writes every code that Redis may lack.
 func (m *mirror) all(ctx context.Context) error {
-	err := m.bucketSide.note(m.catchUp(ctx))
+	err := m.bucketPart.note(m.catchUp(ctx))
 	now := time.Now()
 	m.mu.Lock()
 	for appid, u := range m.newest {
@@ -225,7 +225,7 @@ func (m *mirror) write(ctx context.Context) error {
 	m.mu.Unlock()
 	slices.SortFunc(due, func(a, b preauth.Update) int { return strings.Compare(a.AppID, b.AppID) })
 	if len(due) == 0 { // Redis has to be there all the same
-		return m.redisSide.note(m.redis.Ping(ctx).Err())
+		return m.redisPart.note(m.redis.Ping(ctx).Err())
 	}
 	for _, u := range due {
 		result, err := m.writeOne(ctx, u)
@@ -236,13 +236,13 @@ func (m *mirror) write(ctx context.Context) error {
 		case isWrongType(err):
 			m.defects.Log(ctx, slog.LevelWarn, "code not written", fmt.Errorf("%s: the key %s holds something else than a revision: remove it", u.AppID, revisionKey(m.keys.key(u.AppID))))
 		case err != nil:
-			return m.redisSide.note(fmt.Errorf("writing a code: %w", err))
+			return m.redisPart.note(fmt.Errorf("writing a code: %w", err))
 		default:
 			m.results[result].Inc()
 		}
 		m.done(u)
 	}
-	return m.redisSide.note(nil)
+	return m.redisPart.note(nil)
 }
 
 // done notes that an update was dealt with, unless a newer one came meanwhile.

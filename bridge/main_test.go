@@ -246,7 +246,7 @@ type bridge struct {
 	admin string
 }
 
-// startBridge starts a command with its sides at other addresses, and a fast poll unless args say
+// startBridge starts a command with its parts at other addresses, and a fast poll unless args say
 // otherwise.
 func startBridge(t *testing.T, natsURL, redisURL, command string, args ...string) *bridge {
 	t.Helper()
@@ -275,7 +275,7 @@ func (b *bridge) get(t *testing.T, path string) (status int, body string) {
 	return response.StatusCode, string(text)
 }
 
-// awaitReady waits until the bridge reaches both sides, or does not.
+// awaitReady waits until the bridge reaches all its parts, or does not.
 func (b *bridge) awaitReady(t *testing.T, want bool) {
 	t.Helper()
 	apptest.Eventually(t, fmt.Sprintf("ready: %v", want), func() bool {

@@ -18,8 +18,8 @@ import (
 	"preauth/internal/pause"
 )
 
-// frame has the settings that all commands share.
-type frame struct {
+// common has the settings that all commands share.
+type common struct {
 	NATS  app.NATS  `embed:"" group:"nats"`
 	Admin app.Admin `embed:"" group:"admin"`
 	Log   app.Log   `embed:"" group:"admin"`
@@ -34,22 +34,22 @@ type session struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 
-	sides []*side
+	parts []*part
 }
 
 // serve connects to NATS and runs a bridge until ctx ends. prepare returns the bridge's work, and
-// leaves in the session the sides that it has to reach.
-func (f frame) serve(ctx context.Context, to app.Stdio, prepare func(*session) (work func(context.Context), err error)) error {
+// adds to the session the parts that it has to reach.
+func (c common) serve(ctx context.Context, to app.Stdio, prepare func(*session) (work func(context.Context), err error)) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	log := f.Log.Logger(to.Err)
-	listener, err := app.Listen(ctx, "--admin-listen", f.Admin.Listen)
+	log := c.Log.Logger(to.Err)
+	listener, err := app.Listen(ctx, "--admin-listen", c.Admin.Listen)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	closed := make(chan struct{})
-	nc, err := f.NATS.Connect(log, func(err error) {
+	nc, err := c.NATS.Connect(log, func(err error) {
 		giveUp(app.ClosedError(err))
 		close(closed)
 	})
@@ -61,7 +61,7 @@ func (f frame) serve(ctx context.Context, to app.Stdio, prepare func(*session) (
 		<-closed
 	}()
 	logErrors(nc, log)
-	client, err := preauth.NewClient(nc, preauth.WithSubjects(preauth.DefaultSubjects().WithPrefix(f.SubjectPrefix)))
+	client, err := preauth.NewClient(nc, preauth.WithSubjects(preauth.DefaultSubjects().WithPrefix(c.SubjectPrefix)))
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (f frame) serve(ctx context.Context, to app.Stdio, prepare func(*session) (
 		return err
 	}
 	defer app.ServeAdmin(listener, log, http.NotFoundHandler(), s.ready, s.registry)()
-	log.Info("starting", "version", app.Version(), "admin", listener.Addr().String(), "nats", f.NATS.Where())
+	log.Info("starting", "version", app.Version(), "admin", listener.Addr().String(), "nats", c.NATS.Where())
 	work(ctx)
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
@@ -96,14 +96,14 @@ func (s *session) ready() error {
 	if !s.nc.IsConnected() {
 		errs = append(errs, errors.New("NATS: not connected"))
 	}
-	for _, side := range s.sides {
-		errs = append(errs, side.reached())
+	for _, part := range s.parts {
+		errs = append(errs, part.reached())
 	}
 	return errors.Join(errs...)
 }
 
-// side is something that a bridge has to reach.
-type side struct {
+// part is something that a bridge has to reach.
+type part struct {
 	name string
 	down *outage.Log
 
@@ -113,13 +113,13 @@ type side struct {
 
 var errNotTried = errors.New("not tried yet")
 
-// side adds a side. label is its name in the metrics.
-func (s *session) side(name, label string) *side {
-	added := &side{name: name, down: outage.New(s.log, name, time.Now), err: errNotTried}
-	s.sides = append(s.sides, added)
+// part adds a part. label is its name in the metrics.
+func (s *session) part(name, label string) *part {
+	added := &part{name: name, down: outage.New(s.log, name, time.Now), err: errNotTried}
+	s.parts = append(s.parts, added)
 	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "preauth_bridge_reached", Help: "1 if the side was reached the last time, otherwise 0.",
-		ConstLabels: prometheus.Labels{"side": label},
+		Name: "preauth_bridge_reached", Help: "1 if the part was reached the last time, otherwise 0.",
+		ConstLabels: prometheus.Labels{"part": label},
 	}, func() float64 {
 		if added.reached() != nil {
 			return 0
@@ -129,27 +129,28 @@ func (s *session) side(name, label string) *side {
 	return added
 }
 
-// note notes how it went to reach the side, and returns the error.
-func (s *side) note(err error) error {
+// note notes how it went to reach the part, and returns the error.
+func (p *part) note(err error) error {
 	if errors.Is(err, context.Canceled) { // the bridge stops
 		return err
 	}
-	s.mu.Lock()
-	s.err = err
-	s.mu.Unlock()
+	p.mu.Lock()
+	p.err = err
+	p.mu.Unlock()
 	if err != nil {
-		s.down.Away(err)
+		p.down.Away(err)
 	} else {
-		s.down.Back()
+		p.down.Back()
 	}
 	return err
 }
 
-func (s *side) reached() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
-		return fmt.Errorf("%s: %w", s.name, s.err)
+// reached returns why the part was not reached the last time, nil if it was.
+func (p *part) reached() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return fmt.Errorf("%s: %w", p.name, p.err)
 	}
 	return nil
 }
@@ -157,9 +158,9 @@ func (s *side) reached() error {
 // firstRetry is the pause after a failure. It doubles with each further one.
 const firstRetry = 250 * time.Millisecond
 
-// keep calls all at once, every so often, whenever NATS is back, and soon again after a failure. It
+// loop calls all at once, every so often, whenever NATS is back, and soon again after a failure. It
 // calls one for each change. It makes one call at a time, and ends with ctx.
-func keep[T any](ctx context.Context, nc *nats.Conn, every time.Duration, changes <-chan T, all func(context.Context) error, one func(context.Context, T) error) {
+func loop[T any](ctx context.Context, nc *nats.Conn, every time.Duration, changes <-chan T, all func(context.Context) error, one func(context.Context, T) error) {
 	connected := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(connected)
 	timer := time.NewTimer(0)

@@ -22,7 +22,7 @@ import (
 
 // tokensCommand announces the tokens that are in Redis.
 type tokensCommand struct {
-	frame
+	common
 
 	Redis      redisSettings `embed:"" group:"Redis"`
 	Preset     string        `name:"preset" group:"Redis" env:"PREAUTH_BRIDGE_PRESET" default:"plain" values:"wxjava,easywechat,plain" help:"The token service whose keys and values these are."`
@@ -56,8 +56,8 @@ func (c tokensCommand) Run(ctx context.Context, to app.Stdio) error {
 }
 
 // watcher announces the tokens in the keys of Redis. What it knows comes from looks at the keys;
-// notifications only say where to look sooner. So nothing is missed that was written while either
-// side was away, and an announcement always follows a look: where two bridges announce two tokens
+// notifications only say where to look sooner. So nothing is missed that was written while a part
+// was away, and an announcement always follows a look: where two bridges announce two tokens
 // in the wrong order, the one that was late looks again.
 type watcher struct {
 	session   *session
@@ -65,7 +65,7 @@ type watcher struct {
 	keys      pattern
 	decode    func(string) (string, error)
 	only      []string // the components to read, nil for all
-	side      *side
+	redisPart *part
 	announcer *announcer
 
 	faults        map[string]string // by appid: what is wrong with a key, as it was logged
@@ -76,7 +76,7 @@ type watcher struct {
 func newWatcher(s *session, db *redis.Client, keys pattern, decode func(string) (string, error), only []string) *watcher {
 	w := &watcher{
 		session: s, redis: db, keys: keys, decode: decode, only: only,
-		side: s.side("Redis", "redis"), announcer: newAnnouncer(s), faults: map[string]string{},
+		redisPart: s.part("Redis", "redis"), announcer: newAnnouncer(s), faults: map[string]string{},
 		notified: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "preauth_bridge_notifications_total", Help: "Keyspace notifications about the keys of components. None in hours: Redis sends none.",
 		}),
@@ -97,7 +97,7 @@ func (w *watcher) run(ctx context.Context, poll time.Duration) {
 		defer close(listening)
 		w.listen(ctx, changes)
 	}()
-	keep(ctx, w.session.nc, poll, changes, w.lookAll, func(ctx context.Context, appid string) error {
+	loop(ctx, w.session.nc, poll, changes, w.lookAll, func(ctx context.Context, appid string) error {
 		if appid == "" {
 			return w.lookAll(ctx)
 		}
@@ -115,9 +115,9 @@ func (w *watcher) lookAll(ctx context.Context) error {
 	if appids == nil {
 		var err error
 		if appids, err = w.scan(ctx); err != nil {
-			return w.side.note(fmt.Errorf("scanning its keys: %w", err))
+			return w.redisPart.note(fmt.Errorf("scanning its keys: %w", err))
 		}
-		_ = w.side.note(nil)
+		_ = w.redisPart.note(nil)
 	}
 	present := map[string]bool{}
 	for _, appid := range appids {
@@ -160,8 +160,8 @@ type reading struct {
 	left  *redis.DurationCmd
 }
 
-// look reads the keys of some components, and announces what is due. An error means that either side
-// is away, and not that a key is wrong.
+// look reads the keys of some components, and announces what is due. An error means that a part is
+// away, and not that a key is wrong.
 func (w *watcher) look(ctx context.Context, appids []string) error {
 	readings := make([]reading, len(appids))
 	now := time.Now() // before the answer, so that the token never seems to live longer than it does
@@ -174,9 +174,9 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		return nil
 	})
 	if err != nil && !isWrongType(err) {
-		return w.side.note(fmt.Errorf("reading its keys: %w", err))
+		return w.redisPart.note(fmt.Errorf("reading its keys: %w", err))
 	}
-	_ = w.side.note(nil)
+	_ = w.redisPart.note(nil)
 	defer w.count()
 	for i, appid := range appids {
 		token, expiresAt, err := w.read(readings[i], now)

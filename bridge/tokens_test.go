@@ -183,12 +183,12 @@ func TestRedisIsKilled(t *testing.T) {
 
 	server.kill()
 	bridge.awaitReady(t, false)
-	bridge.awaitMetric(t, `preauth_bridge_reached{side="redis"} 0`)
+	bridge.awaitMetric(t, `preauth_bridge_reached{part="redis"} 0`)
 	server.start(t)
 	do(t, server.client(t), "SET", "component_access_token:wx1", "two", "EX", 7000)
 	b.await(t, "wx1", "two", 1)
 	bridge.awaitReady(t, true)
-	bridge.awaitMetric(t, `preauth_bridge_reached{side="redis"} 1`)
+	bridge.awaitMetric(t, `preauth_bridge_reached{part="redis"} 1`)
 }
 
 func TestNATSComesBackEmpty(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 
 // wxcomponentCommand announces the token of a wxcloudrun-wxcomponent.
 type wxcomponentCommand struct {
-	frame
+	common
 
 	Component string        `arg:"" help:"The component_appid. wxcomponent does not say whose token it has."`
 	URL       string        `name:"wxcomponent-url" group:"wxcomponent" env:"PREAUTH_BRIDGE_WXCOMPONENT_URL" default:"http://127.0.0.1:8081" placeholder:"URL" help:"Where wxcomponent listens: its inner service, which answers its own machine only, or with a user the address of its pages."`
@@ -44,18 +44,18 @@ func (c wxcomponentCommand) Run(ctx context.Context, to app.Stdio) error {
 	w := &wxcomponent{base: strings.TrimRight(c.URL, "/"), user: c.User, password: preauth.NewSecret(c.Password), http: newHTTPClient()}
 	defer w.http.CloseIdleConnections()
 	return c.serve(ctx, to, func(s *session) (func(context.Context), error) {
-		side, announcer := s.side("wxcomponent", "wxcomponent"), newAnnouncer(s)
+		part, announcer := s.part("wxcomponent", "wxcomponent"), newAnnouncer(s)
 		return func(ctx context.Context) {
-			keep[struct{}](ctx, s.nc, c.Poll, nil, func(ctx context.Context) error {
+			loop[struct{}](ctx, s.nc, c.Poll, nil, func(ctx context.Context) error {
 				token, err := w.token(ctx)
 				if err != nil {
-					return side.note(err)
+					return part.note(err)
 				}
 				err = announcer.offer(ctx, c.Component, token, time.Time{})
 				if errors.Is(err, preauth.ErrInvalid) {
-					return side.note(err)
+					return part.note(err)
 				}
-				_ = side.note(nil)
+				_ = part.note(nil)
 				return err
 			}, nil)
 		}, nil
