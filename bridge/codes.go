@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -54,7 +55,8 @@ func (c codesCommand) Run(ctx context.Context, to app.Stdio) error {
 			return nil, err
 		}
 		m := newMirror(s, js, c.Bucket, db, keys)
-		sub, err := s.client.Subscribe(m.take, func(err error) { m.defects.Log(ctx, slog.LevelWarn, "message not taken", err) })
+		defects := outage.NewDefects(s.log, time.Now)
+		sub, err := s.client.Subscribe(m.take, func(err error) { defects.Log(ctx, slog.LevelWarn, "message not taken", err) })
 		if err != nil {
 			return nil, err
 		}
@@ -69,18 +71,21 @@ func (c codesCommand) Run(ctx context.Context, to app.Stdio) error {
 // there comes from the KV bucket, and what Redis loses is written again. The fence against older
 // revisions is a script in Redis, so any number of mirrors may write at once.
 type mirror struct {
-	js      jetstream.JetStream
-	bucket  string
-	redis   *redis.Client
-	keys    pattern
-	log     *slog.Logger
-	defects *outage.Defects
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	bucket string
+	redis  *redis.Client
+	keys   pattern
 
 	redisPart, bucketPart *part
 	results               map[string]prometheus.Counter
 
-	changed chan struct{} // has one element if something is in due
-	read    state         // of the bucket, when all of it was read
+	keyFaults, entryFaults *faults
+
+	changed    chan struct{} // has one element if something is in due
+	read       state         // of the bucket, when all of it was read
+	reconnects uint64        // how often NATS was connected anew before that
+	reading    pacer
 
 	mu     sync.Mutex
 	newest map[string]preauth.Update
@@ -95,20 +100,21 @@ type state struct {
 
 func newMirror(s *session, js jetstream.JetStream, bucket string, db *redis.Client, keys pattern) *mirror {
 	m := &mirror{
-		js: js, bucket: bucket, redis: db, keys: keys, log: s.log, defects: outage.NewDefects(s.log, time.Now),
+		nc: s.nc, js: js, bucket: bucket, redis: db, keys: keys,
 		redisPart: s.part("Redis", "redis"), bucketPart: s.part("KV bucket", "bucket"),
-		results: map[string]prometheus.Counter{}, changed: make(chan struct{}, 1),
+		keyFaults:   newFaults(s.log, "code not written", "code written again"),
+		entryFaults: newFaults(s.log, "entry of the KV bucket not taken", "entry of the KV bucket taken again"),
+		results:     map[string]prometheus.Counter{}, changed: make(chan struct{}, 1),
 		newest: map[string]preauth.Update{}, due: map[string]bool{},
 	}
 	written := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "preauth_bridge_writes_total", Help: "Codes taken to Redis: written, removed because they are of no use any more, already there, older than what is there, or failed.",
+		Name: "preauth_bridge_writes_total", Help: "Codes taken to Redis: written, removed because they are of no use any more, already there, older than what is there, expired by its clock, or failed.",
 	}, []string{"result"})
-	for _, result := range []string{"written", "removed", "same", "older", "failed"} {
+	for _, result := range []string{"written", "removed", "same", "older", "expired", "failed"} {
 		m.results[result] = written.WithLabelValues(result)
 	}
-	s.registry.MustRegister(written, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "preauth_bridge_components", Help: "Components with a code that can be used.", ConstLabels: prometheus.Labels{"state": "usable"},
-	}, func() float64 { return float64(m.usable()) }))
+	s.registry.MustRegister(written)
+	s.components("Components with a code that can be used, and those whose code is not in Redis though it should be.", m.usable, m.keyFaults.count)
 	return m
 }
 
@@ -158,32 +164,67 @@ func (m *mirror) all(ctx context.Context) error {
 // requestTimeout bounds what is asked of NATS and of Redis at once.
 const requestTimeout = 5 * time.Second
 
-// catchUp takes what is in the bucket. The role subscriber may list its keys and get them; it may not
-// watch it.
+// catchUp takes what is in the bucket, if something was put into it. The role subscriber may list its
+// keys and get them one by one; it may not watch it. Since updates arrive by subscription, a large
+// bucket that always changes need not be read each time. It is when some may have been missed.
 func (m *mirror) catchUp(ctx context.Context) error {
-	prefix := "$KV." + m.bucket + "."
+	begin, reconnects := time.Now(), m.nc.Stats().Reconnects
 	asked, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stream, err := m.js.Stream(asked, "KV_"+m.bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: there is no bucket %s, so start preauth, or correct --kv-bucket ($PREAUTH_KV_BUCKET)", err, m.bucket)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("looking at it: %w", err)
 	}
 	is := state{stream.CachedInfo().Created, stream.CachedInfo().State.LastSeq}
-	if is == m.read {
+	mayLack := reconnects != m.reconnects || !is.created.Equal(m.read.created)
+	if is == m.read || !mayLack && !m.reading.due() {
 		return nil
 	}
+	prefix := "$KV." + m.bucket + "."
 	info, err := stream.Info(asked, jetstream.WithSubjectFilter(prefix+">"))
 	if err != nil {
-		return err
+		return fmt.Errorf("listing its keys: %w", err)
 	}
-	is = state{info.Created, info.State.LastSeq}
+	present := map[string]bool{}
 	for subject := range info.State.Subjects {
-		if err := m.get(ctx, stream, subject, strings.TrimPrefix(subject, prefix)); err != nil {
-			return err
-		}
+		present[strings.TrimPrefix(subject, prefix)] = true
 	}
-	m.read = is
+	m.entryFaults.forget(present)
+	if err := m.getAll(ctx, stream, prefix, present); err != nil {
+		return fmt.Errorf("getting a key: %w", err)
+	}
+	m.read, m.reconnects = state{info.Created, info.State.LastSeq}, reconnects
+	m.reading.ran(begin)
 	return nil
+}
+
+// getAtOnce is how many keys of the bucket are asked for at once.
+const getAtOnce = 64
+
+// getAll takes what some keys of the bucket have.
+func (m *mirror) getAll(ctx context.Context, stream jetstream.Stream, prefix string, appids map[string]bool) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	next := make(chan string)
+	var workers sync.WaitGroup
+	for range min(getAtOnce, len(appids)) {
+		workers.Go(func() {
+			for appid := range next {
+				if err := m.get(ctx, stream, prefix+appid, appid); err != nil {
+					giveUp(err) // which ends the others soon
+				}
+			}
+		})
+	}
+	for appid := range appids {
+		next <- appid
+	}
+	close(next)
+	workers.Wait()
+	return context.Cause(ctx)
 }
 
 func (m *mirror) get(ctx context.Context, stream jetstream.Stream, subject, appid string) error {
@@ -191,6 +232,7 @@ func (m *mirror) get(ctx context.Context, stream jetstream.Stream, subject, appi
 	defer cancel()
 	msg, err := stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && len(msg.Data) == 0 { // it expired
+		m.entryFaults.note(appid, nil)
 		return nil
 	}
 	if err != nil {
@@ -200,11 +242,10 @@ func (m *mirror) get(ctx context.Context, stream jetstream.Stream, subject, appi
 	if err == nil && u.AppID != appid {
 		err = errors.New("it is about another component than its key says")
 	}
-	if err != nil {
-		m.log.Warn("entry of the KV bucket not taken", "key", appid, "error", err)
-		return nil
+	m.entryFaults.note(appid, err)
+	if err == nil {
+		m.take(u)
 	}
-	m.take(u)
 	return nil
 }
 
@@ -214,6 +255,9 @@ func (m *mirror) get(ctx context.Context, stream jetstream.Stream, subject, appi
 var fenceText string
 
 var fence = redis.NewScript(fenceText)
+
+// writeAtOnce is how many codes are written in one round trip.
+const writeAtOnce = 500
 
 // write writes what is due.
 func (m *mirror) write(ctx context.Context) error {
@@ -225,24 +269,61 @@ func (m *mirror) write(ctx context.Context) error {
 	m.mu.Unlock()
 	slices.SortFunc(due, func(a, b preauth.Update) int { return strings.Compare(a.AppID, b.AppID) })
 	if len(due) == 0 { // Redis has to be there all the same
-		return m.redisPart.note(m.redis.Ping(ctx).Err())
+		return m.redisPart.note(advised(m.redis.Ping(ctx).Err()))
 	}
-	for _, u := range due {
-		result, err := m.writeOne(ctx, u)
-		if err != nil {
-			m.results["failed"].Inc()
+	var failed error
+	for some := range slices.Chunk(due, writeAtOnce) {
+		for i, reply := range m.send(ctx, some) {
+			if err := m.settle(some[i], reply); err != nil && failed == nil {
+				failed = fmt.Errorf("writing a code: %w", advised(err))
+			}
 		}
-		switch {
-		case isWrongType(err):
-			m.defects.Log(ctx, slog.LevelWarn, "code not written", fmt.Errorf("%s: the key %s holds something else than a revision: remove it", u.AppID, revisionKey(m.keys.key(u.AppID))))
-		case err != nil:
-			return m.redisPart.note(fmt.Errorf("writing a code: %w", err))
-		default:
-			m.results[result].Inc()
+		// What Redis refuses it may refuse of some only: when it is full, it still removes.
+		if _, refused := errors.AsType[redis.Error](failed); failed != nil && !refused {
+			break
 		}
-		m.done(u)
 	}
-	return m.redisPart.note(nil)
+	return m.redisPart.note(failed)
+}
+
+// send takes updates to Redis in one round trip. The replies are labels of the metric, or errors.
+func (m *mirror) send(ctx context.Context, updates []preauth.Update) []*redis.Cmd {
+	replies := make([]*redis.Cmd, len(updates))
+	pipe, now := m.redis.Pipeline(), time.Now()
+	script, run := fenceText, pipe.Eval
+	for i, u := range updates {
+		key := m.keys.key(u.AppID)
+		replies[i] = run(ctx, script, []string{key, revisionKey(key)}, u.Revision, u.PreAuthCode.Reveal(), u.ExpiresAt.UnixMilli(), strconv.FormatBool(u.Usable(now)))
+		script, run = fence.Hash(), pipe.EvalSha // the first has brought it
+	}
+	_, _ = pipe.Exec(ctx) // each reply has its error
+	return replies
+}
+
+// skew is how late a code may be, or a clock be wrong, before that counts as a fault.
+const skew = time.Minute
+
+// settle deals with the reply to an update. An error means that Redis is away, and not that
+// something is wrong with a key.
+func (m *mirror) settle(u preauth.Update, reply *redis.Cmd) error {
+	result, err := reply.Text()
+	key, now := m.keys.key(u.AppID), time.Now()
+	var fault error
+	switch {
+	case isWrongType(err):
+		result, fault = "failed", fmt.Errorf("the key %s holds something else than a revision: remove it", revisionKey(key))
+	case err != nil:
+		m.results["failed"].Inc()
+		return err
+	case result == "older" && now.Sub(u.IssuedAt) > skew:
+		fault = fmt.Errorf("the key %s has a newer revision than the service: if the service has begun with another database, remove the key", revisionKey(key))
+	case result == "expired" && u.ExpiresAt.Sub(now) > skew:
+		fault = errors.New("it is over by the clock of Redis: set the clocks of both machines")
+	}
+	m.results[result].Inc()
+	m.keyFaults.note(u.AppID, fault)
+	m.done(u)
+	return nil
 }
 
 // done notes that an update was dealt with, unless a newer one came meanwhile.
@@ -252,13 +333,6 @@ func (m *mirror) done(u preauth.Update) {
 	if m.newest[u.AppID].Revision == u.Revision {
 		delete(m.due, u.AppID)
 	}
-}
-
-// writeOne returns what became of an update: a label of the metric.
-func (m *mirror) writeOne(ctx context.Context, u preauth.Update) (string, error) {
-	key := m.keys.key(u.AppID)
-	usable := strconv.FormatBool(u.Usable(time.Now()))
-	return fence.Run(ctx, m.redis, []string{key, revisionKey(key)}, u.Revision, u.PreAuthCode.Reveal(), u.ExpiresAt.UnixMilli(), usable).Text()
 }
 
 // revisionKey returns the key of the revision of the code in a key. No component's code has such a

@@ -97,7 +97,7 @@ func TestNoOlderRevisionReplacesANewerOne(t *testing.T) {
 					continue
 				}
 				u := preauth.Update{AppID: "wx1", PreAuthCode: code(fmt.Sprint(revision + 1)), Revision: uint64(revision + 1), ExpiresAt: end}
-				if _, err := m.writeOne(context.Background(), u); err != nil {
+				if err := m.send(context.Background(), []preauth.Update{u})[0].Err(); err != nil {
 					t.Error(err)
 				}
 			}
@@ -237,9 +237,9 @@ func TestForeignThingsAmongTheCodes(t *testing.T) {
 	}
 	awaitCode(t, db, "wx1", "") // neither the component's, which has no revision, nor the forged one
 	awaitCode(t, db, "wx4", "")
-	bridge.Err.Await(t, `"code not written","error":"wx1: the key pre_auth_code:wx1:revision holds something else than a revision: remove it"`)
-	bridge.Err.Await(t, `"entry of the KV bucket not taken","key":"wx6"`)
-	bridge.Err.Await(t, `"entry of the KV bucket not taken","key":"wx7"`)
+	bridge.Err.Await(t, `"code not written","component_appid":"wx1","error":"the key pre_auth_code:wx1:revision holds something else than a revision: remove it"`)
+	bridge.Err.Await(t, `"entry of the KV bucket not taken","component_appid":"wx6"`)
+	bridge.Err.Await(t, `"entry of the KV bucket not taken","component_appid":"wx7"`)
 	do(t, db, "DEL", "pre_auth_code:wx1:revision")
 	awaitCode(t, db, "wx1", code("1").Reveal())
 	bridge.awaitReady(t, true)

@@ -6,20 +6,23 @@ if revision < seen then
   return 'older'
 end
 local before = redis.pcall('GET', KEYS[1]) -- an error if it is no string, which is overwritten
+local remove = ARGV[4] ~= 'true' and (revision > seen or before == ARGV[2])
+if remove then
+  redis.call('DEL', KEYS[1]) -- the first to be written: this Redis does when its memory is full, too
+end
 if revision > seen then
   -- In a day, every older code is dead.
   redis.call('SET', KEYS[2], ARGV[1], 'EX', 86400)
 end
-if ARGV[4] ~= 'true' then
-  if revision > seen or before == ARGV[2] then
-    redis.call('DEL', KEYS[1])
-    return 'removed'
-  end
-  return 'same'
+if remove then
+  return 'removed'
 end
-if revision == seen and before == ARGV[2] and redis.call('PTTL', KEYS[1]) > 0 then
+if ARGV[4] ~= 'true' or revision == seen and before == ARGV[2] and redis.call('PTTL', KEYS[1]) > 0 then
   return 'same'
 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('PEXPIREAT', KEYS[1], ARGV[3]) -- this and SET are SET with PXAT, which Redis has since 6.2
+if redis.call('PTTL', KEYS[1]) < 0 then
+  return 'expired'
+end
 return 'written'

@@ -60,6 +60,27 @@ func isWrongType(err error) bool {
 	return ok && strings.Contains(reply.Error(), "WRONGTYPE")
 }
 
+// advice says what to change, by how an error of Redis begins.
+var advice = map[string]string{
+	"READONLY":  "this is a replica, so give the address of the primary",
+	"MOVED":     "this is a Redis Cluster, so give the address of a proxy that leads to all of it",
+	"CROSSSLOT": "this is a Redis Cluster, which has to keep both keys of a component on one node: put braces around {appid}",
+	"NOPERM":    "give the user of --redis-url ($REDIS_URL) the rights in docs/bridge.md",
+	"NOAUTH":    "give --redis-url ($REDIS_URL) a user and a password",
+	"WRONGPASS": "correct user and password in --redis-url ($REDIS_URL)",
+}
+
+// advised adds to an error of Redis what to change, if that is known.
+func advised(err error) error {
+	if reply, ok := errors.AsType[redis.Error](err); ok {
+		kind, _, _ := strings.Cut(reply.Error(), " ")
+		if todo, known := advice[kind]; known {
+			return fmt.Errorf("%w: %s", err, todo)
+		}
+	}
+	return err
+}
+
 // pattern is the form of the keys of components: the appid stands between two fixed texts.
 type pattern struct{ before, after string }
 

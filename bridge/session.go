@@ -129,6 +129,15 @@ func (s *session) part(name, label string) *part {
 	return added
 }
 
+// components adds the metric of the components that are usable and of those that are not.
+func (s *session) components(help string, usable, unusable func() int) {
+	for state, count := range map[string]func() int{"usable": usable, "unusable": unusable} {
+		s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "preauth_bridge_components", Help: help, ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(count()) }))
+	}
+}
+
 // note notes how it went to reach the part, and returns the error.
 func (p *part) note(err error) error {
 	if errors.Is(err, context.Canceled) { // the bridge stops
@@ -155,18 +164,19 @@ func (p *part) reached() error {
 	return nil
 }
 
-// firstRetry is the pause after a failure. It doubles with each further one.
-const firstRetry = 250 * time.Millisecond
+// firstPause is the pause after a change of what is reached. It doubles up to the usual one.
+const firstPause = 250 * time.Millisecond
 
-// loop calls all at once, every so often, whenever NATS is back, and soon again after a failure. It
-// calls one for each change. It makes one call at a time, and ends with ctx.
+// loop calls all at once and every so often. It calls it soon again after a failure, after the first
+// success, and when NATS is back: what was announced just before may reach its bucket a moment later.
+// It calls one for each change. It makes one call at a time, and ends with ctx.
 func loop[T any](ctx context.Context, nc *nats.Conn, every time.Duration, changes <-chan T, all func(context.Context) error, one func(context.Context, T) error) {
 	connected := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(connected)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	first := min(firstRetry, every)
-	retry := first
+	first := min(firstPause, every)
+	next, failing := first, false
 	for {
 		var err error
 		select {
@@ -177,16 +187,26 @@ func loop[T any](ctx context.Context, nc *nats.Conn, every time.Duration, change
 				continue // which leaves the timer alone
 			}
 		case <-connected:
-			err = all(ctx)
+			err, next = all(ctx), first
 		case <-timer.C:
 			err = all(ctx)
 		}
-		if err == nil {
-			retry = first
-			timer.Reset(pause.Jittered(every))
-			continue
+		if failing != (err != nil) {
+			failing, next = !failing, first
 		}
-		timer.Reset(pause.Jittered(retry))
-		retry = min(2*retry, every)
+		timer.Reset(pause.Jittered(next))
+		next = min(2*next, every)
 	}
 }
+
+// rest is how much longer than a run the pause behind it is.
+const rest = 60
+
+// pacer spreads runs that may take long, so that they do not load what others use too.
+type pacer struct{ next time.Time }
+
+// due reports whether the pause is over.
+func (p *pacer) due() bool { return !time.Now().Before(p.next) }
+
+// ran notes that a run began at a time and ended now.
+func (p *pacer) ran(since time.Time) { p.next = time.Now().Add(rest * time.Since(since)) }

@@ -64,30 +64,31 @@ type watcher struct {
 	redis     *redis.Client
 	keys      pattern
 	decode    func(string) (string, error)
-	only      []string // the components to read, nil for all
+	only      []string // the components to read, nil for all that are found
 	redisPart *part
 	announcer *announcer
 
-	faults        map[string]string // by appid: what is wrong with a key, as it was logged
-	usable, wrong atomic.Int64      // components, for the metrics
-	notified      prometheus.Counter
+	found    map[string]bool // the components to read
+	scanning pacer
+	faults   *faults      // of keys
+	usable   atomic.Int64 // components, for the metric
+	notified prometheus.Counter
 }
 
 func newWatcher(s *session, db *redis.Client, keys pattern, decode func(string) (string, error), only []string) *watcher {
 	w := &watcher{
 		session: s, redis: db, keys: keys, decode: decode, only: only,
-		redisPart: s.part("Redis", "redis"), announcer: newAnnouncer(s), faults: map[string]string{},
+		redisPart: s.part("Redis", "redis"), announcer: newAnnouncer(s), found: map[string]bool{}, faults: newFaults(s.log, "key not announced", "key in order again"),
 		notified: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "preauth_bridge_notifications_total", Help: "Keyspace notifications about the keys of components. None in hours: Redis sends none.",
 		}),
 	}
-	gauge := func(state string, of *atomic.Int64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "preauth_bridge_components", Help: "Components that have a key: with a usable token, or with one that cannot be announced.",
-			ConstLabels: prometheus.Labels{"state": state},
-		}, func() float64 { return float64(of.Load()) })
+	for _, appid := range only {
+		w.found[appid] = true
 	}
-	s.registry.MustRegister(w.notified, gauge("usable", &w.usable), gauge("unusable", &w.wrong))
+	s.registry.MustRegister(w.notified)
+	s.components("Components that have a key: with a usable token, or with one that cannot be announced.",
+		func() int { return int(w.usable.Load()) }, w.faults.count)
 	return w
 }
 
@@ -99,8 +100,10 @@ func (w *watcher) run(ctx context.Context, poll time.Duration) {
 	}()
 	loop(ctx, w.session.nc, poll, changes, w.lookAll, func(ctx context.Context, appid string) error {
 		if appid == "" {
+			w.scanning = pacer{} // there may be new keys
 			return w.lookAll(ctx)
 		}
+		w.found[appid] = true
 		return w.look(ctx, []string{appid})
 	})
 	<-listening
@@ -111,22 +114,20 @@ const readAtOnce = 100
 
 // lookAll looks at the keys of all components.
 func (w *watcher) lookAll(ctx context.Context) error {
-	appids := w.only
-	if appids == nil {
-		var err error
-		if appids, err = w.scan(ctx); err != nil {
-			return w.redisPart.note(fmt.Errorf("scanning its keys: %w", err))
+	if w.only == nil && w.scanning.due() {
+		begin := time.Now()
+		found, err := w.scan(ctx)
+		if err != nil {
+			return w.redisPart.note(fmt.Errorf("scanning its keys: %w", advised(err)))
 		}
 		_ = w.redisPart.note(nil)
+		w.scanning.ran(begin)
+		w.found = found
+		w.announcer.forget(found)
+		w.faults.forget(found)
+		w.count()
 	}
-	present := map[string]bool{}
-	for _, appid := range appids {
-		present[appid] = true
-	}
-	w.announcer.forget(present)
-	maps.DeleteFunc(w.faults, func(appid, _ string) bool { return !present[appid] })
-	w.count()
-	for some := range slices.Chunk(appids, readAtOnce) {
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(w.found)), readAtOnce) {
 		if err := w.look(ctx, some); err != nil {
 			return err
 		}
@@ -135,7 +136,7 @@ func (w *watcher) lookAll(ctx context.Context) error {
 }
 
 // scan returns the components that have a key.
-func (w *watcher) scan(ctx context.Context) ([]string, error) {
+func (w *watcher) scan(ctx context.Context) (map[string]bool, error) {
 	found := map[string]bool{}
 	var cursor uint64
 	for {
@@ -149,7 +150,7 @@ func (w *watcher) scan(ctx context.Context) ([]string, error) {
 			}
 		}
 		if cursor = next; cursor == 0 {
-			return slices.Sorted(maps.Keys(found)), nil
+			return found, nil
 		}
 	}
 }
@@ -174,7 +175,7 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		return nil
 	})
 	if err != nil && !isWrongType(err) {
-		return w.redisPart.note(fmt.Errorf("reading its keys: %w", err))
+		return w.redisPart.note(fmt.Errorf("reading its keys: %w", advised(err)))
 	}
 	_ = w.redisPart.note(nil)
 	defer w.count()
@@ -190,16 +191,16 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		if err != nil && !errors.Is(err, errUnusable) && !errors.Is(err, preauth.ErrInvalid) {
 			return err
 		}
-		w.fault(appid, err)
+		if err != nil {
+			delete(w.announcer.known, appid)
+		}
+		w.faults.note(appid, err)
 	}
 	return nil
 }
 
-// count counts the components for the metrics.
-func (w *watcher) count() {
-	w.wrong.Store(int64(len(w.faults)))
-	w.usable.Store(int64(len(w.announcer.known)))
-}
+// count counts the usable components for the metric.
+func (w *watcher) count() { w.usable.Store(int64(len(w.announcer.known))) }
 
 // endless is what Redis says of the remaining time of a key that does not expire.
 const endless = -1
@@ -227,23 +228,6 @@ func (w *watcher) read(r reading, now time.Time) (token string, expiresAt time.T
 	return token, expiresAt, err
 }
 
-// fault notes what is wrong with the key of a component, nil if nothing is. It is logged when it
-// changes.
-func (w *watcher) fault(appid string, err error) {
-	if err == nil {
-		if _, was := w.faults[appid]; was {
-			w.session.log.Info("key usable again", "component_appid", appid)
-			delete(w.faults, appid)
-		}
-		return
-	}
-	delete(w.announcer.known, appid)
-	if text := err.Error(); w.faults[appid] != text {
-		w.faults[appid] = text
-		w.session.log.Warn("key not announced", "component_appid", appid, "error", err)
-	}
-}
-
 const (
 	// quiet is how long nothing is heard before the connection is tried.
 	quiet = 30 * time.Second
@@ -264,7 +248,7 @@ func (w *watcher) listen(ctx context.Context, changes chan<- string) {
 		if _, refused := errors.AsType[redis.Error](err); refused {
 			level = slog.LevelWarn
 		}
-		defects.Log(ctx, level, "keyspace notifications are not heard, so changes are found by polling", err)
+		defects.Log(ctx, level, "keyspace notifications are not heard, so changes are found by polling", advised(err))
 		pause.For(ctx, pause.Jittered(listenAgain))
 	}
 }

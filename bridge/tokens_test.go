@@ -167,7 +167,7 @@ func TestKeysThatHoldNoToken(t *testing.T) {
 		do(t, db, "DEL", key(appid))
 		do(t, db, "SET", key(appid), "mended"+secret, "EX", 7000)
 		b.await(t, appid, "mended"+secret, 1)
-		bridge.Err.Await(t, `"key usable again","component_appid":"`+appid)
+		bridge.Err.Await(t, `"key in order again","component_appid":"`+appid)
 	}
 	if n := b.announced("j-dead", "dead"+secret); n != 0 {
 		t.Errorf("an expired token is announced %d times", n)
