@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
@@ -41,6 +44,7 @@ type announced struct {
 	at        time.Time // of the last announcement; zero if there was none
 	expiresAt time.Time // as announced
 	reconnect uint64    // how often NATS was connected anew before it
+	unusable  bool      // it is no token, or an old one
 }
 
 func newAnnouncer(s *session) *announcer {
@@ -58,16 +62,19 @@ func newAnnouncer(s *session) *announcer {
 
 // offer announces a token if that is due. A zero expiresAt means that nobody knows when the token
 // expires: it then lives as long as WeChat's tokens do, from when it was seen first. The error wraps
-// [preauth.ErrInvalid] if this token cannot be announced, and otherwise nothing can be now.
-func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt time.Time) error {
+// [errUnusable] if this token cannot be announced, and otherwise nothing can be now.
+func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt time.Time) (err error) {
 	now, secret := time.Now(), preauth.NewSecret(token)
 	last := a.known[appid]
 	if last == nil || !last.token.Equal(secret) {
 		last = &announced{token: secret, since: now}
 		a.known[appid] = last
 	}
+	defer func() { last.unusable = errors.Is(err, errUnusable) }()
 	if expiresAt.IsZero() {
-		expiresAt = last.since.Add(preauth.DefaultTokenLife)
+		if expiresAt = last.since.Add(preauth.DefaultTokenLife); !expiresAt.After(now) {
+			return unusable("the token is the same for longer than tokens live: see why its service does not renew it")
+		}
 	}
 	reconnects := a.nc.Stats().Reconnects
 	if !expiresAt.After(now) || now.Sub(last.at) < repeat && expiresAt.Sub(last.expiresAt).Abs() < tolerance && reconnects == last.reconnect {
@@ -78,12 +85,17 @@ func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt ti
 	}
 	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
-	err := a.client.Announce(ctx, preauth.TokenEvent{AppID: appid, Token: secret, ExpiresAt: expiresAt})
+	err = a.client.Announce(ctx, preauth.TokenEvent{AppID: appid, Token: secret, ExpiresAt: expiresAt})
 	switch {
 	case errors.Is(err, preauth.ErrInvalid):
 		a.failed.Inc()
-		return err
-	case err != nil:
+		return unusable("%w", err)
+	case errors.Is(err, jetstream.ErrNoStreamResponse):
+		err = fmt.Errorf("%w: there is no stream for it, so start preauth, which creates one, or correct --subject-prefix ($PREAUTH_SUBJECT_PREFIX)", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("%w: no stream answers, so start preauth, which creates one, or give the user the rights and the inbox of the role tokens", err)
+	}
+	if err != nil {
 		a.failed.Inc()
 		return a.stream.note(err)
 	}
@@ -92,11 +104,20 @@ func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt ti
 	return a.stream.note(nil)
 }
 
-// forget drops what is known of components that are not among the given ones.
-func (a *announcer) forget(except map[string]bool) {
-	for appid := range a.known {
-		if !except[appid] {
-			delete(a.known, appid)
+// forget drops what is known of a component, which has no token that can be read.
+func (a *announcer) forget(appid string) { delete(a.known, appid) }
+
+// forgetExcept drops what is known of components that are not present.
+func (a *announcer) forgetExcept(present map[string]bool) {
+	maps.DeleteFunc(a.known, func(appid string, _ *announced) bool { return !present[appid] })
+}
+
+// usable returns how many components have a token that can be announced.
+func (a *announcer) usable() (n int) {
+	for _, known := range a.known {
+		if !known.unusable {
+			n++
 		}
 	}
+	return n
 }

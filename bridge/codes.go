@@ -192,7 +192,7 @@ func (m *mirror) catchUp(ctx context.Context) error {
 	for subject := range info.State.Subjects {
 		present[strings.TrimPrefix(subject, prefix)] = true
 	}
-	m.entryFaults.forget(present)
+	m.entryFaults.forgetExcept(present)
 	if err := m.getAll(ctx, stream, prefix, present); err != nil {
 		return fmt.Errorf("getting a key: %w", err)
 	}

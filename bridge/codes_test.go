@@ -204,7 +204,7 @@ func TestStreamsOfCodesAreLost(t *testing.T) {
 	}
 	apptest.Eventually(t, "the bridge says that there is no bucket", func() bool {
 		status, body := bridge.get(t, "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "KV bucket: ")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "KV bucket: ") && strings.Contains(body, "start preauth, or correct --kv-bucket")
 	})
 	do(t, db, "DEL", "pre_auth_code:wx2") // Redis gets it from the bridge's memory
 	awaitCode(t, db, "wx2", code("two").Reveal())

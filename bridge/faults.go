@@ -35,8 +35,8 @@ func (f *faults) note(appid string, err error) {
 	}
 }
 
-// forget drops the components that are not present.
-func (f *faults) forget(present map[string]bool) {
+// forgetExcept drops the components that are not present.
+func (f *faults) forgetExcept(present map[string]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.reasons, func(appid, _ string) bool { return !present[appid] })

@@ -104,6 +104,7 @@ func (w *watcher) run(ctx context.Context, poll time.Duration) {
 			return w.lookAll(ctx)
 		}
 		w.found[appid] = true
+		defer w.count()
 		return w.look(ctx, []string{appid})
 	})
 	<-listening
@@ -114,6 +115,7 @@ const readAtOnce = 100
 
 // lookAll looks at the keys of all components.
 func (w *watcher) lookAll(ctx context.Context) error {
+	defer w.count()
 	if w.only == nil && w.scanning.due() {
 		begin := time.Now()
 		found, err := w.scan(ctx)
@@ -123,9 +125,8 @@ func (w *watcher) lookAll(ctx context.Context) error {
 		_ = w.redisPart.note(nil)
 		w.scanning.ran(begin)
 		w.found = found
-		w.announcer.forget(found)
-		w.faults.forget(found)
-		w.count()
+		w.announcer.forgetExcept(found)
+		w.faults.forgetExcept(found)
 	}
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(w.found)), readAtOnce) {
 		if err := w.look(ctx, some); err != nil {
@@ -178,21 +179,15 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		return w.redisPart.note(fmt.Errorf("reading its keys: %w", advised(err)))
 	}
 	_ = w.redisPart.note(nil)
-	defer w.count()
 	for i, appid := range appids {
 		token, expiresAt, err := w.read(readings[i], now)
-		switch {
-		case err != nil:
-		case token == "":
-			delete(w.announcer.known, appid)
-		default:
+		if token == "" {
+			w.announcer.forget(appid)
+		} else {
 			err = w.announcer.offer(ctx, appid, token, expiresAt)
 		}
-		if err != nil && !errors.Is(err, errUnusable) && !errors.Is(err, preauth.ErrInvalid) {
+		if err != nil && !errors.Is(err, errUnusable) {
 			return err
-		}
-		if err != nil {
-			delete(w.announcer.known, appid)
 		}
 		w.faults.note(appid, err)
 	}
@@ -200,7 +195,7 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 }
 
 // count counts the usable components for the metric.
-func (w *watcher) count() { w.usable.Store(int64(len(w.announcer.known))) }
+func (w *watcher) count() { w.usable.Store(int64(w.announcer.usable())) }
 
 // endless is what Redis says of the remaining time of a key that does not expire.
 const endless = -1
@@ -224,7 +219,9 @@ func (w *watcher) read(r reading, now time.Time) (token string, expiresAt time.T
 	if left > 0 && left <= preauth.MaxTokenLife { // a longer time is not a token's
 		expiresAt = now.Add(left)
 	}
-	token, err = w.decode(value)
+	if token, err = w.decode(value); err == nil && token == "" {
+		err = unusable("the token is empty")
+	}
 	return token, expiresAt, err
 }
 

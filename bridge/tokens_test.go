@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
 	"preauth/internal/app/apptest"
@@ -213,7 +217,7 @@ func TestNATSComesBackEmpty(t *testing.T) {
 	// Nobody has created the streams yet.
 	apptest.Eventually(t, "the bridge says that there is no stream", func() bool {
 		status, body := bridge.get(t, "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "token stream: ")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "token stream: ") && strings.Contains(body, "start preauth, which creates one")
 	})
 	b.createStreams(t)
 	bridge.awaitReady(t, true)
@@ -278,4 +282,28 @@ func TestSettingsThatCannotBe(t *testing.T) {
 	} {
 		apptest.Refused(t, run, []string{"preauth-bridge: ", says}, append(args, "--admin-listen=127.0.0.1:0")...)
 	}
+}
+
+// A token whose end nobody says is not announced for ever, and the bridge says that it is too old.
+func TestTokenThatIsNeverRenewed(t *testing.T) {
+	b := startBroker(t, natsserver.Options{})
+	client, err := preauth.NewClient(b.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAnnouncer(&session{nc: b.nc, client: client, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()})
+	offer := func(token string, want error, usable int) {
+		t.Helper()
+		for range 2 {
+			if err := a.offer(t.Context(), "wx1", token, time.Time{}); !errors.Is(err, want) || a.usable() != usable {
+				t.Errorf("%s: %v, %d usable; want %v, %d", token, err, a.usable(), want, usable)
+			}
+		}
+	}
+	offer("one", nil, 1)
+	a.known["wx1"].since = time.Now().Add(-preauth.DefaultTokenLife)
+	offer("one", errUnusable, 0)
+	offer("two", nil, 1)
+	b.await(t, "wx1", "one", 1)
+	b.await(t, "wx1", "two", 1)
 }

@@ -52,7 +52,7 @@ func (c wxcomponentCommand) Run(ctx context.Context, to app.Stdio) error {
 					return part.note(err)
 				}
 				err = announcer.offer(ctx, c.Component, token, time.Time{})
-				if errors.Is(err, preauth.ErrInvalid) {
+				if errors.Is(err, errUnusable) {
 					return part.note(err)
 				}
 				_ = part.note(nil)
@@ -65,7 +65,7 @@ func (c wxcomponentCommand) Run(ctx context.Context, to app.Stdio) error {
 // newHTTPClient returns a client that asks directly. A redirect would take the password elsewhere.
 func newHTTPClient() *http.Client {
 	return &http.Client{
-		Timeout: 10 * time.Second, Transport: new(http.Transport),
+		Timeout: 10 * time.Second, Transport: &http.Transport{MaxResponseHeaderBytes: maxReply},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -207,6 +207,9 @@ func (w *wxcomponent) do(ctx context.Context, method, path string, body []byte) 
 	}
 	if *code.Code != codeOK {
 		return reply{}, replyError(*code.Code)
+	}
+	if response.StatusCode != http.StatusOK {
+		return reply{}, fmt.Errorf("HTTP %d with an answer that is none of a failure: look into its log", response.StatusCode)
 	}
 	if json.Unmarshal(content, &answer) != nil {
 		return reply{}, errors.New("its answer has another form than that of wxcloudrun-wxcomponent 2")

@@ -103,6 +103,7 @@ func TestTokenOfWxcomponent(t *testing.T) {
 		"HTTP 200, and no answer":        func() { w.raw = `{"code":0,"data":"` + strings.Repeat(secret, 10000) + `"}` },
 		"answers with code 1002":         func() { w.raw = `{"code":1002,"data":"` + secret + `"}` },
 		"does not answer this machine":   func() { w.raw, w.status = `{"code":1000}`, http.StatusUnauthorized },
+		"HTTP 500 with an answer":        func() { w.raw, w.status = `{"code":0,"data":{"token":"x`+secret+`"}}`, http.StatusInternalServerError },
 		"HTTP 302":                       func() { w.raw, w.status = "elsewhere", http.StatusFound },
 	} {
 		w.set(change)
@@ -119,7 +120,7 @@ func TestTokenOfWxcomponent(t *testing.T) {
 	w.set(func() { w.token = "with a space" })
 	apptest.Eventually(t, "the token is refused", func() bool {
 		_, body := bridge.get(t, "/readyz")
-		return strings.Contains(body, "wxcomponent: preauth: announce: invalid: component_access_token must be")
+		return strings.Contains(body, "wxcomponent: not usable: preauth: announce: invalid: component_access_token must be")
 	})
 	w.set(func() { w.token = "fourth" + secret })
 	b.await(t, "wx1", "fourth"+secret, 1)
@@ -168,5 +169,47 @@ func TestLoginThatEnds(t *testing.T) {
 	ask("first" + secret)
 	if w.logins != 2 || !strings.HasPrefix(fmt.Sprint(from.jwt), "[redacted]") {
 		t.Errorf("%d logins, want 2", w.logins)
+	}
+}
+
+// An answer that never ends costs neither memory nor patience.
+func TestAnswersWithoutEnd(t *testing.T) {
+	for says, write := range map[string]func(out http.ResponseWriter, more func() bool){
+		"context deadline exceeded": func(http.ResponseWriter, func() bool) {},
+		"reading its answer: context deadline exceeded": func(out http.ResponseWriter, more func() bool) {
+			_, _ = io.WriteString(out, `{"code":0,"data":{"token":"`+secret)
+			more()
+		},
+		"HTTP 200, and no answer": func(out http.ResponseWriter, more func() bool) {
+			_, _ = io.WriteString(out, `{"code":0,"data":{"token":"`)
+			for more() {
+				_, _ = io.WriteString(out, strings.Repeat(secret, 1000))
+			}
+		},
+		"server response headers exceeded": func(out http.ResponseWriter, more func() bool) {
+			for i := range 100 {
+				out.Header().Set(fmt.Sprint("X-", i), strings.Repeat("x", 10_000))
+			}
+			more()
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+				write(out, func() bool { return http.NewResponseController(out).Flush() == nil && in.Context().Err() == nil })
+				<-in.Context().Done()
+			}))
+			defer server.Close()
+			from := &wxcomponent{base: server.URL, http: newHTTPClient()}
+			defer from.http.CloseIdleConnections()
+			if strings.Contains(says, "deadline") {
+				from.http.Timeout = 200 * time.Millisecond
+			}
+			token, err := from.token(t.Context())
+			if token != "" || err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%q, %v", token, err)
+			}
+			apptest.HasNoSecret(t, fmt.Sprint(err))
+		})
 	}
 }
