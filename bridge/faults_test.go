@@ -268,6 +268,7 @@ func TestTokenChangesTwiceWhileNATSIsAway(t *testing.T) {
 	b.await(t, "wx2", "short", 1)
 	b.Stop()
 	bridge.awaitReady(t, false)
+	bridge.awaitMetric(t, `preauth_bridge_reached{part="nats"} 0`)
 	heard := bridge.metric(t, "preauth_bridge_notifications_total")
 	do(t, db, "SET", "component_access_token:wx1", "two", "EX", 7000)
 	do(t, db, "PEXPIRE", "component_access_token:wx2", 1)

@@ -95,9 +95,10 @@ func TestRightsAreEnough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metric := regexp.MustCompile(`(?m)^# HELP (preauth_\w+)`)
+	metric, all := regexp.MustCompile(`(?m)^# HELP (preauth_\w+)`), ""
 	for _, bridge := range []*bridge{tokens, named, codes} {
 		_, metrics := bridge.get(t, "/metrics")
+		all += metrics
 		for _, found := range metric.FindAllStringSubmatch(metrics, -1) {
 			if !strings.Contains(string(page), "| `"+found[1]+"{") && !strings.Contains(string(page), "| `"+found[1]+"`") {
 				t.Errorf("docs/bridge.md does not have %s", found[1])
@@ -105,6 +106,11 @@ func TestRightsAreEnough(t *testing.T) {
 		}
 		if log := bridge.Err.String(); strings.Contains(log, "ermission") || strings.Contains(log, "NOPERM") {
 			t.Errorf("a bridge is refused something:\n%s", log)
+		}
+	}
+	for _, named := range regexp.MustCompile(`\bpreauth_bridge_\w+`).FindAllString(string(page), -1) {
+		if !strings.Contains(all, "# HELP "+named+" ") {
+			t.Errorf("docs/bridge.md names %s, which no bridge has", named)
 		}
 	}
 }

@@ -66,6 +66,7 @@ func (c common) serve(ctx context.Context, to app.Stdio, prepare func(*session) 
 		return err
 	}
 	s := &session{nc: nc, client: client, log: log, registry: app.NewRegistry()}
+	s.reached("nats", nc.IsConnected)
 	work, err := prepare(s)
 	if err != nil {
 		return err
@@ -117,16 +118,21 @@ var errNotTried = errors.New("not tried yet")
 func (s *session) part(name, label string) *part {
 	added := &part{name: name, down: outage.New(s.log, name, time.Now), err: errNotTried}
 	s.parts = append(s.parts, added)
+	s.reached(label, func() bool { return added.reached() == nil })
+	return added
+}
+
+// reached adds the metric of whether a part was reached.
+func (s *session) reached(label string, is func() bool) {
 	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "preauth_bridge_reached", Help: "1 if the part was reached the last time, otherwise 0.",
 		ConstLabels: prometheus.Labels{"part": label},
 	}, func() float64 {
-		if added.reached() != nil {
-			return 0
+		if is() {
+			return 1
 		}
-		return 1
+		return 0
 	}))
-	return added
 }
 
 // components adds the metric of the components that are usable and of those that are not.
