@@ -132,7 +132,10 @@ func TestReleaseIsReproducible(t *testing.T) {
 
 func TestReleaseIsComplete(t *testing.T) {
 	want := []string{
-		"SHA256SUMS", "preauth-1.2.3~rc.1-1.aarch64.rpm", "preauth-1.2.3~rc.1-1.x86_64.rpm", "preauth_1.2.3-rc.1_image.tar",
+		"SHA256SUMS", "preauth-1.2.3~rc.1-1.aarch64.rpm", "preauth-1.2.3~rc.1-1.x86_64.rpm",
+		"preauth-bridge-1.2.3~rc.1-1.aarch64.rpm", "preauth-bridge-1.2.3~rc.1-1.x86_64.rpm", "preauth-bridge_1.2.3-rc.1_image.tar",
+		"preauth-bridge_1.2.3-rc.1_linux_amd64.cdx.json", "preauth-bridge_1.2.3-rc.1_linux_amd64.tar.gz", "preauth-bridge_1.2.3-rc.1_linux_arm64.cdx.json", "preauth-bridge_1.2.3-rc.1_linux_arm64.tar.gz",
+		"preauth-bridge_1.2.3~rc.1_amd64.deb", "preauth-bridge_1.2.3~rc.1_arm64.deb", "preauth_1.2.3-rc.1_image.tar",
 		"preauth_1.2.3-rc.1_linux_amd64.cdx.json", "preauth_1.2.3-rc.1_linux_amd64.tar.gz", "preauth_1.2.3-rc.1_linux_arm64.cdx.json", "preauth_1.2.3-rc.1_linux_arm64.tar.gz",
 		"preauth_1.2.3~rc.1_amd64.deb", "preauth_1.2.3~rc.1_arm64.deb",
 	}
@@ -153,22 +156,37 @@ func TestReleaseIsComplete(t *testing.T) {
 
 func TestArchiveHasTheProgramOfItsArchitecture(t *testing.T) {
 	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
-		name := "preauth_" + version + "_linux_" + arch
-		unzipped, err := gzip.NewReader(bytes.NewReader(content(t, made, name+".tar.gz")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		files := untar(t, unzipped)
-		for _, want := range []string{"preauth", "preauth.1", "preauth.service", "preauth.env", "preauth-gateway.service", "preauth-gateway.env", "completion/preauth.bash", "completion/preauth.zsh", "completion/preauth.fish", "CHANGELOG.md"} {
-			if files[name+"/"+want] == nil {
-				t.Errorf("%s has no %s", name, want)
-			}
-		}
-		isFor(t, files[name+"/preauth"], machine)
-		if page := string(files[name+"/preauth.1"]); !strings.HasPrefix(page, `.TH PREAUTH 1 2026-03-14 "preauth 1.2.3-rc.1"`) {
+		files := archived(t, "preauth", arch, "preauth.1", "preauth.service", "preauth.env", "preauth-gateway.service", "preauth-gateway.env", "completion/preauth.bash", "completion/preauth.zsh", "completion/preauth.fish", "CHANGELOG.md")
+		isFor(t, files["preauth"], machine)
+		if page := string(files["preauth.1"]); !strings.HasPrefix(page, `.TH PREAUTH 1 2026-03-14 "preauth 1.2.3-rc.1"`) {
 			t.Errorf("the man page begins %q", page[:60])
 		}
+		files = archived(t, "preauth-bridge", arch, "preauth-bridge@.service", "bridge-tokens.env", "bridge-codes.env", "bridge-wxcomponent.env", "CHANGELOG.md")
+		isFor(t, files["preauth-bridge"], machine)
 	}
+}
+
+// archived returns the files of the archive of a program, which are the program and those named.
+func archived(t *testing.T, program, arch string, others ...string) map[string][]byte {
+	t.Helper()
+	name := program + "_" + version + "_linux_" + arch
+	unzipped, err := gzip.NewReader(bytes.NewReader(content(t, made, name+".tar.gz")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for file, content := range untar(t, unzipped) {
+		files[strings.TrimPrefix(file, name+"/")] = content
+	}
+	for _, want := range append(others, program) {
+		if files[want] == nil {
+			t.Errorf("%s has no %s", name, want)
+		}
+	}
+	if len(files) != len(others)+1 {
+		t.Errorf("%s has %d files", name, len(files))
+	}
+	return files
 }
 
 // isFor expects a program that is linked statically for an architecture.
@@ -194,7 +212,6 @@ func TestDebianPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(made, "preauth_1.2.3~rc.1_"+strings.TrimSpace(architecture)+".deb")
 	directory := t.TempDir()
 	for _, name := range []string{"var/lib/dpkg/updates", "var/lib/dpkg/info"} {
 		if err := os.MkdirAll(filepath.Join(directory, name), 0o755); err != nil {
@@ -210,24 +227,32 @@ func TestDebianPackage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	do("--install", file)
-	packaged(t, directory)
-	settings := filepath.Join(directory, "etc/preauth/preauth.env")
-	write(t, settings, "NATS_URL=nats://mine:4222\n")
-	do("--install", file)
-	if kept := content(t, filepath.Dir(settings), "preauth.env"); string(kept) != "NATS_URL=nats://mine:4222\n" {
-		t.Errorf("an upgrade makes the settings %q", kept)
+	for program, settings := range map[string]string{"preauth": "preauth.env", "preauth-bridge": "bridge-tokens.env"} {
+		file := filepath.Join(made, program+"_1.2.3~rc.1_"+strings.TrimSpace(architecture)+".deb")
+		do("--install", file)
+		packaged(t, directory, program)
+		settings := filepath.Join(directory, "etc/preauth", settings)
+		write(t, settings, "NATS_URL=nats://mine:4222\n")
+		do("--install", file)
+		if kept := content(t, filepath.Dir(settings), filepath.Base(settings)); string(kept) != "NATS_URL=nats://mine:4222\n" {
+			t.Errorf("an upgrade makes the settings %q", kept)
+		}
+		do("--remove", program)
+		isRemoved(t, directory, program)
+		if _, err := os.Stat(settings); err != nil {
+			t.Errorf("the settings do not stay: %v", err)
+		}
+		do("--purge", program)
+		if _, err := os.Stat(filepath.Dir(settings)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the settings stay: %v", err)
+		}
 	}
-	do("--remove", "preauth")
-	if _, err := os.Stat(filepath.Join(directory, "usr/bin/preauth")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the program stays: %v", err)
-	}
-	if _, err := os.Stat(settings); err != nil {
-		t.Errorf("the settings do not stay: %v", err)
-	}
-	do("--purge", "preauth")
-	if _, err := os.Stat(filepath.Dir(settings)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the settings stay: %v", err)
+}
+
+func isRemoved(t *testing.T, directory, program string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(directory, "usr/bin", program)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s stays: %v", program, err)
 	}
 }
 
@@ -237,7 +262,6 @@ func TestRPM(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root installs packages")
 	}
-	file := filepath.Join(made, "preauth-1.2.3~rc.1-1."+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]+".rpm")
 	directory := t.TempDir()
 	do := func(arguments ...string) string {
 		t.Helper()
@@ -247,33 +271,62 @@ func TestRPM(t *testing.T) {
 		}
 		return said
 	}
-	if config := do("--query", "--configfiles", "--package", file); config != "/etc/preauth/preauth-gateway.env\n/etc/preauth/preauth.env\n" {
-		t.Errorf("the settings are %q", config)
-	}
-	if scripts := do("--query", "--scripts", "--package", file); !strings.Contains(scripts, "systemctl disable --now preauth.service preauth-gateway.service") || strings.Contains(scripts, "restart") {
-		t.Errorf("the scripts are %s", scripts)
-	}
-	do("--install", "--nodeps", "--noscripts", "--ignorearch", file) // the directory has nothing but the package
-	packaged(t, directory)
-	do("--erase", "--nodeps", "--noscripts", "preauth")
-	if _, err := os.Stat(filepath.Join(directory, "usr/bin/preauth")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the program stays: %v", err)
+	for _, test := range []struct{ program, config, stops string }{
+		{"preauth", "/etc/preauth/preauth-gateway.env\n/etc/preauth/preauth.env\n", "systemctl disable --now preauth.service preauth-gateway.service\n"},
+		{
+			"preauth-bridge", "/etc/preauth/bridge-codes.env\n/etc/preauth/bridge-tokens.env\n/etc/preauth/bridge-wxcomponent.env\n",
+			"systemctl disable --now preauth-bridge@tokens.service preauth-bridge@codes.service preauth-bridge@wxcomponent.service\n",
+		},
+	} {
+		file := filepath.Join(made, test.program+"-1.2.3~rc.1-1."+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]+".rpm")
+		if config := do("--query", "--configfiles", "--package", file); config != test.config {
+			t.Errorf("the settings are %q", config)
+		}
+		if scripts := do("--query", "--scripts", "--package", file); !strings.Contains(scripts, test.stops) || strings.Contains(scripts, "restart") {
+			t.Errorf("the scripts are %s", scripts)
+		}
+		do("--install", "--nodeps", "--noscripts", "--ignorearch", file) // the directory has nothing but the package
+		packaged(t, directory, test.program)
+		do("--erase", "--nodeps", "--noscripts", test.program)
+		isRemoved(t, directory, test.program)
 	}
 }
 
-// packaged expects what a package installs.
-func packaged(t *testing.T, directory string) {
-	t.Helper()
-	said, err := output(t.Context(), ".", filepath.Join(directory, "usr/bin/preauth"), "version", "--json")
-	saysItsOrigin(t, said, err)
-	for name, mode := range map[string]os.FileMode{
+// modes are the files that the packages install, and their modes.
+var modes = map[string]map[string]os.FileMode{
+	"preauth": {
 		"usr/bin/preauth": 0o755, "usr/share/man/man1/preauth.1.gz": 0o644, "usr/lib/systemd/system/preauth.service": 0o644, "etc/preauth/preauth.env": 0o644,
 		"usr/lib/systemd/system/preauth-gateway.service": 0o644, "etc/preauth/preauth-gateway.env": 0o644,
 		"usr/share/bash-completion/completions/preauth": 0o644, "usr/share/zsh/site-functions/_preauth": 0o644, "usr/share/fish/vendor_completions.d/preauth.fish": 0o644,
-	} {
+	},
+	"preauth-bridge": {
+		"usr/bin/preauth-bridge": 0o755, "usr/lib/systemd/system/preauth-bridge@.service": 0o644,
+		"etc/preauth/bridge-tokens.env": 0o600, "etc/preauth/bridge-codes.env": 0o600, "etc/preauth/bridge-wxcomponent.env": 0o600,
+	},
+}
+
+// packaged expects what the package of a program installs.
+func packaged(t *testing.T, directory, program string) {
+	t.Helper()
+	file := filepath.Join(directory, "usr/bin", program)
+	if program == "preauth" {
+		said, err := output(t.Context(), ".", file, "version", "--json")
+		saysItsOrigin(t, said, err)
+	} else {
+		said, err := output(t.Context(), ".", file, "--version")
+		saysItsVersion(t, said, err)
+	}
+	for name, mode := range modes[program] {
 		if info, err := os.Stat(filepath.Join(directory, name)); err != nil || info.Mode() != mode {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
+	}
+}
+
+func saysItsVersion(t *testing.T, said string, err error) {
+	t.Helper()
+	if err != nil || strings.TrimSpace(said) != version {
+		t.Errorf("the program says %q, %v", said, err)
 	}
 }
 
@@ -294,8 +347,15 @@ func saysItsOrigin(t *testing.T, said string, err error) {
 // The image holds the program and the authorities alone, runs as the Dockerfile says, and its
 // program runs with nothing else there.
 func TestImage(t *testing.T) {
+	for _, program := range []string{"preauth", "preauth-bridge"} {
+		t.Run(program, func(t *testing.T) { isImageOf(t, program) })
+	}
+}
+
+func isImageOf(t *testing.T, program string) {
+	t.Helper()
 	directory := t.TempDir()
-	for name, content := range untar(t, bytes.NewReader(content(t, made, "preauth_"+version+"_image.tar"))) {
+	for name, content := range untar(t, bytes.NewReader(content(t, made, program+"_"+version+"_image.tar"))) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(directory, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -332,15 +392,15 @@ func TestImage(t *testing.T) {
 		if config.Architecture != descriptor.Platform.Architecture || config.OS != "linux" || !config.Created.Equal(date) {
 			t.Errorf("the image for %v has %+v", descriptor.Platform, config)
 		}
-		runsAsTheDockerfileSays(t, config.Config)
+		runsAsTheDockerfileSays(t, program, config.Config)
 		files := untar(t, mutate.Extract(image))
 		if len(files) != 2 {
 			t.Errorf("the image has %d files", len(files))
 		}
-		isFor(t, files["preauth"], machines[config.Architecture])
+		isFor(t, files[program], machines[config.Architecture])
 		hasAuthority(t, files["etc/ssl/certs/ca-certificates.crt"], "DigiCert Global Root G2")
 		if config.Architecture == runtime.GOARCH {
-			runsAlone(t, files["preauth"])
+			runsAlone(t, program, files[program])
 		}
 		delete(machines, config.Architecture)
 	}
@@ -349,28 +409,39 @@ func TestImage(t *testing.T) {
 	}
 }
 
-func runsAsTheDockerfileSays(t *testing.T, config v1.Config) {
+func runsAsTheDockerfileSays(t *testing.T, program string, config v1.Config) {
 	t.Helper()
-	if config.User != "65532:65532" || !slices.Equal(config.Entrypoint, []string{"/preauth"}) || !slices.Equal(config.Cmd, []string{"serve"}) {
-		t.Errorf("it runs as %s: %q %q", config.User, config.Entrypoint, config.Cmd)
+	if config.User != "65532:65532" || !slices.Equal(config.Entrypoint, []string{"/" + program}) {
+		t.Errorf("it runs as %s: %q", config.User, config.Entrypoint)
+	}
+	if config.Labels["org.opencontainers.image.version"] != version || config.Labels["org.opencontainers.image.revision"] != commit || config.Labels["org.opencontainers.image.title"] != program {
+		t.Errorf("the labels are %v", config.Labels)
+	}
+	if program != "preauth" {
+		if config.Cmd != nil || config.Healthcheck != nil {
+			t.Errorf("it runs %q, and checks %+v", config.Cmd, config.Healthcheck)
+		}
+		return
 	}
 	check := config.Healthcheck
 	if check == nil || !slices.Equal(check.Test, []string{"CMD", "/preauth", "check"}) || check.Interval != 10*time.Second || check.Timeout != 5*time.Second || check.StartPeriod != 30*time.Second || check.Retries != 3 {
 		t.Errorf("the health check is %+v", check)
 	}
-	if config.Labels["org.opencontainers.image.version"] != version || config.Labels["org.opencontainers.image.revision"] != commit {
-		t.Errorf("the labels are %v", config.Labels)
+	if !slices.Equal(config.Cmd, []string{"serve"}) {
+		t.Errorf("it runs %q", config.Cmd)
 	}
 }
 
-// The Dockerfile copies what make dist puts into the image.
+// The Dockerfiles copy what make dist puts into the images.
 func TestDockerfileCopiesTheSame(t *testing.T) {
-	var copied []string
-	for _, line := range regexp.MustCompile(`(?m)^COPY --from=build \S+ (\S+)$`).FindAllSubmatch(content(t, root, "Dockerfile"), -1) {
-		copied = append(copied, string(line[1]))
-	}
-	if !slices.Equal(copied, []string{"/etc/ssl/certs/", "/preauth"}) {
-		t.Errorf("it copies %q", copied)
+	for dockerfile, program := range map[string]string{"Dockerfile": "/preauth", "bridge/Dockerfile": "/preauth-bridge"} {
+		var copied []string
+		for _, line := range regexp.MustCompile(`(?m)^COPY --from=build \S+ (\S+)$`).FindAllSubmatch(content(t, root, dockerfile), -1) {
+			copied = append(copied, string(line[1]))
+		}
+		if !slices.Equal(copied, []string{"/etc/ssl/certs/", program}) {
+			t.Errorf("%s copies %q", dockerfile, copied)
+		}
 	}
 }
 
@@ -401,48 +472,51 @@ func hasAuthority(t *testing.T, all []byte, name string) {
 }
 
 // runsAlone runs the program as nobody in a directory with nothing else.
-func runsAlone(t *testing.T, program []byte) {
+func runsAlone(t *testing.T, name string, program []byte) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Log("only root changes the root directory")
 		return
 	}
 	directory := t.TempDir()
-	write(t, filepath.Join(directory, "preauth"), string(program))
-	if err := os.Chmod(filepath.Join(directory, "preauth"), 0o755); err != nil {
+	write(t, filepath.Join(directory, name), string(program))
+	if err := os.Chmod(filepath.Join(directory, name), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.CommandContext(t.Context(), "/preauth", "version", "--json")
+	command := exec.CommandContext(t.Context(), "/"+name, "--version")
 	command.SysProcAttr = &syscall.SysProcAttr{Chroot: directory, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
 	command.Dir = "/"
 	said, err := command.Output()
-	saysItsOrigin(t, string(said), err)
+	saysItsVersion(t, string(said), err)
 }
 
 // The bill of materials has each module that is linked into the program, and the standard library.
 func TestBillOfMaterials(t *testing.T) {
-	for _, arch := range architectures {
-		var bom cdx.BOM
-		if err := json.Unmarshal(content(t, made, "preauth_"+version+"_linux_"+arch+".cdx.json"), &bom); err != nil {
-			t.Fatal(err)
-		}
-		if bom.Metadata.Component.Name != "preauth" || bom.Metadata.Component.Version != version || bom.Metadata.Timestamp != "2026-03-14T09:00:00Z" || bom.SerialNumber == "" {
-			t.Errorf("it is about %+v", bom.Metadata)
-		}
-		listed := map[string]bool{}
-		for _, component := range *bom.Components {
-			listed[component.Name] = true
-			if component.Name != "std" && (component.Hashes == nil || component.Evidence == nil) {
-				t.Errorf("%s has no checksum or no license", component.Name)
+	for _, p := range []program{service, bridge} {
+		for _, arch := range architectures {
+			var bom cdx.BOM
+			if err := json.Unmarshal(content(t, made, p.name+"_"+version+"_linux_"+arch+".cdx.json"), &bom); err != nil {
+				t.Fatal(err)
 			}
-		}
-		linked, err := output(t.Context(), root, "env", "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/preauth")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for module := range strings.FieldsSeq(linked + " std") {
-			if !listed[module] && module != "preauth" {
-				t.Errorf("the bill for %s does not list %s", arch, module)
+			main := map[string]string{"preauth": "preauth", "preauth-bridge": "preauth/bridge"}[p.name]
+			if bom.Metadata.Component.Name != main || bom.Metadata.Component.Version != version || bom.Metadata.Timestamp != "2026-03-14T09:00:00Z" || bom.SerialNumber == "" {
+				t.Errorf("it is about %+v", bom.Metadata.Component)
+			}
+			listed := map[string]bool{main: true}
+			for _, component := range *bom.Components {
+				listed[component.Name] = true
+				if component.Name != "std" && component.Name != "preauth" && (component.Hashes == nil || component.Evidence == nil) {
+					t.Errorf("%s has no checksum or no license", component.Name)
+				}
+			}
+			linked, err := output(t.Context(), filepath.Join(root, p.module), "env", "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", p.pkg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for module := range strings.FieldsSeq(linked + " std") {
+				if !listed[module] {
+					t.Errorf("the bill of %s for %s does not list %s", p.name, arch, module)
+				}
 			}
 		}
 	}

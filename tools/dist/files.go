@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,21 +27,18 @@ type file struct {
 	config  bool // whether an upgrade keeps the changes of an administrator
 }
 
-// files returns what archives and packages contain.
-func (r release) files(binary string, manual []byte) []file {
-	source := func(name string) string { return filepath.Join(r.root, name) }
-	return []file{
-		{name: "preauth", install: "/usr/bin/preauth", source: binary, mode: 0o755},
-		{name: "preauth.1", install: "/usr/share/man/man1/preauth.1", content: manual, mode: 0o644},
-		{name: "preauth.service", install: "/usr/lib/systemd/system/preauth.service", source: source("deploy/systemd/preauth.service"), mode: 0o644},
-		{name: "preauth.env", install: "/etc/preauth/preauth.env", source: source("deploy/systemd/preauth.env"), mode: 0o644, config: true},
-		{name: "preauth-gateway.service", install: "/usr/lib/systemd/system/preauth-gateway.service", source: source("deploy/systemd/preauth-gateway.service"), mode: 0o644},
-		{name: "preauth-gateway.env", install: "/etc/preauth/preauth-gateway.env", source: source("deploy/systemd/preauth-gateway.env"), mode: 0o644, config: true},
-		{name: "completion/preauth.bash", install: "/usr/share/bash-completion/completions/preauth", source: source("cmd/preauth/completion/preauth.bash"), mode: 0o644},
-		{name: "completion/preauth.zsh", install: "/usr/share/zsh/site-functions/_preauth", source: source("cmd/preauth/completion/preauth.zsh"), mode: 0o644},
-		{name: "completion/preauth.fish", install: "/usr/share/fish/vendor_completions.d/preauth.fish", source: source("cmd/preauth/completion/preauth.fish"), mode: 0o644},
-		{name: "CHANGELOG.md", install: "/usr/share/doc/preauth/CHANGELOG.md", source: source("CHANGELOG.md"), mode: 0o644},
+// files returns what archives and packages of a program contain.
+func (r release) files(p program, binary string, manual []byte) []file {
+	files := []file{{name: p.name, install: "/usr/bin/" + p.name, source: binary, mode: 0o755}}
+	if p.manual {
+		files = append(files, file{name: p.name + ".1", install: "/usr/share/man/man1/" + p.name + ".1", content: manual, mode: 0o644})
 	}
+	changes := file{name: "CHANGELOG.md", install: "/usr/share/doc/" + p.name + "/CHANGELOG.md", source: "CHANGELOG.md", mode: 0o644}
+	for _, f := range append(slices.Clone(p.files), changes) {
+		f.source = filepath.Join(r.root, f.source)
+		files = append(files, f)
+	}
+	return files
 }
 
 // read returns the content.

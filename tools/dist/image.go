@@ -23,19 +23,19 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// image writes the image for all architectures, as an archive of an OCI layout. It is the one that an
-// engine makes of the Dockerfile: the last stage there says how it runs.
-func (r release) image(binaries map[string]string, to string) (err error) {
-	dockerfile, err := os.ReadFile(filepath.Join(r.root, "Dockerfile"))
+// image writes the image of a program for all architectures, as an archive of an OCI layout. It is
+// the one that an engine makes of the program's Dockerfile: the last stage there says how it runs.
+func (r release) image(p program, binaries map[string]string, to string) (err error) {
+	dockerfile, err := os.ReadFile(filepath.Join(r.root, p.dockerfile))
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
 	config, err := parseDockerfile(dockerfile)
 	if err != nil {
-		return fmt.Errorf("image: Dockerfile: %w", err)
+		return fmt.Errorf("image: %s: %w", p.dockerfile, err)
 	}
 	config.Labels = map[string]string{
-		"org.opencontainers.image.title": "preauth", "org.opencontainers.image.version": r.version, "org.opencontainers.image.revision": r.commit,
+		"org.opencontainers.image.title": p.name, "org.opencontainers.image.version": r.version, "org.opencontainers.image.revision": r.commit,
 	}
 	authorities, err := r.layer("etc/ssl/certs/ca-certificates.crt", authorities(), 0o644)
 	if err != nil {
@@ -47,7 +47,7 @@ func (r release) image(binaries map[string]string, to string) (err error) {
 		if err != nil {
 			return fmt.Errorf("image: %w", err)
 		}
-		program, err := r.layer("preauth", content, 0o755)
+		layer, err := r.layer(p.name, content, 0o755)
 		if err != nil {
 			return fmt.Errorf("image: %w", err)
 		}
@@ -56,7 +56,7 @@ func (r release) image(binaries map[string]string, to string) (err error) {
 			Architecture: arch, OS: "linux", Created: v1.Time{Time: r.date}, Config: config, RootFS: v1.RootFS{Type: "layers"},
 		})
 		if err == nil {
-			image, err = mutate.AppendLayers(mutate.ConfigMediaType(image, types.OCIConfigJSON), authorities, program)
+			image, err = mutate.AppendLayers(mutate.ConfigMediaType(image, types.OCIConfigJSON), authorities, layer)
 		}
 		if err != nil {
 			return fmt.Errorf("image: %w", err)
@@ -72,7 +72,7 @@ func (r release) image(binaries map[string]string, to string) (err error) {
 	if err == nil {
 		err = at.AppendIndex(images, layout.WithAnnotations(map[string]string{
 			"org.opencontainers.image.ref.name": r.version,
-			"io.containerd.image.name":          "docker.io/library/preauth:" + r.version,
+			"io.containerd.image.name":          "docker.io/library/" + p.name + ":" + r.version,
 		}))
 	}
 	if err != nil {

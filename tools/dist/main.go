@@ -1,7 +1,7 @@
-// Command dist makes everything of a release, for Linux on amd64 and arm64: archives, packages for
-// Debian and for RPM, an image, the checksums, and a bill of materials for each program. It needs
-// neither a container engine nor a network beyond the module proxy, and makes the same bytes of the
-// same commit each time.
+// Command dist makes everything of a release, for Linux on amd64 and arm64: of each program archives,
+// packages for Debian and for RPM, an image, and bills of materials, and the checksums of all. It
+// needs neither a container engine nor a network beyond the module proxy, and makes the same bytes of
+// the same commit each time.
 package main
 
 import (
@@ -96,31 +96,41 @@ func (r release) make(ctx context.Context, out string) (err error) {
 	if err := prepare(out); err != nil {
 		return err
 	}
+	for _, p := range []program{service, bridge} {
+		if err := r.program(ctx, p, work, out); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return checksums(out)
+}
+
+// program writes the files of a program.
+func (r release) program(ctx context.Context, p program, work, out string) error {
 	binaries := map[string]string{}
 	for _, arch := range architectures {
-		binaries[arch] = filepath.Join(work, arch, "preauth")
-		if err := r.build(ctx, "linux", arch, binaries[arch]); err != nil {
+		binaries[arch] = filepath.Join(work, arch, p.name)
+		if err := r.build(ctx, p, "linux", arch, binaries[arch]); err != nil {
 			return err
 		}
 	}
-	page, err := r.manual(ctx, work, binaries)
-	if err != nil {
-		return err
+	var page []byte
+	if p.manual {
+		var err error
+		if page, err = r.manual(ctx, p, work, binaries); err != nil {
+			return err
+		}
 	}
 	for _, arch := range architectures {
-		files := r.files(binaries[arch], page)
-		name := filepath.Join(out, fmt.Sprintf("preauth_%s_linux_%s", r.version, arch))
+		files := r.files(p, binaries[arch], page)
+		name := filepath.Join(out, fmt.Sprintf("%s_%s_linux_%s", p.name, r.version, arch))
 		if err := errors.Join(
-			r.archive(files, name+".tar.gz"), r.materials(binaries[arch], name+".cdx.json"),
-			r.pack("deb", arch, files, out), r.pack("rpm", arch, files, out),
+			r.archive(files, name+".tar.gz"), r.materials(ctx, p, binaries[arch], name+".cdx.json"),
+			r.pack("deb", p, arch, files, out), r.pack("rpm", p, arch, files, out),
 		); err != nil {
 			return err
 		}
 	}
-	if err := r.image(binaries, filepath.Join(out, fmt.Sprintf("preauth_%s_image.tar", r.version))); err != nil {
-		return err
-	}
-	return checksums(out)
+	return r.image(p, binaries, filepath.Join(out, fmt.Sprintf("%s_%s_image.tar", p.name, r.version)))
 }
 
 // prepare makes a directory that has no files of an earlier release.
@@ -142,8 +152,8 @@ func prepare(out string) error {
 	return nil
 }
 
-// build builds the program. The bytes depend on the source code and the version of Go only.
-func (r release) build(ctx context.Context, system, arch, file string) error {
+// build builds a program. The bytes depend on the source code and the version of Go only.
+func (r release) build(ctx context.Context, p program, system, arch, file string) error {
 	app := "-X preauth/internal/app."
 	flags := "-s -w " + app + "release=" + r.version + " " + app + "date=" + r.date.Format(time.RFC3339)
 	if r.commit != "" {
@@ -153,17 +163,17 @@ func (r release) build(ctx context.Context, system, arch, file string) error {
 	if err != nil {
 		return err
 	}
-	_, err = output(ctx, r.root, "env", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off", "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0",
-		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", file, "./cmd/preauth")
+	_, err = output(ctx, filepath.Join(r.root, p.module), "env", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off", "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0",
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", file, p.pkg)
 	return err
 }
 
 // manual returns the man page, as a program for this machine prints it.
-func (r release) manual(ctx context.Context, work string, binaries map[string]string) (page []byte, err error) {
+func (r release) manual(ctx context.Context, p program, work string, binaries map[string]string) (page []byte, err error) {
 	file := binaries[runtime.GOARCH]
 	if runtime.GOOS != "linux" || file == "" {
-		file = filepath.Join(work, "host", "preauth")
-		if err := r.build(ctx, runtime.GOOS, runtime.GOARCH, file); err != nil {
+		file = filepath.Join(work, "host", p.name)
+		if err := r.build(ctx, p, runtime.GOOS, runtime.GOARCH, file); err != nil {
 			return nil, err
 		}
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -15,14 +18,34 @@ import (
 
 // materials writes what a program is made of, as CycloneDX has it: the modules that are linked into
 // it, with their checksums and licenses, and the standard library.
-func (r release) materials(binary, to string) error {
-	generator, err := bin.NewGenerator(binary, bin.WithLogger(zerolog.Nop()), bin.WithIncludeStdlib(true), bin.WithVersionOverride(r.version), bin.WithLicenseDetector(local.NewDetector(zerolog.Nop())))
+func (r release) materials(ctx context.Context, p program, binary, to string) error {
+	detector := local.NewDetector(zerolog.Nop())
+	generator, err := bin.NewGenerator(binary, bin.WithLogger(zerolog.Nop()), bin.WithIncludeStdlib(true), bin.WithVersionOverride(r.version), bin.WithLicenseDetector(detector))
 	if err != nil {
 		return fmt.Errorf("materials: %w", err)
 	}
 	bom, err := generator.Generate()
 	if err != nil {
 		return fmt.Errorf("materials: %w", err)
+	}
+	// Among the modules of another one is the root's, by the directory that replaces it. The generator
+	// cannot download that, nor those that it asks for with it, so they have no licenses yet.
+	components := *bom.Components
+	for i := range components {
+		switch c := &components[i]; {
+		case c.Name == replaced:
+			c.Name, c.Version = "preauth", r.version
+		case c.Name != "std" && c.Evidence == nil:
+			directory, err := output(ctx, filepath.Join(r.root, p.module), "go", "list", "-m", "-f", "{{.Dir}}", c.Name)
+			if err != nil {
+				return fmt.Errorf("materials: %w", err)
+			}
+			licenses, err := detector.Detect(c.Name, c.Version, strings.TrimSpace(directory))
+			if err != nil {
+				return fmt.Errorf("materials: %w", err)
+			}
+			c.Evidence = &cdx.Evidence{Licenses: choices(licenses)}
+		}
 	}
 	sum, err := digest(binary)
 	if err != nil {
@@ -34,5 +57,18 @@ func (r release) materials(binary, to string) error {
 	if err := cdx.NewBOMEncoder(&encoded, cdx.BOMFileFormatJSON).SetPretty(true).Encode(bom); err != nil {
 		return fmt.Errorf("materials: %w", err)
 	}
-	return os.WriteFile(to, encoded.Bytes(), 0o644) //nolint:gosec // everybody may read a release
+	named := bytes.ReplaceAll(encoded.Bytes(), []byte("pkg:golang/"+replaced+"@(devel)"), []byte("pkg:golang/preauth@"+r.version))
+	return os.WriteFile(to, named, 0o644) //nolint:gosec // everybody may read a release
+}
+
+// replaced is how the bridge's go.mod names the root's module.
+const replaced = "../"
+
+// choices returns licenses as a component has them.
+func choices(licenses []cdx.License) *cdx.Licenses {
+	choices := make(cdx.Licenses, len(licenses))
+	for i := range licenses {
+		choices[i].License = &licenses[i]
+	}
+	return &choices
 }

@@ -16,7 +16,7 @@ import (
 
 // pack writes a package, a deb or an rpm, under the name that is usual for its kind. Its scripts
 // neither start nor restart the service: it needs its settings first, and an upgrade the schema.
-func (r release) pack(kind, arch string, contents []file, directory string) error {
+func (r release) pack(kind string, p program, arch string, contents []file, directory string) error {
 	packager, err := nfpm.Get(kind)
 	if err != nil {
 		return err
@@ -26,16 +26,22 @@ func (r release) pack(kind, arch string, contents []file, directory string) erro
 		return err
 	}
 	defer os.RemoveAll(work)
+	stop, err := os.ReadFile("scripts/stop.sh")
+	if err != nil {
+		return fmt.Errorf("package: %w", err)
+	}
+	stopping := filepath.Join(work, "stop.sh")
+	if err := os.WriteFile(stopping, bytes.ReplaceAll(stop, []byte("UNITS"), []byte(p.units)), 0o600); err != nil { //nolint:gosec // in a temporary directory
+		return fmt.Errorf("package: %w", err)
+	}
 	info := nfpm.WithDefaults(&nfpm.Info{
-		Name: "preauth", Arch: arch, Platform: "linux", Version: r.version, MTime: r.date,
+		Name: p.name, Arch: arch, Platform: "linux", Version: r.version, MTime: r.date,
 		Section: "net", Priority: "optional", Maintainer: "The preauth developers <preauth@localhost>", Vendor: "preauth",
-		Description: "pre_auth_codes for WeChat third-party platforms\n" +
-			"Takes component_access_tokens from NATS, asks WeChat for pre_auth_codes,\n" +
-			"stores them in MySQL, announces them, and answers look-ups and claims.",
+		Description: p.summary + "\n" + p.description,
 		Overridables: nfpm.Overridables{
 			Depends: []string{"ca-certificates"},
-			Scripts: nfpm.Scripts{PostInstall: "scripts/reload.sh", PreRemove: "scripts/stop.sh", PostRemove: "scripts/reload.sh"},
-			RPM:     nfpm.RPM{BuildHost: "localhost", Summary: "pre_auth_codes for WeChat third-party platforms"},
+			Scripts: nfpm.Scripts{PostInstall: "scripts/reload.sh", PreRemove: stopping, PostRemove: "scripts/reload.sh"},
+			RPM:     nfpm.RPM{BuildHost: "localhost", Summary: p.summary},
 		},
 	})
 	for i, f := range contents {
