@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -175,16 +176,38 @@ func (r *responder) replica() preauth.Replica {
 	return described
 }
 
-// stop takes no more requests and waits for those that need more than memory. NATS may hold some more
-// for the endpoints, which are answered or sent away until its connection is drained.
-func (r *responder) stop() {
+// lastRequests bounds how long a replica that stops waits for the requests that NATS has sent it.
+const lastRequests = 5 * time.Second
+
+// stop takes no more requests, answers those that NATS has sent to this replica, and waits for the
+// work on them.
+func (r *responder) stop(workCtx context.Context) {
 	if err := r.service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		r.log.Warn("micro service not stopped", "error", err)
 	}
+	r.takeLast(workCtx)
 	r.mu.Lock()
 	r.stopping = true
 	r.mu.Unlock()
 	r.working.Wait()
+}
+
+// takeLast returns when the endpoints have handled all that NATS sent them before it knew that they
+// are gone.
+func (r *responder) takeLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastRequests)
+	defer cancel()
+	if r.nc.FlushWithContext(ctx) != nil {
+		return // without NATS nothing comes, and nobody gets an answer
+	}
+	handled := make(chan struct{})
+	if r.nc.Barrier(func() { close(handled) }) != nil {
+		return
+	}
+	select {
+	case <-handled:
+	case <-ctx.Done():
+	}
 }
 
 // serve returns the handler of an endpoint.

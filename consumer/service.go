@@ -382,7 +382,7 @@ func (s *Service) Run(ctx context.Context) error {
 	for _, from := range s.sources {
 		from.intake.Wait()
 	}
-	s.responder.stop()
+	s.responder.stop(workCtx)
 	s.renewer.waitForDemands() // begun by look-ups and authorizations
 	stopWatching()
 	watching.Wait()
