@@ -13,11 +13,12 @@ import (
 )
 
 var (
-	forTime = flag.Duration("for", 45*time.Second, "how long faults come in TestPromisesHoldUnderFaults, for each kind of NATS")
-	seed    = flag.Uint64("seed", newSeed(), "what the choices depend on; default: a fresh one")
-	engine  = flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
-	before  = flag.String("before", released, "the commit that TestRollingUpgrade upgrades from")
-	broken  = flag.Bool("broken", false, "run the campaigns against broken builds of the service: half an hour")
+	forTime  = flag.Duration("for", 45*time.Second, "how long faults come in TestPromisesHoldUnderFaults, for each kind of NATS")
+	seed     = flag.Uint64("seed", newSeed(), "what the choices depend on; default: a fresh one")
+	engine   = flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
+	before   = flag.String("before", released, "the commit that TestRollingUpgrade upgrades from")
+	requests = flag.Int("requests", 1000, "how many requests TestRestarts makes at least in each manner")
+	broken   = flag.Bool("broken", false, "run the campaigns against broken builds of the service: half an hour")
 )
 
 func TestMain(m *testing.M) {
@@ -100,4 +101,24 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Errorf("%d checks are too few to show anything", out.Total())
 	}
 	_ = os.RemoveAll(c.dir)
+}
+
+// TestRestarts restarts replicas while clients look up and claim at full speed. Restarts in good
+// order fail no request, and a killed replica costs a claim at most a second.
+func TestRestarts(t *testing.T) {
+	c := newCampaign(t, *seed)
+	c.engine = mysqlserver.Engine(*engine)
+	counted, err := c.restarts(t.Context(), *requests)
+	if err != nil {
+		t.Fatalf("%v\nfiles in %s", err, c.dir)
+	}
+	for _, r := range counted {
+		r.table().write(t.Output(), r.name)
+		if problem := r.problem(); problem != "" {
+			t.Errorf("%s: %s; files in %s", r.name, problem, c.dir)
+		}
+	}
+	if !t.Failed() {
+		_ = os.RemoveAll(c.dir)
+	}
 }

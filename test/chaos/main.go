@@ -6,6 +6,7 @@
 //	go -C test/chaos run . -for 30m              # from a fresh seed, which is printed
 //	go -C test/chaos run . -for 5m -seed 4711    # with the choices of an earlier run
 //	go -C test/chaos run . -sum a.txt b.txt      # one table from the output of several runs
+//	go -C test/chaos run . -restarts 100000      # counts what restarts cost instead
 //	go -C test/chaos test .                      # a short one
 //
 // The exit status is 0 if all promises were kept, 1 if one was broken, and 2 if the harness itself
@@ -43,6 +44,7 @@ func run(ctx context.Context) int {
 	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
 	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "largest error of a clock")
 	flag.StringVar(&c.dir, "dir", "", "new directory for the run's files, which is kept; default: a temporary one")
+	restarted := flag.Int("restarts", 0, "instead of a campaign, count what so many requests cost while replicas are restarted")
 	sum := flag.Bool("sum", false, "print the sum of the tables in the named files, each the output of a run")
 	flag.Parse()
 	if *sum {
@@ -69,6 +71,9 @@ func run(ctx context.Context) int {
 		return 2
 	}
 	c.log("seed %d, %v, files in %s", c.seed, c.duration, c.dir)
+	if *restarted > 0 {
+		return c.reportRestarts(ctx, *restarted, keep)
+	}
 	out, err := c.run(ctx)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "chaos: %v\nfiles in %s\n", err, c.dir)
@@ -83,6 +88,26 @@ func run(ctx context.Context) int {
 		_ = os.RemoveAll(c.dir)
 	}
 	return 0
+}
+
+// reportRestarts counts what requests cost while replicas are restarted.
+func (c campaign) reportRestarts(ctx context.Context, requests int, keep bool) (status int) {
+	counted, err := c.restarts(ctx, requests)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "chaos: %v\nfiles in %s\n", err, c.dir)
+		return 2
+	}
+	for _, r := range counted {
+		r.table().write(os.Stdout, fmt.Sprintf("%s, %d replicas, %d NATS", r.name, c.replicas, c.natsServers))
+		if problem := r.problem(); problem != "" {
+			fmt.Fprintf(os.Stdout, "%s: %s; files in %s\n", r.name, problem, c.dir)
+			status = 1
+		}
+	}
+	if status == 0 && !keep {
+		_ = os.RemoveAll(c.dir)
+	}
+	return status
 }
 
 // printSum prints the sum of the tables in files with the output of runs.

@@ -117,6 +117,11 @@ func (r *Replica) Replace(ctx context.Context, program string) error {
 	r.mu.Lock()
 	r.program = program
 	r.mu.Unlock()
+	return r.Restart(ctx)
+}
+
+// Restart starts the replica unless it runs, and returns when it is ready.
+func (r *Replica) Restart(ctx context.Context) error {
 	if err := r.Start(); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Options struct {
 	Replicas, NATSServers int
 	// Engine is that of the database; empty: the first that works.
 	Engine mysqlserver.Engine
+	// CodeLife is the life of WeChat's codes; 0: [CodeLife].
+	CodeLife time.Duration
 	// Log gets lines for the person who waits.
 	Log func(format string, args ...any)
 }
@@ -75,7 +78,7 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.WeChat, err = startWeChat(); err != nil {
+	if s.WeChat, err = startWeChat(cmp.Or(opts.CodeLife, CodeLife)); err != nil {
 		return nil, err
 	}
 	if s.MySQL, err = startMySQL(ctx, opts.Dir, opts.Engine, opts.Programs.first(), opts.Log); err != nil {

@@ -26,11 +26,11 @@ type callKey struct {
 // CodeLife is the life of a code. It is short, so that codes are renewed and expire within a run.
 const CodeLife = 30 * time.Second
 
-func startWeChat() (*WeChat, error) {
+func startWeChat(codeLife time.Duration) (*WeChat, error) {
 	w := &WeChat{faults: map[callKey]wechattest.Fault{}}
 	var err error
 	w.Server, err = wechattest.Start(wechattest.Options{
-		CodeLife:  CodeLife,
+		CodeLife:  codeLife,
 		TokenLife: 24 * time.Hour, // the life that an event states counts
 		Overlap:   24 * time.Hour, // a late event with an older token still is the newest
 		KeepCalls: 1 << 21,
