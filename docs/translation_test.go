@@ -15,6 +15,7 @@ var translations = map[string]string{
 	"README.md":         "README.zh-CN.md",
 	"docs/adopt.md":     "docs/zh/adopt.md",
 	"docs/contract.md":  "docs/zh/contract.md",
+	"docs/install.md":   "docs/zh/install.md",
 	"docs/migrate.md":   "docs/zh/migrate.md",
 	"docs/operation.md": "docs/zh/operation.md",
 	"docs/runbooks.md":  "docs/zh/runbooks.md",
