@@ -14,6 +14,7 @@ import (
 var translations = map[string]string{
 	"README.md":         "README.zh-CN.md",
 	"docs/adopt.md":     "docs/zh/adopt.md",
+	"docs/bridge.md":    "docs/zh/bridge.md",
 	"docs/contract.md":  "docs/zh/contract.md",
 	"docs/install.md":   "docs/zh/install.md",
 	"docs/migrate.md":   "docs/zh/migrate.md",
