@@ -16,6 +16,7 @@ var translations = map[string]string{
 	"docs/adopt.md":     "docs/zh/adopt.md",
 	"docs/bridge.md":    "docs/zh/bridge.md",
 	"docs/contract.md":  "docs/zh/contract.md",
+	"docs/entry.md":     "docs/zh/entry.md",
 	"docs/gateway.md":   "docs/zh/gateway.md",
 	"docs/install.md":   "docs/zh/install.md",
 	"docs/migrate.md":   "docs/zh/migrate.md",
