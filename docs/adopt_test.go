@@ -22,6 +22,7 @@ func TestAfternoon(t *testing.T) {
 		`"claim_id":"visitor-1","reference":"order 7".*"links":\{"pc":"https://mp\.weixin\.qq\.com/`,
 		`(?m)^https://mp\.weixin\.qq\.com/cgi-bin/componentloginpage\?.*pre_auth_code=`,
 		`"claim_id":"visitor-3","reference":"order 9"`,
+		`(?m)^204$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(output) {
 			t.Errorf("it does not print %s:\n%s", want, output)

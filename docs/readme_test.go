@@ -47,7 +47,7 @@ func TestCommandsOfREADME(t *testing.T) {
 
 	// This stands in for the repository's directory: README writes to its bin/.
 	work := t.TempDir()
-	visitor := filepath.Join(work, "bin", "visitor")
+	visitor := filepath.Join(work, "bin", "first-visitor")
 	if err := os.MkdirAll(visitor, 0o755); err != nil {
 		t.Fatal(err)
 	}
