@@ -73,6 +73,8 @@ type watcher struct {
 	faults   *faults      // of keys
 	usable   atomic.Int64 // components, for the metric
 	notified prometheus.Counter
+
+	told, some bool // whether there were tokens at the last look was logged, and whether there were
 }
 
 func newWatcher(s *session, db *redis.Client, keys pattern, decode func(string) (string, error), only []string) *watcher {
@@ -133,7 +135,23 @@ func (w *watcher) lookAll(ctx context.Context) error {
 			return err
 		}
 	}
+	w.tell(ctx)
 	return nil
+}
+
+// tell logs after a look whether there are tokens, when that is new: nothing else shows that the keys
+// have other names than the settings say.
+func (w *watcher) tell(ctx context.Context) {
+	n := w.announcer.usable()
+	if w.told && w.some == (n > 0) {
+		return
+	}
+	w.told, w.some = true, n > 0
+	if w.some {
+		w.session.log.InfoContext(ctx, "tokens found", "keys", w.keys.glob(), "components", n)
+	} else {
+		w.session.log.WarnContext(ctx, "no tokens found: compare --preset and --key with the keys in Redis", "keys", w.keys.glob())
+	}
 }
 
 // scan returns the components that have a key.

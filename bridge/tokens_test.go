@@ -56,6 +56,15 @@ func TestTokenOfEachPreset(t *testing.T) {
 	}
 }
 
+// Whoever gave the wrong key learns it from the log.
+func TestLogSaysWhetherThereAreTokens(t *testing.T) {
+	b, server := startBroker(t, natsserver.Options{}), startRedis(t)
+	bridge := startBridge(t, b.URL(), server.url(), "tokens", "--key=app:{appid}:token")
+	bridge.Err.Await(t, `"level":"WARN","msg":"no tokens found: compare --preset and --key with the keys in Redis","keys":"app:\*:token"`)
+	do(t, server.client(t), "SET", "app:wx1:token", "61_"+secret)
+	bridge.Err.Await(t, `"msg":"tokens found","keys":"app:\*:token","components":1`)
+}
+
 // sentinel has a token announced that was set later than anything before, so that the bridge has
 // looked at everything since.
 func sentinel(t *testing.T, b *broker, server *redisServer, name string) {
