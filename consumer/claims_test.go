@@ -189,8 +189,8 @@ func TestClaimReturnsNoCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
 	}
 }
 
-// A new code expires while MySQL is slow to save it. The claim says so, and its repetition gets another
-// code: with and without the answer that tells that the first one is saved.
+// A new code expires while MySQL is slow to save it. The claim says so, and its repetition gets
+// another code: with and without the answer that tells that the first one is saved.
 func TestClaimReturnsNoNewCodeThatExpiredWhileMySQLWasSlow(t *testing.T) {
 	const life = 10 * time.Minute
 	for name, fault := range map[string]repotest.Fault{

@@ -12,7 +12,7 @@ var texts = map[string][2]string{
 	"detail":   {"Reason:", "原因："},
 
 	"computer":      {"Scan with WeChat", "请用微信扫码"},
-	"computer.said": {"Open WeChat on your phone and scan this code. Then choose the account to authorize.", "打开手机微信，扫描二维码，然后选择要授权的帐号。"},
+	"computer.said": {"Open WeChat on your phone and scan this code. Then choose the account to authorize.", "打开手机微信，扫描二维码，然后选择要授权的账号。"},
 	"computer.qr":   {"QR code of the link to this page", "本页链接的二维码"},
 	"computer.go":   {"Or continue on this computer", "或在电脑上继续"},
 
