@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,13 +25,20 @@ import (
 
 // campaign is one run: a system, clients, faults and a verdict.
 type campaign struct {
-	seed        uint64
-	duration    time.Duration // of the faults
-	replicas    int
-	natsServers int
-	components  int
-	engine      mysqlserver.Engine
-	maxSkew     time.Duration
+	seed     uint64
+	duration time.Duration // of the faults
+	// powerCuts is how often the power is cut. If it is not 0, no other faults come, and duration is
+	// at most how long.
+	powerCuts int
+	// syncInterval is that of NATS. Empty: always.
+	syncInterval string
+	// databaseArguments are passed to mariadbd or mysqld.
+	databaseArguments []string
+	replicas          int
+	natsServers       int
+	components        int
+	engine            mysqlserver.Engine
+	maxSkew           time.Duration
 	// settleTime is how long the system may take to settle.
 	settleTime time.Duration
 	// overlay replaces source files of the service: see [system.Build].
@@ -76,7 +84,8 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 		}
 	}
 	sys, err := system.Start(ctx, system.Options{
-		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, Log: c.log,
+		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine,
+		Forgetful: c.powerCuts > 0, SyncInterval: cmp.Or(c.syncInterval, "always"), DatabaseArguments: c.databaseArguments, Log: c.log,
 	})
 	if err != nil {
 		return nil, err
@@ -116,12 +125,17 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
 	inUse, stop := context.WithCancel(ctx)
 	defer stop()
+	began := time.Now()
 	var using sync.WaitGroup
 	using.Go(func() { clients.Run(inUse) })
 	var oldStarts []span
-	if c.before != "" {
+	switch {
+	case c.before != "":
 		oldStarts, err = c.upgrade(ctx, sys, programs, rec)
-	} else {
+	case c.powerCuts > 0:
+		err = breaker.Cut(inUse, c.powerCuts)
+		c.duration = time.Since(began).Round(time.Second)
+	default:
 		faulty, end := context.WithTimeout(ctx, c.duration)
 		err = breaker.Run(faulty)
 		end()

@@ -5,6 +5,7 @@
 //
 //	go -C test/chaos run . -for 30m              # from a fresh seed, which is printed
 //	go -C test/chaos run . -for 5m -seed 4711    # with the choices of an earlier run
+//	go -C test/chaos run . -cuts 500             # power cuts instead of all other faults
 //	go -C test/chaos run . -sum a.txt b.txt      # one table from the output of several runs
 //	go -C test/chaos run . -restarts 100000      # counts what restarts cost instead
 //	go -C test/chaos test .                      # a short one
@@ -41,6 +42,7 @@ func run(ctx context.Context) int {
 	flag.IntVar(&c.replicas, "replicas", 3, "number of replicas of the service")
 	flag.IntVar(&c.components, "components", 12, "number of components")
 	flag.IntVar(&c.natsServers, "nats", 1, "NATS servers: 1, or 3 for a cluster")
+	flag.IntVar(&c.powerCuts, "cuts", 0, "how often to cut the power, instead of all other faults; needs root and /dev/fuse")
 	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
 	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "largest error of a clock")
 	flag.StringVar(&c.dir, "dir", "", "new directory for the run's files, which is kept; default: a temporary one")
@@ -55,9 +57,12 @@ func run(ctx context.Context) int {
 		return 0
 	}
 	c.engine = mysqlserver.Engine(*engine)
-	if c.replicas < 1 || c.components < 1 || c.duration <= 0 || c.natsServers != 1 && c.natsServers != 3 || flag.NArg() > 0 {
+	if c.replicas < 1 || c.powerCuts < 0 || c.components < 1 || c.duration <= 0 || c.natsServers != 1 && c.natsServers != 3 || flag.NArg() > 0 {
 		flag.Usage()
 		return 2
+	}
+	if c.powerCuts > 0 {
+		c.duration, c.maxSkew = time.Duration(c.powerCuts)*time.Minute, 0 // it ends after the last cut
 	}
 	keep := c.dir != ""
 	var err error

@@ -20,6 +20,8 @@ type MySQL struct {
 	Root *sql.DB
 	// Dir holds the server's files.
 	Dir string
+
+	disk *disk // nil without Options.Forgetful
 }
 
 const (
@@ -39,9 +41,19 @@ var grants = []string{
 
 // startMySQL starts a server with the schema, and with a user that has no more rights than the
 // service needs.
-func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, preauth string, log func(string, ...any)) (_ *MySQL, err error) {
-	m := &MySQL{Dir: filepath.Join(dir, "mysql")}
-	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{Engine: engine, Dir: m.Dir, Log: log}); err != nil {
+func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
+	m := &MySQL{Dir: filepath.Join(opts.Dir, "mysql")}
+	if opts.Forgetful {
+		if m.disk, err = mountDisk(m.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{
+		Engine: opts.Engine, Dir: m.Dir, Arguments: opts.DatabaseArguments, Log: opts.Log,
+	}); err != nil {
+		if m.disk != nil {
+			err = errors.Join(err, m.disk.unmount())
+		}
 		return nil, err
 	}
 	defer func() {
@@ -66,7 +78,7 @@ func startMySQL(ctx context.Context, dir string, engine mysqlserver.Engine, prea
 	if _, err := m.Root.ExecContext(ctx, fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY '%s'", user, password)); err != nil {
 		return nil, fmt.Errorf("create the service's user: %w", err)
 	}
-	return m, m.Migrate(ctx, preauth)
+	return m, m.Migrate(ctx, opts.Programs.first())
 }
 
 // Migrate lets a program apply its schema, and gives the service's user its rights on the tables.
@@ -99,7 +111,11 @@ func (m *MySQL) Close() error {
 	if m.Root != nil {
 		_ = m.Root.Close()
 	}
-	return m.Server.Close()
+	err := m.Server.Close()
+	if m.disk != nil {
+		err = errors.Join(err, m.disk.unmount())
+	}
+	return err
 }
 
 // dsnThrough returns the DSN by which a replica reaches the server through its proxy.

@@ -26,14 +26,15 @@ type NATS struct {
 
 type natsServer struct {
 	name, addr, program, config, log string
+	disk                             *disk // nil without Options.Forgetful
 
 	mu      sync.Mutex
 	process *process
 }
 
-// startNATS starts size servers.
-func startNATS(ctx context.Context, dir, program string, size int) (*NATS, error) {
-	n := &NATS{}
+// startNATS starts the servers.
+func startNATS(ctx context.Context, opts Options) (*NATS, error) {
+	n, dir, size := &NATS{}, opts.Dir, opts.NATSServers
 	var routes, clusterAddrs []string
 	for i := range size {
 		addr, _, err := loopback.Address("")
@@ -46,15 +47,23 @@ func startNATS(ctx context.Context, dir, program string, size int) (*NATS, error
 		}
 		name := fmt.Sprintf("nats%d", i+1)
 		n.servers = append(n.servers, &natsServer{
-			name: name, addr: addr, program: program,
+			name: name, addr: addr, program: opts.Programs.NATS,
 			config: filepath.Join(dir, name+".conf"), log: filepath.Join(dir, name+".log"),
 		})
 		routes = append(routes, fmt.Sprintf("%q", "nats-route://"+cluster))
 		clusterAddrs = append(clusterAddrs, cluster)
 	}
 	for i, s := range n.servers {
-		config := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, sync_interval: always, max_file_store: %d }\n",
-			s.name, s.addr, filepath.Join(dir, s.name), maxFileStore)
+		store := filepath.Join(dir, s.name)
+		if opts.Forgetful {
+			var err error
+			if s.disk, err = mountDisk(store); err != nil {
+				n.close()
+				return nil, err
+			}
+		}
+		config := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, sync_interval: %q, max_file_store: %d }\n",
+			s.name, s.addr, store, opts.SyncInterval, maxFileStore)
 		if size > 1 {
 			// Clients must not learn addresses that bypass their proxies.
 			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }\n",
@@ -165,6 +174,9 @@ func (n *NATS) close() {
 	for _, s := range n.servers {
 		if s.process != nil {
 			s.process.kill()
+		}
+		if s.disk != nil {
+			_ = s.disk.unmount() // it holds nothing that is needed
 		}
 	}
 }

@@ -31,6 +31,13 @@ type Options struct {
 	Engine mysqlserver.Engine
 	// CodeLife is the life of WeChat's codes; 0: [CodeLife].
 	CodeLife time.Duration
+	// Forgetful puts the data of the servers on file systems that can forget: see [NATS.Cut]. That
+	// needs root and /dev/fuse.
+	Forgetful bool
+	// SyncInterval is the sync_interval of NATS, such as always.
+	SyncInterval string
+	// DatabaseArguments are passed to mariadbd or mysqld.
+	DatabaseArguments []string
 	// Log gets lines for the person who waits.
 	Log func(format string, args ...any)
 }
@@ -81,10 +88,10 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 	if s.WeChat, err = startWeChat(cmp.Or(opts.CodeLife, CodeLife)); err != nil {
 		return nil, err
 	}
-	if s.MySQL, err = startMySQL(ctx, opts.Dir, opts.Engine, opts.Programs.first(), opts.Log); err != nil {
+	if s.MySQL, err = startMySQL(ctx, opts); err != nil {
 		return nil, err
 	}
-	if s.NATS, err = startNATS(ctx, opts.Dir, opts.Programs.NATS, opts.NATSServers); err != nil {
+	if s.NATS, err = startNATS(ctx, opts); err != nil {
 		return nil, err
 	}
 	newProxy := newProxies()

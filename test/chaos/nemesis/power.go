@@ -1,0 +1,85 @@
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"preauth/test/chaos/history"
+	"preauth/test/chaos/system"
+)
+
+// Cut cuts the power count times, of one server or of several at once, and starts them again each
+// time. A disk keeps a random part of what was not synced, or nothing. The error is about what it
+// cannot start again.
+func (n *Nemesis) Cut(ctx context.Context, count int) error {
+	rng := n.chance("power")
+	for range count {
+		if !system.Wait(ctx, time.Duration((0.2+1.3*rng.Float64())*float64(time.Second))) {
+			return ctx.Err()
+		}
+		if err := n.cut(ctx, rng); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
+	nats, mysql := []int{rng.IntN(n.System.NATS.Size())}, false
+	kind := "power cut: a NATS server"
+	switch rng.IntN(4) {
+	case 0:
+		nats, mysql, kind = nil, true, "power cut: the database"
+	case 1:
+		nats, mysql, kind = n.allNATS(), true, "power cut: all servers"
+	case 2:
+		nats = n.allNATS()
+		if len(nats) > 1 {
+			kind = "power cut: all NATS servers"
+		}
+	}
+	e := history.Event{Op: history.Fault, Fault: kind, Target: "power", Begin: n.Recorder.Now()}
+	some := func() *rand.Rand {
+		if rng.IntN(3) == 0 {
+			return nil
+		}
+		return rand.New(rand.NewPCG(rng.Uint64(), 0))
+	}
+	// Kill first, so that nobody sees one server without the power and another with it for long.
+	for _, i := range nats {
+		n.System.NATS.Cut(i, some())
+	}
+	if mysql {
+		if err := n.System.MySQL.Cut(some()); err != nil {
+			return err
+		}
+	}
+	var failed error
+	for _, i := range nats {
+		failed = errors.Join(failed, n.System.NATS.Restart(i))
+	}
+	if mysql {
+		starting, cancel := context.WithTimeout(ctx, repairLimit)
+		defer cancel()
+		failed = errors.Join(failed, n.System.MySQL.Restart(starting))
+	}
+	if failed != nil {
+		return fmt.Errorf("start again after %s: %w", kind, failed)
+	}
+	n.mu.Lock()
+	n.counts[kind]++
+	n.mu.Unlock()
+	n.Recorder.Add(e)
+	return nil
+}
+
+func (n *Nemesis) allNATS() []int {
+	all := make([]int, n.System.NATS.Size())
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}

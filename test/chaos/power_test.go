@@ -1,0 +1,90 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"preauth/internal/mysqlserver"
+)
+
+var (
+	cuts    = flag.Int("cuts", 0, "how often the tests of power cuts cut the power; default: not at all")
+	servers = flag.Int("nats", 1, "NATS servers of TestPromisesHoldAtPowerCuts: 1, or 3 for a cluster")
+)
+
+// newPowerCampaign returns a campaign with power cuts. It skips the test where FUSE cannot be
+// mounted.
+func newPowerCampaign(t *testing.T, count int) campaign {
+	t.Helper()
+	if count == 0 {
+		t.Skip("takes a minute or more: ask for it with -cuts 20")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Getuid() != 0 {
+		t.Skip("NOT CHECKED: FUSE cannot be mounted here: it needs root and /dev/fuse")
+	}
+	c := newCampaign(t, *seed)
+	c.powerCuts, c.duration, c.maxSkew, c.engine = count, time.Duration(count)*time.Minute, 0, mysqlserver.Engine(*engine)
+	return c
+}
+
+// TestPromisesHoldAtPowerCuts cuts the power of NATS and of the database, whose disks forget what
+// was not synced.
+func TestPromisesHoldAtPowerCuts(t *testing.T) {
+	c := newPowerCampaign(t, *cuts)
+	c.natsServers = *servers
+	t.Logf("seed %d; files in %s", c.seed, c.dir)
+	out, err := c.run(t.Context())
+	if err != nil {
+		t.Fatalf("%v\nfiles in %s", err, c.dir)
+	}
+	out.report(t.Output())
+	if len(out.Violations) > 0 {
+		t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
+	}
+	_ = os.RemoveAll(c.dir)
+}
+
+// TestPowerCutsFindLosses shows that the campaign finds what a setting or a mistake loses.
+func TestPowerCutsFindLosses(t *testing.T) {
+	for _, unsafe := range []struct {
+		name   string
+		change func(*campaign)
+		broken []string
+	}{
+		{"NATS syncs every two minutes", func(c *campaign) { c.syncInterval = "2m" }, []string{"nothing lost", "the system settles by itself"}},
+		{
+			"the database syncs once a second", func(c *campaign) { c.databaseArguments = []string{"--innodb-flush-log-at-trx-commit=2"} },
+			[]string{"announced if and only if committed", "claims last", "revisions only grow", "one code, one visitor", "resolve agrees", "a spent code stays spent"},
+		},
+		{"events are acknowledged early", func(c *campaign) {
+			b := brokenBuilds[0]
+			var err error
+			if c.overlay, err = overlay(root(t), b.replacements); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"nothing lost", "the system settles by itself"}},
+	} {
+		t.Run(unsafe.name, func(t *testing.T) {
+			c := newPowerCampaign(t, *cuts)
+			defer os.RemoveAll(c.dir)
+			c.settleTime = 30 * time.Second
+			unsafe.change(&c)
+			out, err := c.run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var found []string
+			for _, v := range out.Violations {
+				if found = append(found, fmt.Sprintf("%s: %s", v.Promise, v.Says)); slices.Contains(unsafe.broken, v.Promise) {
+					t.Logf("found: %s: %s", v.Promise, v.Says)
+					return
+				}
+			}
+			t.Errorf("seed %d: none of %q is broken, only %q", c.seed, unsafe.broken, found)
+		})
+	}
+}
