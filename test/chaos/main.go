@@ -75,7 +75,11 @@ func run(ctx context.Context) int {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		return 2
 	}
-	c.log("seed %d, %v, files in %s", c.seed, c.duration, c.dir)
+	length := c.duration.String()
+	if c.powerCuts > 0 {
+		length = fmt.Sprintf("%d power cuts", c.powerCuts)
+	}
+	c.log("seed %d, %s, files in %s", c.seed, length, c.dir)
 	if *restarted > 0 {
 		return c.reportRestarts(ctx, *restarted, keep)
 	}

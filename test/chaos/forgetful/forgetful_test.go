@@ -189,6 +189,74 @@ func TestWhatSyncsPromise(t *testing.T) {
 	}
 }
 
+// TestSyncPastTheCache writes with O_DIRECT and O_DSYNC, as databases do.
+func TestSyncPastTheCache(t *testing.T) {
+	for synced, want := range map[int]byte{syscall.O_DSYNC: 1, 0: 0} {
+		f, dir := mount(t, true)
+		put(t, dir+"/file", string(make([]byte, blockSize)), 0, (*os.File).Sync)
+		syncDir(t, dir)
+		memory, err := syscall.Mmap(-1, 0, blockSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+		must(t, err)
+		memory[0] = 1
+		file, err := os.OpenFile(dir+"/file", os.O_WRONLY|syscall.O_DIRECT|synced, 0)
+		must(t, err)
+		_, err = file.WriteAt(memory, 0)
+		must(t, err)
+		must(t, file.Close())
+		must(t, syscall.Munmap(memory))
+		f.Cut(nil)
+		content, err := os.ReadFile(dir + "/file")
+		must(t, err)
+		if len(content) != blockSize || content[0] != want {
+			t.Errorf("flags %#x: %d bytes, the first is %d, want %d", synced, len(content), content[0], want)
+		}
+	}
+}
+
+// TestRenameIsWhole shows that a cut leaves a renamed file with one of its names, never with both or
+// none.
+func TestRenameIsWhole(t *testing.T) {
+	for _, strict := range []bool{true, false} {
+		for seed := range uint64(100) {
+			f := New(strict)
+			from, to := f.newInode(syscall.S_IFDIR), f.newInode(syscall.S_IFDIR)
+			f.change(operation{{f.root, "from", from}})
+			f.change(operation{{f.root, "to", to}})
+			file := f.newInode(syscall.S_IFREG)
+			f.change(operation{{from, "file", file}})
+			f.sync(f.root)
+			f.sync(from)
+			n := node{f: f, i: from}
+			if errno := n.Rename(t.Context(), "file", &node{f: f, i: to}, "file", 0); errno != 0 {
+				t.Fatal(errno)
+			}
+			f.Cut(rand.New(rand.NewPCG(seed, 0)))
+			if (from.entries["file"] == file) == (to.entries["file"] == file) {
+				t.Fatalf("strict: %v, seed %d: before the rename %v, after it %v", strict, seed, from.entries, to.entries)
+			}
+		}
+	}
+}
+
+// TestSyncKeepsTheOrder shows that an old name does not come back when its directory is synced after
+// the one that the file was moved to.
+func TestSyncKeepsTheOrder(t *testing.T) {
+	f := New(true)
+	from, to := f.newInode(syscall.S_IFDIR), f.newInode(syscall.S_IFDIR)
+	f.change(operation{{f.root, "from", from}})
+	f.change(operation{{f.root, "to", to}})
+	f.sync(f.root)
+	file := f.newInode(syscall.S_IFREG)
+	f.change(operation{{from, "file", file}})
+	f.change(operation{{from, "file", nil}, {to, "file", file}})
+	f.sync(to)
+	f.sync(from)
+	f.Cut(nil)
+	if len(from.entries) > 0 || to.entries["file"] != file {
+		t.Errorf("the old directory has %v, the new one %v", from.entries, to.entries)
+	}
+}
+
 // TestUnlinkWithoutSync shows that a removed file comes back, and with a sync does not.
 func TestUnlinkWithoutSync(t *testing.T) {
 	for _, synced := range []bool{true, false} {

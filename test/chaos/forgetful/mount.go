@@ -45,10 +45,7 @@ type node struct {
 }
 
 // handle is an open file.
-type handle struct {
-	epoch  int
-	synced bool // by O_SYNC or O_DSYNC
-}
+type handle struct{ epoch int }
 
 var (
 	_ fs.NodeLookuper   = (*node)(nil)
@@ -79,19 +76,11 @@ func (n *node) lock() func() {
 }
 
 // usable fails for a file that was opened before a cut.
-func (n *node) usable(file fs.FileHandle) (synced bool, errno syscall.Errno) {
-	h, ok := file.(*handle)
-	if !ok {
-		return false, fs.OK
+func (n *node) usable(file fs.FileHandle) syscall.Errno {
+	if h, ok := file.(*handle); ok && h.epoch != n.f.epoch {
+		return syscall.EIO
 	}
-	if h.epoch != n.f.epoch {
-		return false, syscall.EIO
-	}
-	return h.synced, fs.OK
-}
-
-func (n *node) handle(flags uint32) *handle {
-	return &handle{n.f.epoch, flags&syscall.O_DSYNC != 0} // O_SYNC includes it
+	return fs.OK
 }
 
 func (i *inode) attributes(out *fuse.Attr) {
@@ -127,7 +116,7 @@ func (n *node) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 
 func (n *node) Setattr(_ context.Context, file fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	defer n.lock()()
-	if _, errno := n.usable(file); errno != fs.OK {
+	if errno := n.usable(file); errno != fs.OK {
 		return errno
 	}
 	if mode, ok := in.GetMode(); ok {
@@ -154,7 +143,7 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 	if flags&syscall.O_TRUNC != 0 {
 		n.f.resize(n.i, 0)
 	}
-	return n.handle(flags), 0, fs.OK
+	return &handle{n.f.epoch}, 0, fs.OK
 }
 
 // add makes a new inode with a name in the directory.
@@ -169,10 +158,10 @@ func (n *node) add(ctx context.Context, name string, i *inode, out *fuse.EntryOu
 	return n.child(ctx, i, out), fs.OK
 }
 
-func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+func (n *node) Create(ctx context.Context, name string, _, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
 	defer n.lock()()
 	child, errno := n.add(ctx, name, n.f.newInode(syscall.S_IFREG|mode&^syscall.S_IFMT), out)
-	return child, n.handle(flags), 0, errno
+	return child, &handle{n.f.epoch}, 0, errno
 }
 
 func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
@@ -208,7 +197,7 @@ func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 
 func (n *node) Read(_ context.Context, file fs.FileHandle, dest []byte, offset int64) (fuse.ReadResult, syscall.Errno) {
 	defer n.lock()()
-	if _, errno := n.usable(file); errno != fs.OK {
+	if errno := n.usable(file); errno != fs.OK {
 		return nil, errno
 	}
 	return fuse.ReadResultData(dest[:n.i.read(dest, offset)]), fs.OK
@@ -216,21 +205,18 @@ func (n *node) Read(_ context.Context, file fs.FileHandle, dest []byte, offset i
 
 func (n *node) Write(_ context.Context, file fs.FileHandle, data []byte, offset int64) (uint32, syscall.Errno) {
 	defer n.lock()()
-	synced, errno := n.usable(file)
-	if errno != fs.OK {
+	if errno := n.usable(file); errno != fs.OK {
 		return 0, errno
 	}
 	n.f.write(n.i, data, offset)
-	if synced {
-		n.f.sync(n.i)
-	}
 	return uint32(len(data)), fs.OK
 }
 
-// Fsync is fsync and fdatasync, of a file or a directory. The kernel writes the pages of mmap first.
+// Fsync is fsync and fdatasync, of a file or a directory. The kernel writes the pages of mmap first,
+// and it asks for one after each write to a file opened with O_SYNC or O_DSYNC.
 func (n *node) Fsync(_ context.Context, file fs.FileHandle, _ uint32) syscall.Errno {
 	defer n.lock()()
-	if _, errno := n.usable(file); errno != fs.OK {
+	if errno := n.usable(file); errno != fs.OK {
 		return errno
 	}
 	n.f.sync(n.i)
@@ -242,7 +228,7 @@ func (n *node) Flush(context.Context, fs.FileHandle) syscall.Errno { return fs.O
 
 func (n *node) Allocate(_ context.Context, file fs.FileHandle, offset, size uint64, mode uint32) syscall.Errno {
 	defer n.lock()()
-	if _, errno := n.usable(file); errno != fs.OK {
+	if errno := n.usable(file); errno != fs.OK {
 		return errno
 	}
 	end := int64(offset + size)

@@ -11,7 +11,7 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// Cut cuts the power count times, of one server or of several at once, and starts them again each
+// Cut cuts the power count times, of one server, of several or of everything at once, and starts them again each
 // time. A disk keeps a random part of what was not synced, or nothing. The error is about what it
 // cannot start again.
 func (n *Nemesis) Cut(ctx context.Context, count int) error {
@@ -29,8 +29,9 @@ func (n *Nemesis) Cut(ctx context.Context, count int) error {
 
 func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 	nats, mysql := []int{rng.IntN(n.System.NATS.Size())}, false
+	var replicas []*system.Replica
 	kind := "power cut: a NATS server"
-	switch rng.IntN(4) {
+	switch rng.IntN(5) {
 	case 0:
 		nats, mysql, kind = nil, true, "power cut: the database"
 	case 1:
@@ -40,6 +41,8 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 		if len(nats) > 1 {
 			kind = "power cut: all NATS servers"
 		}
+	case 3:
+		nats, mysql, replicas, kind = n.allNATS(), true, n.System.Replicas, "power cut: everything"
 	}
 	e := history.Event{Op: history.Fault, Fault: kind, Target: "power", Begin: n.Recorder.Now()}
 	some := func() *rand.Rand {
@@ -48,7 +51,9 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 		}
 		return rand.New(rand.NewPCG(rng.Uint64(), 0))
 	}
-	// Kill first, so that nobody sees one server without the power and another with it for long.
+	for _, r := range replicas {
+		_ = r.Kill() // fails if it does not run
+	}
 	for _, i := range nats {
 		n.System.NATS.Cut(i, some())
 	}
@@ -65,6 +70,9 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 		starting, cancel := context.WithTimeout(ctx, repairLimit)
 		defer cancel()
 		failed = errors.Join(failed, n.System.MySQL.Restart(starting))
+	}
+	for _, r := range replicas {
+		failed = errors.Join(failed, r.Start())
 	}
 	if failed != nil {
 		return fmt.Errorf("start again after %s: %w", kind, failed)
