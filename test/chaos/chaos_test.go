@@ -10,6 +10,7 @@ import (
 
 	"preauth/internal/leak"
 	"preauth/internal/mysqlserver"
+	"preauth/test/chaos/forgetful"
 )
 
 var (
@@ -22,6 +23,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	forgetful.Main()
 	flag.Parse()
 	status := m.Run()
 	if status == 0 {

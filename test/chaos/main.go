@@ -25,9 +25,11 @@ import (
 	"time"
 
 	"preauth/internal/mysqlserver"
+	"preauth/test/chaos/forgetful"
 )
 
 func main() {
+	forgetful.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx))

@@ -208,22 +208,32 @@ func (f *FS) commit(chosen func(operation) bool) {
 	f.pending = left
 }
 
-// Cut is a power cut: what was not synced is lost, all of it if rng is nil, otherwise a random part.
-// Files that are open can no longer be used. The programs that use the file system must have ended.
-func (f *FS) Cut(rng *rand.Rand) {
+// Cut is a power cut: what was not synced is lost, all of it if seed is 0, otherwise a part that
+// depends on it. Files that are open can no longer be used. The programs that use the file system must
+// have ended. Cut returns how many blocks and changes of directories were lost.
+func (f *FS) Cut(seed uint64) (lost int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.epoch++
-	if rng != nil {
-		f.keepSome(rng)
+	lost = len(f.pending)
+	if seed != 0 {
+		lost -= f.keepSome(rand.New(rand.NewPCG(seed, 0)))
+	}
+	for i := range f.unsaved {
+		for number := range i.dirty {
+			if i.durable.blocks[number] != i.now.blocks[number] {
+				lost++
+			}
+		}
 	}
 	f.pending = nil
 	f.restore(f.root)
 	f.unsaved = map[*inode]bool{}
+	return lost
 }
 
-// keepSome makes a random part durable of what is not.
-func (f *FS) keepSome(rng *rand.Rand) {
+// keepSome makes a random part durable of what is not, and returns how many changes of directories.
+func (f *FS) keepSome(rng *rand.Rand) (kept int) {
 	chance := rng.Float64()
 	if f.strict {
 		lost := map[name]bool{} // an operation on a name needs those before
@@ -237,6 +247,7 @@ func (f *FS) keepSome(rng *rand.Rand) {
 	} else {
 		f.pending = f.pending[:rng.IntN(len(f.pending)+1)]
 	}
+	kept = len(f.pending)
 	f.commit(func(operation) bool { return true })
 	byNumber := func(a, b *inode) int { return int(a.ino) - int(b.ino) } // for the same choices with the same seed
 	for _, i := range slices.SortedFunc(maps.Keys(f.unsaved), byNumber) {
@@ -258,6 +269,7 @@ func (f *FS) keepSome(rng *rand.Rand) {
 			}
 		}
 	}
+	return kept
 }
 
 // tear returns the new block with the given chance, the old one, or some sectors of both.

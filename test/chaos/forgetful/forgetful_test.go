@@ -1,7 +1,10 @@
 package forgetful
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -9,21 +12,24 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 )
 
-// mapper is the environment variable that makes the test binary write by mmap: the process that
-// serves a file system must not wait for it in a page fault.
-const mapper = "FORGETFUL_MAP"
+// user is the environment variable that makes the test binary start a disk and keep it.
+const user = "FORGETFUL_USER"
 
 func TestMain(m *testing.M) {
-	if name := os.Getenv(mapper); name != "" {
-		if err := writeMapped(name, os.Getenv("FORGETFUL_SYNC") != ""); err != nil {
-			os.Stderr.WriteString(err.Error())
+	Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or with -race each disk would take a second to end
+	if dir := os.Getenv(user); dir != "" {
+		if _, err := Start(dir, false); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		os.Exit(0)
+		fmt.Println("mounted")
+		select {}
 	}
 	os.Exit(m.Run())
 }
@@ -38,6 +44,7 @@ func writeMapped(name string, synced bool) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = syscall.Munmap(memory) }()
 	copy(memory, after)
 	if !synced {
 		return nil
@@ -47,23 +54,33 @@ func writeMapped(name string, synced bool) error {
 
 const before, after = "before", "after!"
 
-// mount mounts a new file system, or skips the test where that is impossible.
-func mount(t *testing.T, strict bool) (*FS, string) {
+func needFUSE(t *testing.T) {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Getuid() != 0 {
-		t.Skip("NOT CHECKED: FUSE cannot be mounted here: it needs root and /dev/fuse")
+	if err := Try(); err != nil {
+		t.Skip("NOT CHECKED:", err)
 	}
-	f, dir := New(strict), t.TempDir()
-	unmount, err := f.Mount(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+// mount mounts a new file system, or skips the test where that is impossible.
+func mount(t *testing.T, strict bool) (*Disk, string) {
+	t.Helper()
+	needFUSE(t)
+	dir := t.TempDir()
+	d, err := Start(dir, strict)
+	must(t, err)
 	t.Cleanup(func() {
-		if err := unmount(); err != nil {
+		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return f, dir
+	return d, dir
+}
+
+// cut loses everything that was not synced.
+func (d *Disk) cut(t *testing.T) {
+	t.Helper()
+	_, err := d.Cut(0)
+	must(t, err)
 }
 
 func must(t *testing.T, err error) {
@@ -135,14 +152,7 @@ func TestWhatSyncsPromise(t *testing.T) {
 			must(t, file.Close())
 		}, before},
 		"mmap": {true, func(t *testing.T, dir string, synced bool) {
-			command := exec.Command(os.Args[0])
-			command.Env = append(os.Environ(), mapper+"="+dir+"/file")
-			if synced {
-				command.Env = append(command.Env, "FORGETFUL_SYNC=1")
-			}
-			if output, err := command.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, output)
-			}
+			must(t, writeMapped(dir+"/file", synced))
 		}, before},
 		"directory fsync after rename": {true, func(t *testing.T, dir string, synced bool) {
 			put(t, dir+"/next", after, 0, (*os.File).Sync)
@@ -176,11 +186,11 @@ func TestWhatSyncsPromise(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for synced, want := range map[bool]string{true: after, false: c.lost} {
-				f, dir := mount(t, c.strict)
+				d, dir := mount(t, c.strict)
 				put(t, dir+"/file", before, 0, (*os.File).Sync)
 				syncDir(t, dir)
 				c.act(t, dir, synced)
-				f.Cut(nil)
+				d.cut(t)
 				if got := text(t, dir+"/file"); got != want {
 					t.Errorf("synced: %v: the file holds %q, want %q", synced, got, want)
 				}
@@ -192,7 +202,7 @@ func TestWhatSyncsPromise(t *testing.T) {
 // TestSyncPastTheCache writes with O_DIRECT and O_DSYNC, as databases do.
 func TestSyncPastTheCache(t *testing.T) {
 	for synced, want := range map[int]byte{syscall.O_DSYNC: 1, 0: 0} {
-		f, dir := mount(t, true)
+		d, dir := mount(t, true)
 		put(t, dir+"/file", string(make([]byte, blockSize)), 0, (*os.File).Sync)
 		syncDir(t, dir)
 		memory, err := syscall.Mmap(-1, 0, blockSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
@@ -204,7 +214,7 @@ func TestSyncPastTheCache(t *testing.T) {
 		must(t, err)
 		must(t, file.Close())
 		must(t, syscall.Munmap(memory))
-		f.Cut(nil)
+		d.cut(t)
 		content, err := os.ReadFile(dir + "/file")
 		must(t, err)
 		if len(content) != blockSize || content[0] != want {
@@ -230,7 +240,7 @@ func TestRenameIsWhole(t *testing.T) {
 			if errno := n.Rename(t.Context(), "file", &node{f: f, i: to}, "file", 0); errno != 0 {
 				t.Fatal(errno)
 			}
-			f.Cut(rand.New(rand.NewPCG(seed, 0)))
+			f.Cut(1 + seed)
 			if (from.entries["file"] == file) == (to.entries["file"] == file) {
 				t.Fatalf("strict: %v, seed %d: before the rename %v, after it %v", strict, seed, from.entries, to.entries)
 			}
@@ -251,7 +261,7 @@ func TestSyncKeepsTheOrder(t *testing.T) {
 	f.change(operation{{from, "file", nil}, {to, "file", file}})
 	f.sync(to)
 	f.sync(from)
-	f.Cut(nil)
+	f.Cut(0)
 	if len(from.entries) > 0 || to.entries["file"] != file {
 		t.Errorf("the old directory has %v, the new one %v", from.entries, to.entries)
 	}
@@ -260,14 +270,14 @@ func TestSyncKeepsTheOrder(t *testing.T) {
 // TestUnlinkWithoutSync shows that a removed file comes back, and with a sync does not.
 func TestUnlinkWithoutSync(t *testing.T) {
 	for _, synced := range []bool{true, false} {
-		f, dir := mount(t, true)
+		d, dir := mount(t, true)
 		put(t, dir+"/file", before, 0, (*os.File).Sync)
 		syncDir(t, dir)
 		must(t, os.Remove(dir+"/file"))
 		if synced {
 			syncDir(t, dir)
 		}
-		f.Cut(nil)
+		d.cut(t)
 		if _, err := os.Stat(dir + "/file"); os.IsNotExist(err) != synced {
 			t.Errorf("synced: %v: got %v", synced, err)
 		}
@@ -276,15 +286,64 @@ func TestUnlinkWithoutSync(t *testing.T) {
 
 // TestOpenFileAfterCut shows that a file that was open at the cut can change nothing more.
 func TestOpenFileAfterCut(t *testing.T) {
-	f, dir := mount(t, false)
+	d, dir := mount(t, false)
 	file, err := os.Create(dir + "/file")
 	must(t, err)
 	defer file.Close()
 	must(t, file.Sync())
-	f.Cut(nil)
+	d.cut(t)
 	if _, err := file.WriteString(after); err == nil {
 		t.Error("it can be written to")
 	}
+}
+
+// TestDiskEndsWithItsUser kills the process that started a disk. Then the disk's process ends too, and
+// nothing stays mounted.
+func TestDiskEndsWithItsUser(t *testing.T) {
+	needFUSE(t)
+	dir := t.TempDir()
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), user+"="+dir)
+	output, input, err := os.Pipe()
+	must(t, err)
+	defer output.Close()
+	command.Stdout, command.Stderr = input, input
+	must(t, command.Start())
+	must(t, input.Close())
+	lines := bufio.NewReader(output)
+	if line, err := lines.ReadString('\n'); line != "mounted\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	must(t, command.Process.Kill())
+	_ = command.Wait()
+	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 { // it ends when both processes have
+		t.Errorf("%q, %v", rest, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	if strings.Contains(string(mounts), dir) {
+		t.Error("it is still mounted")
+	}
+}
+
+// TestStartAfterKill starts a disk on what a killed one left.
+func TestStartAfterKill(t *testing.T) {
+	needFUSE(t)
+	dir := t.TempDir()
+	d, err := Start(dir, false)
+	must(t, err)
+	must(t, d.command.Process.Kill())
+	if err := d.Close(); err == nil {
+		t.Error("nobody says that it was killed")
+	}
+	if d, err = Start(dir, false); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir+"/file", before, 0, nil)
+	if lost, err := d.Cut(0); lost != 2 || err != nil {
+		t.Errorf("a cut loses %d changes, want a block and a name: %v", lost, err)
+	}
+	must(t, d.Close())
 }
 
 // TestRandomOperations compares the mounted file system with a model of it: for each file the text
@@ -292,7 +351,7 @@ func TestOpenFileAfterCut(t *testing.T) {
 func TestRandomOperations(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			f, dir := mount(t, false)
+			d, dir := mount(t, false)
 			rng := rand.New(rand.NewPCG(seed, 0))
 			type file struct{ now, durable []byte }
 			now, durable := map[string]*file{}, map[string]*file{}
@@ -347,7 +406,7 @@ func TestRandomOperations(t *testing.T) {
 					if rng.IntN(4) > 0 {
 						continue
 					}
-					f.Cut(nil)
+					d.cut(t)
 					now = maps.Clone(durable)
 					for _, known := range now {
 						known.now = known.durable
@@ -385,7 +444,7 @@ func TestRandomCut(t *testing.T) {
 			f.write(i, bytes.Repeat([]byte{1}, 10*blockSize), 0)
 			f.sync(i)
 			f.write(i, bytes.Repeat([]byte{2}, 10*blockSize), 0)
-			f.Cut(rand.New(rand.NewPCG(seed, 0)))
+			f.Cut(1 + seed)
 			results[n] = make([]byte, 10*blockSize)
 			i.read(results[n], 0)
 		}

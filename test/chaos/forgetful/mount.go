@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount mounts the file system on an existing directory. unmount ends that.
-func (f *FS) Mount(dir string) (unmount func() error, err error) {
+// mount mounts the file system on an existing directory. unmount ends that.
+func (f *FS) mount(dir string) (unmount func() error, err error) {
 	// The kernel must ask again after a cut: it may keep neither names nor attributes.
 	var never time.Duration
 	server, err := fs.Mount(dir, &node{f: f, i: f.root}, &fs.Options{
 		EntryTimeout: &never, AttrTimeout: &never,
-		MountOptions: fuse.MountOptions{FsName: "forgetful", Name: "forgetful", DirectMount: true, DisableXAttrs: true},
+		MountOptions: fuse.MountOptions{FsName: "forgetful", Name: "forgetful", DirectMountStrict: true, DisableXAttrs: true},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("mount a FUSE file system (it needs root and /dev/fuse): %w", err)

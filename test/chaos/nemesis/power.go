@@ -11,9 +11,13 @@ import (
 	"preauth/test/chaos/system"
 )
 
-// Cut cuts the power count times, of one server, of several or of everything at once, and starts them again each
-// time. A disk keeps a random part of what was not synced, or nothing. The error is about what it
-// cannot start again.
+// LostAtCuts counts, among the faults, the unsynced blocks and changes of directories that power cuts
+// lost.
+const LostAtCuts = "power cuts: blocks and names lost"
+
+// Cut cuts the power count times, of one server, of several or of everything at once, and starts them
+// again each time. A disk keeps a random part of what was not synced, or nothing. The error is about
+// what it cannot start again.
 func (n *Nemesis) Cut(ctx context.Context, count int) error {
 	rng := n.chance("power")
 	for range count {
@@ -45,22 +49,9 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 		nats, mysql, replicas, kind = n.allNATS(), true, n.System.Replicas, "power cut: everything"
 	}
 	e := history.Event{Op: history.Fault, Fault: kind, Target: "power", Begin: n.Recorder.Now()}
-	some := func() *rand.Rand {
-		if rng.IntN(3) == 0 {
-			return nil
-		}
-		return rand.New(rand.NewPCG(rng.Uint64(), 0))
-	}
-	for _, r := range replicas {
-		_ = r.Kill() // fails if it does not run
-	}
-	for _, i := range nats {
-		n.System.NATS.Cut(i, some())
-	}
-	if mysql {
-		if err := n.System.MySQL.Cut(some()); err != nil {
-			return err
-		}
+	lost, err := n.lose(rng, nats, mysql, replicas)
+	if err != nil {
+		return err
 	}
 	var failed error
 	for _, i := range nats {
@@ -79,9 +70,42 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 	}
 	n.mu.Lock()
 	n.counts[kind]++
+	n.counts[LostAtCuts] += lost
 	n.mu.Unlock()
 	n.Recorder.Add(e)
 	return nil
+}
+
+// lose kills what is cut, and lets its disks forget. It returns how much they forgot.
+func (n *Nemesis) lose(rng *rand.Rand, nats []int, mysql bool, replicas []*system.Replica) (lost int, err error) {
+	seed := func() uint64 {
+		if rng.IntN(3) == 0 {
+			return 0 // everything
+		}
+		return rng.Uint64()
+	}
+	for _, r := range replicas {
+		_ = r.Kill() // fails if it does not run
+	}
+	// All are killed before the first disk forgets, so that none goes on for long without another.
+	for _, i := range nats {
+		n.System.NATS.Kill(i)
+	}
+	for _, i := range nats {
+		forgot, err := n.System.NATS.Cut(i, seed())
+		if err != nil {
+			return 0, err
+		}
+		lost += forgot
+	}
+	if mysql {
+		forgot, err := n.System.MySQL.Cut(seed())
+		if err != nil {
+			return 0, err
+		}
+		lost += forgot
+	}
+	return lost, nil
 }
 
 func (n *Nemesis) allNATS() []int {

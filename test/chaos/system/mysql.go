@@ -11,6 +11,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"preauth/internal/mysqlserver"
+	"preauth/test/chaos/forgetful"
 )
 
 // MySQL is the database server.
@@ -21,7 +22,7 @@ type MySQL struct {
 	// Dir holds the server's files.
 	Dir string
 
-	disk *disk // nil without Options.Forgetful
+	disk *forgetful.Disk // nil without Options.Forgetful
 }
 
 const (
@@ -44,7 +45,7 @@ var grants = []string{
 func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 	m := &MySQL{Dir: filepath.Join(opts.Dir, "mysql")}
 	if opts.Forgetful {
-		if m.disk, err = mountDisk(m.Dir); err != nil {
+		if m.disk, err = forgetful.Start(m.Dir, false); err != nil {
 			return nil, err
 		}
 	}
@@ -52,7 +53,7 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 		Engine: opts.Engine, Dir: m.Dir, Arguments: opts.DatabaseArguments, Log: opts.Log,
 	}); err != nil {
 		if m.disk != nil {
-			err = errors.Join(err, m.disk.unmount())
+			err = errors.Join(err, m.disk.Close())
 		}
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func (m *MySQL) Close() error {
 	}
 	err := m.Server.Close()
 	if m.disk != nil {
-		err = errors.Join(err, m.disk.unmount())
+		err = errors.Join(err, m.disk.Close())
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth/internal/loopback"
+	"preauth/test/chaos/forgetful"
 )
 
 // maxFileStore is the space of a NATS server for its streams. Those of failures and of announced
@@ -26,7 +27,7 @@ type NATS struct {
 
 type natsServer struct {
 	name, addr, program, config, log string
-	disk                             *disk // nil without Options.Forgetful
+	disk                             *forgetful.Disk // nil without Options.Forgetful
 
 	mu      sync.Mutex
 	process *process
@@ -57,7 +58,7 @@ func startNATS(ctx context.Context, opts Options) (*NATS, error) {
 		store := filepath.Join(dir, s.name)
 		if opts.Forgetful {
 			var err error
-			if s.disk, err = mountDisk(store); err != nil {
+			if s.disk, err = forgetful.Start(store, false); err != nil {
 				n.close()
 				return nil, err
 			}
@@ -176,7 +177,7 @@ func (n *NATS) close() {
 			s.process.kill()
 		}
 		if s.disk != nil {
-			_ = s.disk.unmount() // it holds nothing that is needed
+			_ = s.disk.Close() // it holds nothing that is needed
 		}
 	}
 }
