@@ -16,7 +16,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures gateway bridge upgrade fuzz chaos alarms bench lint vuln build dist database chromium redis
+.PHONY: help dev example test race browser pictures gateway bridge upgrade fuzz chaos powercut alarms bench lint vuln build dist database chromium redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: database ## Measure the service beside the alternatives
 
 chaos: database ## Break everything for five minutes and see whether the promises hold
 	$(GO) -C test/chaos run . $(ARGS)
+
+powercut: database ## Cut the power of the servers 500 times (needs root and FUSE)
+	$(GO) -C test/chaos run . -cuts 500 $(ARGS)
 
 upgrade: database ## Upgrade a running service from the release before, put it back, and see that nothing is lost
 	$(GO) -C test/chaos test -count=1 -timeout 30m -v -run TestRollingUpgrade . $(ARGS)
