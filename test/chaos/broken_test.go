@@ -16,21 +16,24 @@ import (
 // broken build.
 type replacement struct{ file, text, by string }
 
-// brokenBuilds are builds of the service that break a promise, each by a mistake that a programmer
-// could make.
-var brokenBuilds = []struct {
+type brokenBuild struct {
 	name         string
 	replacements []replacement
 	// broken are promises. The checker must find at least one of them broken.
 	broken []string
 	// duration is how long faults come, if not the usual time.
 	duration time.Duration
-}{
+}
+
+// brokenBuilds are builds of the service that break a promise, each by a mistake that a programmer
+// could make.
+var brokenBuilds = []brokenBuild{
 	{
-		// The renewer takes up a token whose event never arrived. So it has to be broken too.
+		// The renewer takes up a token whose event never arrived. So it has to be broken too. The second
+		// makes it likely that a fault comes between.
 		name: "an event is acknowledged when it is taken",
 		replacements: []replacement{
-			{"consumer/event.go", "w.log, w.trace)\n", "w.log, w.trace)\n	_ = msg.Ack()\n"},
+			{"consumer/event.go", "w.log, w.trace)\n", "w.log, w.trace)\n	_ = msg.Ack()\n	time.Sleep(time.Second)\n"},
 			{"consumer/renew.go", "if now.Sub(token.Position.Time) < lease {", "if lease > 0 {"},
 		},
 		broken:   []string{"nothing lost", "the system settles by itself"},
