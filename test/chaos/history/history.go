@@ -177,6 +177,21 @@ func (r *Recorder) Events() []Event {
 	return events
 }
 
+// Seen reports whether an operation succeeded that began after a time.
+func (r *Recorder) Seen(op Op, after time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range slices.Backward(r.events) { // by their ends
+		if e.End < after {
+			return false
+		}
+		if e.Op == op && e.Status == OK && e.Begin > after {
+			return true
+		}
+	}
+	return false
+}
+
 // Close writes what is buffered and closes the file.
 func (r *Recorder) Close() error {
 	r.mu.Lock()

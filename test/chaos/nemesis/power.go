@@ -16,12 +16,20 @@ import (
 const LostAtCuts = "power cuts: blocks and names lost"
 
 // Cut cuts the power count times, of one server, of several or of everything at once, and starts them
-// again each time. A disk keeps a random part of what was not synced, or nothing. The error is about
-// what it cannot start again.
+// again each time. A disk keeps a random part of what was not synced, or nothing. Every other cut, on
+// average, comes after the system has announced something again, and the rest while it may still
+// recover. The error is about what it cannot start again.
 func (n *Nemesis) Cut(ctx context.Context, count int) error {
+	const patience = 20 * time.Second
 	rng := n.chance("power")
 	for range count {
-		if !system.Wait(ctx, time.Duration((0.2+1.3*rng.Float64())*float64(time.Second))) {
+		began, recovering := n.Recorder.Now(), rng.IntN(2) == 0
+		for !recovering && !n.Recorder.Seen(history.Update, began) && n.Recorder.Now() < began+patience {
+			if !system.Wait(ctx, 20*time.Millisecond) {
+				return ctx.Err()
+			}
+		}
+		if !system.Wait(ctx, time.Duration((0.1+0.9*rng.Float64())*float64(time.Second))) {
 			return ctx.Err()
 		}
 		if err := n.cut(ctx, rng); err != nil {
@@ -32,21 +40,27 @@ func (n *Nemesis) Cut(ctx context.Context, count int) error {
 }
 
 func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
-	nats, mysql := []int{rng.IntN(n.System.NATS.Size())}, false
+	var nats []int
+	var mysql bool
 	var replicas []*system.Replica
-	kind := "power cut: a NATS server"
+	var kind string
+	for i := range n.System.NATS.Size() {
+		nats = append(nats, i)
+	}
 	switch rng.IntN(5) {
 	case 0:
 		nats, mysql, kind = nil, true, "power cut: the database"
 	case 1:
-		nats, mysql, kind = n.allNATS(), true, "power cut: all servers"
+		mysql, kind = true, "power cut: all servers"
 	case 2:
-		nats = n.allNATS()
-		if len(nats) > 1 {
-			kind = "power cut: all NATS servers"
+		mysql, replicas, kind = true, n.System.Replicas, "power cut: everything"
+	default:
+		kind = "power cut: NATS"
+		if len(nats) > 1 && rng.IntN(2) == 0 {
+			nats, kind = []int{rng.IntN(len(nats))}, "power cut: a NATS server"
+		} else if len(nats) > 1 && rng.IntN(2) == 0 {
+			nats, kind = []int{n.leader(ctx, rng)}, "power cut: a NATS server that leads"
 		}
-	case 3:
-		nats, mysql, replicas, kind = n.allNATS(), true, n.System.Replicas, "power cut: everything"
 	}
 	e := history.Event{Op: history.Fault, Fault: kind, Target: "power", Begin: n.Recorder.Now()}
 	lost, err := n.lose(rng, nats, mysql, replicas)
@@ -106,12 +120,4 @@ func (n *Nemesis) lose(rng *rand.Rand, nats []int, mysql bool, replicas []*syste
 		lost += forgot
 	}
 	return lost, nil
-}
-
-func (n *Nemesis) allNATS() []int {
-	all := make([]int, n.System.NATS.Size())
-	for i := range all {
-		all[i] = i
-	}
-	return all
 }

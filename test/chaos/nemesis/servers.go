@@ -24,14 +24,19 @@ func (n *Nemesis) natsFaults() []fault {
 	}
 	if n.System.NATS.Size() > 1 {
 		faults = append(faults, fault{10, func(ctx context.Context, rng *rand.Rand) {
-			server, other := rng.IntN(n.System.NATS.Size()), one(rng, "COMPONENT_TOKENS", "PREAUTH")
-			if leader, ok := n.System.NATS.Leader(ctx, n.Conn, other); ok {
-				server = leader
-			}
-			n.killNATS(ctx, rng, NATSKilled+" of a leader", server)
+			n.killNATS(ctx, rng, NATSKilled+" of a leader", n.leader(ctx, rng))
 		}})
 	}
 	return faults
+}
+
+// leader returns the server that leads one of the streams, or any if that is not known.
+func (n *Nemesis) leader(ctx context.Context, rng *rand.Rand) int {
+	server, stream := rng.IntN(n.System.NATS.Size()), one(rng, "COMPONENT_TOKENS", "PREAUTH")
+	if leader, ok := n.System.NATS.Leader(ctx, n.Conn, stream); ok {
+		return leader
+	}
+	return server
 }
 
 func (n *Nemesis) killNATS(ctx context.Context, rng *rand.Rand, kind string, server int) {
