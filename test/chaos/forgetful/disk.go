@@ -130,7 +130,7 @@ func Main() {
 		return
 	}
 	if err := serve(dir, os.Getenv(envStrict) != ""); err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -145,7 +145,7 @@ func serve(dir string, strict bool) (err error) {
 	}
 	defer func() { err = errors.Join(err, unmount()) }()
 	for lost := 0; ; {
-		if _, err := fmt.Println(lost); err != nil {
+		if _, err := fmt.Fprintln(os.Stdout, lost); err != nil {
 			return err
 		}
 		var seed uint64

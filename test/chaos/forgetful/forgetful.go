@@ -30,6 +30,7 @@ type inode struct {
 
 	now, durable content
 	dirty        map[int64]bool // numbers of the blocks that differ
+	least        int64          // the least size since the last sync if bytes were dropped, otherwise -1
 
 	entries, durableEntries map[string]*inode // of a directory
 }
@@ -82,7 +83,7 @@ func New(strict bool) *FS {
 
 func (f *FS) newInode(mode uint32) *inode {
 	f.last++
-	i := &inode{ino: f.last, mode: mode, mtime: time.Now(), dirty: map[int64]bool{}}
+	i := &inode{ino: f.last, mode: mode, mtime: time.Now(), dirty: map[int64]bool{}, least: -1}
 	if mode&syscall.S_IFMT == syscall.S_IFDIR {
 		i.entries, i.durableEntries = map[string]*inode{}, map[string]*inode{}
 	}
@@ -147,8 +148,11 @@ func (f *FS) write(i *inode, data []byte, offset int64) {
 	i.mtime = time.Now()
 }
 
-// zero makes a range of bytes zero. It does not change the size.
-func (f *FS) zero(i *inode, from, to int64) {
+// drop makes a range of bytes zero. It does not change the size.
+func (f *FS) drop(i *inode, from, to int64) {
+	if i.least < 0 {
+		i.least = i.now.size
+	}
 	for number := range i.now.blocks {
 		begin := max(from-number*blockSize, 0)
 		end := min(to-number*blockSize, blockSize)
@@ -160,7 +164,8 @@ func (f *FS) zero(i *inode, from, to int64) {
 
 func (f *FS) resize(i *inode, size int64) {
 	if size < i.now.size {
-		f.zero(i, size, i.now.size)
+		f.drop(i, size, i.now.size)
+		i.least = min(i.least, size)
 	}
 	i.now.size, i.mtime = size, time.Now()
 	f.unsaved[i] = true
@@ -173,6 +178,7 @@ func (f *FS) sync(i *inode) {
 		i.durable.blocks[number] = i.now.blocks[number]
 	}
 	clear(i.dirty)
+	i.least = -1
 	delete(f.unsaved, i)
 	if !f.strict {
 		f.commit(func(operation) bool { return true })
@@ -251,6 +257,10 @@ func (f *FS) keepSome(rng *rand.Rand) (kept int) {
 	f.commit(func(operation) bool { return true })
 	byNumber := func(a, b *inode) int { return int(a.ino) - int(b.ino) } // for the same choices with the same seed
 	for _, i := range slices.SortedFunc(maps.Keys(f.unsaved), byNumber) {
+		if i.least >= 0 {
+			i.keepWhole(rng)
+			continue
+		}
 		if rng.Float64() < chance {
 			i.durable.size = i.now.size
 		}
@@ -261,15 +271,32 @@ func (f *FS) keepSome(rng *rand.Rand) (kept int) {
 			}
 			i.durable.blocks[number] = tear(rng, chance, i.durable.blocks[number], i.now.blocks[number])
 		}
-		if tail := i.durable.size % blockSize; tail > 0 {
-			if b := i.durable.blocks[i.durable.size/blockSize]; b != nil {
-				cut := *b
-				clear(cut[tail:])
-				i.durable.blocks[i.durable.size/blockSize] = &cut
-			}
-		}
+		i.durable.end()
 	}
 	return kept
+}
+
+// keepWhole makes durable what was done with a file whose bytes were dropped: all of it, nothing, or
+// that it became shorter. Journals know no other outcome, since such a file gets its blocks anew.
+func (i *inode) keepWhole(rng *rand.Rand) {
+	switch rng.IntN(3) {
+	case 0:
+		i.durable = content{i.now.size, maps.Clone(i.now.blocks)}
+	case 1:
+		i.durable.size = min(i.durable.size, i.least)
+		maps.DeleteFunc(i.durable.blocks, func(number int64, _ *block) bool { return number*blockSize >= i.durable.size })
+		i.durable.end()
+	}
+}
+
+// end makes zero what the last block has behind the size.
+func (c *content) end() {
+	b, tail := c.blocks[c.size/blockSize], c.size%blockSize
+	if b != nil && tail > 0 {
+		last := *b
+		clear(last[tail:])
+		c.blocks[c.size/blockSize] = &last
+	}
 }
 
 // tear returns the new block with the given chance, the old one, or some sectors of both.
@@ -305,4 +332,5 @@ func (f *FS) restore(i *inode) {
 	}
 	i.now = content{i.durable.size, maps.Clone(i.durable.blocks)}
 	clear(i.dirty)
+	i.least = -1
 }

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		fmt.Println("mounted")
+		fmt.Fprintln(os.Stdout, "mounted")
 		select {}
 	}
 	os.Exit(m.Run())
@@ -428,6 +428,34 @@ func TestRandomOperations(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTruncationIsWhole shows that a cut leaves a file that was truncated and written again as it was,
+// empty, or new. Synced bytes never become zero behind a size that is still the old one.
+func TestTruncationIsWhole(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(100) {
+		f := New(false)
+		i := f.newInode(syscall.S_IFREG)
+		f.change(operation{{f.root, "file", i}})
+		f.write(i, bytes.Repeat([]byte{1}, 10*blockSize-1), 0)
+		f.sync(i)
+		f.resize(i, 0)
+		f.write(i, bytes.Repeat([]byte{2}, 5*blockSize+1), 0)
+		f.Cut(1 + seed)
+		content := make([]byte, i.now.size)
+		i.read(content, 0)
+		seen[string(content)]++
+	}
+	for _, outcome := range [][]byte{bytes.Repeat([]byte{1}, 10*blockSize-1), {}, bytes.Repeat([]byte{2}, 5*blockSize+1)} {
+		if seen[string(outcome)] == 0 {
+			t.Errorf("no cut leaves %d bytes", len(outcome))
+		}
+		delete(seen, string(outcome))
+	}
+	if len(seen) > 0 {
+		t.Errorf("there are %d other outcomes", len(seen))
 	}
 }
 

@@ -190,9 +190,12 @@ func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 	if n.i.entries[name] != nil {
 		return nil, syscall.EEXIST
 	}
-	to := target.(*node).i
-	n.f.change(operation{{n.i, name, to}})
-	return n.child(ctx, to, out), fs.OK
+	to, ok := target.(*node)
+	if !ok {
+		return nil, syscall.EXDEV
+	}
+	n.f.change(operation{{n.i, name, to.i}})
+	return n.child(ctx, to.i, out), fs.OK
 }
 
 func (n *node) Read(_ context.Context, file fs.FileHandle, dest []byte, offset int64) (fuse.ReadResult, syscall.Errno) {
@@ -235,7 +238,7 @@ func (n *node) Allocate(_ context.Context, file fs.FileHandle, offset, size uint
 	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
 	case 0:
 	case unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_ZERO_RANGE:
-		n.f.zero(n.i, int64(offset), end)
+		n.f.drop(n.i, int64(offset), end)
 	default:
 		return syscall.EOPNOTSUPP
 	}
@@ -268,8 +271,11 @@ func (n *node) Rmdir(_ context.Context, name string) syscall.Errno {
 
 func (n *node) Rename(_ context.Context, name string, parent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	defer n.lock()()
-	to := parent.(*node).i
-	moved, old := n.i.entries[name], to.entries[newName]
+	to, ok := parent.(*node)
+	if !ok {
+		return syscall.EXDEV
+	}
+	moved, old := n.i.entries[name], to.i.entries[newName]
 	switch {
 	case moved == nil:
 		return syscall.ENOENT
@@ -282,7 +288,7 @@ func (n *node) Rename(_ context.Context, name string, parent fs.InodeEmbedder, n
 	case old == moved:
 		return fs.OK
 	}
-	n.f.change(operation{{n.i, name, nil}, {to, newName, moved}})
+	n.f.change(operation{{n.i, name, nil}, {to.i, newName, moved}})
 	return fs.OK
 }
 
