@@ -52,10 +52,7 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{
 		Engine: opts.Engine, Dir: m.Dir, Arguments: opts.DatabaseArguments, Log: opts.Log,
 	}); err != nil {
-		if m.disk != nil {
-			err = errors.Join(err, m.disk.Close())
-		}
-		return nil, err
+		return nil, errors.Join(err, closeDisk(m.disk, m.Dir))
 	}
 	defer func() {
 		if err != nil {
@@ -112,11 +109,7 @@ func (m *MySQL) Close() error {
 	if m.Root != nil {
 		_ = m.Root.Close()
 	}
-	err := m.Server.Close()
-	if m.disk != nil {
-		err = errors.Join(err, m.disk.Close())
-	}
-	return err
+	return errors.Join(m.Server.Close(), closeDisk(m.disk, m.Dir))
 }
 
 // dsnThrough returns the DSN by which a replica reaches the server through its proxy.

@@ -26,8 +26,8 @@ type NATS struct {
 }
 
 type natsServer struct {
-	name, addr, program, config, log string
-	disk                             *forgetful.Disk // nil without Options.Forgetful
+	name, addr, program, config, store, log string
+	disk                                    *forgetful.Disk // nil without Options.Forgetful
 
 	mu      sync.Mutex
 	process *process
@@ -49,22 +49,21 @@ func startNATS(ctx context.Context, opts Options) (*NATS, error) {
 		name := fmt.Sprintf("nats%d", i+1)
 		n.servers = append(n.servers, &natsServer{
 			name: name, addr: addr, program: opts.Programs.NATS,
-			config: filepath.Join(dir, name+".conf"), log: filepath.Join(dir, name+".log"),
+			config: filepath.Join(dir, name+".conf"), store: filepath.Join(dir, name), log: filepath.Join(dir, name+".log"),
 		})
 		routes = append(routes, fmt.Sprintf("%q", "nats-route://"+cluster))
 		clusterAddrs = append(clusterAddrs, cluster)
 	}
 	for i, s := range n.servers {
-		store := filepath.Join(dir, s.name)
 		if opts.Forgetful {
 			var err error
-			if s.disk, err = forgetful.Start(store, false); err != nil {
+			if s.disk, err = forgetful.Start(s.store, false); err != nil {
 				n.close()
 				return nil, err
 			}
 		}
 		config := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, sync_interval: %q, max_file_store: %d }\n",
-			s.name, s.addr, store, opts.SyncInterval, maxFileStore)
+			s.name, s.addr, s.store, opts.SyncInterval, maxFileStore)
 		if size > 1 {
 			// Clients must not learn addresses that bypass their proxies.
 			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }\n",
@@ -176,8 +175,6 @@ func (n *NATS) close() {
 		if s.process != nil {
 			s.process.kill()
 		}
-		if s.disk != nil {
-			_ = s.disk.Close() // it holds nothing that is needed
-		}
+		_ = closeDisk(s.disk, s.store) // fails if nothing was stored yet
 	}
 }
