@@ -74,15 +74,17 @@ const (
 
 // run runs the campaign. The error is about the harness; broken promises are in the outcome.
 func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
+	if c.powerCuts > 0 && c.engine == mysqlserver.TiDB {
+		return nil, errors.New("power cuts: the storage of test/devdb syncs nothing: choose mariadb or mysql")
+	}
 	if c.powerCuts > 0 {
-		switch c.engine {
-		case mysqlserver.TiDB:
-			return nil, errors.New("power cuts: the storage of test/devdb syncs nothing: choose mariadb or mysql")
-		case mysqlserver.MySQL:
-			// With O_DIRECT, the default, MySQL does not sync its doublewrite buffer. Then a torn page may have
-			// no copy, and MySQL does not start again.
-			c.databaseArguments = append(c.databaseArguments, "--innodb-flush-method=fsync")
-		}
+		// Pages are written at once, so that cuts tear them.
+		c.databaseArguments = append(c.databaseArguments, "--innodb-max-dirty-pages-pct=0")
+	}
+	if c.powerCuts > 0 && c.engine == mysqlserver.MySQL {
+		// With O_DIRECT, the default, MySQL does not sync its doublewrite buffer. Then a torn page may have
+		// no copy, and MySQL does not start again.
+		c.databaseArguments = append(c.databaseArguments, "--innodb-flush-method=fsync")
 	}
 	programs, err := system.Build(ctx, c.dir, c.overlay)
 	if err != nil {
