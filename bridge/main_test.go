@@ -85,10 +85,10 @@ func (s *redisServer) kill() {
 
 func (s *redisServer) url() string { return "redis://" + s.address + "/0" }
 
-// client returns a client of the default user.
+// client returns a client of the default user, which waits as long as a test does.
 func (s *redisServer) client(t *testing.T) *redis.Client {
 	t.Helper()
-	db := redis.NewClient(&redis.Options{Addr: s.address, Protocol: 2})
+	db := redis.NewClient(&redis.Options{Addr: s.address, Protocol: 2, ReadTimeout: apptest.Patience})
 	t.Cleanup(func() { _ = db.Close() })
 	return db
 }

@@ -32,7 +32,8 @@ type Disk struct {
 // Start mounts a new file system on dir, which it creates. It runs the calling program once more, so
 // that program's main function or TestMain must begin with [Main].
 //
-// The disk ends with the caller, however that ends. What a killed disk left on dir is unmounted first.
+// The disk ends with the caller, however that ends. What a killed disk left on dir is unmounted
+// first.
 func Start(dir string, strict bool) (*Disk, error) {
 	if _, err := os.Stat(dir); errors.Is(err, syscall.ENOTCONN) {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {

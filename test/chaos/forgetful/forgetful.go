@@ -215,8 +215,8 @@ func (f *FS) commit(chosen func(operation) bool) {
 }
 
 // Cut is a power cut: what was not synced is lost, all of it if seed is 0, otherwise a part that
-// depends on it. Files that are open can no longer be used. The programs that use the file system must
-// have ended. Cut returns how many blocks and changes of directories were lost.
+// depends on it. Files that are open can no longer be used. The programs that use the file system
+// must have ended. Cut returns how many blocks and changes of directories were lost.
 func (f *FS) Cut(seed uint64) (lost int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

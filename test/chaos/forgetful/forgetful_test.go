@@ -297,8 +297,8 @@ func TestOpenFileAfterCut(t *testing.T) {
 	}
 }
 
-// TestDiskEndsWithItsUser kills the process that started a disk. Then the disk's process ends too, and
-// nothing stays mounted.
+// TestDiskEndsWithItsUser kills the process that started a disk. Then the disk's process ends too,
+// and nothing stays mounted.
 func TestDiskEndsWithItsUser(t *testing.T) {
 	needFUSE(t)
 	dir := t.TempDir()
@@ -431,8 +431,8 @@ func TestRandomOperations(t *testing.T) {
 	}
 }
 
-// TestTruncationIsWhole shows that a cut leaves a file that was truncated and written again as it was,
-// empty, or new. Synced bytes never become zero behind a size that is still the old one.
+// TestTruncationIsWhole shows that a cut leaves a file that was truncated and written again as it
+// was, empty, or new. Synced bytes never become zero behind a size that is still the old one.
 func TestTruncationIsWhole(t *testing.T) {
 	seen := map[string]int{}
 	for seed := range uint64(100) {
