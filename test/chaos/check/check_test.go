@@ -374,6 +374,10 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			renewedAt(e, 20*s)
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "MySQL: SIGKILL", Begin: 15 * s, End: 18 * s})
 		},
+		"so does a power cut of all servers": func(e *check.Evidence) {
+			renewedAt(e, 20*s)
+			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "power cut: all servers", Begin: 15 * s, End: 18 * s})
+		},
 		"a code is lost beside a fault": func(e *check.Evidence) {
 			e.Calls = append(e.Calls, check.Call{AppID: "wx1", At: 70 * s, Token: "token b", Code: "wasted"})
 			e.Events = append(e.Events, history.Event{Op: history.Fault, Fault: "kill", Begin: 70 * s, End: 71 * s})

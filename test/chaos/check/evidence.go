@@ -179,6 +179,13 @@ type tokenEvent struct {
 	expires time.Duration
 }
 
+// holdsUp reports whether a fault holds up a process or the database. All cuts of the power do, except
+// those of NATS alone.
+func holdsUp(fault string) bool {
+	return strings.Contains(fault, "SIGSTOP") || strings.Contains(fault, "MySQL") ||
+		strings.Contains(fault, "power cut") && !strings.Contains(fault, "NATS")
+}
+
 func newIndex(e *Evidence) *index {
 	x := &index{
 		Evidence: e, published: map[string]history.Event{}, tokens: map[string][]tokenEvent{},
@@ -198,7 +205,7 @@ func newIndex(e *Evidence) *index {
 			x.claims[key] = append(x.claims[key], event)
 		case event.Op == history.Fault && event.Offset != 0:
 			x.clocks = append(x.clocks, event)
-		case event.Op == history.Fault && (strings.Contains(event.Fault, "SIGSTOP") || strings.Contains(event.Fault, "MySQL")):
+		case event.Op == history.Fault && holdsUp(event.Fault):
 			x.delays = append(x.delays, event)
 		}
 		if event.Code != "" {

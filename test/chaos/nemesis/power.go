@@ -86,6 +86,9 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 	n.counts[kind]++
 	n.counts[LostAtCuts] += lost
 	n.mu.Unlock()
+	if e.End = n.Recorder.Now(); mysql {
+		e.End += 2 * time.Second // the replicas have to connect again
+	}
 	n.Recorder.Add(e)
 	return nil
 }
