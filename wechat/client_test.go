@@ -73,6 +73,9 @@ func failure(t testing.TB, code wechat.Code, err error) *wechat.Error {
 		t.Errorf("a code came with the error %v", err)
 	}
 	saysNothing(t, err, token)
+	if strings.Contains(err.Error(), "%!") {
+		t.Errorf("%q has a slip of its format", err)
+	}
 	return e
 }
 
@@ -158,6 +161,9 @@ func TestRequest(t *testing.T) {
 			}
 			if got := r.Header.Get("User-Agent"); got != test.userAgent {
 				t.Errorf("User-Agent %q, want %q", got, test.userAgent)
+			}
+			if got := r.Header.Get("Accept-Encoding"); got != "" {
+				t.Errorf("Accept-Encoding %q: a compressed reply could be larger than it looks", got)
 			}
 		})
 	}
@@ -574,6 +580,22 @@ func TestUnreachableHostLeavesTimeForTheNext(t *testing.T) {
 	}
 }
 
+func TestHostMayThink(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body) // only then does the server notice that the client has gone
+		select {
+		case <-r.Context().Done():
+		case <-time.After(wechat.DefaultTimeout / 10):
+			io.WriteString(w, `{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+		}
+	}))
+	defer server.Close()
+	if _, err := call(newClient(t, wechat.Config{BaseURLs: []string{server.URL}}), t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestContext(t *testing.T) {
 	t.Parallel()
 	type arrangement struct {
@@ -792,6 +814,11 @@ func TestCloseClosesIdleConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-idle
+	select {
+	case <-closed:
+		t.Fatal("the connection was not kept")
+	case <-time.After(time.Second):
+	}
 	client.Close()
 	select {
 	case <-closed:

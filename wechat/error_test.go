@@ -45,6 +45,9 @@ func TestErrorText(t *testing.T) {
 			if got := test.err.Error(); got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
+			if got := test.err.ErrorType(); got != string(test.err.Class) {
+				t.Errorf("type %q, want the class %s", got, test.err.Class)
+			}
 		})
 	}
 }

@@ -61,6 +61,20 @@ func TestRepliesAboutTheQuota(t *testing.T) {
 		{"without used", 200, `{"quota":{"daily_limit":100,"remain":60}}`, wechat.Quota{DailyLimit: 100, Remaining: 60}, "", ""},
 
 		// The sample of WeChat's documentation. Taken for a quota, it would stop all calls.
+		{
+			"one call a day, and one a minute", 200, `{"quota":{"daily_limit":1,"remain":1},"rate_limit":{"call_count":1,"refresh_second":60}}`,
+			wechat.Quota{DailyLimit: 1, Remaining: 1, RateCalls: 1, RateWindow: time.Minute},
+			"", "",
+		},
+		{"a rate without calls", 200, `{"quota":{"daily_limit":100,"used":40,"remain":60},"rate_limit":{"call_count":0,"refresh_second":60}}`, ok, "", ""},
+		{"as many as can be", 200, `{"quota":{"daily_limit":2147483648,"remain":0}}`, wechat.Quota{DailyLimit: 1 << 31}, "", ""},
+		{"as long as can be", 200, `{"quota":{"daily_limit":100,"remain":60}}` + strings.Repeat(" ", 64<<10-41), wechat.Quota{DailyLimit: 100, Remaining: 60}, "", ""},
+
+		{"a byte longer", 200, `{"quota":{"daily_limit":100,"remain":60}}` + strings.Repeat(" ", 64<<10-40), wechat.Quota{}, preauth.ClassBadReply, "longer"},
+		{"more than can be", 200, `{"quota":{"daily_limit":2147483649,"remain":0}}`, wechat.Quota{}, preauth.ClassBadReply, "daily_limit is not a whole number from 1 to 2147483648"},
+		{"errcode twice", 200, `{"errcode":0,"errcode":0,"errmsg":"ok so far","quota":{"daily_limit":100,"remain":60}}`, wechat.Quota{}, preauth.ClassBadReply, "ok so far: errcode appears twice"},
+		{"WeChat's own words beside zeros", 200, `{"errmsg":"ok so far","quota":{"daily_limit":0}}`, wechat.Quota{}, preauth.ClassBadReply, "ok so far"},
+		{"WeChat's own words beside a quota", 502, `{"errmsg":"ok so far","quota":{"daily_limit":100,"remain":60}}`, wechat.Quota{}, preauth.ClassTransient, "ok so far"},
 		{"zeros", 200, `{"errcode":0,"errmsg":"ok","quota":{"daily_limit":0,"used":0,"remain":0}}`, wechat.Quota{}, preauth.ClassBadReply, "daily_limit"},
 		{"no remain", 200, `{"quota":{"daily_limit":100,"used":40}}`, wechat.Quota{}, preauth.ClassBadReply, "remain is missing"},
 		{"remain null", 200, `{"quota":{"daily_limit":100,"used":40,"remain":null}}`, wechat.Quota{}, preauth.ClassBadReply, "remain is missing"},
@@ -75,7 +89,7 @@ func TestRepliesAboutTheQuota(t *testing.T) {
 		{"too long", 200, `{"quota":` + strings.Repeat(" ", 64<<10) + `{"daily_limit":100,"remain":60}}`, wechat.Quota{}, preauth.ClassBadReply, "longer"},
 		{"not found", 404, `404 page not found`, wechat.Quota{}, preauth.ClassBadReply, "HTTP 404"},
 		{"an error of the gateway", 502, `{"quota":{"daily_limit":100,"remain":60}}`, wechat.Quota{}, preauth.ClassTransient, "HTTP 502"},
-		{"token rejected", 200, `{"errcode":40001,"errmsg":"invalid credential rid: 1-2-3"}`, wechat.Quota{}, preauth.ClassTokenRejected, "errcode 40001"},
+		{"token rejected", 200, `{"errcode":40001,"errmsg":"invalid credential rid: 1-2-3"}`, wechat.Quota{}, preauth.ClassTokenRejected, "errcode 40001: invalid credential rid: 1-2-3"},
 		{"not one's own", 200, `{"errcode":76022,"errmsg":"no permission"}`, wechat.Quota{}, preauth.ClassUnknown, "errcode 76022"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -37,6 +37,15 @@ func TestReach(t *testing.T) {
 		t.Errorf("%d codes were made", n)
 	}
 
+	server.Next("", wechattest.Error(40001, ""))
+	if r := client.Reach(t.Context())[0]; r.Err != nil {
+		t.Errorf("WeChat, with another of its words for no token: %+v", r)
+	}
+	server.Next("", wechattest.Fault{Status: http.StatusNotFound, Body: `{"errcode":41001}`})
+	if r := client.Reach(t.Context())[0]; r.Err == nil || !strings.HasPrefix(r.Err.Error(), "wechat: no answer: request: HTTP 404") {
+		t.Errorf("a page that is not there: %+v", r)
+	}
+
 	server.Next("", wechattest.Fault{ErrCode: 61004})
 	if r := client.Reach(t.Context())[0]; r.Err == nil || r.Err.Class != preauth.ClassAddressNotAllowed || r.Err.RequestIP != "127.0.0.1" {
 		t.Errorf("an address that is not allowed: %+v", r)

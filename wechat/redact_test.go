@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"preauth"
+	"preauth/internal/allocation"
 	"preauth/wechat"
 )
 
@@ -66,6 +67,7 @@ func TestErrMsgLength(t *testing.T) {
 		{words[:512], words[:512]},
 		{words[:513], words[:509] + "…"},
 		{"x" + strings.Repeat(" 授", 300), "x" + strings.Repeat(" 授", 127) + "…"}, // 509 bytes, the next character would not fit
+		{"xx" + strings.Repeat(" 授", 300), "xx" + strings.Repeat(" 授", 126) + " …"},
 	} {
 		body, err := json.Marshal(map[string]any{"errcode": 48001, "errmsg": test.sent})
 		if err != nil {
@@ -82,5 +84,18 @@ func TestErrMsgLength(t *testing.T) {
 func TestRedactedTextIsBounded(t *testing.T) {
 	if got := wechat.RedactText(token, strings.Repeat("words ", 1<<16)); len(got) != 2048 {
 		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// What a reply calls a code may be long. Its forms are remembered, but not all pieces of them.
+func TestLongSecretTakesLittleMemory(t *testing.T) {
+	var text strings.Builder
+	for i := range 4000 {
+		fmt.Fprintf(&text, "%08x+", i)
+	}
+	long := text.String()
+	grown := allocation.Bytes(func() { wechat.RedactText(long, "a few words") })
+	if grown > 20*uint64(len(long)) {
+		t.Errorf("%d bytes for a secret of %d", grown, len(long))
 	}
 }

@@ -99,6 +99,37 @@ func TestReplySize(t *testing.T) {
 	}
 }
 
+// An errmsg is WeChat's help for people, whatever else is wrong with the reply.
+func TestErrMsgOfAnUnusableReply(t *testing.T) {
+	for _, test := range []struct{ body, errMsg, says string }{
+		{`{"errmsg":"some words","errcode":"x"}`, "some words", "errcode is not a number"},
+		{`{"errmsg":"some words","pre_auth_code":"x","pre_auth_code":"y","expires_in":1800}`, "some words", "twice"},
+		{`{"errmsg":"some words","errmsg":"other words"}`, "other words", "no pre_auth_code"},
+		{`{"errmsg":"some words","errmsg":null}`, "", "no pre_auth_code"},
+	} {
+		code, err := wechat.ParseReply(200, []byte(test.body), preauth.NewSecret(token))
+		if e := failure(t, code, err); e.ErrMsg != test.errMsg || !strings.Contains(e.Err.Error(), test.says) {
+			t.Errorf("%s: errmsg %q, %v; want %q and %q", test.body, e.ErrMsg, e.Err, test.errMsg, test.says)
+		}
+	}
+}
+
+func TestStatusOfASuccess(t *testing.T) {
+	body := []byte(`{"pre_auth_code":"preauthcode@@@x","expires_in":1800}`)
+	for status, taken := range map[int]bool{199: false, 200: true, 299: true, 300: false} {
+		code, err := wechat.ParseReply(status, body, preauth.NewSecret(token))
+		if taken {
+			if err != nil || code.PreAuthCode.IsZero() {
+				t.Errorf("%d: %v", status, err)
+			}
+			continue
+		}
+		if e := failure(t, code, err); e.Class != preauth.ClassBadReply {
+			t.Errorf("%d: class %s", status, e.Class)
+		}
+	}
+}
+
 // These errmsgs were captured in public. WeChat added the hint first and the rid later.
 func TestSupportHandleAndAddress(t *testing.T) {
 	for _, test := range []struct{ errMsg, ip, rid string }{
