@@ -3,7 +3,7 @@
 # without make.
 #
 # Variables:
-#   ARGS                 more arguments for `preauth-dev`, `go test`, the fault harness; rows and flags for `make bench`
+#   ARGS                 more arguments for `preauth-dev`, `go test`, the fault harness; rows and flags for `make bench`, packages and flags for `make mutation`
 #   NO_INSTALL=1         never install a package
 #   FUZZTIME             how many inputs `make fuzz` gives to each target, such as 30000x
 #   PREAUTH_TEST_ENGINE  the tests' database server: mariadb, mysql or tidb
@@ -16,7 +16,7 @@ FUZZTIME ?= 30000x
 TOOL = $(GO) tool -modfile=tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help dev example test race browser pictures gateway bridge upgrade fuzz chaos powercut alarms bench lint vuln build dist database chromium redis
+.PHONY: help dev example test race browser pictures gateway bridge upgrade fuzz mutation chaos powercut alarms bench lint vuln build dist database chromium redis
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ powercut: database ## Cut the power of the servers 500 times (needs root and FUS
 
 upgrade: database ## Upgrade a running service from the release before, put it back, and see that nothing is lost
 	$(GO) -C test/chaos test -count=1 -timeout 30m -v -run TestRollingUpgrade . $(ARGS)
+
+mutation: database ## Break the code in some thousand small ways and see whether the tests notice
+	$(GO) -C test/mutation run . $(or $(ARGS),./wechat . ./repo ./consumer)
 
 alarms: ## Test the alerts: their rules, and what fires when a running system is harmed
 	.ci/run alarms
