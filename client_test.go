@@ -268,19 +268,63 @@ func TestLookupFails(t *testing.T) {
 	})
 }
 
-// A replica may die with a request. The request ends even if the caller set no deadline.
+// A replica may die with a request. The request ends even if the caller set no deadline, and not
+// before the deadline that the caller did set.
 func TestRequestWithoutADeadlineEnds(t *testing.T) {
 	nc := connect(t)
-	if _, err := nc.SubscribeSync("preauth.lookup.*"); err != nil {
-		t.Fatal(err)
+	client := newClient(t, nc)
+	requests := make(chan *nats.Msg, 3)
+	for _, subject := range []string{"preauth.lookup.*", "$SRV.STATS." + preauth.ServiceName} {
+		if _, err := nc.ChanSubscribe(subject, requests); err != nil {
+			t.Fatal(err)
+		}
 	}
+	patient, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	answered := make(chan error, 2)
+	go func() {
+		_, err := client.Lookup(patient, preauth.LookupRequest{AppID: appID})
+		answered <- err
+	}()
+	go func() {
+		_, err := client.Replicas(patient)
+		answered <- err
+	}()
+	first, second := receive(t, requests), receive(t, requests)
 	ended := make(chan error, 1)
 	go func() {
-		_, err := newClient(t, nc).Lookup(context.Background(), preauth.LookupRequest{AppID: appID})
+		_, err := client.Lookup(context.Background(), preauth.LookupRequest{AppID: appID})
 		ended <- err
 	}()
 	if err := receive(t, ended); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ended with %v", err)
+	}
+	for _, request := range []*nats.Msg{first, second} {
+		body := aLookup().Encode()
+		if strings.HasPrefix(request.Subject, "$SRV") {
+			body = []byte(`{}`)
+		}
+		if err := request.Respond(body); err != nil {
+			t.Fatal(err)
+		}
+		if err := receive(t, answered); err != nil {
+			t.Errorf("within the caller's deadline: %v", err)
+		}
+	}
+}
+
+// The service may have to call WeChat before it answers.
+func TestRequestMayTakeAMoment(t *testing.T) {
+	nc := connect(t)
+	_, err := nc.Subscribe("preauth.lookup.*", func(m *nats.Msg) {
+		<-time.After(200 * time.Millisecond)
+		_ = m.Respond(aLookup().Encode())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(t, nc).Lookup(context.Background(), preauth.LookupRequest{AppID: appID}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -50,12 +50,17 @@ func signedByHand(text string) string {
 func TestEntryLinkSaysWhatWasSigned(t *testing.T) {
 	full := fullEntry()
 	least := preauth.EntryLink{AppID: "wx1", ClaimID: "v", ExpiresAt: full.ExpiresAt}
-	for _, want := range []preauth.EntryLink{full, least} {
+	more := least
+	more.AuthType, more.Language = 1, "zh-Hant-"+strings.Repeat("x", 27)
+	for _, want := range []preauth.EntryLink{full, least, more} {
 		target := signedEntry(t, want, entryKey)
 		for _, added := range []string{"", "&from=singlemessage&isappinstalled=0", "&lang=en", "&signature=another", "&"} {
 			got, extra, err := preauth.ParseEntryLink(target+added, []preauth.Secret{entryOlder, entryKey}, time.Now())
 			if err != nil || got != want || extra != added {
 				t.Errorf("%s%s: %+v, %q, %v, want %+v", target, added, got, extra, err, want)
+			}
+			if strings.Contains(target, "auth_type=") != (want.AuthType != 0) {
+				t.Errorf("the auth_type is %d, and the link %s", want.AuthType, target)
 			}
 		}
 	}
@@ -66,8 +71,8 @@ func TestEntryLinkWithAnyOtherByteIsRefused(t *testing.T) {
 	keys := []preauth.Secret{entryOlder, entryKey}
 	refused := func(changed string) {
 		t.Helper()
-		link, _, err := preauth.ParseEntryLink(changed, keys, time.Now())
-		if !errors.Is(err, preauth.ErrEntrySignature) || link != (preauth.EntryLink{}) {
+		link, extra, err := preauth.ParseEntryLink(changed+"&from=timeline", keys, time.Now())
+		if !errors.Is(err, preauth.ErrEntrySignature) || !strings.HasSuffix(extra, "&from=timeline") && strings.Contains(changed, "&signature=") || link != (preauth.EntryLink{}) {
 			t.Errorf("%q: %+v, %v", changed, link, err)
 		}
 	}
@@ -125,6 +130,7 @@ func TestEntryKeysThatAreNone(t *testing.T) {
 		"blank":      {"\n#\n", "there is no key"},
 		"short":      {entryKey.Reveal() + "\nshort\n", "line 2: invalid: a key of entry links has 5 bytes"},
 		"long":       {strings.Repeat("x", 257), "it must have 32 to 256"},
+		"a DEL":      {entryKey.Reveal() + "\x7f", "printable ASCII"},
 		"a space":    {"key: " + entryKey.Reveal(), "printable ASCII without spaces"},
 		"not ASCII":  {strings.Repeat("钥", 32), "printable ASCII"},
 		"a PEM file": {"-----BEGIN EC PRIVATE KEY-----", "it must have 32"},
@@ -139,15 +145,64 @@ func TestEntryKeysThatAreNone(t *testing.T) {
 	}
 }
 
+func TestEntryKeysAtTheirLimits(t *testing.T) {
+	for _, key := range []string{strings.Repeat("!", 32), strings.Repeat("~", 256)} {
+		if keys, err := preauth.ParseEntryKeys([]byte(key)); err != nil || len(keys) != 1 || keys[0].Reveal() != key {
+			t.Errorf("%d bytes: %v", len(key), err)
+		}
+	}
+}
+
+func TestEntryLinkAtItsLimits(t *testing.T) {
+	link := preauth.EntryLink{AppID: "wx1", ClaimID: "v", Reference: "r", ExpiresAt: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
+	keys := []preauth.Secret{entryKey}
+	room := preauth.MaxEntryLink - len(signedEntry(t, link, entryKey))
+	link.Reference = strings.Repeat("单", room/9) + strings.Repeat("r", 1+room%9)
+	target := signedEntry(t, link, entryKey)
+	if got, _, err := preauth.ParseEntryLink(target, keys, time.Now()); len(target) != preauth.MaxEntryLink || err != nil || got != link {
+		t.Errorf("%d bytes: %v", len(target), err)
+	}
+	link.Reference += "r"
+	if _, err := link.Sign("https://auth.example.com", entryKey); !errors.Is(err, preauth.ErrInvalid) ||
+		!strings.Contains(err.Error(), "has 1025 bytes without scheme and host, of at most 1024") {
+		t.Errorf("a byte more: %v", err)
+	}
+
+	link.Reference = ""
+	target = signedEntry(t, link, entryKey)
+	early := link.ExpiresAt.Add(-preauth.MaxEntryLife - 5*time.Minute) // what the clocks may differ
+	if _, _, err := preauth.ParseEntryLink(target, keys, early); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := preauth.ParseEntryLink(target, keys, early.Add(-time.Nanosecond)); !errors.Is(err, preauth.ErrInvalid) {
+		t.Errorf("a moment earlier: %v", err)
+	}
+
+	link.Language = strings.Repeat("x", 36)
+	if _, err := link.Sign("https://auth.example.com", entryKey); !errors.Is(err, preauth.ErrInvalid) {
+		t.Errorf("a language of 36 letters: %v", err)
+	}
+}
+
+// Who signs by hand may have a template with all parameters.
+func TestEntryLinkWithAnEmptyAuthType(t *testing.T) {
+	expires := time.Now().Add(time.Minute).UTC().Truncate(time.Second)
+	target := signedByHand(fmt.Sprint("/authorize/wx1?claim_id=v&auth_type=&reference=&expires=", expires.Unix()))
+	want := preauth.EntryLink{AppID: "wx1", ClaimID: "v", ExpiresAt: expires}
+	if got, _, err := preauth.ParseEntryLink(target, []preauth.Secret{entryKey}, time.Now()); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestEntryLinkExpires(t *testing.T) {
 	link := fullEntry()
 	target, keys := signedEntry(t, link, entryKey), []preauth.Secret{entryKey}
 	if _, _, err := preauth.ParseEntryLink(target, keys, link.ExpiresAt.Add(-time.Nanosecond)); err != nil {
 		t.Error(err)
 	}
-	got, _, err := preauth.ParseEntryLink(target, keys, link.ExpiresAt)
-	if !errors.Is(err, preauth.ErrEntryExpired) || got != link {
-		t.Errorf("%+v, %v", got, err)
+	got, extra, err := preauth.ParseEntryLink(target+"&from=timeline", keys, link.ExpiresAt)
+	if !errors.Is(err, preauth.ErrEntryExpired) || got != link || extra != "&from=timeline" {
+		t.Errorf("%+v, %q, %v", got, extra, err)
 	}
 	// The clock of the program that signed may be ahead, but not by a day.
 	link.ExpiresAt = time.Now().Add(preauth.MaxEntryLife).UTC()
@@ -187,8 +242,8 @@ func TestEntryLinkThatMakesNoSense(t *testing.T) {
 		"":                                                                               "begin with /authorize/",
 		"/authorize/wx1?claim_id=v&reference=" + strings.Repeat("%E5%8D%95", 200) + soon: "shorten",
 	} {
-		link, _, err := preauth.ParseEntryLink(signedByHand(signed), []preauth.Secret{entryKey}, time.Now())
-		if !errors.Is(err, preauth.ErrInvalid) || !strings.Contains(err.Error(), says) || link != (preauth.EntryLink{}) {
+		link, extra, err := preauth.ParseEntryLink(signedByHand(signed)+"&from=timeline", []preauth.Secret{entryKey}, time.Now())
+		if !errors.Is(err, preauth.ErrInvalid) || !strings.Contains(err.Error(), says) || link != (preauth.EntryLink{}) || extra != "&from=timeline" {
 			t.Errorf("%s: %v, want %q", signed, err, says)
 		}
 	}
@@ -214,6 +269,8 @@ func TestEntryLinkThatCannotBeSigned(t *testing.T) {
 		"too long":     {change(func(l *preauth.EntryLink) { l.Reference = strings.Repeat("单", 256) }), base, entryKey, "shorten"},
 		"no key":       {fullEntry(), base, preauth.Secret{}, "has 0 bytes"},
 		"no base":      {fullEntry(), "", entryKey, "scheme and a host"},
+		"no host":      {fullEntry(), "https://", entryKey, "scheme and a host"},
+		"no URL":       {fullEntry(), "https://%zz", entryKey, "scheme and a host"},
 		"no scheme":    {fullEntry(), "auth.example.com", entryKey, "scheme and a host"},
 		"a path":       {fullEntry(), base + "/authorize", entryKey, "scheme and a host"},
 		"a query":      {fullEntry(), base + "?", entryKey, "scheme and a host"},
@@ -224,6 +281,9 @@ func TestEntryLinkThatCannotBeSigned(t *testing.T) {
 		if !errors.Is(err, preauth.ErrInvalid) || !strings.Contains(err.Error(), test.says) || link != "" {
 			t.Errorf("%s: %q, %v, want %q", name, link, err, test.says)
 		}
+	}
+	if link, err := fullEntry().Sign("http://localhost:8080", entryKey); err != nil || !strings.HasPrefix(link, "http://localhost:8080/authorize/wx0") {
+		t.Errorf("%q, %v", link, err)
 	}
 	if link, err := fullEntry().Sign(base+"/", entryKey); err != nil || !strings.HasPrefix(link, base+"/authorize/wx0") {
 		t.Errorf("%q, %v", link, err)

@@ -11,7 +11,7 @@ import (
 )
 
 func TestCheckAppID(t *testing.T) {
-	good := []string{"w", "0", appID, "a-b_c", "A_", strings.Repeat("w", 64)}
+	good := []string{"w", "0", appID, "a-b_c", "A_", "AZaz09", strings.Repeat("w", 64)}
 	for _, appid := range good {
 		if err := preauth.CheckAppID(appid); err != nil {
 			t.Errorf("CheckAppID(%q) = %v", appid, err)
@@ -19,7 +19,7 @@ func TestCheckAppID(t *testing.T) {
 	}
 	bad := []string{
 		"_", "-", "_wx", ".", "wx.1", "*", ">", "wx*", "wx>", "wx 1", " wx", "wx ", "wx\n", "wx\x00", "wx\xff", "wé",
-		"wx/1", "$SRV", "wx\t", strings.Repeat("w", 65), marker + ".", marker + strings.Repeat("x", 1<<20),
+		"wx/1", "$SRV", "wx\t", "wx@", "wx[", "wx`", "wx{", "wx:", strings.Repeat("w", 65), marker + ".", marker + strings.Repeat("x", 1<<20),
 	}
 	for _, appid := range bad {
 		checkRefused(t, preauth.CheckAppID(appid), "must be 1 to 64 letters, digits, '_' or '-'")
@@ -47,6 +47,7 @@ func TestSubjects(t *testing.T) {
 		"preauth.lookupwx1":     "",
 		"preauth.updated.wx1":   "",
 		"x.preauth.lookup.wx1":  "",
+		".wx1":                  "",
 		"preauth.lookup..":      ".",
 		"preauth.lookup.lookup": "lookup",
 	}

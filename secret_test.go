@@ -88,10 +88,19 @@ func TestSecretHint(t *testing.T) {
 	if got := preauth.NewSecret(long).Hint(); got != "preauthcode@@@xx…tail" {
 		t.Errorf("Hint() = %q", got)
 	}
+	if got := preauth.NewSecret(long[:40]).Hint(); got != "preauthcode@@@xx…xxxx" {
+		t.Errorf("Hint() of 40 bytes = %q", got)
+	}
 	if got := preauth.NewSecret(long[:39]).Hint(); got != "[redacted]" {
 		t.Errorf("Hint() of a short text = %q", got)
 	}
 	if got := preauth.NewSecret(long).String(); got != "[redacted]" {
 		t.Errorf("String() = %q", got)
+	}
+	if got := preauth.NewSecret(long).GoString(); got != "[redacted]" {
+		t.Errorf("GoString() = %q", got)
+	}
+	if got := preauth.NewSecret(long).LogValue().String(); got != "[redacted]" {
+		t.Errorf("LogValue() = %q", got)
 	}
 }

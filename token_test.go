@@ -117,6 +117,7 @@ func TestParseTokenEventFromCloudEvents(t *testing.T) {
 			nats.Header{"CONTENT-Type": {"Application/CloudEvents"}}, `{"SpecVersion":"1.0","DATA":` + inner + `}`,
 		},
 		"structured, no header":             {nil, envelope + `"data":` + inner + `}`},
+		"structured, another case, base64":  {structured, envelope + `"Data_Base64":"` + base64Of(inner) + `"}`},
 		"structured, no header, base64":     {nil, envelope + `"data_base64":"` + base64Of(inner) + `"}`},
 		"structured, no header, any case":   {nil, `{"Data":` + inner + `,"SPECVERSION":"1.0"}`},
 		"structured, plain content type":    {nats.Header{"Content-Type": {"application/json"}}, envelope + `"data":` + inner + `}`},
@@ -240,7 +241,10 @@ func badTokenEvents() map[string]badEvent {
 		"one appid and a null":   {"", nil, plain(`,"component_appid":null`), "component_appid appears twice", true},
 		"one appid and an empty": {"", nil, plain(`,"component_appid":""`), "component_appid appears twice", true},
 		"two appids":             {"", nil, plain(`,"component_appid":"wxother"`), "component_appid appears twice", false},
-		"two appids, one again":  {"", nil, plain(`,"component_appid":"wxother","component_appid":"` + appID + `"`), "component_appid appears twice", false},
+		"two appids, the second again": {
+			"", nil, plain(`,"component_appid":"wxother","component_appid":"wxother"`), "component_appid appears twice", false,
+		},
+		"two appids, one again": {"", nil, plain(`,"component_appid":"wxother","component_appid":"` + appID + `"`), "component_appid appears twice", false},
 		"two appids, one in the subject": {
 			appID, nil, `{"component_appid":"wxother","component_appid":"` + appID + `"}`, "component_appid appears twice", false,
 		},

@@ -20,6 +20,10 @@ func TestAddTraceParentToNoHeaders(t *testing.T) {
 	if got := preauth.TraceParent(preauth.AddTraceParent(nil, aTrace)); got != aTrace {
 		t.Errorf("got %q", got)
 	}
+	header := nats.Header{"Kept": {"value"}}
+	if got := preauth.AddTraceParent(header, aTrace); got.Get("Kept") != "value" || preauth.TraceParent(got) != aTrace {
+		t.Errorf("the headers are %v", got)
+	}
 	if got := preauth.AddTraceParent(nil, "nonsense"); got != nil {
 		t.Errorf("got %v", got)
 	}
