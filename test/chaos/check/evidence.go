@@ -179,8 +179,8 @@ type tokenEvent struct {
 	expires time.Duration
 }
 
-// holdsUp reports whether a fault holds up a process or the database. All cuts of the power do, except
-// those of NATS alone.
+// holdsUp reports whether a fault holds up a process or the database. All cuts of the power do,
+// except those of NATS alone.
 func holdsUp(fault string) bool {
 	return strings.Contains(fault, "SIGSTOP") || strings.Contains(fault, "MySQL") ||
 		strings.Contains(fault, "power cut") && !strings.Contains(fault, "NATS")
