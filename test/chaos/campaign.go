@@ -39,6 +39,10 @@ type campaign struct {
 	components        int
 	engine            mysqlserver.Engine
 	maxSkew           time.Duration
+	// partitions leaves out all faults but partitions of the NATS cluster: see [nemesis.Options].
+	partitions string
+	// failover adds failovers of the database, which has to be MariaDB.
+	failover bool
 	// settleTime is how long the system may take to settle.
 	settleTime time.Duration
 	// overlay replaces source files of the service: see [system.Build].
@@ -96,7 +100,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 		}
 	}
 	sys, err := system.Start(ctx, system.Options{
-		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine,
+		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, Failover: c.failover,
 		Forgetful: c.powerCuts > 0, SyncInterval: cmp.Or(c.syncInterval, "always"), DatabaseArguments: c.databaseArguments, Log: c.log,
 	})
 	if err != nil {
@@ -134,7 +138,7 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	watching.Go(func() { secrets.scraping(watchCtx, sys) })
 	watching.Go(func() { c.tell(watchCtx, rec) })
 
-	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Log: c.log})
+	breaker := nemesis.New(nemesis.Options{Seed: c.seed, System: sys, Conn: nc, Recorder: rec, MaxSkew: c.maxSkew, Partitions: c.partitions, Log: c.log})
 	inUse, stop := context.WithCancel(ctx)
 	defer stop()
 	began := time.Now()

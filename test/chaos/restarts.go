@@ -70,7 +70,7 @@ func (c campaign) restarts(ctx context.Context, requests int) (counted []*restar
 		return nil, err
 	}
 	sys, err := system.Start(ctx, system.Options{
-		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, CodeLife: restartCodeLife, Log: c.log,
+		Dir: c.dir, Programs: programs, Replicas: c.replicas, NATSServers: c.natsServers, Engine: c.engine, CodeLife: restartCodeLife, SyncInterval: "always", Log: c.log,
 	})
 	if err != nil {
 		return nil, err

@@ -33,6 +33,9 @@ type Options struct {
 	Recorder *history.Recorder
 	// MaxSkew is the largest error of a clock.
 	MaxSkew time.Duration
+	// Partitions leaves out all faults but failovers of the database and partitions of this kind, such
+	// as "slow", or of [AllPartitions]. Empty: nothing is left out.
+	Partitions string
 	// Log gets a line for each fault that cannot be undone.
 	Log func(format string, args ...any)
 }
@@ -82,9 +85,16 @@ type fault struct {
 // Run breaks things until ctx ends, and then repairs them. The error is about what it cannot
 // repair.
 func (n *Nemesis) Run(ctx context.Context) error {
+	chosen := n.lanes()
+	if !slices.ContainsFunc(chosen[0].faults, func(f fault) bool { return f.weight > 0 }) {
+		return fmt.Errorf("no partition is called %q: see docs/reliability.md", n.Partitions)
+	}
 	var lanes sync.WaitGroup
+	if n.System.NATS.Size() > 1 {
+		lanes.Go(func() { n.countLeaders(ctx) })
+	}
 	lanes.Go(func() { n.setTempo(ctx, n.chance("tempo")) })
-	for _, l := range n.lanes() {
+	for _, l := range chosen {
 		lanes.Go(func() { n.follow(ctx, l, n.chance(l.name)) })
 	}
 	lanes.Wait()
@@ -103,7 +113,16 @@ func (n *Nemesis) Run(ctx context.Context) error {
 }
 
 func (n *Nemesis) lanes() []lane {
-	return []lane{
+	partitions := lane{"partition", [tempos]time.Duration{8 * time.Second, 8 * time.Second, time.Minute}, n.partitions()}
+	if n.Partitions != "" {
+		partitions.pause = [tempos]time.Duration{2 * time.Second, 2 * time.Second, 5 * time.Second}
+		lanes := []lane{partitions}
+		if n.System.MySQL.CanFailOver() {
+			lanes = append(lanes, lane{"failover", [tempos]time.Duration{5 * time.Second, 5 * time.Second, 10 * time.Second}, []fault{{1, n.failOver}}})
+		}
+		return lanes
+	}
+	lanes := []lane{
 		{"kill", [tempos]time.Duration{1500 * time.Millisecond, 500 * time.Millisecond, 30 * time.Second}, n.kills()},
 		{"process", [tempos]time.Duration{6 * time.Second, 15 * time.Second, time.Minute}, n.processes()},
 		{"nats", [tempos]time.Duration{5 * time.Second, 4 * time.Second, time.Minute}, n.natsFaults()},
@@ -112,6 +131,10 @@ func (n *Nemesis) lanes() []lane {
 		{"network 2", [tempos]time.Duration{3 * time.Second, 5 * time.Second, time.Minute}, n.network()},
 		{"wechat", [tempos]time.Duration{4 * time.Second, 4 * time.Second, time.Minute}, n.wechat()},
 	}
+	if n.System.NATS.Size() > 1 {
+		lanes = append(lanes, partitions)
+	}
+	return lanes
 }
 
 // setTempo makes faults come often at some times and rarely at others.

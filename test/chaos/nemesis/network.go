@@ -2,7 +2,6 @@ package nemesis
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -25,16 +24,7 @@ func (n *Nemesis) network() []fault {
 		{4, func(ctx context.Context, rng *rand.Rand) {
 			to, proxies := n.connection(rng)
 			n.during(ctx, rng, 4*time.Second, history.Event{Fault: "connection cut: " + to, Target: proxies[0].Name}, func() func() error {
-				for _, p := range proxies {
-					p.Cut()
-				}
-				return func() error {
-					var errs []error
-					for _, p := range proxies {
-						errs = append(errs, p.Restore())
-					}
-					return errors.Join(errs...)
-				}
+				return cut(proxies)
 			})
 		}},
 		poisoned(2, "reset", 2*time.Second, func(*rand.Rand) []system.Toxic {

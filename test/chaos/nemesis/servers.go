@@ -90,6 +90,9 @@ func (n *Nemesis) mysqlFaults() []fault {
 			}
 		})
 	}}}
+	if n.System.MySQL.CanFailOver() {
+		faults = append(faults, fault{4, n.failOver})
+	}
 	if n.System.MySQL.CanBeReadOnly() {
 		faults = append(faults, fault{2, func(ctx context.Context, rng *rand.Rand) {
 			n.during(ctx, rng, 4*time.Second, history.Event{Fault: "MySQL: read-only", Target: "MySQL"}, func() func() error {
@@ -106,4 +109,26 @@ func (n *Nemesis) mysqlFaults() []fault {
 		}})
 	}
 	return faults
+}
+
+// failOver replaces the primary of the database by its replica.
+func (n *Nemesis) failOver(ctx context.Context, rng *rand.Rand) {
+	kind, mute := "MySQL: failover, old connections read-only", rng.IntN(2) == 0
+	if mute {
+		kind = "MySQL: failover, old connections half-open"
+	}
+	n.during(ctx, rng, 8*time.Second, history.Event{Fault: kind, Target: "MySQL"}, func() func() error {
+		switching, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLimit)
+		defer cancel()
+		undo, err := n.System.MySQL.FailOver(switching, mute)
+		if err != nil {
+			n.Log("no failover: %v", err)
+			return nil
+		}
+		return func() error {
+			repairing, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLimit)
+			defer cancel()
+			return undo(repairing)
+		}
+	})
 }

@@ -22,7 +22,8 @@ type MySQL struct {
 	// Dir holds the server's files.
 	Dir string
 
-	disk *forgetful.Disk // nil without Options.Forgetful
+	disk    *forgetful.Disk // nil without Options.Forgetful
+	standby *standby        // nil unless the database can fail over
 }
 
 const (
@@ -49,9 +50,11 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 			return nil, err
 		}
 	}
-	if m.Server, err = mysqlserver.Start(ctx, mysqlserver.Options{
-		Engine: opts.Engine, Dir: m.Dir, Arguments: opts.DatabaseArguments, Log: opts.Log,
-	}); err != nil {
+	options := mysqlserver.Options{Engine: opts.Engine, Dir: m.Dir, Arguments: opts.DatabaseArguments, Log: opts.Log}
+	if opts.Failover {
+		options.Engine, options.Arguments = mysqlserver.MariaDB, append(replicated(1), opts.DatabaseArguments...)
+	}
+	if m.Server, err = mysqlserver.Start(ctx, options); err != nil {
 		return nil, errors.Join(err, closeDisk(m.disk, m.Dir))
 	}
 	defer func() {
@@ -59,6 +62,11 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
+	if opts.Failover {
+		if m.standby, err = startStandby(ctx, m.Dir, m.Server, opts.Log); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.CreateDatabase(ctx, database); err != nil {
 		return nil, err
 	}
@@ -66,6 +74,7 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Addr = m.Name()
 	config.ParseTime, config.InterpolateParams, config.Logger = true, true, &mysql.NopLogger{}
 	connector, err := mysql.NewConnector(config)
 	if err != nil {
@@ -73,6 +82,9 @@ func startMySQL(ctx context.Context, opts Options) (_ *MySQL, err error) {
 	}
 	m.Root = sql.OpenDB(connector)
 	m.Root.SetMaxIdleConns(4)
+	if opts.Failover {
+		m.Root.SetMaxIdleConns(-1) // one could be to the old primary, which is behind
+	}
 	if _, err := m.Root.ExecContext(ctx, fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY '%s'", user, password)); err != nil {
 		return nil, fmt.Errorf("create the service's user: %w", err)
 	}
@@ -109,7 +121,19 @@ func (m *MySQL) Close() error {
 	if m.Root != nil {
 		_ = m.Root.Close()
 	}
-	return errors.Join(m.Server.Close(), closeDisk(m.disk, m.Dir))
+	err := errors.Join(m.Server.Close(), closeDisk(m.disk, m.Dir))
+	if m.standby != nil {
+		err = errors.Join(err, m.standby.close())
+	}
+	return err
+}
+
+// Name is the address under which the primary is found.
+func (m *MySQL) Name() string {
+	if m.standby != nil {
+		return m.standby.name.addr()
+	}
+	return m.Addr()
 }
 
 // dsnThrough returns the DSN by which a replica reaches the server through its proxy.

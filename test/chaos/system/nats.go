@@ -23,6 +23,7 @@ const maxFileStore = (64 + 64 + 32) << 20
 // NATS is one NATS server or a cluster of them.
 type NATS struct {
 	servers []*natsServer
+	routes  routes // nil for one server
 }
 
 type natsServer struct {
@@ -34,9 +35,9 @@ type natsServer struct {
 }
 
 // startNATS starts the servers.
-func startNATS(ctx context.Context, opts Options) (*NATS, error) {
+func startNATS(ctx context.Context, opts Options, newProxy func(name, upstream string) (*Proxy, error)) (*NATS, error) {
 	n, dir, size := &NATS{}, opts.Dir, opts.NATSServers
-	var routes, clusterAddrs []string
+	var clusterAddrs []string
 	for i := range size {
 		addr, _, err := loopback.Address("")
 		if err != nil {
@@ -51,8 +52,14 @@ func startNATS(ctx context.Context, opts Options) (*NATS, error) {
 			name: name, addr: addr, program: opts.Programs.NATS,
 			config: filepath.Join(dir, name+".conf"), store: filepath.Join(dir, name), log: filepath.Join(dir, name+".log"),
 		})
-		routes = append(routes, fmt.Sprintf("%q", "nats-route://"+cluster))
 		clusterAddrs = append(clusterAddrs, cluster)
+	}
+	if size > 1 {
+		var err error
+		if n.routes, err = newRoutes(n.servers, clusterAddrs, newProxy); err != nil {
+			n.close()
+			return nil, err
+		}
 	}
 	for i, s := range n.servers {
 		if opts.Forgetful {
@@ -66,8 +73,8 @@ func startNATS(ctx context.Context, opts Options) (*NATS, error) {
 			s.name, s.addr, s.store, opts.SyncInterval, maxFileStore)
 		if size > 1 {
 			// Clients must not learn addresses that bypass their proxies.
-			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }\n",
-				clusterAddrs[i], strings.Join(routes, ", "))
+			config += fmt.Sprintf("cluster { name: chaos, listen: %q, no_advertise: true, advertise: %q, routes: [\"%s\"] }\n",
+				clusterAddrs[i], nowhere, strings.Join(n.routes.addresses(i), `", "`))
 		}
 		if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
 			return nil, err
@@ -127,7 +134,11 @@ func (n *NATS) Connect() (*nats.Conn, error) {
 	for _, s := range n.servers {
 		urls = append(urls, "nats://"+s.addr)
 	}
-	return nats.Connect(strings.Join(urls, ","), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+	return connect(strings.Join(urls, ","))
+}
+
+func connect(urls string) (*nats.Conn, error) {
+	return nats.Connect(urls, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(2*time.Second),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2), nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
@@ -171,6 +182,7 @@ func (n *NATS) Leader(ctx context.Context, nc *nats.Conn, stream string) (int, b
 }
 
 func (n *NATS) close() {
+	n.routes.close()
 	for _, s := range n.servers {
 		if s.process != nil {
 			s.process.kill()

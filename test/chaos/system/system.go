@@ -29,8 +29,6 @@ type Options struct {
 	Replicas, NATSServers int
 	// Engine is that of the database; empty: the first that works.
 	Engine mysqlserver.Engine
-	// CodeLife is the life of WeChat's codes; 0: [CodeLife].
-	CodeLife time.Duration
 	// Forgetful puts the data of the servers on file systems that can forget: see [NATS.Cut]. That
 	// needs root and /dev/fuse.
 	Forgetful bool
@@ -38,6 +36,10 @@ type Options struct {
 	SyncInterval string
 	// DatabaseArguments are passed to mariadbd or mysqld.
 	DatabaseArguments []string
+	// Failover runs MariaDB with a replica: see [MySQL.FailOver].
+	Failover bool
+	// CodeLife is the life of WeChat's codes; 0: [CodeLife].
+	CodeLife time.Duration
 	// Log gets lines for the person who waits.
 	Log func(format string, args ...any)
 }
@@ -91,10 +93,10 @@ func Start(ctx context.Context, opts Options) (_ *System, err error) {
 	if s.MySQL, err = startMySQL(ctx, opts); err != nil {
 		return nil, err
 	}
-	if s.NATS, err = startNATS(ctx, opts); err != nil {
+	newProxy := newProxies()
+	if s.NATS, err = startNATS(ctx, opts, newProxy); err != nil {
 		return nil, err
 	}
-	newProxy := newProxies()
 	for i := range opts.Replicas {
 		r, err := s.newReplica(fmt.Sprintf("replica%d", i+1), opts, newProxy)
 		if err != nil {
@@ -135,7 +137,7 @@ func (s *System) newReplica(name string, opts Options, newProxy func(name, upstr
 		r.NATS = append(r.NATS, p)
 		urls = append(urls, "nats://"+p.Addr)
 	}
-	if r.MySQL, err = proxy("mysql", s.MySQL.Addr()); err != nil {
+	if r.MySQL, err = proxy("mysql", s.MySQL.Name()); err != nil {
 		return nil, err
 	}
 	if r.WeChat, err = proxy("wechat", strings.TrimPrefix(s.WeChat.URL(), "http://")); err != nil {
