@@ -16,6 +16,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -112,7 +113,7 @@ func (c campaign) reportRestarts(ctx context.Context, requests int, keep bool) (
 	}
 	for _, r := range counted {
 		r.table().write(os.Stdout, fmt.Sprintf("%s, %d replicas, %d NATS", r.name, c.replicas, c.natsServers))
-		if problem := r.problem(); problem != "" {
+		if problem := cmp.Or(r.problem(), r.slow()); problem != "" {
 			fmt.Fprintf(os.Stdout, "%s: %s; files in %s\n", r.name, problem, c.dir)
 			status = 1
 		}
