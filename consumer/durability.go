@@ -34,7 +34,7 @@ type natsDurability struct {
 }
 
 // SyncAdvice says what to change where NATS can lose a message that it acknowledged.
-const SyncAdvice = "set sync_interval to always in nats-server's jetstream block, or let the stream have 3 replicas: " +
+const SyncAdvice = "set sync_interval to always in the jetstream block of each nats-server, in a cluster too: " +
 	"otherwise a power failure loses messages of up to two minutes"
 
 func (w *natsDurability) look(ctx context.Context) {
@@ -62,8 +62,7 @@ func (w *natsDurability) look(ctx context.Context) {
 	w.atRisk, w.looked, w.connect = atRisk, time.Now(), connect
 }
 
-// streamsAtRisk returns the names of the streams that one server alone keeps, if that does not
-// sync.
+// streamsAtRisk returns the names of the streams on disk, if the server does not sync.
 func (w *natsDurability) streamsAtRisk(ctx context.Context) (names []string, err error) {
 	server, err := w.monitor.JetStream(ctx)
 	if err != nil || server.SyncAlways {

@@ -525,7 +525,7 @@ func ailments() []ailment {
 		},
 		{
 			name: "NATS does not sync what it acknowledges", neverSyncs: true,
-			result: doctor.Warning, check: "JetStream: sync", found: "one server alone keeps COMPONENT_TOKENS", do: "set sync_interval to always",
+			result: doctor.Warning, check: "JetStream: sync", found: "before it syncs what is in COMPONENT_TOKENS", do: "set sync_interval to always",
 			mend: func(c *clinic) {
 				c.nats.Stop()
 				c.reload("jetstream: {sync_interval: always}")

@@ -187,7 +187,7 @@ func (e *examination) replicas() verdict {
 	return ok("")
 }
 
-// syncs looks whether the server syncs each message of streams that no other server keeps.
+// syncs looks whether the server syncs each message of streams on disk.
 func (e *examination) syncs(ctx context.Context) verdict {
 	if e.Config.Monitor == nil {
 		return skipped("not known whether NATS syncs: give --nats-monitor ($PREAUTH_NATS_MONITOR)")
@@ -208,7 +208,7 @@ func (e *examination) syncs(ctx context.Context) verdict {
 		}
 	}
 	if !server.SyncAlways && len(atRisk) > 0 {
-		return warning("NATS acknowledges before it syncs, and one server alone keeps "+list(atRisk), consumer.SyncAdvice)
+		return warning("NATS acknowledges before it syncs what is in "+list(atRisk), consumer.SyncAdvice)
 	}
 	return ok("")
 }

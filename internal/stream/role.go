@@ -126,11 +126,10 @@ func (r Role) Unfit(c jetstream.StreamConfig) error {
 // Drift says how a stream that exists differs from the one that would be created, "" if it does not.
 func (r Role) Drift(have jetstream.StreamConfig) string { return drift(r.Wanted(), have) }
 
-// NeedsSync reports whether the server has to sync each message of a stream to disk before it
-// acknowledges it: no other server has a copy.
-func NeedsSync(c jetstream.StreamConfig) bool {
-	return c.Storage == jetstream.FileStorage && c.Replicas <= 1
-}
+// NeedsSync reports whether servers have to sync each message of a stream to disk before they
+// acknowledge it. Copies on other servers do not replace that: after power cuts of one server at a
+// time, all copies of a consumer's state can be corrupt (nats-server 2.15.2; docs/reliability.md).
+func NeedsSync(c jetstream.StreamConfig) bool { return c.Storage == jetstream.FileStorage }
 
 // drift says how an existing stream differs from what would be created, "" if it does not.
 func drift(want, have jetstream.StreamConfig) string {
