@@ -92,7 +92,7 @@ type mirror struct {
 	due    map[string]bool // appids to write
 }
 
-// state is what of a bucket changes with everything that is put into it.
+// state changes with every write to the bucket.
 type state struct {
 	created time.Time
 	last    uint64
@@ -143,7 +143,7 @@ func (m *mirror) take(u preauth.Update) {
 	}
 }
 
-// memory is for how long a dead code is compared with what Redis has. A code lives for half an hour,
+// memory is how long after its end a code is still compared with what Redis has. A code lives for half an hour,
 // so a spent one may have been written, and Redis restored from a backup, so long ago.
 const memory = time.Hour
 
@@ -157,6 +157,7 @@ func (m *mirror) all(ctx context.Context) error {
 			m.due[appid] = true
 		}
 	}
+	m.keyFaults.forgetExcept(m.due)
 	m.mu.Unlock()
 	return errors.Join(err, m.write(ctx))
 }
@@ -273,13 +274,21 @@ func (m *mirror) write(ctx context.Context) error {
 	}
 	var failed error
 	for some := range slices.Chunk(due, writeAtOnce) {
+		away := false
 		for i, reply := range m.send(ctx, some) {
-			if err := m.settle(some[i], reply); err != nil && failed == nil {
+			err := m.record(some[i], reply)
+			if err == nil {
+				continue
+			}
+			if failed == nil {
 				failed = fmt.Errorf("writing a code: %w", advised(err))
 			}
+			// What Redis refuses it may refuse of some only: when it is full, it still removes.
+			if _, refused := errors.AsType[redis.Error](err); !refused {
+				away = true
+			}
 		}
-		// What Redis refuses it may refuse of some only: when it is full, it still removes.
-		if _, refused := errors.AsType[redis.Error](failed); failed != nil && !refused {
+		if away {
 			break
 		}
 	}
@@ -290,22 +299,35 @@ func (m *mirror) write(ctx context.Context) error {
 func (m *mirror) send(ctx context.Context, updates []preauth.Update) []*redis.Cmd {
 	replies := make([]*redis.Cmd, len(updates))
 	pipe, now := m.redis.Pipeline(), time.Now()
-	script, run := fenceText, pipe.Eval
-	for i, u := range updates {
-		key := m.keys.key(u.AppID)
+	call := func(i int, run func(context.Context, string, []string, ...any) *redis.Cmd, script string) {
+		u, key := updates[i], m.keys.key(updates[i].AppID)
 		replies[i] = run(ctx, script, []string{key, revisionKey(key)}, u.Revision, u.PreAuthCode.Reveal(), u.ExpiresAt.UnixMilli(), strconv.FormatBool(u.Usable(now)))
-		script, run = fence.Hash(), pipe.EvalSha // the first has brought it
+	}
+	for i := range updates {
+		if i == 0 {
+			call(i, pipe.Eval, fenceText) // brings the script for the others
+		} else {
+			call(i, pipe.EvalSha, fence.Hash())
+		}
 	}
 	_, _ = pipe.Exec(ctx) // each reply has its error
+	for i, reply := range replies {
+		if redis.HasErrorPrefix(reply.Err(), "NOSCRIPT") { // a proxy leads the key to another server
+			call(i, pipe.Eval, fenceText)
+		}
+	}
+	if pipe.Len() > 0 {
+		_, _ = pipe.Exec(ctx)
+	}
 	return replies
 }
 
 // skew is how late a code may be, or a clock be wrong, before that counts as a fault.
 const skew = time.Minute
 
-// settle deals with the reply to an update. An error means that Redis is away, and not that
-// something is wrong with a key.
-func (m *mirror) settle(u preauth.Update, reply *redis.Cmd) error {
+// record notes what became of an update by its reply. An error means that Redis is away or refuses
+// all, and not that something is wrong with a key.
+func (m *mirror) record(u preauth.Update, reply *redis.Cmd) error {
 	result, err := reply.Text()
 	key, now := m.keys.key(u.AppID), time.Now()
 	var fault error

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -109,6 +110,41 @@ func TestNoOlderRevisionReplacesANewerOne(t *testing.T) {
 		t.Error(err)
 	}
 	awaitCode(t, db, "wx1", code(fmt.Sprint(newest)).Reveal())
+}
+
+// split flushes the scripts of Redis after the first command of each pipeline, so that the others are
+// as if a proxy led their keys to other servers.
+type split struct{ server *redis.Client }
+
+func (split) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (split) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (s split) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds[:1])
+		if len(cmds) > 1 {
+			err = errors.Join(err, s.server.ScriptFlush(ctx).Err(), next(ctx, cmds[1:]))
+		}
+		return err
+	}
+}
+
+func TestEachServerBehindAProxyGetsTheScript(t *testing.T) {
+	server := startRedis(t)
+	db := server.client(t)
+	m := &mirror{redis: server.client(t), keys: pattern{before: "pre_auth_code:"}}
+	m.redis.AddHook(split{db})
+	updates := make([]preauth.Update, 3)
+	for i := range updates {
+		updates[i] = preauth.Update{AppID: fmt.Sprint("wx", i), PreAuthCode: code(fmt.Sprint(i)), Revision: 1, ExpiresAt: time.Now().Add(time.Hour)}
+	}
+	for i, reply := range m.send(t.Context(), updates) {
+		if text, err := reply.Text(); err != nil || text != "written" {
+			t.Errorf("update %d: %q, %v", i, text, err)
+		}
+	}
+	for i, u := range updates {
+		awaitCode(t, db, u.AppID, code(fmt.Sprint(i)).Reveal())
+	}
 }
 
 func TestRedisLosesItsCodes(t *testing.T) {
