@@ -35,7 +35,7 @@ func NewReloader[T any](parse func(contents [][]byte) (T, error), names ...strin
 	return r, r.read()
 }
 
-// Current returns what the files said last when they could be parsed.
+// Current returns the last contents that could be parsed.
 func (r *Reloader[T]) Current() T { return *r.current.Load() }
 
 // Broken reports whether the files cannot be read or parsed as they are now.
@@ -63,9 +63,9 @@ func (r *Reloader[T]) Watch(ctx context.Context, log *slog.Logger, what string) 
 		}
 		before := r.current.Load()
 		err := r.read()
-		r.broken.Store(err != nil)
+		was := r.broken.Swap(err != nil)
 		defects.Log(ctx, slog.LevelError, what+" not read again: the old one stays", err)
-		if err == nil && r.current.Load() != before {
+		if err == nil && (was || r.current.Load() != before) {
 			log.Info(what + " read again") //nolint:sloglint // the caller's text is a constant
 		}
 	}

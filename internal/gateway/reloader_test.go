@@ -69,6 +69,8 @@ func TestFilesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("it is gone", func() bool { return strings.Contains(log.String(), "no such file") })
+	write("second") // as it was before
+	await("the log says that it is mended", func() bool { return strings.Count(log.String(), `msg="tokens file read again"`) == 2 })
 	write("third")
 	await("it is mended", func() bool { return files.Current() == "third" && !files.Broken() })
 	cancel()
