@@ -3,7 +3,7 @@
 // itself, and says when somebody has authorized. WeChat has old browsers, so it is plain.
 
 const lost = document.getElementById("lost"), said = document.getElementById("said");
-let main, end, busy = false;
+let main, end, busy = 0;
 
 // show begins to show what is new.
 function show(next) {
@@ -22,15 +22,15 @@ function count() {
 // load fetches the page and takes over what it says. The browser sends a cookie with the codes that the
 // page has shown.
 function load(method) {
-	if (busy) return;
-	busy = true;
+	if (busy > Date.now()) return;
+	busy = Date.now() + 20000; // a connection that hangs, as between two networks, is given up then
 	fetch(location.href, { method, credentials: "same-origin" }).then((answer) => {
 		if (method === "POST" && (answer.status === 204 || answer.status === 429)) return; // not yet, or not now
 		return answer.text().then((text) => take(new DOMParser().parseFromString(text, "text/html")));
 	}).then(() => { lost.hidden = true; }, () => {
 		lost.hidden = false;
 		if (!(end > Date.now())) end = Date.now() + 5000;
-	}).then(() => { busy = false; });
+	}).then(() => { busy = 0; });
 }
 
 // take replaces what the page says. What is not this page is as good as no answer.
