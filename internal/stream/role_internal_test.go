@@ -175,3 +175,14 @@ func TestStreamsThatLoseMessagesByThemselves(t *testing.T) {
 		}
 	}
 }
+
+// Copies on other servers do not replace syncing.
+func TestStreamsOnDiskNeedSync(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		for storage, want := range map[jetstream.StorageType]bool{jetstream.FileStorage: true, jetstream.MemoryStorage: false} {
+			if got := NeedsSync(jetstream.StreamConfig{Storage: storage, Replicas: replicas}); got != want {
+				t.Errorf("%v with %d replicas: got %v", storage, replicas, got)
+			}
+		}
+	}
+}
