@@ -87,7 +87,7 @@ func (n *Nemesis) cut(ctx context.Context, rng *rand.Rand) error {
 	n.counts[LostAtCuts] += lost
 	n.mu.Unlock()
 	if e.End = n.Recorder.Now(); mysql {
-		e.End += 2 * time.Second // the replicas have to connect again
+		e.End += 10 * time.Second // the replicas have to connect again, or to start
 	}
 	n.Recorder.Add(e)
 	return nil

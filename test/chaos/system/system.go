@@ -40,6 +40,8 @@ type Options struct {
 	Failover bool
 	// CodeLife is the life of WeChat's codes; 0: [CodeLife].
 	CodeLife time.Duration
+	// RequestTimeout is the service's limit for answering a request; 0: [RequestTimeout].
+	RequestTimeout time.Duration
 	// Log gets lines for the person who waits.
 	Log func(format string, args ...any)
 }
@@ -68,11 +70,11 @@ const (
 	Lease = 20 * time.Second
 )
 
-func settings(replicas int) []string {
+func settings(replicas int, requestTimeout time.Duration) []string {
 	return []string{
 		"PREAUTH_LOG_FORMAT=json", "PREAUTH_LOG_LEVEL=debug",
 		"PREAUTH_STREAM_REPLICAS=" + strconv.Itoa(replicas),
-		"PREAUTH_SPARES=" + strconv.Itoa(Spares), "PREAUTH_REQUEST_TIMEOUT=" + RequestTimeout.String(),
+		"PREAUTH_SPARES=" + strconv.Itoa(Spares), "PREAUTH_REQUEST_TIMEOUT=" + cmp.Or(requestTimeout, RequestTimeout).String(),
 		"PREAUTH_CALLS_PER_DAY=10000000", "PREAUTH_CALLS_PER_SECOND=1000",
 		"PREAUTH_DELAY_TRANSIENT_MAX=3s", "PREAUTH_DELAY_THROTTLED=3s", "PREAUTH_DELAY_QUOTA=4s",
 		"PREAUTH_DELAY_OPERATOR=4s", "PREAUTH_DELAY_ONCE=1s",
@@ -146,7 +148,7 @@ func (s *System) newReplica(name string, opts Options, newProxy func(name, upstr
 	if r.admin, _, err = loopback.Address(""); err != nil {
 		return nil, err
 	}
-	r.env = append(settings(opts.NATSServers),
+	r.env = append(settings(opts.NATSServers, opts.RequestTimeout),
 		"NATS_URL="+strings.Join(urls, ","), "MYSQL_DSN="+dsnThrough(r.MySQL), "PREAUTH_WECHAT_URL=http://"+r.WeChat.Addr,
 		"PREAUTH_ADMIN_LISTEN="+r.admin, "PREAUTH_FAULT_CLOCK="+r.clock, "HOME="+os.Getenv("HOME"),
 	)
