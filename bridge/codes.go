@@ -143,8 +143,9 @@ func (m *mirror) take(u preauth.Update) {
 	}
 }
 
-// memory is how long after its end a code is still compared with what Redis has. A code lives for half an hour,
-// so a spent one may have been written, and Redis restored from a backup, so long ago.
+// memory is how long after its end a code is still compared with what Redis has. A code lives for
+// half an hour, so a spent one may have been written, and Redis restored from a backup, so long
+// ago.
 const memory = time.Hour
 
 // all reads the bucket if something is new in it, and writes every code that Redis may lack.
