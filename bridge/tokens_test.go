@@ -56,7 +56,7 @@ func TestTokenOfEachPreset(t *testing.T) {
 	}
 }
 
-// Whoever gave the wrong key learns it from the log.
+// The log says that a wrong key was given.
 func TestLogSaysWhetherThereAreTokens(t *testing.T) {
 	b, server := startBroker(t, natsserver.Options{}), startRedis(t)
 	bridge := startBridge(t, b.URL(), server.url(), "tokens", "--key=app:{appid}:token")

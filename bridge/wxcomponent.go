@@ -209,7 +209,7 @@ func (w *wxcomponent) do(ctx context.Context, method, path string, body []byte) 
 		return reply{}, replyError(*code.Code)
 	}
 	if response.StatusCode != http.StatusOK {
-		return reply{}, fmt.Errorf("HTTP %d with an answer that is none of a failure: look into its log", response.StatusCode)
+		return reply{}, fmt.Errorf("HTTP %d with an answer that reports no failure: look into the log of wxcomponent", response.StatusCode)
 	}
 	if json.Unmarshal(content, &answer) != nil {
 		return reply{}, errors.New("its answer has another form than that of wxcloudrun-wxcomponent 2")

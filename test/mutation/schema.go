@@ -207,7 +207,7 @@ func (s *schema) settle(ctx context.Context, root, pattern string, edits map[str
 	}
 }
 
-// write applies edits, of which each is within another one or apart from it. It adds no lines.
+// write applies edits. Each is within another one or apart from it. It adds no lines.
 func write(source []byte, edits []edit) []byte {
 	type insertion struct {
 		at     int
