@@ -77,7 +77,7 @@ type bench struct {
 // background has the operations and messages that a replica does all the time, whatever it is asked
 // to do. The way "at rest" interrupts them.
 var background = struct{ sql, messages []string }{
-	[]string{"connect", "check", "versions", "components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owner", "begin", "probe"},
+	[]string{"connect", "check", "versions", "components", "primary_components", "outbox", "depth", "due", "expired", "current", "rollback", "extend", "census", "durability", "owner", "begin", "probe"},
 	[]string{"ask for the account", "pull events", "pull authorizations", "pull for memory", "look at stream", "look at consumer", "in progress", "authorization in progress", "answer"},
 }
 
@@ -361,12 +361,12 @@ func ways() map[string]way {
 			do: claim, then: claimed,
 
 			revision: 1, calls: 1,
-			reads: []string{"live_claim", "conflicts"}, writes: []string{"claim", "claim_new", "retire_claim"},
+			reads: []string{"live_claim", "saved_code"}, writes: []string{"claim", "claim_new", "retire_claim"},
 			more: map[string]int{
 				// The code that was not saved is lost: see "Known limits".
 				"claim_new not applied again and again":    1,
 				"claim_new applied again and again":        1,
-				"conflicts not applied again and again":    1,
+				"saved_code not applied again and again":   1,
 				"retire_claim not applied again and again": 1,
 				"retire_claim applied again and again":     1,
 			},
@@ -419,7 +419,7 @@ func ways() map[string]way {
 			revision: 1, calls: 1, authorized: 1,
 			reads: []string{"lock_code"}, writes: spending,
 			messages:  []string{"ack authorization", "publish authorization"},
-			elsewhere: []string{"claim", "live_claim", "components", "claim_new", "conflicts", "retire_claim"},
+			elsewhere: []string{"claim", "live_claim", "components", "claim_new", "saved_code", "retire_claim"},
 		},
 		"authorization reported again": {
 			given: func(b *bench) {
@@ -563,7 +563,7 @@ func ways() map[string]way {
 			do:    func(b *bench) { b.forge(b.appid, "FORGED", 5) },
 
 			revision: 6, updates: 2, // including the foreign one
-			reads:    []string{"components"},
+			reads:    []string{"primary_components"},
 			writes:   append([]string{"raise", "announce", "announced"}, saving...),
 			messages: []string{"publish update"},
 		},

@@ -287,7 +287,7 @@ func (f *codeFollower) compareSuspects(ctx context.Context) bool {
 	for _, appid := range appids {
 		before[appid] = f.see(appid, suspects[appid])
 	}
-	known, err := f.db.Components(ctx, appids)
+	known, err := f.db.PrimaryComponents(ctx, appids)
 	if err == nil {
 		var raises []repo.Outcome
 		for _, appid := range appids {

@@ -197,7 +197,7 @@ func TestUpdateThatCameWhileMySQLWasAskedIsNoForeignOne(t *testing.T) {
 
 	// When the second code of a component comes while MySQL's answer about the first is under way.
 	answered, released := make(chan struct{}), make(chan struct{})
-	faults.Script("components", repotest.Fault{After: func() { close(answered); <-released }})
+	faults.Script("primary_components", repotest.Fault{After: func() { close(answered); <-released }})
 	w.announce("wx1", w.token("b"))
 	working.await(consumer.StepAnnounced, "wx1", 1)
 	next(w, answered)
@@ -207,7 +207,7 @@ func TestUpdateThatCameWhileMySQLWasAskedIsNoForeignOne(t *testing.T) {
 	close(released)
 
 	// Then nobody else announced it.
-	w.eventually("MySQL is asked about the second", func() bool { return slices.Contains(faults.Operations(), "components") })
+	w.eventually("MySQL is asked about the second", func() bool { return slices.Contains(faults.Operations(), "primary_components") })
 	if !strings.Contains(watching.metrics(), "preauth_foreign_updates_total 0\n") {
 		t.Error("counted as foreign")
 	}

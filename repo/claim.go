@@ -132,7 +132,7 @@ WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT 1`,
 
 // liveClaim returns the code that the claim id has, nil if it has none.
 func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*codeRow, error) {
-	return first(database.Query[codeRow](ctx, r.db, "repo: claim",
+	return first(database.QueryPrimary[codeRow](ctx, r.db, "repo: claim",
 		"/* repo.live_claim */ "+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?", request.AppID, []byte(request.ClaimID)))
 }
 
@@ -235,22 +235,12 @@ func (r *Repo) InsertClaim(ctx context.Context, request ClaimRequest, code NewCo
 // conflicts returns what keeps a new code from being inserted: the live code of the claim id, and
 // the row that already has the new code. Each may be nil.
 func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode) (live, saved *codeRow, err error) {
-	rows, err := database.Query[codeRow](ctx, r.db, "repo: insert claim",
-		"/* repo.conflicts */ ("+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?) "+
-			"UNION ("+selectCodes+"FORCE INDEX (code) WHERE code = ?)",
-		request.AppID, []byte(request.ClaimID), []byte(code.PreAuthCode.Reveal()))
-	if err != nil {
+	if live, err = r.liveClaim(ctx, request); err != nil {
 		return nil, nil, err
 	}
-	for i, row := range rows {
-		if row.AppID == request.AppID && row.ClaimID.V == request.ClaimID && !row.DeletedAt.Valid {
-			live = &rows[i]
-		}
-		if row.code().PreAuthCode.Equal(code.PreAuthCode) {
-			saved = &rows[i]
-		}
-	}
-	return live, saved, nil
+	saved, err = first(database.QueryPrimary[codeRow](ctx, r.db, "repo: insert claim",
+		"/* repo.saved_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ?", []byte(code.PreAuthCode.Reveal())))
+	return live, saved, err
 }
 
 // AddSpares saves codes for claims. A code that is in the table already stays as it is, whatever it
@@ -301,8 +291,8 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 // does so after the code expired or was replaced too, until it is purged. The error may be
 // [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (preauth.Resolved, error) {
-	row, err := first(database.Query[codeRow](ctx, r.db, "repo: resolve", "/* repo.resolve */ "+selectCodes+
-		"WHERE code = ? AND (cause = ? OR revision IS NOT NULL)", []byte(code.Reveal()), causeClaim))
+	row, err := first(database.QueryPrimary[codeRow](ctx, r.db, "repo: resolve", "/* repo.resolve */ "+selectCodes+
+		"FORCE INDEX (code) WHERE code = ? AND (cause = ? OR revision IS NOT NULL)", []byte(code.Reveal()), causeClaim))
 	switch {
 	case err != nil:
 		return preauth.Resolved{}, err

@@ -911,7 +911,7 @@ func TestALostAnswerCostsNoSecondCode(t *testing.T) {
 			func() (repo.Claim, error) { return d.InsertClaim(within(t), request("visitor", now), fresh("n", now)) },
 		},
 		"of a new code after the old one expired": {
-			[]string{"claim_new", "conflicts", "retire_claim"},
+			[]string{"claim_new", "saved_code", "retire_claim"},
 			func() (repo.Claim, error) { return d.InsertClaim(within(t), request("known", now), fresh("n", now)) },
 		},
 	}

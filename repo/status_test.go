@@ -136,8 +136,7 @@ func TestStatusReadsNoMoreThanItsPage(t *testing.T) {
 	}
 	session := sql.OpenDB(connector)
 	t.Cleanup(func() { session.Close() })
-	session.SetMaxOpenConns(1)
-	r := repo.New(db.New(session))
+	r := repo.New(db.New(session, 1))
 	read := func() (rows int) {
 		t.Helper()
 		found, err := session.QueryContext(within(t), "SHOW SESSION STATUS LIKE 'Handler_read%'")

@@ -22,7 +22,10 @@ import (
 )
 
 // DB is a database on a server. It is safe for concurrent use.
-type DB struct{ db *sqlx.DB }
+type DB struct {
+	db      *sqlx.DB
+	maxIdle int
+}
 
 // Open returns the DB that dsn names; [Connector] says what a DSN may hold. It does not connect, so
 // the server may start later. maxConns bounds the connections; idle ones are closed after some
@@ -35,17 +38,19 @@ func Open(dsn string, maxConns int, options ...Option) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(connector)
+	return New(sql.OpenDB(connector), maxConns), nil
+}
+
+// New returns a DB over at most maxConns of the caller's connections. They must come from
+// [Connector], which tests wrap.
+func New(db *sql.DB, maxConns int) *DB {
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	db.SetConnMaxIdleTime(idleTimeout / 2)
 	// Short enough that the connections soon spread over all servers behind the address again.
 	db.SetConnMaxLifetime(3 * time.Minute)
-	return New(db), nil
+	return &DB{sqlx.NewDb(db, "mysql"), maxConns}
 }
-
-// New returns a DB over the caller's connections. They must come from [Connector], which tests wrap.
-func New(db *sql.DB) *DB { return &DB{sqlx.NewDb(db, "mysql")} }
 
 // Close closes the connections.
 func (db *DB) Close() error { return db.db.Close() }

@@ -17,6 +17,12 @@ func ownServer(t *testing.T, arguments ...string) (db *database.DB, raw *sql.DB)
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
 		t.Skip("it needs a server of its own, with arguments that TiDB does not take")
 	}
+	return open(t, startServer(t, arguments...).DSN("own"))
+}
+
+// startServer starts a server for one test, with the database "own".
+func startServer(t *testing.T, arguments ...string) *mysqlserver.Server {
+	t.Helper()
 	s, err := mysqlserver.Start(t.Context(), mysqlserver.Options{Engine: server.Engine(), Arguments: arguments})
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +35,7 @@ func ownServer(t *testing.T, arguments ...string) (db *database.DB, raw *sql.DB)
 	if err := s.CreateDatabase(t.Context(), "own"); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, s.DSN("own"))
+	return s
 }
 
 func TestDurability(t *testing.T) {

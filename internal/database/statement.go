@@ -57,6 +57,14 @@ func Query[Row any](ctx context.Context, db *DB, operation, statement string, ar
 	return rows, err
 }
 
+// QueryPrimary is [Query] for an answer that has to hold all that any client was told. After a
+// failover, connections of the pool may still lead to the old primary, which answers Query with what
+// it last knew. QueryPrimary locks the rows it reads, for as long as the statement takes. A server that
+// takes no writes refuses that, and the query is repeated elsewhere.
+func QueryPrimary[Row any](ctx context.Context, db *DB, operation, statement string, args ...any) ([]Row, error) {
+	return Query[Row](ctx, db, operation, statement+" FOR UPDATE", args...)
+}
+
 // Define runs a statement that creates or alters a table, or does nothing if that was done before.
 // The error shows the server's words, so the statement must hold no data.
 func (db *DB) Define(ctx context.Context, operation, statement string) error {
@@ -142,6 +150,9 @@ func (db *DB) do(ctx context.Context, operation string, f func(conn *sqlx.Conn) 
 		if _, refused := errors.AsType[*mysql.MySQLError](err); refused && !isServerError(err, keepsConnection...) {
 			discard(conn)
 		}
+		if isServerError(err, readOnly...) {
+			db.discardIdle()
+		}
 		return err
 	})
 	endSpan(err)
@@ -155,6 +166,13 @@ var keepsConnection = []uint16{duplicateEntry, 1205, 1213, 8002, 9007}
 
 // discard closes a connection instead of putting it back into the pool.
 func discard(conn *sqlx.Conn) { _ = conn.Raw(func(any) error { return driver.ErrBadConn }) }
+
+// discardIdle closes the connections that nobody uses. After a failover they lead to the old primary,
+// and a retry would meet one after the other.
+func (db *DB) discardIdle() {
+	db.db.SetMaxIdleConns(0)
+	db.db.SetMaxIdleConns(db.maxIdle)
+}
 
 func exec(ctx context.Context, on sqlx.ExecerContext, statement string, args []any) (sql.Result, error) {
 	statement, args, err := sqlx.In(statement, args...)

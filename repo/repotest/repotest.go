@@ -74,10 +74,7 @@ func Open(dsn string, maxConns int) (*repo.Repo, *Faults, error) {
 		return nil, nil, err
 	}
 	faults := Faulty(connector)
-	db := sql.OpenDB(faults)
-	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	return repo.New(database.New(db)), faults, nil
+	return repo.New(database.New(sql.OpenDB(faults), maxConns)), faults, nil
 }
 
 // Script queues faults for the next runs of an operation, one for each run. A zero [Fault] lets a

@@ -36,7 +36,7 @@ func runTraced(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	db := repo.New(database.New(pool))
+	db := repo.New(database.New(pool, pool.Stats().MaxOpenConnections))
 	defer db.Close()
 	api, err := wechat.New(wechat.Config{BaseURLs: []string{os.Getenv("PREAUTH_WECHAT_URL")}, MaxConnections: *calls})
 	if err != nil {
