@@ -39,7 +39,8 @@ type campaign struct {
 	components        int
 	engine            mysqlserver.Engine
 	maxSkew           time.Duration
-	// partitions leaves out all faults but partitions of the NATS cluster: see [nemesis.Options].
+	// partitions leaves out all faults but failovers and partitions of the NATS cluster: see
+	// [nemesis.Options].
 	partitions string
 	// failover adds failovers of the database, which has to be MariaDB.
 	failover bool

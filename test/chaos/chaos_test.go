@@ -55,26 +55,38 @@ func newCampaign(t *testing.T, seed uint64) campaign {
 	}
 }
 
-// TestPromisesHoldUnderFaults is the short campaign. It logs how to repeat it.
+// hold runs the campaign, in which every promise has to hold. It logs how to repeat that. The files
+// are removed unless the test fails.
+func (c campaign) hold(t *testing.T) *outcome {
+	t.Helper()
+	t.Logf("seed %d; repeat with -run %q -seed %d -engine %q", c.seed, t.Name(), c.seed, c.engine)
+	out, err := c.run(t.Context())
+	if err != nil {
+		t.Fatalf("%v\nfiles in %s", err, c.dir)
+	}
+	out.report(t.Output())
+	if len(out.Violations) > 0 {
+		t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
+	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			_ = os.RemoveAll(c.dir)
+		}
+	})
+	return out
+}
+
+// TestPromisesHoldUnderFaults is the short campaign.
 func TestPromisesHoldUnderFaults(t *testing.T) {
 	for name, servers := range map[string]int{"one NATS server": 1, "a cluster of three": 3} {
 		t.Run(name, func(t *testing.T) {
 			c := newCampaign(t, *seed)
 			c.natsServers, c.engine = servers, mysqlserver.Engine(*engine)
-			t.Logf("seed %d; repeat with -run %q -seed %d -engine %q", c.seed, t.Name(), c.seed, c.engine)
-			out, err := c.run(t.Context())
-			if err != nil {
-				t.Fatalf("%v\nfiles in %s", err, c.dir)
-			}
-			out.report(t.Output())
-			if len(out.Violations) > 0 {
-				t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
-			}
+			out := c.hold(t)
 			faults := slices.DeleteFunc(slices.Collect(maps.Keys(out.faults)), func(kind string) bool { return strings.Contains(kind, "elected") })
 			if len(faults) == 0 || out.Total() < 500 {
 				t.Errorf("%d kinds of faults and %d checks are too few to show anything", len(faults), out.Total())
 			}
-			_ = os.RemoveAll(c.dir)
 		})
 	}
 }

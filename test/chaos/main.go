@@ -27,6 +27,7 @@ import (
 
 	"preauth/internal/mysqlserver"
 	"preauth/test/chaos/forgetful"
+	"preauth/test/chaos/nemesis"
 )
 
 func main() {
@@ -46,7 +47,7 @@ func run(ctx context.Context) int {
 	flag.IntVar(&c.components, "components", 12, "number of components")
 	flag.IntVar(&c.natsServers, "nats", 1, "NATS servers: 1, or 3 for a cluster")
 	flag.IntVar(&c.powerCuts, "cuts", 0, "how often to cut the power, instead of all other faults; needs root and /dev/fuse")
-	flag.StringVar(&c.partitions, "partitions", "", "leave out all faults but partitions of the NATS cluster: all, or a kind such as slow; needs -nats 3")
+	flag.StringVar(&c.partitions, "partitions", "", "leave out all faults but failovers and partitions of the NATS cluster: all, or a kind such as slow, which need -nats 3; or none, which needs -failover")
 	flag.BoolVar(&c.failover, "failover", false, "have MariaDB with a replica, and fail over to that now and then")
 	engine := flag.String("engine", "", "database server: mariadb, mysql or tidb; default: the first that works")
 	flag.DurationVar(&c.maxSkew, "skew", time.Minute, "largest error of a clock")
@@ -62,7 +63,8 @@ func run(ctx context.Context) int {
 		return 0
 	}
 	c.engine = mysqlserver.Engine(*engine)
-	if c.partitions != "" && c.natsServers != 3 || c.replicas < 1 || c.powerCuts < 0 || c.components < 1 || c.duration <= 0 || c.natsServers != 1 && c.natsServers != 3 || flag.NArg() > 0 {
+	nothing := c.partitions == nemesis.NoPartitions && !c.failover || c.partitions != "" && c.partitions != nemesis.NoPartitions && c.natsServers != 3
+	if nothing || c.replicas < 1 || c.powerCuts < 0 || c.components < 1 || c.duration <= 0 || c.natsServers != 1 && c.natsServers != 3 || flag.NArg() > 0 {
 		flag.Usage()
 		return 2
 	}

@@ -81,17 +81,8 @@ func newPartitions(t *testing.T) campaign {
 func TestPromisesHoldUnderPartitions(t *testing.T) {
 	c := newPartitions(t)
 	c.duration /= 2 // the campaign with a cluster has partitions too
-	t.Logf("seed %d; repeat with -run %s -seed %d", c.seed, t.Name(), c.seed)
-	out, err := c.run(t.Context())
-	if err != nil {
-		t.Fatalf("%v\nfiles in %s", err, c.dir)
-	}
-	out.report(t.Output())
-	if len(out.Violations) > 0 {
-		t.Fatalf("%d violations with seed %d; files in %s", len(out.Violations), c.seed, c.dir)
-	}
+	out := c.hold(t)
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(out.faults)), func(kind string) bool { return strings.HasPrefix(kind, nemesis.Partition) }) {
 		t.Error("no partition came")
 	}
-	_ = os.RemoveAll(c.dir)
 }

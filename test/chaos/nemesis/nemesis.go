@@ -34,7 +34,7 @@ type Options struct {
 	// MaxSkew is the largest error of a clock.
 	MaxSkew time.Duration
 	// Partitions leaves out all faults but failovers of the database and partitions of this kind, such
-	// as "slow", or of [AllPartitions]. Empty: nothing is left out.
+	// as "slow", or of [AllPartitions] or [NoPartitions]. Empty: nothing is left out.
 	Partitions string
 	// Log gets a line for each fault that cannot be undone.
 	Log func(format string, args ...any)
@@ -115,8 +115,11 @@ func (n *Nemesis) Run(ctx context.Context) error {
 func (n *Nemesis) lanes() []lane {
 	partitions := lane{"partition", [tempos]time.Duration{8 * time.Second, 8 * time.Second, time.Minute}, n.partitions()}
 	if n.Partitions != "" {
-		partitions.pause = [tempos]time.Duration{2 * time.Second, 2 * time.Second, 5 * time.Second}
-		lanes := []lane{partitions}
+		var lanes []lane
+		if n.Partitions != NoPartitions {
+			partitions.pause = [tempos]time.Duration{2 * time.Second, 2 * time.Second, 5 * time.Second}
+			lanes = append(lanes, partitions)
+		}
 		if n.System.MySQL.CanFailOver() {
 			lanes = append(lanes, lane{"failover", [tempos]time.Duration{5 * time.Second, 5 * time.Second, 10 * time.Second}, []fault{{1, n.failOver}}})
 		}

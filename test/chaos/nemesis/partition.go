@@ -13,8 +13,11 @@ import (
 // Partition begins the kind of each fault that keeps NATS servers from one another.
 const Partition = "NATS partition: "
 
-// AllPartitions stands for partitions of every kind.
-const AllPartitions = "all"
+// AllPartitions stands for partitions of every kind, and NoPartitions for none.
+const (
+	AllPartitions = "all"
+	NoPartitions  = "none"
+)
 
 // partitionLimit is how long a partition may last. Another leader is elected after 4 to 9 seconds.
 const partitionLimit = 15 * time.Second

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"preauth/internal/mysqlserver"
+	"preauth/test/chaos/nemesis"
+	"preauth/test/chaos/system"
+)
+
+// brokenByFailovers is a build of the service whose mistake failovers of the database show.
+var brokenByFailovers = []replacement{
+	{"internal/database/statement.go", `statement+" FOR UPDATE"`, "statement"},
+	{"internal/database/statement.go", "		if isServerError(err, readOnly...) {\n			db.discardIdle()\n		}\n", ""},
+	{"internal/database/statement.go", "	db.db.SetMaxIdleConns(0)\n", ""},
+}
+
+// newFailovers returns a short campaign of failovers alone, for which there has to be MariaDB.
+func newFailovers(t *testing.T) campaign {
+	t.Helper()
+	if *engine != "" && *engine != string(mysqlserver.MariaDB) {
+		t.Skip("only MariaDB is run with a replica")
+	}
+	c := newCampaign(t, *seed)
+	c.failover, c.partitions, c.maxSkew, c.engine = true, nemesis.NoPartitions, 0, mysqlserver.MariaDB
+	return c
+}
+
+// TestPromisesHoldUnderFailovers is the short campaign with failovers of the database alone.
+func TestPromisesHoldUnderFailovers(t *testing.T) {
+	c := newFailovers(t)
+	out := c.hold(t)
+	if len(out.faults) == 0 {
+		t.Error("no failover came")
+	}
+}
+
+// TestTextsOfTheBuildBrokenByFailovers is [TestTextsOfBrokenBuilds] for the build above.
+func TestTextsOfTheBuildBrokenByFailovers(t *testing.T) {
+	texts, err := overlay(root(t), brokenByFailovers)
+	if err == nil {
+		err = system.Compile(t.Context(), t.TempDir(), texts)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFailoversFindABrokenBuild runs failovers against a build that reads from the old primary.
+func TestFailoversFindABrokenBuild(t *testing.T) {
+	if !*broken {
+		t.Skip("takes minutes: -args -broken")
+	}
+	c := newFailovers(t)
+	defer os.RemoveAll(c.dir)
+	c.duration, c.components = max(c.duration, 10*time.Minute), 100
+	c.findBroken(t, brokenByFailovers, []string{"resolve agrees", "claims last", "a spent code stays spent"})
+}
