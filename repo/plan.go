@@ -172,10 +172,11 @@ func (c *component) isServed(o Outcome) bool {
 		c.Current.Usable(o.At) && c.Current.Fingerprint == o.Token.Fingerprint
 }
 
-// isStale decides on an outcome whose event could be newer or older than the component's: it is
-// stale if it is older than the last outcome by more than the replicas' clocks may differ.
+// isStale decides on an outcome whose event is after the component's, which may be after the
+// outcome's too: it is stale if it is older than the last outcome by more than the replicas' clocks
+// may differ.
 func (c *component) isStale(o Outcome) bool {
-	return o.Token.Position.isAmbiguous(c.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
+	return c.Token.Position.After(o.Token.Position) && c.updatedAt.Sub(o.At) > rolledBack/2
 }
 
 // record takes over all of an outcome but its code, and ends the lease.

@@ -34,7 +34,9 @@ const rolledBack = time.Minute
 // zero Position is before every other.
 //
 // If sequences and times of one stream contradict each other by more than a minute, each event is
-// after the other: see isAmbiguous.
+// after the other. Either the stream was rolled back and the smaller sequence is newer, or the
+// server's clock was set back and it is older: the positions cannot tell. The outcome that was
+// produced later then counts as the newer one.
 func (p Position) After(q Position) bool { return p.compare(q) > 0 }
 
 func (p Position) compare(q Position) int {
@@ -51,16 +53,6 @@ func (p Position) compare(q Position) int {
 		p.StreamCreated.Compare(q.StreamCreated),
 		cmp.Compare(p.Stream, q.Stream),
 	)
-}
-
-// isAmbiguous reports whether the sequences and the times of one stream contradict each other by
-// more than the servers' clocks may differ. Either the stream was rolled back and the smaller
-// sequence is newer, or the server's clock was set back and it is older: the positions cannot tell.
-// The outcome that was produced later then counts as the newer one.
-func (p Position) isAmbiguous(q Position) bool {
-	p, q = p.stored(), q.stored()
-	bySequence, byTime := cmp.Compare(p.Sequence, q.Sequence), p.Time.Compare(q.Time)
-	return p.Stream == q.Stream && p.StreamCreated.Equal(q.StreamCreated) && bySequence*byTime < 0 && p.Time.Sub(q.Time).Abs() > rolledBack
 }
 
 // stored returns p as the database returns it.

@@ -577,3 +577,24 @@ func TestALateOutcomeOfAStreamThatWentBackChangesNothing(t *testing.T) {
 		})
 	}
 }
+
+// The replicas' clocks may differ by half a minute.
+func TestAnOutcomeOfAStreamThatWentBackCountsWhenItMayBeNewer(t *testing.T) {
+	last := start.Add(3 * time.Minute)
+	for name, test := range map[string]struct {
+		at   time.Time
+		want repo.Status
+	}{
+		"half a minute older": {last.Add(-30 * time.Second), repo.Saved},
+		"older than that":     {last.Add(-30*time.Second - time.Microsecond), repo.Superseded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			d.save(t, succeeded("wx1", at(9), "a", func(o *repo.Outcome) { o.At = last }))
+			late := succeeded("wx1", later(at(2), 2*time.Minute), "b", func(o *repo.Outcome) { o.At = test.at })
+			if result := d.save(t, late)[0]; result.Status != test.want {
+				t.Errorf("got %+v, wanted %s", result, test.want)
+			}
+		})
+	}
+}
