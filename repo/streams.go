@@ -74,7 +74,7 @@ func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error 
 			owner, err = r.owner(ctx)
 		}
 	}
-	if err == nil && owner.Account == "" && streams.Account != "" && owner.same(streams) {
+	if err == nil && owner.Account == "" && streams.Account != "" {
 		_, err = r.db.Exec(ctx, "repo: own", "/* repo.own_account */ UPDATE stream_set SET account = ? "+
 			"WHERE id = 1 AND token_stream = ? AND update_stream = ? AND failure_stream = ? AND account = ''",
 			streams.Account, streams.Tokens, streams.Updates, streams.Failures)
@@ -133,7 +133,7 @@ func (r *Repo) owner(ctx context.Context) (StreamSet, error) {
 COALESCE(failure_stream, '') AS failure_stream, COALESCE(account, '') AS account, version, oldest_program
 FROM (SELECT COALESCE(MAX(version), 0) AS version, COALESCE(MAX(oldest_program), 0) AS oldest_program FROM schema_version) AS recorded
 LEFT JOIN stream_set ON id = 1`)
-	if err != nil || len(rows) == 0 {
+	if err != nil {
 		return StreamSet{}, err
 	}
 	if err := (Schema{Version: rows[0].Version, Oldest: rows[0].Oldest}).Check(); err != nil {

@@ -65,6 +65,31 @@ func TestADatabaseBelongsToOneSetOfStreams(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the error names the accounts that are known", func(t *testing.T) {
+		d := newDatabase(t)
+		if err := d.Own(within(t), aIn1, start); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Own(within(t), aIn2, start); !says(err, "A_FAILURES of the NATS account ONE", "A_FAILURES of the NATS account TWO") {
+			t.Error(err)
+		}
+		if err := d.Own(within(t), b, start); !says(err, "B_FAILURES:", "A_FAILURES of the NATS account ONE") {
+			t.Error(err)
+		}
+	})
+	t.Run("its owner only reads", func(t *testing.T) {
+		d := newDatabase(t)
+		if err := d.Own(within(t), aIn1, start); err != nil {
+			t.Fatal(err)
+		}
+		d.faults.Operations()
+		if err := errors.Join(d.Own(within(t), aIn1, start), d.Own(within(t), a, start)); err != nil {
+			t.Error(err)
+		}
+		if got := fmt.Sprint(d.faults.Operations()); got != "[owner owner]" {
+			t.Errorf("it takes %s", got)
+		}
+	})
 	t.Run("impossible names", func(t *testing.T) {
 		d := newDatabase(t)
 		for _, s := range []repo.StreamSet{{}, {Tokens: "T", Updates: "U"}, streamsOf(strings.Repeat("x", 255), ""), streamsOf("A", strings.Repeat("x", 256)), streamsOf("\xff", "")} {
