@@ -80,7 +80,7 @@ func (r *Repo) Extend(ctx context.Context, appid string, dueAt, until time.Time)
 	// The lease ends at until already if the answer to an earlier try was lost.
 	rows, err := r.db.Exec(ctx, "repo: extend lease", "/* repo.extend */ UPDATE component SET due_at = ? "+
 		"WHERE appid = ? AND due_at IN (?, ?) AND lease IS NOT NULL", until, appid, dueAt, until)
-	return err == nil && rows > 0, err
+	return rows > 0, err
 }
 
 // Lease leases one component like [Repo.LeaseDue], due or not, if its newest code still has the

@@ -145,9 +145,8 @@ UNION SELECT CONCAT(table_name, '') FROM information_schema.columns WHERE table_
 		if recorded, schema.Oldest, err = r.recorded(ctx, operation); err != nil {
 			return Schema{}, err
 		}
-		if last := slices.Max(append(recorded, 0)); last > newest {
-			schema.Version = last // a newer release has what it needs of the tables
-			return schema, nil
+		if schema.Version = slices.Max(append(recorded, newest)); schema.Version > newest {
+			return schema, nil // a newer release has what it needs of the tables
 		}
 	}
 	for _, m := range migrations {
