@@ -17,6 +17,7 @@ import (
 var (
 	deadlock = repotest.Answered(1213, "Deadlock found when trying to get lock; try restarting transaction")
 	timeout  = repotest.Answered(1205, "Lock wait timeout exceeded; try restarting transaction")
+	refusal  = repotest.Answered(1054, "Unknown column 'x' in 'SELECT'")
 )
 
 // work is a use of the repo to interrupt.
@@ -205,6 +206,34 @@ func works() map[string]work {
 				return fmt.Sprint(len(waiting), rows, oldest, codes, len(known)), errors.Join(err1, err2, err3, err4)
 			},
 		},
+		"Status, Statuses and Census": {
+			given: func(t *testing.T, d *database) { d.save(t, succeeded("wx1", at(1), "a")) },
+			do: func(ctx context.Context, d *database) (string, error) {
+				now := start.Add(time.Minute)
+				status, _, err1 := d.Status(ctx, "wx1", now)
+				statuses, err2 := d.Statuses(ctx, preauth.StatusRequest{}, now, 10)
+				census, err3 := d.Census(ctx, now)
+				return fmt.Sprint(status, statuses, census), errors.Join(err1, err2, err3)
+			},
+		},
+		"Own and CheckOwner": {
+			given: func(t *testing.T, d *database) { d.exec(t, "DELETE FROM stream_set") },
+			do: func(ctx context.Context, d *database) (string, error) {
+				for _, streams := range []repo.StreamSet{streamsOf("A_", ""), streamsOf("A_", "ONE")} {
+					if err := d.Own(ctx, streams, start); err != nil {
+						return "", err
+					}
+				}
+				return "", d.CheckOwner(ctx, streamsOf("A_", "ONE"))
+			},
+		},
+		"Adopt": {
+			given: func(t *testing.T, d *database) { d.exec(t, "DELETE FROM stream_set") },
+			do: func(ctx context.Context, d *database) (string, error) {
+				_, err := d.Adopt(ctx, streamsOf("B_", ""), start)
+				return "", err
+			},
+		},
 		"ApplySchema and Check": {
 			given: func(t *testing.T, d *database) {},
 			do: func(ctx context.Context, d *database) (string, error) {
@@ -295,6 +324,14 @@ func TestFaultsLeaveNoTrace(t *testing.T) {
 				if operation == "rollback" {
 					continue // its failure fails no call
 				}
+				t.Run(operation+" refused", func(t *testing.T) {
+					d.clear(t)
+					w.given(t, d)
+					d.faults.Script(operation, refusal)
+					if _, err := w.do(within(t), d); err == nil || errors.Is(err, repo.ErrUnavailable) {
+						t.Errorf("err = %v, want the server's", err)
+					}
+				})
 				t.Run(operation+" applied again and again", func(t *testing.T) {
 					again(t, func() { d.faults.Script(operation, slices.Repeat([]repotest.Fault{repotest.Applied}, 6)...) }, repo.ErrUnavailable)
 				})

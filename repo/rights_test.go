@@ -11,6 +11,7 @@ import (
 
 	"preauth/internal/mysqlserver"
 	"preauth/repo"
+	"preauth/repo/repotest"
 )
 
 // The rights of docs/operation.md are enough, and one that is missing is named.
@@ -54,6 +55,11 @@ func TestDenied(t *testing.T) {
 	}
 	if after := d.dump(t); after != before {
 		t.Errorf("something is left: %s", after)
+	}
+	// A server that cannot be reached denies nothing.
+	d.faults.Script("rights", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 6)...)
+	if denied, err := d.Denied(within(t)); !errors.Is(err, repo.ErrUnavailable) || len(denied) > 0 {
+		t.Errorf("denied are %v, %v", denied, err)
 	}
 	// A schema that is not complete is no right that is missing.
 	d.exec(t, "ALTER TABLE component DROP COLUMN attempts")
