@@ -53,7 +53,10 @@ func TestCensus(t *testing.T) {
 		"less than a sixth is left": {first.Add(life*5/6 + time.Microsecond), repo.Census{
 			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 2, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},
-		"a code and a spare have expired": {first.Add(life), repo.Census{
+		"a spare has expired": {start.Add(life), repo.Census{
+			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 3, Spares: 1, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+		}},
+		"a code has expired": {first.Add(life), repo.Census{
 			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 3, Spares: 1, CodeExpiresAt: second.Add(life), TokenExpiresAt: token1,
 		}},
 		"all tokens have expired": {start.Add(48 * time.Hour), repo.Census{NoToken: 4}},

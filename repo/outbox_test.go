@@ -184,6 +184,8 @@ func TestComponents(t *testing.T) {
 	two := failed("wx2", at(2), 3)
 	if c := known["wx2"]; c.Revision != 0 || c.Token != two.Token || c.Attempts != 3 || c.Current != nil || *c.Failure != *two.Failure {
 		t.Errorf("got %+v", c)
+	} else if c.Current.IsSpent() || c.Current.Usable(start) {
+		t.Error("no code is one")
 	}
 	if none, err := d.Components(t.Context(), nil); err != nil || len(none) != 0 {
 		t.Errorf("%v, %v", none, err)

@@ -330,6 +330,11 @@ func TestTakeDueHasOneOwner(t *testing.T) {
 	if err != nil || len(again) != due { // without wx0, but with "later"
 		t.Errorf("%d are due again, %v", len(again), err)
 	}
+	for _, limit := range []int{0, -1} {
+		if taken, err := d.LeaseDue(within(t), until.Add(time.Hour), until.Add(2*time.Hour), limit); err != nil || len(taken) != 0 {
+			t.Errorf("at most %d: %d are leased, %v", limit, len(taken), err)
+		}
+	}
 	if _, err := d.LeaseDue(t.Context(), now, now, 1); err == nil || errors.Is(err, repo.ErrUnavailable) {
 		t.Errorf("a lease that ends at once: %v", err)
 	}

@@ -332,15 +332,21 @@ func TestSaveManyInOneCall(t *testing.T) {
 	}
 }
 
+// size makes a failure so many bytes large, with characters that JSON and SQL escape.
+func size(bytes int) func(*repo.Outcome) {
+	return func(o *repo.Outcome) {
+		o.Failure.ErrMsg = `"`
+		left := bytes - len(o.Failure.Encode())
+		o.Failure.ErrMsg = strings.Repeat(`"`, 1+left/2) + strings.Repeat("x", left%2)
+	}
+}
+
 func TestSaveTheLargestFailures(t *testing.T) {
-	// Given a full batch of failures of the largest size, made of characters that JSON and SQL escape,
+	// Given a full batch of failures of the largest size,
 	d := newDatabase(t)
 	var outcomes []repo.Outcome
 	for i := range 100 {
-		o := failed(fmt.Sprint("wx", i), at(uint64(i+1)), 1)
-		o.Failure.ErrMsg = ""
-		o.Failure.ErrMsg = strings.Repeat(`"`, (preauth.MaxBody-len(o.Failure.Encode())-len(`,"errmsg":""`))/2)
-		outcomes = append(outcomes, o)
+		outcomes = append(outcomes, failed(fmt.Sprint("wx", i), at(uint64(i+1)), 1, size(preauth.MaxBody)))
 	}
 	// when they are saved, then no packet is too large.
 	for i, result := range d.save(t, outcomes...) {
@@ -387,7 +393,7 @@ func TestSaveRefuses(t *testing.T) {
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), "first"), succeeded("wx1", at(2), "second"))
 	before := d.dump(t)
-	long := strings.Repeat("x", 70_000)
+	long := strings.Repeat("x", 513)
 	tests := map[string]struct {
 		outcome repo.Outcome
 		says    string
@@ -395,15 +401,21 @@ func TestSaveRefuses(t *testing.T) {
 		"a code of another component": {succeeded("wx2", at(3), "second"), "gave before"},
 		"a retired code of another":   {succeeded("wx2", at(3), "first"), "gave before"},
 		"a retired code of its own":   {succeeded("wx1", at(3), "first"), "gave before"},
-		"no time":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.At = time.Time{} }), "At "},
-		"an impossible due time":      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }), "DueAt"},
-		"an impossible appid":         {succeeded("wx 2", at(3), "x"), "AppID"},
-		"no appid":                    {succeeded("", at(3), "x"), "AppID"},
-		"a bad event's strange appid": {bad("<script>", at(3)), "AppID"},
-		"a code and a failure":        {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Failure = failed("wx2", at(3), 1).Failure }), "only one"},
-		"a code without a token":      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token = repo.Token{} }), "Token"},
-		"an event without a stream":   {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Stream = "" }), "Stream"},
-		"an event without a time":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Time = time.Time{} }), "Position"},
+		"one of its own that was made at the same time": {
+			succeeded("wx1", at(3), "first", func(o *repo.Outcome) { o.Code.IssuedAt = at(1).Time.Add(time.Second) }), "gave before",
+		},
+		"no time":                      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.At = time.Time{} }), "At "},
+		"an impossible due time":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }), "DueAt"},
+		"a due time before year 1000":  {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.DueAt = time.Date(1000, 1, 1, 0, 0, 0, -1, time.UTC) }), "DueAt"},
+		"an impossible appid":          {succeeded("wx 2", at(3), "x"), "AppID"},
+		"no appid":                     {succeeded("", at(3), "x"), "AppID"},
+		"a bad event's strange appid":  {bad("<script>", at(3)), "AppID"},
+		"a code and a failure":         {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Failure = failed("wx2", at(3), 1).Failure }), "only one"},
+		"a code without a token":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token = repo.Token{} }), "Token"},
+		"an event without a stream":    {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Stream = "" }), "Stream"},
+		"a stream's name of 256":       {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Stream = strings.Repeat("訪", 256) }), "Stream"},
+		"a stream's name not in UTF-8": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Stream = "a\xff" }), "Stream"},
+		"an event without a time":      {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.Time = time.Time{} }), "Position"},
 		"an event of a stream of no age": {
 			succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.Position.StreamCreated = time.Time{} }), "Position",
 		},
@@ -413,14 +425,18 @@ func TestSaveRefuses(t *testing.T) {
 		"a code of 513 bytes":          {succeeded("wx2", at(3), long[:513]), "1 to 512"},
 		"a code without an expiry":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.ExpiresAt = time.Time{} }), "Code"},
 		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
+		"a cause of 17 bytes":          {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = preauth.Cause(long[:17]) }), "Cause"},
 		"a revision at the end of all": {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.MinRevision = math.MaxInt64 }), "MinRevision"},
 		"a bad event without an id":    {changed(bad("", at(3)), []func(*repo.Outcome){func(o *repo.Outcome) { o.FailureID = "" }}), "FailureID"},
 		"a failure with a long id":     {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = strings.Repeat("訪", 351) }), "FailureID"},
+		"an id with a space":           {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a b" }), "FailureID"},
+		"an id with a control":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\x00" }), "FailureID"},
 		"an id that is not UTF-8":      {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.FailureID = "a\xff" }), "FailureID"},
 		"a failure of another":         {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.AppID = "wx3" }), "AppID"},
 		"a failure without a class":    {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.Class = "" }), "class"},
 		"a negative attempt":           {failed("wx2", at(3), -1), "Attempt"},
-		"a huge failure":               {failed("wx2", at(3), 1, func(o *repo.Outcome) { o.Failure.ErrMsg = long }), "ErrMsg"},
+		"an attempt that is too high":  {failed("wx2", at(3), math.MaxInt32+1), "Attempt"},
+		"a huge failure":               {failed("wx2", at(3), 1, size(preauth.MaxBody+1)), "ErrMsg"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -453,9 +469,20 @@ func TestSaveTakesTheLargestValues(t *testing.T) {
 	if waiting := d.outbox(t); len(waiting) != 1 || waiting[0].MessageID != id {
 		t.Errorf("waiting are %+v", waiting)
 	}
-	result := d.save(t, succeeded("wx1", at(2), "a", func(o *repo.Outcome) { o.MinRevision = math.MaxInt64 - 1 }))[0]
+	result := d.save(t, succeeded("wx1", at(2), "a", func(o *repo.Outcome) {
+		o.MinRevision, o.Cause, o.TraceParent = math.MaxInt64-1, preauth.Cause(strings.Repeat("c", 16)), strings.Repeat("0", 64)
+		o.Token.Position.Stream = strings.Repeat("訪", 255)
+	}))[0]
 	if result.Status != repo.Saved || result.Revision != math.MaxInt64 || d.component(t, "wx1").Revision != math.MaxInt64 {
 		t.Errorf("got %+v", result)
+	}
+	for i, due := range []time.Time{
+		time.Date(1000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 7, 59, 59, 999999000, time.FixedZone("UTC+8", 8*60*60)),
+	} {
+		appid := fmt.Sprint("wxdue", i)
+		if d.save(t, failed(appid, at(3), 1, func(o *repo.Outcome) { o.DueAt = due })); !d.component(t, appid).DueAt.Equal(due) {
+			t.Errorf("due at %v, wanted %v", d.component(t, appid).DueAt, due)
+		}
 	}
 }
 
@@ -597,4 +624,26 @@ func TestAnOutcomeOfAStreamThatWentBackCountsWhenItMayBeNewer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The database was restored from a backup: others know a revision that is not below that of the
+// current code. Saved again, the code is announced above it, once.
+func TestTheCurrentCodeIsAnnouncedAboveKnownRevisions(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	for _, test := range []struct{ known, want uint64 }{{0, 1}, {1, 2}, {1, 2}, {41, 42}, {41, 42}} {
+		again := succeeded("wx1", at(1), "a", func(o *repo.Outcome) { o.MinRevision, o.TraceParent = test.known, traceParent })
+		result := d.save(t, again)[0]
+		if result.Status != repo.Saved || result.Revision != test.want || result.Announcement == nil || result.Announcement.Update.Revision != test.want {
+			t.Fatalf("known is %d: %+v", test.known, result)
+		}
+		if c := d.component(t, "wx1"); c.Revision != test.want || c.Current.Revision != test.want {
+			t.Errorf("known is %d: %+v, current %+v", test.known, c, c.Current)
+		}
+		waiting := slices.DeleteFunc(d.outbox(t), func(a repo.Announcement) bool { return a.Update == nil })
+		if len(waiting) != 1 || waiting[0].MessageID != result.Announcement.MessageID || test.want > 1 && waiting[0].TraceParent != traceParent {
+			t.Errorf("known is %d: %+v waits", test.known, waiting)
+		}
+	}
+	d.consistent(t)
 }
