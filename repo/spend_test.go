@@ -504,7 +504,6 @@ func TestImpossibleAuthorizations(t *testing.T) {
 		"no authorizer":     func(a *repo.Authorization) { a.AuthorizerAppID = "" },
 		"no time":           func(a *repo.Authorization) { a.AuthorizedAt = time.Time{} },
 		"no time of ours":   func(a *repo.Authorization) { a.At = time.Time{} },
-		"a long trace":      func(a *repo.Authorization) { a.TraceParent = strings.Repeat("0", 65) },
 		"too high revision": func(a *repo.Authorization) { a.MinRevision = math.MaxInt64 },
 	} {
 		_, err := d.Spend(within(t), authorization("wx1", code, start, change))
@@ -512,7 +511,13 @@ func TestImpossibleAuthorizations(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	d.spend(t, authorization("wx1", code, start, func(a *repo.Authorization) { a.AuthorizerAppID = "wxb" }))
+	_, err := d.Spend(within(t), authorization("wx1", code, start, func(a *repo.Authorization) { a.TraceParent = strings.Repeat("0", 65) }))
+	if !says(err, "TraceParent must have at most 64 bytes") {
+		t.Error(err)
+	}
+	d.spend(t, authorization("wx1", code, start, func(a *repo.Authorization) {
+		a.AuthorizerAppID, a.TraceParent = "wxb", strings.Repeat("0", 64)
+	}))
 	_, second := d.Spend(within(t), authorization("wx1", code, start))
 	_, unknown := d.Spend(within(t), authorization("wx1", code+"x", start))
 	for _, err := range []error{second, unknown} {
