@@ -406,25 +406,28 @@ func TestClaimNeedsFewRoundTrips(t *testing.T) {
 func TestImpossibleClaims(t *testing.T) {
 	d := newDatabase(t)
 	const secret = "preauthcode@@@secret"
-	for name, change := range map[string]func(*repo.ClaimRequest){
-		"no AppID":             func(r *repo.ClaimRequest) { r.AppID = "" },
-		"an impossible AppID":  func(r *repo.ClaimRequest) { r.AppID = "wx 1" },
-		"no ClaimID":           func(r *repo.ClaimRequest) { r.ClaimID = "" },
-		"a ClaimID too long":   func(r *repo.ClaimRequest) { r.ClaimID = strings.Repeat("x", 513) },
-		"a Reference too long": func(r *repo.ClaimRequest) { r.Reference = strings.Repeat("x", 1025) },
-		"a negative MinTTL":    func(r *repo.ClaimRequest) { r.MinTTL = -1 },
-		"no time":              func(r *repo.ClaimRequest) { r.At = time.Time{} },
-		"a time beyond DATETIME": func(r *repo.ClaimRequest) {
-			r.At = time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC)
-			r.MinTTL = 2 * time.Hour
-		},
+	last := time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct {
+		change func(*repo.ClaimRequest)
+		says   string
+	}{
+		"no AppID":             {func(r *repo.ClaimRequest) { r.AppID = "" }, "AppID"},
+		"an impossible AppID":  {func(r *repo.ClaimRequest) { r.AppID = "wx 1" }, "AppID"},
+		"no ClaimID":           {func(r *repo.ClaimRequest) { r.ClaimID = "" }, "ClaimID must have 1 to 512 bytes"},
+		"a ClaimID too long":   {func(r *repo.ClaimRequest) { r.ClaimID = strings.Repeat("x", 513) }, "ClaimID must have 1 to 512 bytes"},
+		"a Reference too long": {func(r *repo.ClaimRequest) { r.Reference = strings.Repeat("x", 1025) }, "Reference must have at most 1024 bytes"},
+		"a negative MinTTL":    {func(r *repo.ClaimRequest) { r.MinTTL = -1 }, "negative"},
+		"a negative SpareTTL":  {func(r *repo.ClaimRequest) { r.SpareTTL = -1 }, "negative"},
+		"no time":              {func(r *repo.ClaimRequest) { r.At = time.Time{} }, "At "},
+		"too long a MinTTL":    {func(r *repo.ClaimRequest) { r.At, r.MinTTL = last, 2*time.Hour }, "9999"},
+		"too long a SpareTTL":  {func(r *repo.ClaimRequest) { r.At, r.SpareTTL = last, 2*time.Hour }, "9999"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := request("a", start, change)
+			r := request("a", start, test.change)
 			_, err1 := d.Claim(within(t), r)
 			_, err2 := d.InsertClaim(within(t), r, fresh(secret, start))
 			for _, err := range []error{err1, err2} {
-				if err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) || strings.Contains(err.Error(), secret) {
+				if !says(err, test.says) || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrNoSpare) || strings.Contains(err.Error(), secret) {
 					t.Errorf("err = %v", err)
 				}
 			}
@@ -456,11 +459,14 @@ func TestImpossibleClaims(t *testing.T) {
 }
 
 func TestACodeHasOneUse(t *testing.T) {
-	// Given a current code, a former one, a spare and a claimed code,
+	// Given a current code, a former one, a spare, a claimed code, and a spare of another component,
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), "former"))
 	d.save(t, succeeded("wx1", at(2), "current"))
 	d.stock(t, start, "spare")
+	if err := d.AddSpares(within(t), []repo.Spare{spare("another's", start, func(s *repo.Spare) { s.AppID = "wx2" })}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := d.InsertClaim(within(t), request("a", start), fresh("claimed", start)); err != nil {
 		t.Fatal(err)
 	}
