@@ -22,11 +22,14 @@ type plan struct {
 	// in the map counts as new, and the unique key finds out if it is not.
 	owners map[string]owner
 
-	raised        []*component    // whose code gets a higher revision
+	raised        []raised        // codes that get a higher revision
 	retire        []uint64        // ids of the codes that stop being current
 	codes         []*codeRow      // to insert
-	announcements []*Announcement // to insert, beside those of raised
+	announcements []*Announcement // to insert
 }
+
+// raised is the row of a code, and its higher revision.
+type raised struct{ id, revision uint64 }
 
 // owner is the component that has a code, "" if none has, and since when it is.
 type owner struct {
@@ -44,11 +47,10 @@ type component struct {
 	lease []byte
 	// codeID is the row of the current code, 0 if the table has none.
 	codeID uint64
-	// traceParent is that of what gives the current code a higher revision.
-	traceParent string
-	// planned is the current code if this transaction inserts it, and result belongs to its outcome.
+	// planned is the current code if this transaction inserts it.
 	planned *codeRow
-	result  *Result
+	// announcing are the results that announce the current code.
+	announcing []*Result
 }
 
 // lock locks the components' rows and creates those that are missing. All transactions lock in the
@@ -142,11 +144,13 @@ func (p *plan) apply(o Outcome, result *Result) {
 		if order > 0 {
 			c.record(o, 0)
 		}
-		if o.MinRevision >= c.Revision && c.planned == nil {
-			p.raise(c, o.MinRevision, o.TraceParent)
+		if o.MinRevision >= c.Revision {
+			result.Announcement = p.raise(c, o.MinRevision, o.At, o.TraceParent)
+		} else {
+			result.Announcement = c.announcement(o.At, o.TraceParent)
 		}
-		result.Status, result.Revision = Saved, c.Current.Revision
-		result.Announcement = c.announcement(o.At, o.TraceParent)
+		result.Status, result.Revision = Saved, c.Revision
+		c.announcing = append(c.announcing, result)
 	case order < 0, order == 0 && c.isServed(o), c.isStale(o):
 		result.Status = Superseded
 	case o.Code != nil:
@@ -185,11 +189,28 @@ func (c *component) record(o Outcome, attempts int) {
 	c.Token, c.Attempts, c.Failure, c.DueAt, c.lease, c.changed = o.Token, attempts, o.Failure, o.DueAt, nil, true
 }
 
-// raise gives the current code a revision above all that are known to have been announced.
-func (p *plan) raise(c *component, minRevision uint64, traceParent string) {
+// raise gives the current code a revision above all that are known to have been announced, and
+// announces it.
+func (p *plan) raise(c *component, minRevision uint64, at time.Time, traceParent string) *Announcement {
+	p.withdraw(c)
 	c.Revision = max(c.Revision, minRevision) + 1
-	c.Current.Revision, c.traceParent, c.changed = c.Revision, traceParent, true
-	p.raised = append(p.raised, c)
+	c.Current.Revision, c.changed = c.Revision, true
+	if c.planned != nil {
+		c.planned.Revision = null(c.Revision)
+	} else {
+		p.raised = append(p.raised, raised{c.codeID, c.Revision})
+	}
+	announcement := c.announcement(at, traceParent)
+	p.announcements = append(p.announcements, announcement)
+	return announcement
+}
+
+// withdraw takes back what this transaction announces of the current code: a higher revision follows.
+func (p *plan) withdraw(c *component) {
+	for _, result := range c.announcing {
+		p.announcements = slices.DeleteFunc(p.announcements, func(a *Announcement) bool { return a == result.Announcement })
+		result.Announcement = nil
+	}
 }
 
 // replaceCode makes the outcome's code current.
@@ -206,11 +227,10 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 	}
 	p.owners[code] = owner{o.AppID, o.Code.IssuedAt}
 
+	p.withdraw(c)
 	switch {
 	case c.planned != nil:
 		c.planned.DeletedAt = null(p.at)
-		p.announcements = slices.DeleteFunc(p.announcements, func(a *Announcement) bool { return a == c.result.Announcement })
-		c.result.Announcement = nil
 	case c.Current != nil:
 		p.retire = append(p.retire, c.codeID)
 	}
@@ -223,7 +243,7 @@ func (p *plan) replaceCode(c *component, o Outcome, order int, result *Result) {
 
 	row := rowOf(c.AppID, c.Current.Code, string(c.Current.Cause), c.Current.Fingerprint)
 	row.Revision = null(c.Revision)
-	c.planned, c.result = &row, result
+	c.planned, c.announcing = &row, []*Result{result}
 	p.codes = append(p.codes, c.planned)
 }
 
@@ -257,9 +277,6 @@ func (p *plan) write(ctx context.Context, tx *database.Tx) error {
 	for _, a := range p.announcements {
 		outbox = append(outbox, a.row())
 	}
-	for _, c := range p.raised {
-		outbox = append(outbox, c.announcement(p.at, c.traceParent).row())
-	}
 
 	err := tx.Insert(ctx, `/* repo.component */ INSERT INTO component
 (appid, revision, token_stream, token_stream_created, token_sequence, token_time, token_fingerprint, token_expires_at,
@@ -273,8 +290,8 @@ ON DUPLICATE KEY UPDATE revision = VALUES(revision), token_stream = VALUES(token
 	if err != nil {
 		return err
 	}
-	for _, c := range p.raised {
-		err := tx.Exec(ctx, "/* repo.raise */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET revision = ? WHERE id = ?", c.Revision, c.codeID)
+	for _, code := range p.raised {
+		err := tx.Exec(ctx, "/* repo.raise */ UPDATE pre_auth_code FORCE INDEX (PRIMARY) SET revision = ? WHERE id = ?", code.revision, code.id)
 		if err != nil {
 			return err
 		}

@@ -109,9 +109,8 @@ func (p *plan) spend(ctx context.Context, tx *database.Tx, a Authorization, row 
 		if isLeased := c.lease != nil && c.DueAt.After(a.At); spent.IsDue && !isLeased {
 			c.DueAt, c.lease = a.At, nil
 		}
-		p.raise(c, a.MinRevision, a.TraceParent)
+		spent.Announcements = append(spent.Announcements, *p.raise(c, a.MinRevision, a.At, a.TraceParent))
 		row.Revision.V = c.Revision
-		spent.Announcements = append(spent.Announcements, *c.announcement(a.At, a.TraceParent))
 	}
 	authorized := &preauth.Authorized{
 		AppID: a.AppID, ClaimID: row.ClaimID.V, Reference: row.Reference.V, ClaimedAt: row.ClaimedAt.V, Revision: row.Revision.V,
