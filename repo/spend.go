@@ -57,38 +57,43 @@ func (r *Repo) Spend(ctx context.Context, a Authorization) (Spent, error) {
 	var spent Spent
 	var refused error
 	err := r.db.Transaction(ctx, "repo: spend", func(tx *database.Tx) (err error) {
-		spent, refused = Spent{}, nil
-		// Like any transaction about a component, this one locks its row first.
-		p := plan{at: a.At, components: map[string]*component{}}
-		if err := p.lockRows(ctx, tx, []string{a.AppID}); err != nil {
-			return err
-		}
-		row, err := first(database.Select[codeRow](ctx, tx, "/* repo.lock_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ? FOR UPDATE",
-			[]byte(a.PreAuthCode.Reveal())))
-		if err != nil {
-			return err
-		}
-		c := p.components[a.AppID]
-		isCurrent := row != nil && c != nil && c.codeID == row.ID
-		switch {
-		case row == nil || row.AppID != a.AppID:
-			refused = ErrUnknownCode
-		case !row.AuthorizedAt.Valid:
-			spent, err = p.spend(ctx, tx, a, *row, isCurrent)
-		case row.AuthorizerAppID.V != a.AuthorizerAppID:
-			refused = ErrSecondAuthorizer
-		default:
-			spent, err = p.spendAgain(ctx, tx, *row, isCurrent)
-		}
-		if c != nil {
-			spent.Revision = c.Revision
-		}
+		spent, refused, err = spendCode(ctx, tx, a)
 		return err
 	})
 	if err == nil && refused != nil {
 		err = fmt.Errorf("repo: spend: %w", refused)
 	}
 	return spent, err
+}
+
+// spendCode decides on an authorization, and saves it unless it is refused.
+func spendCode(ctx context.Context, tx *database.Tx, a Authorization) (spent Spent, refused, err error) {
+	// Like any transaction about a component, this one locks its row first.
+	p := plan{at: a.At, components: map[string]*component{}}
+	if err := p.lockRows(ctx, tx, []string{a.AppID}); err != nil {
+		return Spent{}, nil, err
+	}
+	row, err := first(database.Select[codeRow](ctx, tx, "/* repo.lock_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ? FOR UPDATE",
+		[]byte(a.PreAuthCode.Reveal())))
+	if err != nil {
+		return Spent{}, nil, err
+	}
+	c := p.components[a.AppID]
+	isCurrent := row != nil && c != nil && c.codeID == row.ID
+	switch {
+	case row == nil || row.AppID != a.AppID:
+		refused = ErrUnknownCode
+	case !row.AuthorizedAt.Valid:
+		spent, err = p.spend(ctx, tx, a, *row, isCurrent)
+	case row.AuthorizerAppID.V != a.AuthorizerAppID:
+		refused = ErrSecondAuthorizer
+	default:
+		spent, err = p.spendAgain(ctx, tx, *row, isCurrent)
+	}
+	if c != nil {
+		spent.Revision = c.Revision
+	}
+	return spent, refused, err
 }
 
 // spend records an authorization, and announces it.

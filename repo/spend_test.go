@@ -65,12 +65,12 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	if waiting := d.outbox(t); describeAll(waiting) != describeAll([]repo.Announcement{*first}) || first.TraceParent != traceParent {
 		t.Errorf("saved: %+v, waiting: %+v", first, waiting)
 	}
-	now := outcome.DueAt
+	now := outcome.DueAt.Add(-time.Minute)
 	// when an account authorizes with it,
 	a := authorization("wx1", "a", now, func(a *repo.Authorization) { a.MinRevision = 6 })
 	spent := d.spend(t, a)
 	// then it is announced once more, as spent, and so is the authorization;
-	if spent.Status != repo.Saved || !spent.WasCurrent || spent.Revision != 7 {
+	if spent.Status != repo.Saved || !spent.WasCurrent || !spent.IsDue || spent.Revision != 7 {
 		t.Errorf("spent: %+v", spent)
 	}
 	update := preauth.Update{
@@ -116,6 +116,20 @@ func TestSpendTheCurrentCode(t *testing.T) {
 	}
 	if c := d.component(t, "wx1"); c.Current.IsSpent() || !c.Current.Usable(now) || c.Current.Cause != preauth.CauseSpent {
 		t.Errorf("current: %+v", c.Current)
+	}
+}
+
+// A component whose token was given up is not due before a newer token comes.
+func TestASpentCodeWithoutATokenIsNotReplaced(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "a"))
+	d.save(t, failed("wx1", at(1), 1, func(o *repo.Outcome) { o.Cause, o.DueAt = preauth.CauseRenewal, time.Time{} }))
+	now := start.Add(time.Minute)
+	for _, want := range []repo.Status{repo.Saved, repo.Superseded} {
+		if spent := d.spend(t, authorization("wx1", "a", now)); spent.Status != want || spent.IsDue {
+			t.Errorf("spent: %+v", spent)
+		}
+		d.leaseDue(t, now, 0)
 	}
 }
 
@@ -341,6 +355,52 @@ func TestASpentClaimIsGivenToNobody(t *testing.T) {
 	d.consistent(t)
 }
 
+// A claim at the same time does not get the spare that somebody authorizes with.
+func TestASpareThatIsBeingSpentIsNotClaimed(t *testing.T) {
+	// Given a transaction that has found the spare and is about to spend it,
+	d := newDatabase(t)
+	d.stock(t, start, "s")
+	other, _ := open(t, d.dsn)
+	reached, spend, claimed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(spend) })
+	defer goOn()
+	d.faults.Script("spend", repotest.Fault{Before: func() { close(reached); <-spend }})
+	now := start.Add(time.Minute)
+	var working sync.WaitGroup
+	working.Go(func() { d.spend(t, authorization("wx1", "s", now)) })
+	<-reached
+	// when a claim comes, it waits for the spare's row,
+	var err error
+	working.Go(func() {
+		defer close(claimed)
+		_, err = other.Claim(within(t), request("visitor", now))
+	})
+	eventually(t, func() bool {
+		select {
+		case <-claimed:
+			return true
+		default:
+			return d.count(t, "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '/* repo.claim */%'") > 0
+		}
+	})
+	goOn()
+	working.Wait()
+	// and then finds none.
+	if !errors.Is(err, repo.ErrNoSpare) {
+		t.Errorf("err = %v", err)
+	}
+	d.consistent(t)
+}
+
+// What could not be committed was not decided: another server may know the code.
+func TestARefusalCountsOnceItIsCommitted(t *testing.T) {
+	d := newDatabase(t)
+	d.faults.Script("commit", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 6)...)
+	if _, err := d.Spend(within(t), authorization("wx1", "a", start)); !errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrUnknownCode) {
+		t.Errorf("err = %v", err)
+	}
+}
+
 func TestASpentSpareIsNoSpare(t *testing.T) {
 	d := newDatabase(t)
 	now := start.Add(time.Minute)
@@ -497,23 +557,23 @@ func TestImpossibleAuthorizations(t *testing.T) {
 	d := newDatabase(t)
 	d.save(t, succeeded("wx1", at(1), code))
 	before := d.dump(t)
-	for name, change := range map[string]func(*repo.Authorization){
-		"no component":      func(a *repo.Authorization) { a.AppID = "" },
-		"no code":           func(a *repo.Authorization) { a.PreAuthCode = preauth.Secret{} },
-		"a long code":       func(a *repo.Authorization) { a.PreAuthCode = preauth.NewSecret(strings.Repeat(code, 20)) },
-		"no authorizer":     func(a *repo.Authorization) { a.AuthorizerAppID = "" },
-		"no time":           func(a *repo.Authorization) { a.AuthorizedAt = time.Time{} },
-		"no time of ours":   func(a *repo.Authorization) { a.At = time.Time{} },
-		"too high revision": func(a *repo.Authorization) { a.MinRevision = math.MaxInt64 },
+	for name, test := range map[string]struct {
+		change func(*repo.Authorization)
+		says   string
+	}{
+		"no component":      {func(a *repo.Authorization) { a.AppID = "" }, ""},
+		"no code":           {func(a *repo.Authorization) { a.PreAuthCode = preauth.Secret{} }, "PreAuthCode"},
+		"a long code":       {func(a *repo.Authorization) { a.PreAuthCode = preauth.NewSecret(strings.Repeat(code, 20)) }, "PreAuthCode"},
+		"no authorizer":     {func(a *repo.Authorization) { a.AuthorizerAppID = "" }, "authorizer_appid"},
+		"no time":           {func(a *repo.Authorization) { a.AuthorizedAt = time.Time{} }, "AuthorizedAt is missing"},
+		"no time of ours":   {func(a *repo.Authorization) { a.At = time.Time{} }, "At or AuthorizedAt is missing"},
+		"a long trace":      {func(a *repo.Authorization) { a.TraceParent = strings.Repeat("0", 65) }, "TraceParent must have at most 64 bytes"},
+		"too high revision": {func(a *repo.Authorization) { a.MinRevision = math.MaxInt64 }, "MinRevision"},
 	} {
-		_, err := d.Spend(within(t), authorization("wx1", code, start, change))
-		if err == nil || errors.Is(err, repo.ErrUnavailable) || !strings.HasPrefix(err.Error(), "repo: impossible authorization: ") || strings.Contains(err.Error(), code) {
+		_, err := d.Spend(within(t), authorization("wx1", code, start, test.change))
+		if !says(err, "repo: impossible authorization: ", test.says) || errors.Is(err, repo.ErrUnavailable) || strings.Contains(err.Error(), code) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	_, err := d.Spend(within(t), authorization("wx1", code, start, func(a *repo.Authorization) { a.TraceParent = strings.Repeat("0", 65) }))
-	if !says(err, "TraceParent must have at most 64 bytes") {
-		t.Error(err)
 	}
 	d.spend(t, authorization("wx1", code, start, func(a *repo.Authorization) {
 		a.AuthorizerAppID, a.TraceParent = "wxb", strings.Repeat("0", 64)
