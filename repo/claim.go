@@ -137,7 +137,7 @@ func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*codeRow, e
 }
 
 func first[Row any](rows []Row, err error) (*Row, error) {
-	if err != nil || len(rows) == 0 {
+	if len(rows) == 0 {
 		return nil, err
 	}
 	return &rows[0], nil

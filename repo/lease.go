@@ -26,7 +26,7 @@ func (r *Repo) LeaseDue(ctx context.Context, now, until time.Time, limit int) ([
 	for {
 		due, err := database.Query[string](ctx, r.db, "repo: lease due",
 			"/* repo.due */ SELECT appid FROM component WHERE due_at <= ? ORDER BY due_at LIMIT ?", now, max(limit, 0))
-		if err != nil || len(due) == 0 {
+		if len(due) == 0 {
 			return nil, err
 		}
 		leased, err := r.leaseEach(ctx, due, lease, now, until)
@@ -99,9 +99,9 @@ func (r *Repo) Lease(ctx context.Context, appid string, revision uint64, now, un
 	if err != nil {
 		return Component{}, false, err
 	}
-	rows, err := database.Query[componentRow](ctx, r.db, "repo: lease", "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid)
-	if err != nil || len(rows) == 0 {
+	row, err := first(database.Query[componentRow](ctx, r.db, "repo: lease", "/* repo.leased_one */ "+selectComponents+"WHERE c.appid = ?", appid))
+	if row == nil {
 		return Component{}, false, err
 	}
-	return rows[0].component(), bytes.Equal(rows[0].Lease, lease), nil
+	return row.component(), bytes.Equal(row.Lease, lease), nil
 }

@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"errors"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -119,6 +120,41 @@ func TestLease(t *testing.T) {
 			d.save(t, test.given)
 			test.then(t, d)
 		})
+	}
+}
+
+// A lease returns what is known of its component, and its times count to the microsecond.
+func TestALeasedComponentIsWhatIsKnown(t *testing.T) {
+	d := newDatabase(t)
+	d.save(t, succeeded("wx1", at(1), "former"), succeeded("wx2", at(2), "other"), failed("wx3", at(3), 1))
+	d.save(t, succeeded("wx1", at(4), "current"))
+	known, err := d.Components(within(t), []string{"wx1", "wx2", "wx3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const finer = 999 * time.Nanosecond
+	now, until := start.Add(24*time.Hour), start.Add(25*time.Hour)
+	leased, err := d.LeaseDue(within(t), now.Add(finer), until.Add(finer), 10)
+	if err != nil || len(leased) != len(known) {
+		t.Fatalf("%d are leased, wanted %d, %v", len(leased), len(known), err)
+	}
+	for _, c := range leased {
+		want := known[c.AppID]
+		want.DueAt = until
+		if !reflect.DeepEqual(c, want) {
+			t.Errorf("got  %+v\nwant %+v", c, want)
+		}
+	}
+	extended, err := d.Extend(within(t), "wx1", until.Add(finer), until.Add(time.Hour+finer))
+	if c := d.component(t, "wx1"); err != nil || !extended || !c.DueAt.Equal(until.Add(time.Hour)) {
+		t.Errorf("extended: %v, %v, due at %v", extended, err, c.DueAt)
+	}
+	c, ok, err := d.Lease(within(t), "wx2", 1, until.Add(finer), until.Add(time.Hour+finer))
+	if err != nil || !ok || !c.DueAt.Equal(until.Add(time.Hour)) {
+		t.Errorf("leased: %v, %v, due at %v", ok, err, c.DueAt)
+	}
+	if _, _, err := d.Lease(within(t), "wx3", 0, now, now.Add(finer)); err == nil {
+		t.Error("a lease of less than a microsecond")
 	}
 }
 

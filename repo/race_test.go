@@ -240,6 +240,11 @@ func TestSavingWaitsForNoOtherComponent(t *testing.T) {
 }
 
 func TestADueComponentThatAnotherReplicaLeasesFirst(t *testing.T) {
+	t.Run("of several", func(t *testing.T) { leasedByAnother(t, 10) })
+	t.Run("alone", func(t *testing.T) { leasedByAnother(t, 1) })
+}
+
+func leasedByAnother(t *testing.T, limit int) {
 	// Given a replica that has found what is due, and has not leased it yet,
 	d := newDatabase(t)
 	d.save(t, failed("wx1", at(1), 1), failed("wx2", at(2), 1), failed("wx3", at(3), 1))
@@ -251,7 +256,7 @@ func TestADueComponentThatAnotherReplicaLeasesFirst(t *testing.T) {
 	var left []repo.Component
 	taking.Go(func() {
 		var err error
-		if left, err = slow.LeaseDue(t.Context(), now, now.Add(time.Minute), 10); err != nil {
+		if left, err = slow.LeaseDue(t.Context(), now, now.Add(time.Minute), limit); err != nil {
 			t.Error(err)
 		}
 	})
