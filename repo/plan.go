@@ -108,7 +108,7 @@ func (p *plan) findOwners(ctx context.Context, tx *database.Tx) error {
 	if len(p.owners) == 0 {
 		return nil
 	}
-	codes := make([][]byte, 0, len(p.owners))
+	var codes [][]byte
 	for code := range p.owners {
 		codes = append(codes, []byte(code))
 	}

@@ -107,6 +107,14 @@ func TestSave(t *testing.T) {
 			},
 			current: "a", fence: at(1), attempts: 4, dueAt: failed("wx1", at(1), 4).DueAt, failed: true,
 		},
+		"a code saved again after its renewal failed": {
+			steps: []step{
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+				{failed("wx1", at(1), 4, func(o *repo.Outcome) { o.Cause = preauth.CauseRenewal }), want{repo.Saved, 1, "failed.COMPONENT_TOKENS.1.4"}},
+				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
+			},
+			current: "a", fence: at(1), attempts: 4, dueAt: failed("wx1", at(1), 4).DueAt, failed: true,
+		},
 		"a failure for a newer token moves the fence and leaves the code": {
 			steps: []step{
 				{succeeded("wx1", at(1), "a"), want{repo.Saved, 1, "wx1.1"}},
@@ -465,6 +473,12 @@ func TestSaveRefuses(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a code of another component that was made at the same time", func(t *testing.T) {
+		d.save(t, failed("wx6", at(2), 1))
+		if result := d.save(t, succeeded("wx6", at(2), "second"))[0]; result.Status != repo.Refused || !errors.Is(result.Err, repo.ErrKnownCode) {
+			t.Errorf("got %+v", result)
+		}
+	})
 	t.Run("the outcomes beside it are saved", func(t *testing.T) {
 		results := d.save(t, succeeded("wx3", at(3), "second"), succeeded("wx4", at(4), "x"), succeeded("wx5", at(5), "x"), bad("?", at(6)))
 		if got := fmt.Sprint(statuses(results)); got != "[refused saved refused refused]" {
@@ -575,6 +589,10 @@ func TestALoneEventIsCheap(t *testing.T) {
 	d.save(t, succeeded("wx1", at(2), "b"))
 	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock component retire code announce commit]" {
 		t.Errorf("a code that replaces one takes %s", got)
+	}
+	d.save(t, succeeded("wx2", at(1), "d"))
+	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock create lock component code announce commit]" {
+		t.Errorf("the first code of a component takes %s", got)
 	}
 	d.save(t, succeeded("wx1", at(1), "c"))
 	if got := fmt.Sprint(d.faults.Operations()); got != "[begin lock commit]" {
