@@ -335,14 +335,18 @@ func TestSaveManyInOneCall(t *testing.T) {
 	// Given more outcomes than fit into one transaction,
 	d := newDatabase(t)
 	var outcomes []repo.Outcome
-	for i := range 250 {
-		outcomes = append(outcomes, succeeded(fmt.Sprint("wx", i%240), at(uint64(i+1)), fmt.Sprint("code", i)))
+	for i := range 2*repo.MaxBatch + 1 {
+		outcomes = append(outcomes, succeeded(fmt.Sprint("wx", i%190), at(uint64(i+1)), fmt.Sprint("code", i)))
 	}
+	d.faults.Operations()
 	// when they are saved,
 	results := d.save(t, outcomes...)
-	// then each has its result in its place.
+	// then it takes several, and each has its result in its place.
+	if n := countOf(d.faults.Operations(), "commit"); n != 3 {
+		t.Errorf("%d transactions, wanted 3", n)
+	}
 	for i, result := range results {
-		revision := uint64(1 + i/240)
+		revision := uint64(1 + i/190)
 		if result.Status != repo.Saved || result.Announcement.MessageID != fmt.Sprintf("%s.%d", outcomes[i].AppID, revision) {
 			t.Fatalf("outcome %d: %+v", i, result)
 		}
