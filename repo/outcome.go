@@ -100,6 +100,8 @@ func (o Outcome) check() error {
 		problem = "DueAt is beyond the years 1000 to 9999"
 	case o.Code != nil && o.Failure != nil:
 		problem = "there is a code and a failure: give only one"
+	case o.Code != nil && (o.Cause == "" || len(o.Cause) > maxCause):
+		problem = fmt.Sprintf("Cause must have 1 to %d bytes", maxCause)
 	case len(o.TraceParent) > maxTraceParent:
 		problem = fmt.Sprintf("TraceParent must have at most %d bytes", maxTraceParent)
 	case o.MinRevision >= math.MaxInt64:
@@ -114,9 +116,6 @@ func (o Outcome) check() error {
 	}
 	if problem == "" && o.Code != nil {
 		problem = o.Code.problem()
-		if problem == "" && (o.Cause == "" || len(o.Cause) > maxCause) {
-			problem = fmt.Sprintf("Cause must have 1 to %d bytes", maxCause)
-		}
 	}
 	if problem == "" && o.Failure != nil {
 		problem = o.failureProblem()
