@@ -16,13 +16,11 @@ import (
 // with.
 var ErrNewerSchema = errors.New("the schema is too new")
 
-// migration leads from one version of the schema to the next. Its rows in [preauth.Schema] say the
-// same of it.
+// migration leads from one version of the schema to the next. Its row in [preauth.Schema] has its
+// version and name too, and what programs work with the tables after it.
 type migration struct {
 	version int
-	// oldest is the version of the oldest programs that work with the tables after the migration.
-	oldest int
-	name   string
+	name    string
 	// tables are created as [preauth.Schema] has them: in the newest shape.
 	tables []string
 	// steps change the tables of an older release.
@@ -39,13 +37,13 @@ type step struct {
 
 // migrations are all migrations, in order. One that was released stays as it is.
 var migrations = []migration{
-	{version: 1, oldest: 1, name: "components, codes and announcements", tables: []string{"component", "pre_auth_code", "outbox"}},
-	{version: 2, oldest: 1, name: "shorter message ids", steps: []step{{
+	{version: 1, name: "components, codes and announcements", tables: []string{"component", "pre_auth_code", "outbox"}},
+	{version: 2, name: "shorter message ids", steps: []step{{
 		`ALTER TABLE outbox MODIFY message_id VARCHAR(350) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'Nats-Msg-Id; the same however often it is saved or announced'`,
 		"outbox.message_id varchar(400)", onTiDB, // TiDB cannot change the type of a primary key
 	}}},
-	{version: 3, oldest: 1, name: "the streams that the database belongs to", tables: []string{"stream_set"}},
-	{version: 4, oldest: 1, name: "spent codes and trace contexts", steps: []step{
+	{version: 3, name: "the streams that the database belongs to", tables: []string{"stream_set"}},
+	{version: 4, name: "spent codes and trace contexts", steps: []step{
 		{
 			`ALTER TABLE pre_auth_code ADD COLUMN authorizer_appid VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NULL COMMENT 'the account that authorized with it'`,
 			"pre_auth_code", "pre_auth_code.authorizer_appid",
@@ -73,7 +71,7 @@ var migrations = []migration{
 		},
 		{`ALTER TABLE outbox DROP CONSTRAINT outbox_update_or_failure`, "outbox.outbox_update_or_failure", ""},
 	}},
-	{version: 5, oldest: 1, name: "the version of the schema", tables: []string{"schema_version"}},
+	{version: 5, name: "the version of the schema", tables: []string{"schema_version"}},
 }
 
 // newest is the version of the schema that this program is made for.
@@ -222,11 +220,7 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 	}
 	for _, m := range schema.Missing {
 		for _, statement := range m.Statements {
-			define := r.db.Define
-			if strings.HasPrefix(statement, "INSERT") {
-				define = r.insert
-			}
-			if err := define(ctx, "repo: apply schema", "/* repo.schema */ "+statement); err != nil {
+			if err := r.db.Define(ctx, "repo: apply schema", "/* repo.schema */ "+statement); err != nil {
 				return err
 			}
 		}
@@ -235,9 +229,4 @@ func (r *Repo) ApplySchema(ctx context.Context) error {
 		return fmt.Errorf("repo: apply schema: %w", schema.Check())
 	}
 	return nil
-}
-
-func (r *Repo) insert(ctx context.Context, operation, statement string) error {
-	_, err := r.db.Exec(ctx, operation, statement)
-	return err
 }
