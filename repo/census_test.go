@@ -53,6 +53,9 @@ func TestCensus(t *testing.T) {
 		"less than a sixth is left": {first.Add(life*5/6 + time.Microsecond), repo.Census{
 			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 2, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},
+		"a spare is about to expire": {start.Add(life - time.Nanosecond), repo.Census{
+			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 3, Spares: 2, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
+		}},
 		"a spare has expired": {start.Add(life), repo.Census{
 			Expiring: 2, Failing: 1, NoToken: 1, Overdue: 3, Spares: 1, CodeExpiresAt: first.Add(life), TokenExpiresAt: token1,
 		}},

@@ -153,7 +153,9 @@ func TestALeasedComponentIsWhatIsKnown(t *testing.T) {
 	if err != nil || !ok || !c.DueAt.Equal(until.Add(time.Hour)) {
 		t.Errorf("leased: %v, %v, due at %v", ok, err, c.DueAt)
 	}
-	if _, _, err := d.Lease(within(t), "wx3", 0, now, now.Add(finer)); err == nil {
+	_, err1 := d.LeaseDue(within(t), now, now.Add(finer), 10)
+	_, _, err2 := d.Lease(within(t), "wx3", 0, now, now.Add(finer))
+	if err1 == nil || err2 == nil {
 		t.Error("a lease of less than a microsecond")
 	}
 }

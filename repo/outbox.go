@@ -36,7 +36,7 @@ func (r *Repo) Outbox(ctx context.Context, before time.Time, limit int) ([]Annou
 	var kinds []string
 	var args []any
 	for _, kind := range []string{"o.revision IS NOT NULL", "o.failure IS NOT NULL", "o.authorized IS NOT NULL"} {
-		kinds = append(kinds, "("+strings.Replace(selectOutbox, "AS o", "AS o FORCE INDEX (created)", 1)+
+		kinds = append(kinds, "("+strings.ReplaceAll(selectOutbox, "AS o", "AS o FORCE INDEX (created)")+
 			"WHERE o.created_at < ? AND "+kind+" ORDER BY o.created_at, o.message_id LIMIT ?)")
 		args = append(args, stored(before), max(limit, 0))
 	}

@@ -20,7 +20,8 @@ func TestOutbox(t *testing.T) {
 	d.save(t, succeeded("wx1", at(1), "a"))
 	d.save(t, failed("wx2", at(3), 1))
 	d.save(t, bad("", at(2)))
-	d.save(t, succeeded("wx1", at(4), "b"))
+	last := succeeded("wx1", at(4), "b")
+	d.save(t, last)
 	ids := func(before time.Time, limit int) string {
 		waiting, err := d.Outbox(t.Context(), before, limit)
 		if err != nil {
@@ -69,13 +70,17 @@ func TestOutbox(t *testing.T) {
 		}
 	}
 	// An update is what the current code is, to the microsecond.
+	update := preauth.Update{
+		AppID: "wx1", PreAuthCode: last.Code.PreAuthCode, IssuedAt: last.Code.IssuedAt, ExpiresAt: last.Code.ExpiresAt,
+		Revision: 2, Cause: preauth.CauseToken,
+	}
 	rows, err := d.Outbox(within(t), oldest.Add(time.Hour), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
 	current, err := d.ListCurrent(within(t), "", 10)
-	if err != nil || len(current) != 1 || !reflect.DeepEqual(rows[len(rows)-1].Update, &current[0]) {
-		t.Errorf("the outbox has %+v, current is %+v, %v", rows[len(rows)-1].Update, current, err)
+	if err != nil || len(current) != 1 || !reflect.DeepEqual(rows[len(rows)-1].Update, &update) || !reflect.DeepEqual(current[0], update) {
+		t.Errorf("the outbox has %+v, current is %+v, wanted %+v, %v", rows[len(rows)-1].Update, current, update, err)
 	}
 	if rows, since, err := d.OutboxDepth(t.Context()); err != nil || rows != 4 || !since.Equal(oldest) {
 		t.Errorf("%d rows, oldest %v, %v", rows, since, err)
@@ -157,6 +162,11 @@ func TestListCurrentPagesThroughAllCodes(t *testing.T) {
 		}
 		if current := got[a.AppID]; string(a.Update.Encode()) != string(current.Encode()) || current.TraceParent != traceParent {
 			t.Errorf("announced %s, current %s in the trace %q", a.Update.Encode(), current.Encode(), current.TraceParent)
+		}
+	}
+	for _, limit := range []int{0, -1} {
+		if page, err := d.ListCurrent(t.Context(), "", limit); err != nil || len(page) > 0 {
+			t.Errorf("at most %d: %d codes, %v", limit, len(page), err)
 		}
 	}
 	if trace := got["wx5"].TraceParent; trace != "" {

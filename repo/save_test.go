@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -396,7 +397,7 @@ func TestSaveReturnsWhatTheOutboxHolds(t *testing.T) {
 		returned := d.save(t, o)[0].Announcement
 		waiting := d.outbox(t)
 		kept := waiting[len(waiting)-1]
-		if describe(*returned) != describe(kept) || kept.TraceParent != traceParent {
+		if !reflect.DeepEqual(*returned, kept) || kept.TraceParent != traceParent {
 			t.Errorf("returned %s\nkept     %s", describe(*returned), describe(kept))
 		}
 	}

@@ -47,7 +47,7 @@ func TestStatus(t *testing.T) {
 	if got, ok, err := d.Status(within(t), "wx3", now); err != nil || ok {
 		t.Errorf("a component that nobody named: %+v, %v, %v", got, ok, err)
 	}
-	for before, want := range map[time.Duration]int{0: 0, time.Microsecond: 2} {
+	for before, want := range map[time.Duration]int{0: 0, time.Nanosecond: 2} {
 		if got, _, err := d.Status(within(t), "wx1", start.Add(30*time.Minute-before)); err != nil || got.Spares != want {
 			t.Errorf("%d spares %v before they expire, %v", got.Spares, before, err)
 		}
