@@ -41,10 +41,7 @@ func (p Position) After(q Position) bool { return p.compare(q) > 0 }
 
 func (p Position) compare(q Position) int {
 	p, q = p.stored(), q.stored()
-	if p.Stream == q.Stream && p.StreamCreated.Equal(q.StreamCreated) {
-		if p.Sequence < q.Sequence && p.Time.Sub(q.Time) > rolledBack {
-			return 1
-		}
+	if p.Stream == q.Stream && p.StreamCreated.Equal(q.StreamCreated) && p.Time.Sub(q.Time) <= rolledBack {
 		return cmp.Or(cmp.Compare(p.Sequence, q.Sequence), p.Time.Compare(q.Time))
 	}
 	return cmp.Or(
