@@ -168,5 +168,5 @@ func (o Outcome) failureProblem() string {
 // isStorable reports whether a DATETIME can hold t.
 func isStorable(t time.Time) bool {
 	year := t.UTC().Year()
-	return !t.IsZero() && year >= 1000 && year <= 9999
+	return year >= 1000 && year <= 9999 // that of the zero time is 1
 }

@@ -14,7 +14,7 @@ import (
 
 // plan is what one transaction reads under its locks, decides and writes.
 type plan struct {
-	// at is the time of the latest outcome.
+	// at is the time of the last outcome.
 	at time.Time
 	// components are the rows to lock, nil until they are locked.
 	components map[string]*component

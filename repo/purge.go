@@ -23,7 +23,7 @@ func (r *Repo) Purge(ctx context.Context, before time.Time, limit int) (int, err
 	for piece := range slices.Chunk(ids, database.MaxIn) {
 		rows, err := r.db.Exec(ctx, "repo: purge", "/* repo.purge */ DELETE p FROM pre_auth_code AS p FORCE INDEX (PRIMARY) WHERE p.id IN (?)", piece)
 		if err != nil {
-			return deleted, err
+			return 0, err
 		}
 		deleted += int(rows)
 	}

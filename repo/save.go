@@ -44,7 +44,7 @@ func (r *Repo) saveBatch(ctx context.Context, outcomes []Outcome) ([]Result, err
 	for i, o := range outcomes {
 		if err := o.check(); err != nil {
 			refused[i] = Result{Status: Refused, Err: err}
-		} else if o.At.After(at) {
+		} else {
 			at = o.At
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // ever named the component. The caller knows Advice and Quota.
 func (r *Repo) Status(ctx context.Context, appid string, now time.Time) (preauth.Status, bool, error) {
 	found, err := r.statuses(ctx, now, "WHERE c.appid = ?", appid)
-	if err != nil || len(found) == 0 {
+	if len(found) == 0 {
 		return preauth.Status{}, false, err
 	}
 	return found[0], true, nil

@@ -92,7 +92,7 @@ func (r *Repo) Own(ctx context.Context, streams StreamSet, now time.Time) error 
 // yet.
 func (r *Repo) CheckOwner(ctx context.Context, streams StreamSet) error {
 	owner, err := r.owner(ctx)
-	if err != nil || owner == (StreamSet{}) {
+	if owner == (StreamSet{}) {
 		return err
 	}
 	return owner.admits(streams)
