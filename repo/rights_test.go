@@ -83,7 +83,7 @@ func TestCheckOwner(t *testing.T) {
 	if err := d.CheckOwner(within(t), ours); !errors.Is(err, repo.ErrOtherStreams) || !says(err, "preauth schema adopt") {
 		t.Errorf("err = %v", err)
 	}
-	if err := d.CheckOwner(within(t), others); err != nil {
+	if err := errors.Join(d.CheckOwner(within(t), others), d.CheckOwner(within(t), streamsOf("B_", "ONE"))); err != nil {
 		t.Error(err)
 	}
 }

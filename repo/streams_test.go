@@ -31,16 +31,19 @@ func TestADatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	a, b, aIn1, aIn2 := streamsOf("A_", ""), streamsOf("B_", ""), streamsOf("A_", "ONE"), streamsOf("A_", "TWO")
 	other := a
 	other.Failures = "elsewhere"
+	otherIn1 := other
+	otherIn1.Account = "ONE"
 	for name, steps := range map[string][]step{
 		"the first takes it":                             {own(a, nil), own(a, nil), own(b, repo.ErrOtherStreams), own(a, nil)},
 		"one other stream is another set":                {own(a, nil), own(other, repo.ErrOtherStreams)},
 		"the account decides where it is known":          {own(aIn1, nil), own(aIn2, repo.ErrOtherStreams), own(aIn1, nil), own(a, nil)},
 		"an account that gets known is recorded":         {own(a, nil), own(aIn1, nil), own(aIn2, repo.ErrOtherStreams), own(a, nil)},
+		"the account of another set is not recorded":     {own(a, nil), own(otherIn1, repo.ErrOtherStreams), own(aIn2, nil)},
 		"an account that is not known says nothing":      {own(aIn1, nil), own(a, nil), own(aIn2, repo.ErrOtherStreams)},
 		"it is moved on purpose":                         {own(a, nil), adopt(b, a), own(a, repo.ErrOtherStreams), own(b, nil)},
 		"it is moved within an account, and back":        {own(aIn1, nil), adopt(aIn2, aIn1), own(aIn1, repo.ErrOtherStreams), adopt(aIn1, aIn2), own(aIn1, nil)},
 		"it is given to a set before the service starts": {adopt(b, repo.StreamSet{}), own(a, repo.ErrOtherStreams), own(b, nil)},
-		"case matters":                                   {own(a, nil), own(streamsOf("a_", ""), repo.ErrOtherStreams)},
+		"case matters": {own(a, nil), own(streamsOf("a_", ""), repo.ErrOtherStreams)},
 		"long names with quotes": {
 			own(repo.StreamSet{Tokens: strings.Repeat("令", 255), Updates: `'";--`, Failures: "F", Account: strings.Repeat("訪", 255)}, nil),
 			own(repo.StreamSet{Tokens: strings.Repeat("令", 255), Updates: `'";--`, Failures: "F", Account: strings.Repeat("訪", 255)}, nil),
@@ -79,22 +82,47 @@ func TestADatabaseBelongsToOneSetOfStreams(t *testing.T) {
 	})
 	t.Run("its owner only reads", func(t *testing.T) {
 		d := newDatabase(t)
-		if err := d.Own(within(t), aIn1, start); err != nil {
+		for _, test := range []struct {
+			owner repo.StreamSet
+			as    []repo.StreamSet
+		}{{a, []repo.StreamSet{a}}, {aIn1, []repo.StreamSet{aIn1, a}}} {
+			if err := d.Own(within(t), test.owner, start); err != nil {
+				t.Fatal(err)
+			}
+			for _, streams := range test.as {
+				d.faults.Operations()
+				if err := d.Own(within(t), streams, start); err != nil {
+					t.Error(err)
+				}
+				if got := fmt.Sprint(d.faults.Operations()); got != "[owner]" {
+					t.Errorf("%s: it takes %s", streams, got)
+				}
+			}
+		}
+	})
+	t.Run("the first account that gets known counts", func(t *testing.T) {
+		d := newDatabase(t)
+		other, _ := open(t, d.dsn)
+		if err := d.Own(within(t), a, start); err != nil {
 			t.Fatal(err)
 		}
-		d.faults.Operations()
-		if err := errors.Join(d.Own(within(t), aIn1, start), d.Own(within(t), a, start)); err != nil {
-			t.Error(err)
-		}
-		if got := fmt.Sprint(d.faults.Operations()); got != "[owner owner]" {
-			t.Errorf("it takes %s", got)
+		d.faults.Script("own_account", repotest.Fault{Before: func() {
+			if err := other.Own(within(t), aIn2, start); err != nil {
+				t.Error(err)
+			}
+		}})
+		if err := d.Own(within(t), aIn1, start); !errors.Is(err, repo.ErrOtherStreams) {
+			t.Errorf("err = %v", err)
 		}
 	})
 	t.Run("impossible names", func(t *testing.T) {
 		d := newDatabase(t)
 		for _, s := range []repo.StreamSet{{}, {Tokens: "T", Updates: "U"}, streamsOf(strings.Repeat("x", 255), ""), streamsOf("A", strings.Repeat("x", 256)), streamsOf("\xff", "")} {
-			if err := d.Own(within(t), s, start); err == nil || errors.Is(err, repo.ErrUnavailable) || errors.Is(err, repo.ErrOtherStreams) {
-				t.Errorf("%+v: %v", s, err)
+			_, err := d.Adopt(within(t), s, start)
+			for _, err := range []error{d.Own(within(t), s, start), err} {
+				if !says(err, "characters of UTF-8") {
+					t.Errorf("%+v: %v", s, err)
+				}
 			}
 		}
 	})
