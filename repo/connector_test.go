@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,12 @@ func TestTimesComeBackToTheMicrosecondInUTC(t *testing.T) {
 				t.Errorf("%s of %v came back as %v", name, given, got)
 			}
 		}
+	}
+}
+
+func TestOpenSaysWhatIsWrong(t *testing.T) {
+	if _, err := repo.Open("user:hunter2@tcp(db)", 1); !says(err, "user:password@tcp(host:3306)/database") || strings.Contains(err.Error(), "hunter2") {
+		t.Error(err)
 	}
 }
 
@@ -144,6 +151,7 @@ func TestUnavailable(t *testing.T) {
 }
 
 func TestCheckSaysWhatToDo(t *testing.T) {
+	newDatabase(t) // the keys of another database do not count
 	for name, test := range map[string]struct{ damage, says string }{
 		"no table":      {"DROP TABLE outbox", "the table outbox is missing (migration 1: components, codes and announcements): run `preauth schema apply`"},
 		"no unique key": {"ALTER TABLE pre_auth_code DROP INDEX code", "`preauth schema print`"},
@@ -160,6 +168,25 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no table, and the server is away", func(t *testing.T) {
+		d := emptyDatabase(t)
+		d.faults.Script("found", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 6)...)
+		if err := d.Check(t.Context()); !errors.Is(err, repo.ErrUnavailable) {
+			t.Error(err)
+		}
+	})
+	t.Run("no table, and another replica creates it", func(t *testing.T) {
+		d := emptyDatabase(t)
+		other, _ := open(t, d.dsn)
+		d.faults.Script("check", repotest.Fault{After: func() {
+			if err := other.ApplySchema(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}})
+		if err := d.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("no database", func(t *testing.T) {
 		r, err := repo.Open(server.DSN("never_created"), 1)
 		if err != nil {

@@ -332,6 +332,12 @@ func TestASchemaOfANewerRelease(t *testing.T) {
 				if test.works && err != nil {
 					t.Errorf("%s: %v", what, err)
 				}
+				if test.works && what == "Check" { // it looks whether the server takes writes
+					d.faults.Script("probe", slices.Repeat([]repotest.Fault{repotest.Answered(1290, "read-only")}, 6)...)
+					if err := d.Check(within(t)); !errors.Is(err, repo.ErrUnavailable) {
+						t.Errorf("Check of a server that takes no writes: %v", err)
+					}
+				}
 				if !test.works && (!errors.Is(err, repo.ErrNewerSchema) || !says(err, "version 7", "version 6", "version 5", "newer release of preauth")) {
 					t.Errorf("%s: %v", what, err)
 				}
