@@ -448,6 +448,7 @@ func TestSaveRefuses(t *testing.T) {
 		"an impossible token expiry":   {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Token.ExpiresAt = time.Unix(1<<40, 0) }), "ExpiresAt"},
 		"an empty code":                {succeeded("wx2", at(3), ""), "1 to 512"},
 		"a code of 513 bytes":          {succeeded("wx2", at(3), long[:513]), "1 to 512"},
+		"a code without a beginning":   {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.IssuedAt = time.Time{} }), "Code"},
 		"a code without an expiry":     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Code.ExpiresAt = time.Time{} }), "Code"},
 		"no cause":                     {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = "" }), "Cause"},
 		"a cause of 17 bytes":          {succeeded("wx2", at(3), "x", func(o *repo.Outcome) { o.Cause = preauth.Cause(long[:17]) }), "Cause must have 1 to 16 bytes"},
@@ -485,9 +486,19 @@ func TestSaveRefuses(t *testing.T) {
 		}
 	})
 	t.Run("the outcomes beside it are saved", func(t *testing.T) {
-		results := d.save(t, succeeded("wx3", at(3), "second"), succeeded("wx4", at(4), "x"), succeeded("wx5", at(5), "x"), bad("?", at(6)))
-		if got := fmt.Sprint(statuses(results)); got != "[refused saved refused refused]" {
+		results := d.save(t, succeeded("wx3", at(3), "second"), succeeded("wx4", at(4), "x"), succeeded("wx5", at(5), "x"), bad("?", at(6)), succeeded("wx7", at(7), ""))
+		if got := fmt.Sprint(statuses(results)); got != "[refused saved refused refused refused]" {
 			t.Error(got)
+		}
+		if c := d.component(t, "wx7"); c.AppID != "" {
+			t.Errorf("what is impossible leaves %+v", c)
+		}
+	})
+	t.Run("what is impossible needs no database", func(t *testing.T) {
+		d.faults.Operations()
+		d.save(t, succeeded("wx7", at(7), ""))
+		if got := d.faults.Operations(); len(got) > 0 {
+			t.Errorf("it takes %v", got)
 		}
 	})
 }
@@ -506,6 +517,10 @@ func TestSaveTakesTheLargestValues(t *testing.T) {
 	}))[0]
 	if result.Status != repo.Saved || result.Revision != math.MaxInt64 || d.component(t, "wx1").Revision != math.MaxInt64 {
 		t.Errorf("got %+v", result)
+	}
+	// The end of a token may be unknown.
+	if d.save(t, succeeded("wx2", at(2), "b", func(o *repo.Outcome) { o.Token.ExpiresAt = time.Time{} })); !d.component(t, "wx2").Token.ExpiresAt.IsZero() {
+		t.Errorf("got %+v", d.component(t, "wx2"))
 	}
 	for i, due := range []time.Time{
 		time.Date(1000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 7, 59, 59, 999999000, time.FixedZone("UTC+8", 8*60*60)),

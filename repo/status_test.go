@@ -97,7 +97,8 @@ func TestStatusesPageByPage(t *testing.T) {
 			}
 		}
 	}
-	for _, now := range []time.Time{start, now, start.Add(20 * time.Minute), start.Add(time.Hour), start.Add(48 * time.Hour)} {
+	expires, aQuarterLeft := start.Add(time.Minute), start.Add(2*time.Second+30*time.Minute*3/4)
+	for _, now := range []time.Time{start, expires, now, start.Add(20 * time.Minute), aQuarterLeft, start.Add(time.Hour), start.Add(48 * time.Hour)} {
 		census, err := d.Census(within(t), now)
 		if err != nil {
 			t.Fatal(err)
