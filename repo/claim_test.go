@@ -126,6 +126,12 @@ func TestAClaimIsASpareGivenToAClaimID(t *testing.T) {
 	if c := d.resolved(t, got.PreAuthCode); !same(c, wanted) {
 		t.Errorf("resolved: %+v, wanted %+v", c, wanted)
 	}
+	// A code that is made for a claim is returned as it is kept, too: to the microsecond, in UTC.
+	odd := claimedAt.Add(999 * time.Nanosecond).In(time.FixedZone("UTC+8", 8*60*60))
+	got, err := d.InsertClaim(within(t), request("another", odd), fresh("n", odd))
+	if c := d.resolved(t, preauth.NewSecret("n")); err != nil || !same(c, got) || got.ClaimedAt.Location() != time.UTC {
+		t.Errorf("got %+v, %v, resolved: %+v", got, err, c)
+	}
 }
 
 // step is a claim and what becomes of it: a code by its name, or an error.
@@ -302,6 +308,20 @@ func TestClaim(t *testing.T) {
 				{request: request("c", start), fresh: "n", err: repo.ErrKnownCode},
 			},
 		},
+		"the answer was lost, and the code of the claim id lives shorter than asked for": {
+			spares: []repo.Spare{spare("n", minute(10))},
+			steps: []step{
+				{request: request("a", start), fresh: "s", want: "s"},
+				{request: request("a", minute(20), minTTL(15*time.Minute)), fresh: "n", want: "n"},
+			},
+		},
+		"the answer was lost, the code was kept as a spare, and another claim has it": {
+			spares: []repo.Spare{spare("n", start), spare("s", minute(1))},
+			steps: []step{
+				{request: request("a", start), want: "n"},
+				{request: request("b", start), fresh: "n", want: "s"},
+			},
+		},
 		"the answer was lost, and another request has replaced the code since": {
 			steps: []step{
 				{request: request("a", start), fresh: "n", want: "n"},
@@ -419,8 +439,11 @@ func TestImpossibleClaims(t *testing.T) {
 		"a negative MinTTL":    {func(r *repo.ClaimRequest) { r.MinTTL = -1 }, "negative"},
 		"a negative SpareTTL":  {func(r *repo.ClaimRequest) { r.SpareTTL = -1 }, "negative"},
 		"no time":              {func(r *repo.ClaimRequest) { r.At = time.Time{} }, "At "},
-		"too long a MinTTL":    {func(r *repo.ClaimRequest) { r.At, r.MinTTL = last, 2*time.Hour }, "9999"},
-		"too long a SpareTTL":  {func(r *repo.ClaimRequest) { r.At, r.SpareTTL = last, 2*time.Hour }, "9999"},
+		"too early a time": {func(r *repo.ClaimRequest) {
+			r.At, r.MinTTL = time.Date(1000, 1, 1, 0, 0, 0, -1, time.UTC), time.Hour
+		}, "1000"},
+		"too long a MinTTL":   {func(r *repo.ClaimRequest) { r.At, r.MinTTL = last, 2*time.Hour }, "9999"},
+		"too long a SpareTTL": {func(r *repo.ClaimRequest) { r.At, r.SpareTTL = last, 2*time.Hour }, "9999"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := request("a", start, test.change)

@@ -271,6 +271,8 @@ func TestSpend(t *testing.T) {
 					announced = append(announced, "authorized "+a.Authorized.ClaimID)
 				case a.Authorized != nil:
 					announced = append(announced, fmt.Sprint("authorized ", a.Authorized.Revision))
+				default:
+					announced = append(announced, a.MessageID)
 				}
 			}
 			slices.Sort(announced)
