@@ -19,7 +19,10 @@ func project(t *testing.T, survivors string) []string {
 		"go.mod": "module example\n\ngo 1.26\n",
 		"price.go": `package price
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 var errNegative = errors.New("negative")
 
@@ -36,6 +39,12 @@ func Of(pieces, each int) (int, error) {
 }
 
 func forgotten(n int) int { return n + 1 }
+
+func runs() bool {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop() // at the end
+	return timer.Stop()
+}
 `,
 		"price_test.go": `package price
 
@@ -49,6 +58,9 @@ func TestOf(t *testing.T) {
 	}
 	if _, err := Of(-1, 1); err == nil {
 		t.Error("no error")
+	}
+	if !runs() {
+		t.Error("stopped too early")
 	}
 }
 `,
@@ -84,11 +96,14 @@ func TestSurvivorsAreFound(t *testing.T) {
 		"survived price.go Of: one more: 0 #2",
 		"survived price.go Of: one more: 10",
 		"survived price.go Of: operand is false: each < 0",
+		// Nor does anybody wait for the timer.
+		"survived price.go runs: a hundredth: time.Hour",
+		"survived price.go runs: defer deleted: defer timer.Stop()",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	for _, text := range []string{"\t- if pieces >= 10 {\n\t+ if pieces > 10 {\n", "| `.` | ", "| 22 | 14 | 0 | 0 | 5 | 3 | 63.6 % |"} {
+	for _, text := range []string{"\t- if pieces >= 10 {\n\t+ if pieces > 10 {\n", "| `.` | ", "| 25 | 15 | 0 | 0 | 7 | 3 | 60.0 % |"} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("no %q in\n%s", text, out.String())
 		}

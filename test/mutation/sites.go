@@ -302,7 +302,7 @@ func (f *finder) condition(e ast.Expr, parent ast.Node, stack []ast.Node) {
 		if slices.Contains(parent.Lhs, e) {
 			return
 		}
-	case *ast.ExprStmt:
+	case *ast.ExprStmt, *ast.DeferStmt, *ast.GoStmt: // what is deferred must stay a call of its own
 		return
 	}
 	for _, value := range values {
