@@ -55,7 +55,9 @@ func contains(err error, text string) bool {
 // newWorldWithMySQL returns a world with a database server that the test may kill.
 func newWorldWithMySQL(t *testing.T, options wechattest.Options) (*world, *mysqlserver.Server) {
 	t.Helper()
-	server, err := mysqlserver.Start(t.Context(), mysqlserver.TestOptions())
+	private := mysqlserver.TestOptions()
+	private.DSN = "" // which names a server that is not the test's to kill
+	server, err := mysqlserver.Start(t.Context(), private)
 	if err != nil {
 		t.Fatal(err)
 	}
