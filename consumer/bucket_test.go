@@ -9,7 +9,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
-	"preauth/consumer"
 	"preauth/wechat/wechattest"
 )
 
@@ -221,14 +220,4 @@ func TestBucketOfAnotherName(t *testing.T) {
 		_, err = kv.Get(w.within(), "wx1")
 		return err == nil
 	})
-}
-
-func TestBucketNames(t *testing.T) {
-	for _, cfg := range []consumer.Config{
-		{Bucket: "a.b"}, {Bucket: strings.Repeat("x", 65)}, {Bucket: "preauth", FailureStream: "KV_preauth"},
-	} {
-		if err := cfg.Check(); !errors.Is(err, consumer.ErrConfig) {
-			t.Errorf("bucket %q and stream %q: %v", cfg.Bucket, cfg.FailureStream, err)
-		}
-	}
 }
