@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"log/slog"
 	"testing"
 	"time"
@@ -72,11 +73,11 @@ func TestWhatTheStreamLacks(t *testing.T) {
 	}{
 		"nothing stored":                     {view.Stored{}, alive, true},
 		"nothing stored, and the code died":  {view.Stored{}, dead, false},
-		"it is stored":                       {view.Stored{Revision: 2, Sequence: 7, ExpiresAt: alive}, alive, false},
+		"it is stored":                       {view.Stored{Revision: 2, Sequence: 1, ExpiresAt: alive}, alive, false},
 		"it was stored and is gone":          {view.Stored{Revision: 2, ExpiresAt: alive}, alive, true},
-		"the code before is stored":          {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: alive}, alive, true},
-		"both died":                          {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: dead}, dead, false},
-		"spent, and stored as alive":         {view.Stored{Revision: 1, Sequence: 7, ExpiresAt: alive}, dead, true},
+		"the code before is stored":          {view.Stored{Revision: 1, Sequence: 1, ExpiresAt: alive}, alive, true},
+		"both died":                          {view.Stored{Revision: 1, Sequence: 1, ExpiresAt: dead}, dead, false},
+		"spent, and stored as alive":         {view.Stored{Revision: 1, Sequence: 1, ExpiresAt: alive}, dead, true},
 		"spent, and what was stored is gone": {view.Stored{Revision: 1, ExpiresAt: alive}, dead, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -88,6 +89,40 @@ func TestWhatTheStreamLacks(t *testing.T) {
 			f := &codeFollower{cfg: Config{Now: func() time.Time { return now }}, codes: codes}
 			if got := f.lacks(preauth.Update{AppID: "wx1", Revision: 2, ExpiresAt: test.expires}); got != test.want {
 				t.Errorf("lacks it: %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// What is published again waits for room, until the follower ends.
+func TestAnnouncementsWaitForRoom(t *testing.T) {
+	for name, test := range map[string]struct {
+		full  int // how often there is no room
+		ends  bool
+		tries int
+	}{
+		"there is room":          {0, false, 1},
+		"there is room later":    {2, false, 3},
+		"the follower has ended": {2, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if test.ends {
+				cancel()
+			}
+			code := preauth.Update{AppID: "wx1", Revision: 7, TraceParent: "00-1-1-01"}
+			tries := 0
+			f := &codeFollower{announce: func(a repo.Announcement) bool {
+				tries++
+				if a.AppID != "wx1" || a.MessageID != code.MessageID() || a.Update.Revision != 7 || a.TraceParent != code.TraceParent {
+					t.Errorf("announced %+v", a)
+				}
+				return tries > test.full
+			}}
+			f.publishAgain(ctx, code)
+			if tries != test.tries {
+				t.Errorf("%d tries, want %d", tries, test.tries)
 			}
 		})
 	}

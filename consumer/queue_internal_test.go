@@ -1,12 +1,15 @@
 package consumer
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
 
 	"preauth"
+	"preauth/internal/view"
 	"preauth/repo"
 )
 
@@ -83,5 +86,47 @@ func TestOneAnnouncementPerComponentIsInFlight(t *testing.T) {
 	q.finish(update("wx2", 1).Announcement, nil, time.Now())
 	if len(q.waiting)+len(q.order)+len(q.underWay) != 0 {
 		t.Errorf("left in the queue: %+v", q)
+	}
+}
+
+// An announcement that finds no room in memory is known to look-ups, and stays in the outbox. A
+// stream that does not answer holds up nothing else.
+func TestAnnouncementsWithoutRoom(t *testing.T) {
+	p := newPublisher(Config{}.withDefaults(), nil, nil, view.NewCodes(), nil, nil, slog.New(slog.DiscardHandler))
+	c := &committer{codes: p.codes, publisher: p}
+	for i := range publishing { // as many as wait for an answer at once
+		p.updates.underWay[fmt.Sprint(i)], p.failures.underWay[fmt.Sprint(i)] = true, true
+	}
+	announce := func(n pending) bool { return c.announce(t.Context(), n.Announcement, time.Time{}) }
+	for i := range queueLimit {
+		if !announce(update(fmt.Sprintf("wx%d", i), 1)) {
+			t.Fatalf("no room for announcement %d", i)
+		}
+	}
+	if announce(update("one more", 1)) || announce(update("wx1", 2)) {
+		t.Error("there is room for more")
+	}
+	if !announce(failure("wx1", "a")) {
+		t.Error("updates that wait hold up a failure")
+	}
+	if code := p.codes.Current("one more"); code == nil || code.Revision != 1 {
+		t.Errorf("known: %+v", code)
+	}
+}
+
+// What failed last is a reason, until the announcement is published or is of no use any more.
+func TestAnnouncementsThatFailAreAReason(t *testing.T) {
+	q := newQueue(updatesPart)
+	full, slow := errors.New("full"), errors.New("slow")
+	a, b := update("wx1", 1).Announcement, update("wx2", 1).Announcement
+	for i, step := range []struct {
+		finish repo.Announcement
+		err    error
+		want   error
+	}{{a, full, full}, {b, slow, slow}, {a, nil, slow}, {b, nil, nil}} {
+		q.finish(step.finish, step.err, time.Now())
+		if q.reason != step.want { //nolint:errorlint // this very one
+			t.Errorf("after step %d the reason is %v, want %v", i, q.reason, step.want)
+		}
 	}
 }
