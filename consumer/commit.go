@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,10 +70,7 @@ func (c *committer) commit(ctx context.Context, outcome repo.Outcome, before rep
 		outcome = announceNews(fail(outcome, bad, before.Attempts+1, now, now.Add(pause.Jittered(c.retry))), before)
 		result, err = c.do(ctx, outcome)
 	}
-	if err == nil {
-		err = result.Err
-	}
-	if err == nil {
+	if err = cmp.Or(err, result.Err); err == nil {
 		c.tell(ctx, outcome, result)
 	}
 	return outcome, result, err

@@ -357,9 +357,6 @@ func (f *codeFollower) judge(ctx context.Context, appid string, component repo.C
 
 // raise gives current codes a revision above one that somebody else announced, and announces them.
 func (f *codeFollower) raise(ctx context.Context, outcomes []repo.Outcome) error {
-	if len(outcomes) == 0 {
-		return nil
-	}
 	results, err := f.db.Save(ctx, outcomes)
 	for _, result := range results {
 		if a := result.Announcement; a != nil && a.Update != nil {
