@@ -31,6 +31,18 @@ no_auth_user: a
 `, permissions)
 }
 
+// The service knows its account on a server that tells it.
+func TestAccountOfAConnection(t *testing.T) {
+	w := newWorldConfigured(t, users(""))
+	if got := consumer.Account(w.within(), w.nc); got != "A" {
+		t.Errorf("account %q, want A", got)
+	}
+	w.stopNATS()
+	if got := consumer.Account(w.within(), w.nc); got != "" {
+		t.Errorf("account %q without a connection", got)
+	}
+}
+
 // asService has a replica log in as the user with the permissions, and notice soon that they have
 // changed.
 func (w *world) asService(s *setup) {

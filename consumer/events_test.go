@@ -57,6 +57,11 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 	if got := w.settled(r, "wx1"); got.Revision != 1 {
 		t.Errorf("settled at revision %d", got.Revision)
 	}
+	for _, name := range []consumer.StepName{consumer.StepReceived, consumer.StepIssued, consumer.StepCommitted, consumer.StepAcknowledged} {
+		if step := r.await(name, "wx1", 1); step.Sequence != 1 || step.Cause != preauth.CauseToken {
+			t.Errorf("the step is %+v", step)
+		}
+	}
 
 	msg, err := perComponent.NextMsg(patience)
 	if err != nil {

@@ -163,7 +163,7 @@ func TestFailureIsLoggedWithWhatIsKnown(t *testing.T) {
 		w.eventually("a line about the failure", func() bool {
 			for _, line := range w.lines(0) {
 				var members map[string]any
-				if json.Unmarshal([]byte(line), &members) == nil && members["msg"] == "no code" && members["sequence"] == float64(want.sequence) {
+				if json.Unmarshal([]byte(line), &members) == nil && members["msg"] == "no code" && members["level"] == "WARN" && members["sequence"] == float64(want.sequence) {
 					got = slices.Sorted(maps.Keys(members))
 					return true
 				}
@@ -249,7 +249,7 @@ func TestMetricsOfRequestsAndStates(t *testing.T) {
 	for _, series := range []string{
 		fmt.Sprintf(`preauth_lookups_total{code="200"} %d`, before+1), `preauth_lookups_total{code="404"} 1`,
 		`preauth_claims_total{code="200"} 1`, `preauth_resolves_total{code="200"} 1`,
-		`preauth_components{state="valid"} 1`, `preauth_components{state="no_token"} 0`, `preauth_spares 1`,
+		`preauth_spares_made_total 2`, `preauth_components{state="valid"} 1`, `preauth_components{state="no_token"} 0`, `preauth_spares 1`,
 	} {
 		w.eventually(series, func() bool { return strings.Contains(r.metrics(), "\n"+series+"\n") })
 	}

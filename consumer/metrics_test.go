@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -47,6 +48,10 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	finished()
 	w.publish("component.token.updated", []byte("{}")) // given up
 	finished()
+	w.publish("component.token.updated.wx5", []byte(fmt.Sprintf(
+		`{"component_access_token":%q,"issued_at":%q,"expires_in":60}`, w.token("dead").Reveal(), time.Now().Add(-time.Hour).UTC().Format(time.RFC3339),
+	))) // given up
+	finished()
 	w.wechat.Next("wx2", wechattest.Error(47001, ""))
 	w.announce("wx2", w.token("a")) // given up
 	finished()
@@ -67,14 +72,14 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	w.settled(other, "wx4")
 	r.await(consumer.StepAnnounced, "wx1", 1)
 
-	want := map[string]int{"saved": 1, "repeated": 1, "given_up": 2, "parked": 1, "superseded": 1}
+	want := map[string]int{"saved": 1, "repeated": 1, "given_up": 3, "parked": 1, "superseded": 1}
 	if got := r.counted("preauth_events_total"); !maps.Equal(got, want) {
 		t.Errorf("events %v, want %v", got, want)
 	}
 	if got, want := other.counted("preauth_events_total"), map[string]int{"saved": 1}; !maps.Equal(got, want) {
 		t.Errorf("events of the other replica: %v, want %v", got, want)
 	}
-	want = map[string]int{"bad_event": 1, "request": 1, "configuration": 1}
+	want = map[string]int{"bad_event": 1, "token_expired": 1, "request": 1, "configuration": 1}
 	if got := r.counted("preauth_failures_total"); !maps.Equal(got, want) {
 		t.Errorf("failures %v, want %v", got, want)
 	}
