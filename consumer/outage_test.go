@@ -3,9 +3,11 @@ package consumer_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -327,15 +329,95 @@ func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 	w.wechat.Next("", wechattest.Fault{HoldAnswer: hold})
 	w.announce("wx1", w.token("a"))
 	<-hold.Reached()
+	newer := w.token("b")
+	w.announce("wx1", newer) // waits for the first event
+	r.await(consumer.StepReceived, "wx1", 2)
 	r.stop()
 	if n := r.count(consumer.StepAcknowledged); n != 0 {
-		t.Fatal("the event was acknowledged")
+		t.Fatal("an event was acknowledged")
 	}
 	hold.Release()
-	// The event was returned to NATS, so another replica gets it.
+	// The events were returned to NATS, so another replica gets them.
 	other := w.start(deliveredOnce)
-	other.await(consumer.StepCommitted, "wx1", 1)
 	w.settled(other, "wx1")
+	if !w.asked("wx1", newer) {
+		t.Error("the newer token brought no code")
+	}
+}
+
+// Events whose outcome cannot be saved before the time for the shutdown is over go back to the stream.
+func TestEventsThatCannotBeSavedGoBack(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	first := w.start().ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(first, "wx1").PreAuthCode
+	first.stop()
+	db, faults := w.faulty()
+	r := w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Shutdown = db, 50*time.Millisecond }).ready()
+	faults.Script("begin", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 100_000)...)
+	w.announce("wx2", w.token("b"))
+	w.publish("component.token.updated", []byte("{"))
+	w.authorize("wx1", code, "wxa")
+	w.publish("component.authorized.wx1", []byte("{"))
+	r.await(consumer.StepReceived, "", 4)
+	r.await(consumer.StepIssued, "wx2", 1)
+	w.eventually("MySQL is away", func() bool {
+		return contains(r.service.Ready(), "saving: ") && contains(r.service.Ready(), "marking codes as spent: ")
+	})
+	r.stop()
+	if n := r.count(consumer.StepAcknowledged); n != 0 {
+		t.Errorf("%d events were acknowledged", n)
+	}
+	other := w.start(deliveredOnce)
+	other.await(consumer.StepAcknowledged, "", 4)
+	w.settled(other, "wx2")
+}
+
+// What MySQL refuses is a reason not to be ready, which names the part that it concerns.
+func TestWhatMySQLRefusesIsAReason(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(oneSpare, func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	w.spares(r, "wx1", 1)
+	for statement, part := range map[string]string{
+		"outbox": "outbox", "due": "due components", "owner": "database", "spares": "counting spares",
+	} {
+		faults.Script(statement, slices.Repeat([]repotest.Fault{repotest.Answered(1142, "command denied")}, 1000)...)
+		w.announce("wx1", w.token(statement)) // a new code makes the service look after spares
+		w.eventually(part+" is a reason", func() bool { return contains(r.service.Ready(), part+": ") })
+		faults.Reset()
+		w.announce("wx1", w.token(statement+"_again"))
+		r.ready()
+	}
+}
+
+// The stream's advisories tell of the events that are given up, and why. One that is tried again is
+// not given up.
+func TestAdvisoriesOfGivenUpEvents(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	r := w.start(func(s *setup) { s.cfg.Delays.Operator = time.Hour }).ready()
+	advisories, err := w.nc.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wechat.Next("wx1", wechattest.Error(48001, ""))
+	w.announce("wx1", w.token("a"))
+	r.await(consumer.StepAcknowledged, "wx1", 1)
+	w.wechat.Next("wx2", wechattest.Error(47001, ""))
+	sequence := w.announce("wx2", w.token("b"))
+	msg, err := advisories.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var advisory struct {
+		Sequence uint64 `json:"stream_seq"`
+		Reason   string `json:"reason"`
+	}
+	if err := json.Unmarshal(msg.Data, &advisory); err != nil || advisory.Sequence != sequence || advisory.Reason != string(preauth.ClassRequest) {
+		t.Errorf("%s, %v", msg.Data, err)
+	}
 }
 
 func TestTwoReplicasShareTheWork(t *testing.T) {
