@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
 	"preauth/consumer"
@@ -217,5 +218,27 @@ func TestReaderThatVanishedIsReplaced(t *testing.T) {
 	w.settled(r, "wx1")
 	if strings.Contains(w.log.String(), "stream is not followed") {
 		t.Error("the stream was read anew")
+	}
+}
+
+// Where JetStream refuses something, the reason says what to change.
+func TestRemedies(t *testing.T) {
+	for code, want := range map[jetstream.ErrorCode]string{
+		10002: "more room", 10023: "more room", 10028: "more room", 10047: "more room",
+		10005: "number of servers", 10074: "number of servers", 10120: "no limits for this number of replicas",
+		10026: "raise max_consumers", 10027: "raise max_streams", 10039: "enable it", 10076: "enable it",
+		10065: "take them from it", 10077: "the stream is full", 10113: "set --stream-max-bytes", 10122: "set a smaller --stream-max-bytes",
+		10059: "",
+	} {
+		err := fmt.Errorf("stream PREAUTH: %w", &jetstream.APIError{ErrorCode: code})
+		if got := consumer.Remedy(err); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("error %d: %q, want %q", code, got, want)
+		}
+	}
+	if got := consumer.Remedy(nats.ErrNoResponders); !strings.Contains(got, "enable it") {
+		t.Errorf("no JetStream: %q", got)
+	}
+	if got := consumer.Remedy(nats.ErrTimeout); got != "" {
+		t.Errorf("no answer: %q", got)
 	}
 }

@@ -197,6 +197,23 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 		"code_expiry_timestamp_seconds":      nil,
 		"token_expiry_timestamp_seconds":     nil,
 		"components":                         {"state": {"valid", "expiring", "failing", "no_token"}},
+		"components_overdue":                 nil,
+		"statuses_total":                     {"code": {"200", "400", "404", "429", "500", "503"}},
+		"renews_total":                       {"code": {"200", "400", "404", "429", "500", "503"}},
+		"authorizations_total":               {"outcome": {"spent", "repeated", "unknown_code", "second_authorizer", "bad_event"}},
+		"nats_errors_total":                  {"kind": {"stream", "permissions", "answers", "slow_consumer", "other"}},
+		"wechat_quota_questions_total":       {"result": {"ok", "error"}},
+		"events_in_flight":                   {"stream": {"tokens", "authorizations"}},
+		"consumer_pending_events":            {"stream": {"tokens", "authorizations"}},
+		"consumer_ack_pending_events":        {"stream": {"tokens", "authorizations"}},
+		"view_codes":                         nil,
+		"view_tokens":                        nil,
+		"view_lag_messages":                  {"view": {"tokens", "codes"}},
+		"kv_bucket":                          nil,
+		"outbox_oldest_age_seconds":          nil,
+		"nats_durability_warnings":           nil,
+		"transaction_outcomes_count":         nil,
+		"end_to_end_duration_seconds_count":  nil,
 	} {
 		want := []string{"preauth_" + name + " 0"}
 		for label, values := range labels {
@@ -249,7 +266,7 @@ func TestMetricsOfRequestsAndStates(t *testing.T) {
 	for _, series := range []string{
 		fmt.Sprintf(`preauth_lookups_total{code="200"} %d`, before+1), `preauth_lookups_total{code="404"} 1`,
 		`preauth_claims_total{code="200"} 1`, `preauth_resolves_total{code="200"} 1`,
-		`preauth_spares_made_total 2`, `preauth_components{state="valid"} 1`, `preauth_components{state="no_token"} 0`, `preauth_spares 1`,
+		`preauth_view_codes 1`, `preauth_view_tokens 1`, `preauth_ready 1`, `preauth_spares_made_total 2`, `preauth_components{state="valid"} 1`, `preauth_components{state="no_token"} 0`, `preauth_spares 1`,
 	} {
 		w.eventually(series, func() bool { return strings.Contains(r.metrics(), "\n"+series+"\n") })
 	}

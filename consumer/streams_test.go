@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,56 @@ func (w *world) works(r *replica) {
 		w.settled(r, fmt.Sprintf("wx%d", i))
 	}
 	r.ready()
+}
+
+// The streams that the service creates keep what their readers need, for as long as it is of use.
+func TestStreamsThatAreCreated(t *testing.T) {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	first := uint64(now.UnixMicro()) // above all sequences of an earlier stream
+	const week = 7 * 24 * time.Hour
+	below := func(subject string) *jetstream.RePublish {
+		return &jetstream.RePublish{Source: subject + ".*", Destination: subject}
+	}
+	want := []jetstream.StreamConfig{
+		{Name: "COMPONENT_TOKENS", Subjects: []string{"component.token.updated", "component.token.updated.>"}, MaxAge: 2 * time.Hour, AllowAtomicPublish: true},
+		{Name: "COMPONENT_AUTHORIZED", Subjects: []string{"component.authorized", "component.authorized.>"}, MaxAge: week},
+		{
+			Name: "PREAUTH", Subjects: []string{"preauth.updated.*"}, RePublish: below("preauth.updated"), MaxMsgsPerSubject: 1, FirstSeq: first,
+			AllowDirect: true, AllowMsgTTL: true,
+		},
+		{Name: "PREAUTH_FAILED", Subjects: []string{"preauth.failed.*"}, RePublish: below("preauth.failed"), MaxAge: week, MaxBytes: 64 << 20},
+		{Name: "PREAUTH_AUTHORIZED", Subjects: []string{"preauth.authorized.*"}, RePublish: below("preauth.authorized"), MaxAge: week, MaxBytes: 64 << 20},
+		{
+			Name: "KV_codes", Sources: []*jetstream.StreamSource{{Name: "PREAUTH", SubjectTransforms: []jetstream.SubjectTransformConfig{
+				{Source: "preauth.updated.*", Destination: "$KV.codes.{{wildcard(1)}}"},
+			}}},
+			Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, FirstSeq: first, DenyDelete: true, AllowDirect: true,
+			AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Minute, AllowRollup: true,
+		},
+	}
+	for _, bytes := range []int64{0, 1 << 20} {
+		roles := consumer.Roles(consumer.Config{Bucket: "codes", StreamReplicas: 3, StreamMaxBytes: bytes, Now: func() time.Time { return now }})
+		if len(roles) != len(want) {
+			t.Fatalf("%d streams", len(roles))
+		}
+		for i, role := range roles {
+			got, want := role.Wanted(), want[i]
+			want.Replicas = 3
+			if bytes > 0 {
+				want.MaxBytes = bytes
+			}
+			if got.Description == "" {
+				t.Errorf("%s has no description", got.Name)
+			}
+			want.Description = got.Description
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v\nwant %+v", got, want)
+			}
+		}
+	}
+	if roles := consumer.Roles(consumer.Config{}); len(roles) != len(want)-1 {
+		t.Errorf("%d streams without a bucket", len(roles))
+	}
 }
 
 // A service that asks for more than NATS allows takes what it can get.
