@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -147,7 +148,7 @@ func TestStopWithoutNATSLogsNoWarning(t *testing.T) {
 func TestFailureIsLoggedWithWhatIsKnown(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	r := w.start(func(s *setup) { s.cfg.Delays.Operator = time.Hour }).ready()
-	w.wechat.Next("wx1", wechattest.Error(48001, ""))
+	w.wechat.AllowAddresses(netip.MustParsePrefix("203.0.113.0/24"))
 	sequence := w.announce("wx1", w.token("a"))
 	r.await(consumer.StepFailed, "wx1", 1)
 	bad := w.publish("component.token.updated", []byte("{"))
@@ -156,7 +157,7 @@ func TestFailureIsLoggedWithWhatIsKnown(t *testing.T) {
 		sequence uint64
 		members  []string
 	}{
-		{sequence, []string{"attempt", "class", "component", "errcode", "errmsg", "level", "msg", "retry_at", "rid", "sequence", "time"}},
+		{sequence, []string{"attempt", "class", "component", "errcode", "errmsg", "level", "msg", "request_ip", "retry_at", "rid", "sequence", "time"}},
 		{bad, []string{"class", "errmsg", "level", "msg", "sequence", "time"}},
 	} {
 		var got []string

@@ -72,6 +72,9 @@ func TestMetricsCountEachEventOnce(t *testing.T) {
 	w.settled(other, "wx4")
 	r.await(consumer.StepAnnounced, "wx1", 1)
 
+	if n := r.stepsOf(consumer.StepCommitted, "wx4"); n != 0 {
+		t.Error("the code that came too late was told of as saved")
+	}
 	want := map[string]int{"saved": 1, "repeated": 1, "given_up": 3, "parked": 1, "superseded": 1}
 	if got := r.counted("preauth_events_total"); !maps.Equal(got, want) {
 		t.Errorf("events %v, want %v", got, want)

@@ -345,32 +345,48 @@ func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 	}
 }
 
-// Events whose outcome cannot be saved before the time for the shutdown is over go back to the stream.
-func TestEventsThatCannotBeSavedGoBack(t *testing.T) {
-	w := newWorld(t, wechattest.Options{})
-	first := w.start().ready()
-	w.announce("wx1", w.token("a"))
-	code := w.settled(first, "wx1").PreAuthCode
-	first.stop()
-	db, faults := w.faulty()
-	r := w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Shutdown = db, 50*time.Millisecond }).ready()
-	faults.Script("begin", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 100_000)...)
-	w.announce("wx2", w.token("b"))
-	w.publish("component.token.updated", []byte("{"))
-	w.authorize("wx1", code, "wxa")
-	w.publish("component.authorized.wx1", []byte("{"))
-	r.await(consumer.StepReceived, "", 4)
-	r.await(consumer.StepIssued, "wx2", 1)
-	w.eventually("MySQL is away", func() bool {
-		return contains(r.service.Ready(), "saving: ") && contains(r.service.Ready(), "marking codes as spent: ")
-	})
-	r.stop()
-	if n := r.count(consumer.StepAcknowledged); n != 0 {
-		t.Errorf("%d events were acknowledged", n)
+// Events that MySQL keeps from being finished before the time for the shutdown is over go back to the
+// stream.
+func TestEventsThatMySQLHoldsUpGoBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		statement string
+		others    bool // events beside one with a good token
+		reasons   []string
+	}{
+		"they cannot be saved": {"begin", true, []string{"saving: ", "marking codes as spent: "}},
+		"nothing can be read":  {"components", false, []string{"reading components: "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			first := w.start().ready()
+			w.announce("wx1", w.token("a"))
+			code := w.settled(first, "wx1").PreAuthCode
+			first.stop()
+			db, faults := w.faulty()
+			r := w.start(deliveredOnce, func(s *setup) { s.db, s.cfg.Shutdown = db, 50*time.Millisecond }).ready()
+			faults.Script(test.statement, slices.Repeat([]repotest.Fault{repotest.NotApplied}, 100_000)...)
+			events := 1
+			w.announce("wx2", w.token("b"))
+			if test.others {
+				w.publish("component.token.updated", []byte("{"))
+				w.authorize("wx1", code, "wxa")
+				w.publish("component.authorized.wx1", []byte("{"))
+				events = 4
+				r.await(consumer.StepIssued, "wx2", 1)
+			}
+			r.await(consumer.StepReceived, "", events)
+			for _, reason := range test.reasons {
+				w.eventually(reason, func() bool { return contains(r.service.Ready(), reason) })
+			}
+			r.stop()
+			if n := r.count(consumer.StepAcknowledged); n != 0 {
+				t.Errorf("%d events were acknowledged", n)
+			}
+			other := w.start(deliveredOnce)
+			other.await(consumer.StepAcknowledged, "", events)
+			w.settled(other, "wx2")
+		})
 	}
-	other := w.start(deliveredOnce)
-	other.await(consumer.StepAcknowledged, "", 4)
-	w.settled(other, "wx2")
 }
 
 // What MySQL refuses is a reason not to be ready, which names the part that it concerns.
@@ -459,7 +475,9 @@ func TestUpdateThatIsNotTakenStaysAReason(t *testing.T) {
 	r := w.start(func(s *setup) { s.db = db }).ready()
 	long := "wx1" + strings.Repeat("x", 60)
 	w.announce(long, w.token("long"))
-	reason := func() bool { return contains(r.service.Ready(), "announcing updates: ") }
+	reason := func() bool {
+		return contains(r.service.Ready(), "announcing updates: not announced, the outbox keeps it: publishing: ")
+	}
 	w.eventually("the reason", reason)
 	for i := range 20 {
 		w.announce("wx2", w.token("short"))

@@ -3,13 +3,16 @@ package consumer
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/outage"
 	"preauth/internal/view"
+	"preauth/repo"
 )
 
 // The stream keeps an update until its code is dead, in whole seconds and at least one.
@@ -105,5 +108,51 @@ func TestConflictsOfAnnouncements(t *testing.T) {
 		if got := isConflict(test.err); got != test.want {
 			t.Errorf("%v: %v, want %v", test.err, got, test.want)
 		}
+	}
+}
+
+// A failed attempt is a reason for as long as something is left to do.
+func TestFailedAnnouncementsAreForgotten(t *testing.T) {
+	now := time.Now()
+	alive, dead := now.Add(time.Hour), now.Add(-time.Second)
+	code := func(expiresAt time.Time) repo.Announcement {
+		return repo.Announcement{MessageID: "wx1.7", AppID: "wx1", Update: &preauth.Update{AppID: "wx1", Revision: 7, ExpiresAt: expiresAt}}
+	}
+	for name, test := range map[string]struct {
+		announcement repo.Announcement
+		ago          time.Duration // the attempt
+		waiting      bool          // a row in the outbox
+		underWay     bool
+		stored       uint64 // the revision that the stream holds
+		forgotten    bool
+	}{
+		"it waits in the outbox":           {code(alive), time.Minute, true, false, 0, false},
+		"it is tried again":                {code(alive), time.Minute, false, true, 0, false},
+		"it was published again from here": {code(alive), time.Minute, false, false, 0, false},
+		"another replica published it":     {code(alive), time.Minute, false, false, 7, true},
+		"a sweep may not see it yet":       {code(alive), sweepAge, false, false, 7, false},
+		"the stream has an older one":      {code(alive), time.Minute, false, false, 6, false},
+		"its code has died":                {code(dead), time.Minute, false, false, 0, true},
+		"a failure of another replica": {
+			repo.Announcement{MessageID: "f", AppID: "wx1", Failure: &preauth.Failure{}}, time.Minute, false, false, 0, true,
+		},
+		"a failure that waits": {
+			repo.Announcement{MessageID: "f", AppID: "wx1", Failure: &preauth.Failure{}}, time.Minute, true, false, 0, false,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHealth(outage.New(slog.New(slog.DiscardHandler), mysqlPart, time.Now))
+			p := newPublisher(Config{}.withDefaults(), nil, nil, view.NewCodes(), h, nil, slog.New(slog.DiscardHandler))
+			if test.stored > 0 {
+				p.codes.SetStored("wx1", view.Stored{Revision: test.stored, Sequence: 1})
+			}
+			q, key := p.queueOf(test.announcement), keyOf(test.announcement)
+			q.finish(test.announcement, errors.New("no answer"), now.Add(-test.ago))
+			q.underWay[key] = test.underWay
+			p.forget(q, map[string]bool{key: test.waiting})
+			if ready := joined(h.notReady()) == nil; ready != test.forgotten {
+				t.Errorf("not ready: %v", joined(h.notReady()))
+			}
+		})
 	}
 }
