@@ -199,6 +199,9 @@ func TestServiceDoesWithoutItsBucket(t *testing.T) {
 			if !strings.Contains(r.metrics(), "preauth_kv_bucket 0\n") {
 				t.Error("the metric says that there is a bucket")
 			}
+			w.eventually("the refusal is counted", func() bool {
+				return !strings.Contains(r.metrics(), "preauth_nats_errors_total{kind=\"stream\"} 0\n")
+			})
 			r.ready()
 		})
 	}

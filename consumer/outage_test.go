@@ -486,6 +486,10 @@ func TestUpdateThatIsNotTakenStaysAReason(t *testing.T) {
 			t.Fatal("the reason is gone while the update waits")
 		}
 	}
+	w.eventually("it is seen how long the update waits", func() bool {
+		m := r.metrics()
+		return strings.Contains(m, "\npreauth_outbox_rows 1\n") && !strings.Contains(m, "\npreauth_outbox_oldest_age_seconds 0\n")
+	})
 	faults.Operations()
 	for sweeps := 0; sweeps < 3; {
 		for _, operation := range faults.Operations() {

@@ -3,12 +3,14 @@ package consumer_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -144,6 +146,20 @@ func TestRenewByAnOperator(t *testing.T) {
 	if got, err := client.Renew(w.within(), "wx1"); err != nil || got.Revision != 3 || got.Failure != nil {
 		t.Errorf("after the failure: %+v, %v", got, err)
 	}
+	// What the service has given up for another reason, it tries again.
+	w.wechat.Next("wx2", wechattest.Error(47001, ""))
+	w.announce("wx2", w.token("b"))
+	r.await(consumer.StepFailed, "wx2", 1)
+	if got, err := client.Renew(w.within(), "wx2"); err != nil || got.Revision != 1 {
+		t.Errorf("after a request that WeChat did not understand: %+v, %v", got, err)
+	}
+	reply, err := w.nc.RequestWithContext(w.within(), "preauth.renew.a.b", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := preauth.ParseError(reply.Header.Get, reply.Data); e == nil || e.Code != preauth.StatusBadRequest {
+		t.Errorf("an impossible component: %v", e)
+	}
 	// Where only a newer token helps, WeChat is not called.
 	w.wechat.Every(func(wechattest.Call) wechattest.Fault { return wechattest.Error(40001, "") })
 	w.eventually("given up", func() bool {
@@ -163,7 +179,8 @@ func TestRenewByAnOperator(t *testing.T) {
 // A program that runs the service asks it in the process. NATS may be away then.
 func TestServiceSaysHowItFaresWithoutNATS(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
-	r := w.start(func(s *setup) { s.cfg.Version = "1.2.3" }).ready()
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db, s.cfg.Version = db, "1.2.3" }).ready()
 	for _, appid := range []string{"wx1", "wx2"} {
 		w.announce(appid, w.token(appid))
 		w.settled(r, appid)
@@ -191,6 +208,22 @@ func TestServiceSaysHowItFaresWithoutNATS(t *testing.T) {
 	}
 	if _, ok, err := r.service.Status(w.within(), "wx3"); ok || err != nil {
 		t.Errorf("a component that nobody named: %v, %v", ok, err)
+	}
+	summary := func() error { _, err := r.service.Summary(w.within()); return err }
+	for _, test := range []struct {
+		statement string
+		ask       func() error
+	}{
+		{"census", summary},
+		{"depth", summary},
+		{"status", func() error { _, err := r.service.Statuses(w.within(), preauth.StatusRequest{}, 1); return err }},
+		{"status", func() error { _, _, err := r.service.Status(w.within(), "wx1"); return err }},
+	} {
+		faults.Script(test.statement, slices.Repeat([]repotest.Fault{repotest.Answered(1142, "SELECT command denied")}, 1000)...)
+		if err := test.ask(); err == nil {
+			t.Errorf("no error although MySQL refuses %s", test.statement)
+		}
+		faults.Reset()
 	}
 	self := r.service.Replica()
 	if self.ID != replicas[0].ID || self.Version != "1.2.3" || !self.StartedAt.Truncate(time.Microsecond).Equal(replicas[0].StartedAt) || self.Codes != 2 {
