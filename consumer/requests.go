@@ -176,29 +176,46 @@ func (r *responder) replica() preauth.Replica {
 	return described
 }
 
-// lastRequests bounds how long a replica that stops waits for the requests that NATS has sent it.
+// lastRequests bounds how long a replica that stops waits for NATS, and for the requests that NATS
+// has sent it.
 const lastRequests = 5 * time.Second
 
 // stop takes no more requests, answers those that NATS has sent to this replica, and waits for the
 // work on them.
 func (r *responder) stop(workCtx context.Context) {
+	ctx, cancel := context.WithTimeout(workCtx, lastRequests)
+	defer cancel()
+	r.awaitNATS(ctx)
 	if err := r.service.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		r.log.Warn("micro service not stopped", "error", err)
 	}
-	r.takeLast(workCtx)
+	r.takeLast(ctx)
 	r.mu.Lock()
 	r.stopping = true
 	r.mu.Unlock()
 	r.working.Wait()
 }
 
+// awaitNATS returns when the replica is connected, or ctx ends. While nats.go reconnects, it does not
+// tell the server that an endpoint stops: it subscribes again, and the server sends requests that
+// nobody reads until the connection closes.
+func (r *responder) awaitNATS(ctx context.Context) {
+	changed := r.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer r.nc.RemoveStatusListener(changed)
+	for !r.nc.IsConnected() && !r.nc.IsClosed() {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // takeLast returns when the endpoints have handled all that NATS sent them before it knew that they
 // are gone.
 func (r *responder) takeLast(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lastRequests)
-	defer cancel()
 	if r.nc.FlushWithContext(ctx) != nil {
-		return // without NATS nothing comes, and nobody gets an answer
+		return // the connection broke, or was not there in time: nothing more comes
 	}
 	handled := make(chan struct{})
 	if r.nc.Barrier(func() { close(handled) }) != nil {
