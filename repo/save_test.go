@@ -527,8 +527,9 @@ func TestSaveTakesTheLargestValues(t *testing.T) {
 		t.Errorf("got %+v", result)
 	}
 	// The end of a token may be unknown.
-	if d.save(t, succeeded("wx2", at(2), "b", func(o *repo.Outcome) { o.Token.ExpiresAt = time.Time{} })); !d.component(t, "wx2").Token.ExpiresAt.IsZero() {
-		t.Errorf("got %+v", d.component(t, "wx2"))
+	result = d.save(t, succeeded("wx2", at(2), "b", func(o *repo.Outcome) { o.Token.ExpiresAt = time.Time{} }))[0]
+	if result.Status != repo.Saved || !d.component(t, "wx2").Token.ExpiresAt.IsZero() {
+		t.Errorf("got %+v", result)
 	}
 	for i, due := range []time.Time{
 		time.Date(1000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(10000, 1, 1, 7, 59, 59, 999999000, time.FixedZone("UTC+8", 8*60*60)),
@@ -725,6 +726,7 @@ func TestTheCurrentCodeIsAnnouncedAboveKnownRevisions(t *testing.T) {
 		if waiting := d.outbox(t); waiting[len(waiting)-1].MessageID != fmt.Sprint("wx1.", known+1) || known == 60 && waiting[len(waiting)-2].MessageID != "wx1.52" {
 			t.Errorf("waiting are %+v", waiting)
 		}
+		d.consistent(t)
 	}
 	d.consistent(t)
 }
