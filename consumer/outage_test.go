@@ -402,7 +402,7 @@ func TestWhatMySQLRefusesIsAReason(t *testing.T) {
 	} {
 		faults.Script(statement, slices.Repeat([]repotest.Fault{repotest.Answered(1142, "command denied")}, 1000)...)
 		w.announce("wx1", w.token(statement)) // a new code makes the service look after spares
-		w.eventually(part+" is a reason", func() bool { return contains(r.service.Ready(), part+": ") })
+		w.eventually(part+" is a reason", func() bool { return contains(r.service.Ready(), part+": repo: ") })
 		faults.Reset()
 		w.announce("wx1", w.token(statement+"_again"))
 		r.ready()
