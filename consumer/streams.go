@@ -42,10 +42,7 @@ const bucketMarkers = time.Minute
 func newRoles(cfg Config) roles {
 	with := func(change func(*jetstream.StreamConfig)) func() jetstream.StreamConfig {
 		return func() jetstream.StreamConfig {
-			c := jetstream.StreamConfig{Storage: jetstream.FileStorage, Replicas: cfg.StreamReplicas}
-			if cfg.StreamMaxBytes > 0 {
-				c.MaxBytes = cfg.StreamMaxBytes
-			}
+			c := jetstream.StreamConfig{Storage: jetstream.FileStorage, Replicas: cfg.StreamReplicas, MaxBytes: cfg.StreamMaxBytes}
 			change(&c)
 			return c
 		}
