@@ -48,6 +48,13 @@ func TestHealthBelievesThePartsThatUseMySQL(t *testing.T) {
 			t.Errorf("logged %d times away and %d times back:\n%s", away, back, out.String())
 		}
 
+		h.set(mysqlPart, locked) // the check does not pass
+		is("MySQL: database unavailable: lock wait timeout")
+		h.set(mysqlPart, nil)
+		if away, back := strings.Count(out.String(), "MySQL away"), strings.Count(out.String(), "MySQL back"); away != 2 || back != 2 {
+			t.Errorf("logged %d times away and %d times back:\n%s", away, back, out.String())
+		}
+
 		h.setUse("saving", errors.New("INSERT command denied"))
 		h.setUse("reading components", locked)
 		<-time.After(useStands)
@@ -129,8 +136,8 @@ func TestStandstillIsAReason(t *testing.T) {
 		"none is finished": {
 			{0, stream.Progress{Floor: 7, Pending: 1, InFlight: 1}, nil, ""},
 			{time.Minute, stream.Progress{Floor: 7, Pending: 1, InFlight: 1}, nil, ""},
-			{time.Second, stream.Progress{Floor: 7, InFlight: 2}, nil, "2 events wait and none was finished for 1m1s"},
-			{time.Second, stream.Progress{Floor: 7, InFlight: 3}, nil, "3 events wait and none was finished for 1m2s"},
+			{1500 * time.Millisecond, stream.Progress{Floor: 7, InFlight: 2}, nil, "2 events wait and none was finished for 1m1s"},
+			{500 * time.Millisecond, stream.Progress{Floor: 7, InFlight: 3}, nil, "3 events wait and none was finished for 1m2s"},
 			{time.Second, stream.Progress{Floor: 8, InFlight: 2}, nil, ""},
 		},
 		"nobody knows": {
@@ -152,6 +159,9 @@ func TestStandstillIsAReason(t *testing.T) {
 				got := fmt.Sprint(joined(h.notReady()))
 				if want := cmp.Or(next.want, "<nil>"); strings.TrimPrefix(got, part+": ") != want {
 					t.Errorf("after %v: %s, want %s", next, got, want)
+				}
+				if next.err == nil && w.latest() != next.state {
+					t.Errorf("the progress is said to be %+v, want %+v", w.latest(), next.state)
 				}
 			}
 		})
