@@ -59,8 +59,8 @@ func Query[Row any](ctx context.Context, db *DB, operation, statement string, ar
 
 // QueryPrimary is [Query] for an answer that has to hold all that any client was told. After a
 // failover, connections of the pool may still lead to the old primary, which answers Query with what
-// it last knew. QueryPrimary locks the rows it reads, for as long as the statement takes. A server that
-// takes no writes refuses that, and the query is repeated elsewhere.
+// it last knew. QueryPrimary locks the rows it reads, for as long as the statement takes. A server
+// that takes no writes refuses that, and the query is repeated elsewhere.
 func QueryPrimary[Row any](ctx context.Context, db *DB, operation, statement string, args ...any) ([]Row, error) {
 	return Query[Row](ctx, db, operation, statement+" FOR UPDATE", args...)
 }
