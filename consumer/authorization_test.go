@@ -276,6 +276,9 @@ func TestAuthorizationsInAnyOrder(t *testing.T) {
 		t.Errorf("a bad event: %+v", f)
 	}
 	r.await(consumer.StepAcknowledged, "wx1", 2+6)
+	if n := r.stepsOf(consumer.StepSuperseded, "wx1"); n != 1 {
+		t.Errorf("%d reports were there before, want 1", n)
+	}
 	if err := r.service.Ready(); err != nil {
 		t.Errorf("events that are refused make the service unready: %v", err)
 	}

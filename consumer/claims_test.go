@@ -354,6 +354,9 @@ func TestClaimsThatCannotBeServed(t *testing.T) {
 			}
 		})
 	}
+	if n := strings.Count(w.log.String(), `"level":"INFO","msg":"no code for claims","component":"wx1","class":"quota"`); n != 1 {
+		t.Errorf("logged %d times that claims get no code, want once", n)
+	}
 }
 
 // If the current code does not live long enough for a look-up, a new one is made: once for all
@@ -378,6 +381,9 @@ func TestLookUpMakesACodeOnDemand(t *testing.T) {
 		})
 	}
 	group.Wait()
+	if n := a.counted("preauth_lookups_total")["200"] + b.counted("preauth_lookups_total")["200"]; n != 30 {
+		t.Errorf("%d look-ups with a code are counted, want 30", n)
+	}
 	if n := w.wechat.Count("wx1"); n != 2 {
 		t.Errorf("%d calls, want 2: one more than before", n)
 	}
