@@ -18,6 +18,10 @@ import (
 // default, or not at all.
 const requestTimeout = 5 * time.Second
 
+// repeatAfter is how long the client waits for an answer before it repeats a request that is safe to
+// repeat. The service takes as long only if it waits for WeChat or its database.
+const repeatAfter = 500 * time.Millisecond
+
 // Client talks to the preauth service over a NATS connection. The caller owns the connection and
 // closes it. A Client is safe for concurrent use.
 type Client struct {
@@ -89,7 +93,8 @@ func (c *Client) publish(ctx context.Context, subject, traceParent string, body 
 }
 
 // Lookup returns the current code of a component. If ctx has no deadline, Lookup waits for at most
-// 5 s; the service answers within 4 s by default.
+// 5 s; the service answers within 4 s by default. A look-up that has no answer after half a second is
+// sent once more, because the replica that got it may have been killed; that costs no call to WeChat.
 //
 // The error is an [*Error] if the service answered with one, wraps [nats.ErrNoResponders] if no
 // service is running, and wraps [ErrInvalid] if the request or the answer breaks the contract. Such
@@ -98,7 +103,7 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 	if err := r.check(); err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Lookup, r.AppID), r.Encode())
+	reply, err := c.requestAgain(ctx, SubjectFor(c.subjects.Lookup, r.AppID), r.Encode())
 	if err != nil {
 		return Lookup{}, fmt.Errorf("preauth: look-up: %w", err)
 	}
@@ -115,12 +120,19 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 // Claim returns a code that nobody else gets. Deadline and errors are those of [Client.Lookup].
 //
 // Set [ClaimRequest.ClaimID], and after an error repeat the request with the same one. Without it,
-// a lost answer leaves a code behind that nobody uses.
+// a lost answer leaves a code behind that nobody uses. With it, Claim itself sends the request once
+// more if it has no answer after half a second, and returns the code that comes first: a replica that
+// is killed costs a visitor no more than that. If both requests have a code made, the other one becomes
+// a spare.
 func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	if err := r.check(); err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
-	reply, err := c.request(ctx, SubjectFor(c.subjects.Claim, r.AppID), r.Encode())
+	request := c.requestAgain
+	if r.ClaimID == "" { // a second request would use up another code
+		request = c.request
+	}
+	reply, err := request(ctx, SubjectFor(c.subjects.Claim, r.AppID), r.Encode())
 	if err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)
 	}
@@ -135,14 +147,14 @@ func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 }
 
 // Resolve returns the claim that a code was given to, or the revision with which it was announced.
-// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline and other errors
-// are those of [Client.Lookup].
+// The error is an [*Error] with [StatusNotFound] if the code is neither. Deadline, other errors and the
+// repeated request are those of [Client.Lookup].
 func (c *Client) Resolve(ctx context.Context, code Secret) (Resolved, error) {
 	request := ResolveRequest{code}
 	if err := request.check(); err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
-	reply, err := c.request(ctx, c.subjects.Resolve, request.Encode())
+	reply, err := c.requestAgain(ctx, c.subjects.Resolve, request.Encode())
 	if err != nil {
 		return Resolved{}, fmt.Errorf("preauth: resolve: %w", err)
 	}
@@ -226,11 +238,8 @@ func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
 }
 
 func (c *Client) replicas(ctx context.Context) (replicas []Replica, err error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	inbox := c.nc.NewInbox()
 	sub, err := c.nc.SubscribeSync(inbox)
 	if err != nil {
@@ -280,13 +289,54 @@ func replicaOf(body []byte, statusSubject string) (replica Replica, ok bool, err
 	return Replica{}, false, nil
 }
 
+// bounded returns a context that has a deadline.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, requestTimeout)
+}
+
+// requestAgain is request for what is safe to repeat. It sends the request once more if there is no
+// answer for a while. The first answer that is not an error counts, whichever request it is to.
+func (c *Client) requestAgain(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	type answer struct {
+		reply *nats.Msg
+		err   error
+	}
+	answers := make(chan answer, 2)
+	send := func() {
+		reply, err := c.request(ctx, subject, body)
+		answers <- answer{reply, err}
+	}
+	go send()
+	again := time.NewTimer(repeatAfter)
+	defer again.Stop()
+	var failed error // what went wrong first: the end of ctx comes last
+	for waiting := 1; waiting > 0; {
+		select {
+		case <-again.C:
+			waiting++
+			go send()
+		case got := <-answers:
+			if got.err == nil {
+				return got.reply, nil
+			}
+			waiting--
+			if failed == nil {
+				failed = got.err
+			}
+		}
+	}
+	return nil, failed
+}
+
 // request returns the answer to a request. An answer that is an error becomes an [*Error].
 func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	header := AddTraceParent(nats.Header{}, c.traceParent(ctx))
 	reply, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: body})
 	if err != nil {

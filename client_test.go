@@ -1,8 +1,10 @@
 package preauth_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strconv"
 	"strings"
@@ -273,8 +275,8 @@ func TestLookupFails(t *testing.T) {
 func TestRequestWithoutADeadlineEnds(t *testing.T) {
 	nc := connect(t)
 	client := newClient(t, nc)
-	requests := make(chan *nats.Msg, 3)
-	for _, subject := range []string{"preauth.lookup.*", "$SRV.STATS." + preauth.ServiceName} {
+	lookups, questions := make(chan *nats.Msg, 4), make(chan *nats.Msg, 1)
+	for subject, requests := range map[string]chan *nats.Msg{"preauth.lookup.*": lookups, "$SRV.STATS." + preauth.ServiceName: questions} {
 		if _, err := nc.ChanSubscribe(subject, requests); err != nil {
 			t.Fatal(err)
 		}
@@ -290,7 +292,7 @@ func TestRequestWithoutADeadlineEnds(t *testing.T) {
 		_, err := client.Replicas(patient)
 		answered <- err
 	}()
-	first, second := receive(t, requests), receive(t, requests)
+	lookup, question := receive(t, lookups), receive(t, questions)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := client.Lookup(context.Background(), preauth.LookupRequest{AppID: appID})
@@ -299,17 +301,121 @@ func TestRequestWithoutADeadlineEnds(t *testing.T) {
 	if err := receive(t, ended); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ended with %v", err)
 	}
-	for _, request := range []*nats.Msg{first, second} {
-		body := aLookup().Encode()
-		if strings.HasPrefix(request.Subject, "$SRV") {
-			body = []byte(`{}`)
-		}
+	for request, body := range map[*nats.Msg][]byte{lookup: aLookup().Encode(), question: []byte(`{}`)} {
 		if err := request.Respond(body); err != nil {
 			t.Fatal(err)
 		}
 		if err := receive(t, answered); err != nil {
 			t.Errorf("within the caller's deadline: %v", err)
 		}
+	}
+}
+
+// A replica may die with a request. What is safe to repeat is sent again, and the answer to either
+// request will do.
+func TestRequestIsRepeated(t *testing.T) {
+	claim := preauth.ClaimRequest{AppID: appID, ClaimID: "visit-17"}
+	requests := map[string]struct {
+		do     func(context.Context, *preauth.Client) (any, error)
+		answer []byte
+		want   any
+	}{
+		"lookup": {func(ctx context.Context, c *preauth.Client) (any, error) {
+			return c.Lookup(ctx, preauth.LookupRequest{AppID: appID})
+		}, aLookup().Encode(), aLookup()},
+		"claim": {func(ctx context.Context, c *preauth.Client) (any, error) { return c.Claim(ctx, claim) }, aClaim().Encode(), aClaim()},
+		"resolve": {func(ctx context.Context, c *preauth.Client) (any, error) {
+			return c.Resolve(ctx, preauth.NewSecret(code))
+		}, aResolved().Encode(), aResolved()},
+	}
+	refusal := func(message string) *nats.Msg {
+		header, body := answerOf(&preauth.Error{Code: preauth.StatusTooMany, Message: message})
+		return &nats.Msg{Header: header, Data: body}
+	}
+	for operation, request := range requests {
+		served := &nats.Msg{Data: request.answer}
+		for name, test := range map[string]struct {
+			answers [2]*nats.Msg // to the first request and to the second one
+			order   []int
+			want    any
+			says    string
+		}{
+			"the first is never answered":                {[2]*nats.Msg{nil, served}, []int{1}, request.want, "<nil>"},
+			"the second is never answered":               {[2]*nats.Msg{served, nil}, []int{0}, request.want, "<nil>"},
+			"the second is refused before":               {[2]*nats.Msg{served, refusal("second")}, []int{1, 0}, request.want, "<nil>"},
+			"the first is refused before":                {[2]*nats.Msg{refusal("first"), served}, []int{0, 1}, request.want, "<nil>"},
+			"both are refused":                           {[2]*nats.Msg{refusal("first"), refusal("second")}, []int{1, 0}, nil, "429"},
+			"one is refused, and the other not answered": {[2]*nats.Msg{nil, refusal("second")}, []int{1}, nil, "429"},
+		} {
+			t.Run(operation+": "+name, func(t *testing.T) {
+				t.Parallel()
+				nc := connect(t)
+				sent := make(chan *nats.Msg, 3)
+				if _, err := nc.ChanSubscribe("preauth."+operation+".>", sent); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := nc.ChanSubscribe("preauth."+operation, sent); err != nil {
+					t.Fatal(err)
+				}
+				type outcome struct {
+					got any
+					err error
+				}
+				outcomes := make(chan outcome, 1)
+				go func() {
+					got, err := request.do(t.Context(), newClient(t, nc))
+					outcomes <- outcome{got, err}
+				}()
+				both := []*nats.Msg{receive(t, sent), receive(t, sent)}
+				if !bytes.Equal(both[0].Data, both[1].Data) || both[0].Subject != both[1].Subject {
+					t.Error("the second request is another one")
+				}
+				for _, i := range test.order {
+					answer := test.answers[i]
+					if err := both[i].RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				o := receive(t, outcomes)
+				if !strings.Contains(fmt.Sprint(o.err), test.says) || o.err == nil && !reflect.DeepEqual(o.got, test.want) {
+					t.Errorf("got %+v, %v; want %s", o.got, o.err, test.says)
+				}
+				if len(sent) > 0 {
+					t.Error("it was sent a third time")
+				}
+			})
+		}
+	}
+}
+
+// A second request would use up another code, or another of WeChat's calls.
+func TestRequestThatIsNotSafeToRepeatIsSentOnce(t *testing.T) {
+	for subject, do := range map[string]func(context.Context, *preauth.Client) error{
+		"preauth.claim." + appID: func(ctx context.Context, c *preauth.Client) error {
+			_, err := c.Claim(ctx, preauth.ClaimRequest{AppID: appID})
+			return err
+		},
+		"preauth.renew." + appID: func(ctx context.Context, c *preauth.Client) error {
+			_, err := c.Renew(ctx, appID)
+			return err
+		},
+	} {
+		t.Run(subject, func(t *testing.T) {
+			t.Parallel()
+			nc := connect(t)
+			sent := make(chan *nats.Msg, 3)
+			if _, err := nc.ChanSubscribe(subject, sent); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := do(ctx, newClient(t, nc)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("ended with %v", err)
+			}
+			if len(sent) != 1 {
+				t.Errorf("sent %d times", len(sent))
+			}
+		})
 	}
 }
 

@@ -43,11 +43,7 @@ func (w *world) authorized() <-chan preauth.Authorized {
 
 func (w *world) resolve(code preauth.Secret) (preauth.Resolved, error) {
 	w.t.Helper()
-	client, err := preauth.NewClient(w.nc)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return client.Resolve(w.within(), code)
+	return once(w.within(), w.nc, "preauth.resolve", preauth.ResolveRequest{PreAuthCode: code}.Encode(), preauth.ParseResolved)
 }
 
 // A current code that somebody authorized with is announced as spent and replaced at once.

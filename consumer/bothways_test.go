@@ -102,7 +102,8 @@ func ways() map[string]way {
 	announceAnother := func(b *bench) { b.announce(b.appid, b.token("next")) }
 	claim := func(b *bench) {
 		b.again("a claim", func(ctx context.Context) (err error) {
-			b.claim, err = b.client.Claim(ctx, preauth.ClaimRequest{AppID: b.appid, ClaimID: "visitor", Reference: "order 7"})
+			r := preauth.ClaimRequest{AppID: b.appid, ClaimID: "visitor", Reference: "order 7"}
+			b.claim, err = once(ctx, b.nc, preauth.SubjectFor("preauth.claim", b.appid), r.Encode(), preauth.ParseClaim)
 			return err
 		})
 	}
@@ -295,7 +296,8 @@ func ways() map[string]way {
 			},
 			do: func(b *bench) {
 				b.again("a look-up", func(ctx context.Context) error {
-					_, err := b.client.Lookup(ctx, preauth.LookupRequest{AppID: b.appid, MinTTL: 1770 * time.Second, MinRevision: 1})
+					r := preauth.LookupRequest{AppID: b.appid, MinTTL: 1770 * time.Second, MinRevision: 1}
+					_, err := once(ctx, b.nc, preauth.SubjectFor("preauth.lookup", b.appid), r.Encode(), preauth.ParseLookup)
 					return err
 				})
 			},
@@ -378,7 +380,8 @@ func ways() map[string]way {
 			},
 			do: func(b *bench) {
 				b.again("a resolve", func(ctx context.Context) error {
-					got, err := b.client.Resolve(ctx, b.claim.PreAuthCode)
+					r := preauth.ResolveRequest{PreAuthCode: b.claim.PreAuthCode}
+					got, err := once(ctx, b.nc, "preauth.resolve", r.Encode(), preauth.ParseResolved)
 					if err == nil && (got.AppID != b.appid || got.ClaimID != "visitor" || got.Reference != "order 7") {
 						b.t.Errorf("resolved to %+v", got)
 					}

@@ -27,13 +27,9 @@ func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
 func oneSpare(s *setup) { s.cfg.Spares = 1 }
 
-func (w *world) claim(request preauth.ClaimRequest) (preauth.Claim, error) {
+func (w *world) claim(r preauth.ClaimRequest) (preauth.Claim, error) {
 	w.t.Helper()
-	client, err := preauth.NewClient(w.nc)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return client.Claim(w.within(), request)
+	return once(w.within(), w.nc, preauth.SubjectFor("preauth.claim", r.AppID), r.Encode(), preauth.ParseClaim)
 }
 
 // spares waits until MySQL has exactly n spares of a component.

@@ -256,11 +256,7 @@ func TestMetricsOfRequestsAndStates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := preauth.NewClient(w.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.Resolve(w.within(), claimed.PreAuthCode); err != nil {
+	if _, err := w.resolve(claimed.PreAuthCode); err != nil {
 		t.Fatal(err)
 	}
 	w.spares(r, "wx1", 1)

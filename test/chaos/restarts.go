@@ -145,10 +145,6 @@ func (r *restarts) run(ctx context.Context, sys *system.System, appids []string,
 		if err != nil {
 			return err
 		}
-		client, err := preauth.NewClient(nc)
-		if err != nil {
-			return err
-		}
 		using.Go(func() {
 			defer nc.Close()
 			for n := 0; ; n++ {
@@ -160,10 +156,11 @@ func (r *restarts) run(ctx context.Context, sys *system.System, appids []string,
 				appid, q := appids[(i+n/2)%len(appids)], request{isClaim: n%2 == 0, begin: time.Since(start)}
 				r.ask(ctx, &q, func(ctx context.Context) error {
 					if !q.isClaim {
-						_, err := client.Lookup(ctx, preauth.LookupRequest{AppID: appid})
+						_, err := workload.Request(ctx, nc, preauth.SubjectFor("preauth.lookup", appid), nil, preauth.ParseLookup)
 						return err
 					}
-					claim, err := client.Claim(ctx, preauth.ClaimRequest{AppID: appid, ClaimID: fmt.Sprintf("%s %d %d", r.name, i, n)})
+					asked := preauth.ClaimRequest{AppID: appid, ClaimID: fmt.Sprintf("%s %d %d", r.name, i, n)}
+					claim, err := workload.Request(ctx, nc, preauth.SubjectFor("preauth.claim", appid), asked.Encode(), preauth.ParseClaim)
 					if err == nil {
 						if _, known := codes.LoadOrStore(history.HashOf(claim.PreAuthCode), true); known {
 							double.Add(1)
