@@ -26,7 +26,7 @@ func TestMigration(t *testing.T) {
 	if _, err := exec.LookPath("php"); err == nil {
 		page := blocks(t, "docs/migrate.md", "php")
 		add("echo php",
-			"bin/preauth gateway token platform --operations authorized --add-to bin/adopt/tokens >bin/adopt/platform.token",
+			"bin/preauth gateway token platform --operations authorized --add-to bin/adopt/tokens --token-out bin/adopt/platform.token",
 			"cat >bin/adopt/migrate.php <<'PHP'", "<?php", page[0].text+`
 			$claim = preauth('claims', ['claim_id' => 'visitor-9', 'reference' => 'order 9'], getenv('SHOP_TOKEN'));
 			for ($tries = 0; ; $tries++) { // the gateway reads its file every 2 seconds

@@ -177,23 +177,52 @@ type gatewayToken struct {
 	Name       string   `arg:"" help:"Name of the program, for the log."`
 	Operations []string `name:"operations" default:"claim,lookup,resolve" placeholder:"NAME" help:"What it may do, separated by commas: announce, authorized, claim, lookup, resolve, status, or * for all."`
 	Components []string `name:"components" default:"*" placeholder:"APPID" help:"For which components, separated by commas. * stands for any characters and ? for one."`
-	AddTo      string   `name:"add-to" placeholder:"FILE" help:"Tokens file to add the line to. Without it, the line is printed after the token."`
+	AddTo      string   `name:"add-to" placeholder:"FILE" help:"Tokens file to add the line to. Without it, the line is printed."`
+	TokenOut   string   `name:"token-out" placeholder:"FILE" help:"New file for the token, which only you can read. Without it, the token is printed."`
 }
 
-// Run prints a token, and its line unless there is a file for it.
+// Run makes a token and its line. It prints those that no file is named for.
 func (c gatewayToken) Run(to app.Stdio) error {
 	token, line, err := gateway.NewToken(c.Name, c.Operations, c.Components)
 	if err != nil {
 		return app.UsageErrorf("%w", err)
 	}
+	if c.TokenOut != "" { // before the line: the hash of a token that nobody has is of no use
+		if err := writeToken(c.TokenOut, token); err != nil {
+			return app.UsageErrorf("--token-out: %w", err)
+		}
+	}
+	if c.AddTo != "" {
+		if err := addLine(c.AddTo, line); err != nil {
+			if c.TokenOut != "" {
+				err = errors.Join(err, withoutName(os.Remove(c.TokenOut)))
+			}
+			return app.UsageErrorf("--add-to: %w", err)
+		}
+	}
+	if c.TokenOut == "" {
+		fmt.Fprintln(to.Out, token.Reveal())
+	}
 	if c.AddTo == "" {
-		fmt.Fprintf(to.Out, "%s\n%s\n", token.Reveal(), line)
-		return nil
+		fmt.Fprintln(to.Out, line)
 	}
-	if err := addLine(c.AddTo, line); err != nil {
-		return app.UsageErrorf("--add-to: %w", err)
+	return nil
+}
+
+// writeToken writes a token to a new file. It leaves a file that exists alone, and no file behind
+// after an error.
+func writeToken(name string, token preauth.Secret) error {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return errors.New("the file exists, and a program may need what it has: name another file")
 	}
-	fmt.Fprintln(to.Out, token.Reveal())
+	if err != nil {
+		return withoutName(err)
+	}
+	_, err = fmt.Fprintln(file, token.Reveal())
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(withoutName(err), withoutName(os.Remove(name)))
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -322,6 +323,50 @@ func TestGatewayTokenIsPrinted(t *testing.T) {
 	if err != nil || strings.Count(string(content), "\n") != 2 {
 		t.Errorf("%v\n%s", err, content)
 	}
+}
+
+// A token goes to a new file, which only its owner can read. One that is in use is never lost: neither
+// when its name is taken, nor when its file is named again.
+func TestGatewayTokenGoesToANewFile(t *testing.T) {
+	directory := t.TempDir()
+	tokens, out := filepath.Join(directory, "tokens"), filepath.Join(directory, "shop.token")
+	matches(t, `^$`, "gateway", "token", "shop", "--add-to="+tokens, "--token-out="+out)
+	read := func(name, form string) string {
+		t.Helper()
+		content, err := os.ReadFile(name)
+		if err != nil || !regexp.MustCompile(form).Match(content) {
+			t.Errorf("%v\n%s", err, content)
+		}
+		return string(content)
+	}
+	token, line := read(out, `^preauth_[A-Z2-7]{26}\n$`), read(tokens, `^shop sha256:[0-9a-f]{64} claim,lookup,resolve \*\n$`)
+	if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file of the token: %v %v", info.Mode(), err)
+	}
+	if hash := fmt.Sprintf("sha256:%x ", sha256.Sum256([]byte(strings.TrimSpace(token)))); !strings.Contains(line, hash) {
+		t.Error("the line is not that of the token")
+	}
+
+	another := filepath.Join(directory, "another.token")
+	for _, test := range []struct {
+		says string
+		args []string
+	}{
+		{"--token-out: the file exists, and a program may need what it has: name another file", []string{"site", "--token-out=" + out}},
+		{"--add-to: line 2: the name shop is that of a line above", []string{"shop", "--token-out=" + another}},
+		{"--add-to: line 1: a line must have", []string{"site", "--token-out=" + another, "--add-to=" + another}},
+		{"--token-out: no such file or directory", []string{"site", "--token-out=/no/such/file"}},
+	} {
+		apptest.Refused(t, run, []string{test.says}, append([]string{"gateway", "token", "--add-to=" + tokens}, test.args...)...)
+	}
+	if read(out, "") != token || read(tokens, "") != line {
+		t.Error("a command that was refused changed a file")
+	}
+	if _, err := os.Stat(another); err == nil {
+		t.Error("a command that was refused left a token behind")
+	}
+	// Without a file for the line, it is printed alone.
+	matches(t, `^shop sha256:[0-9a-f]{64} claim,lookup,resolve \*\n$`, "gateway", "token", "shop", "--token-out="+another)
 }
 
 // docs/gateway.md has the settings and the operations, and docs/entry.md those of the entry page.
