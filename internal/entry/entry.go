@@ -144,7 +144,7 @@ func protect(header http.Header) {
 
 func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 	claim, left, err := p.claim(r.Context(), v.link)
-	p.note(r.Context(), "entry page without a code", err)
+	p.note(r.Context(), v.link, "entry page without a code", err)
 	if err != nil {
 		p.write(w, v, noCode(err))
 		return
@@ -157,7 +157,7 @@ func (p *Page) serveLinks(w http.ResponseWriter, r *http.Request, v visit) {
 	}
 	code, err := drawQR(p.origin + v.path)
 	if err != nil {
-		p.note(r.Context(), "entry page without a QR code", err)
+		p.note(r.Context(), v.link, "entry page without a QR code", err)
 		p.write(w, v, broken)
 		return
 	}
@@ -198,7 +198,7 @@ func (p *Page) authorized(ctx context.Context, v visit) bool {
 		if unknown, ok := errors.AsType[*preauth.Error](err); ok && unknown.Code == preauth.StatusNotFound {
 			err = nil
 		}
-		p.note(ctx, "entry page does not know whether a code was used", err)
+		p.note(ctx, v.link, "entry page does not know whether a code was used", err)
 		if err != nil {
 			return false // the other one would be as unlucky
 		}
@@ -209,10 +209,10 @@ func (p *Page) authorized(ctx context.Context, v visit) bool {
 	return false
 }
 
-// note logs what does not work, unless it is that the visitor left.
-func (p *Page) note(ctx context.Context, what string, err error) {
+// note logs why a visit failed, unless the visitor left. Each component fails by itself.
+func (p *Page) note(ctx context.Context, link preauth.EntryLink, what string, err error) {
 	if !errors.Is(ctx.Err(), context.Canceled) {
-		p.log.Log(ctx, slog.LevelWarn, what, err)
+		p.log.Log(ctx, slog.LevelWarn, what, err, slog.String("component_appid", link.AppID))
 	}
 }
 

@@ -378,6 +378,31 @@ func TestServiceHasNoCode(t *testing.T) {
 	}
 }
 
+// The page of one component fails again and again while that of another works: it is logged once, with
+// the component.
+func TestComponentsFailByThemselves(t *testing.T) {
+	s := newSite(t)
+	other := link()
+	other.AppID = "wx2"
+	fails, works := signed(t, link()), signed(t, other)
+	for range 3 {
+		s.failed = &preauth.Error{Code: preauth.StatusNotFound, Message: "untold"}
+		s.get(fails, windows)
+		s.failed = nil
+		s.get(works, windows)
+	}
+	if n := strings.Count(s.log.String(), "entry page without a code"); n != 1 || !strings.Contains(s.log.String(), "component_appid=wx1") {
+		t.Errorf("%d lines about one component:\n%s", n, s.log.String())
+	}
+	s.get(fails, windows)
+	s.failed = &preauth.Error{Code: preauth.StatusNotFound, Message: "untold"}
+	s.get(fails, windows)
+	s.get(works, windows)
+	if n := strings.Count(s.log.String(), "entry page without a code"); n != 3 || !strings.Contains(s.log.String(), "component_appid=wx2") {
+		t.Errorf("%d lines, want one more about what worked meanwhile, and one about the other component:\n%s", n, s.log.String())
+	}
+}
+
 func TestBackendThatSignsNonsenseIsToldSo(t *testing.T) {
 	s := newSite(t)
 	got := s.get(signedText(fmt.Sprint("/authorize/wx1?expires=", time.Now().Add(time.Minute).Unix())), windows)

@@ -2,6 +2,7 @@ package outage
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ type Defects struct {
 	now func() time.Time
 
 	mu   sync.Mutex
-	said map[string]line // by what failed
+	said map[string]line // by what failed, and of what
 }
 
 // line is what was logged last of something that fails.
@@ -31,22 +32,23 @@ func NewDefects(log *slog.Logger, now func() time.Time) *Defects {
 	return &Defects{log: log, now: now, said: map[string]line{}}
 }
 
-// Log notes how something went: what says in a constant what did not work. A nil error means that
-// it works again. A level below that of warnings is for failures that are no defect, which are all
-// logged.
-func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error) {
+// Log notes how something went: what says in a constant what did not work, and of says of what, if
+// there are several that fail by themselves. A nil error means that it works again. A level below
+// that of warnings is for failures that are no defect, which are all logged.
+func (d *Defects) Log(ctx context.Context, level slog.Level, what string, err error, of ...slog.Attr) {
+	key := fmt.Sprint(what, of)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
-		delete(d.said, what)
+		delete(d.said, key)
 		return
 	}
 	now := line{err.Error(), d.now()}
 	if level >= slog.LevelWarn {
-		if last, ok := d.said[what]; ok && last.reason == now.reason && now.at.Sub(last.at) < sayAgain {
+		if last, ok := d.said[key]; ok && last.reason == now.reason && now.at.Sub(last.at) < sayAgain {
 			return
 		}
-		d.said[what] = now
+		d.said[key] = now
 	}
-	d.log.Log(ctx, level, what, "error", err) //nolint:sloglint // the caller's text is a constant
+	d.log.LogAttrs(ctx, level, what, append(of, slog.Any("error", err))...) //nolint:sloglint // the caller's text is a constant
 }
