@@ -5,10 +5,10 @@ local revision = tonumber(ARGV[1])
 if revision < seen then
   return 'older'
 end
-local before = redis.pcall('GET', KEYS[1]) -- an error if it is no string, which is overwritten
+local before = redis.pcall('GET', KEYS[1]) -- an error if it is not a string; it is overwritten then
 local remove = ARGV[4] ~= 'true' and (revision > seen or before == ARGV[2])
 if remove then
-  redis.call('DEL', KEYS[1]) -- the first to be written: this Redis does when its memory is full, too
+  redis.call('DEL', KEYS[1]) -- before the other writes: Redis deletes even when its memory is full
 end
 if revision > seen then
   -- In a day, every older code is dead.

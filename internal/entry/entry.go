@@ -86,8 +86,8 @@ var (
 	computers = regexp.MustCompile(`WindowsWechat|MacWechat`)
 )
 
-// askLonger is for how long an open page may ask after its link has expired. A code that it has shown
-// lives for half an hour, and the authorization has to be announced.
+// askLonger is how long an open page may go on asking after its link has expired. The code that it
+// showed last lives for half an hour, and the authorization is announced a little later.
 const askLonger = time.Hour
 
 // ServeHTTP answers GET with the page. An open page asks with POST whether somebody has authorized:

@@ -12,14 +12,14 @@ import (
 // limits bound what visitors cost the service. Only links with a good signature are counted.
 type limits struct {
 	visits, questions *rate.Limiter // of all visitors together
-	// links are those of single links, by a hash: they take no more room with more links. Of the links
-	// that are open at once, few share one.
+	// links limit single links. A hash of the link selects the limiter, so that more links take no more
+	// room. Few of the links that are open at once share one.
 	links [1024]*rate.Limiter
 	seed  maphash.Seed
 }
 
-// newLimits returns limits for all visitors. A link may have a tenth of that. Its visitor does with
-// much less, also with a computer and a phone.
+// newLimits returns the limits: so many requests a second for all visitors together, and a tenth of
+// that for a single link. One visitor needs much less, even with a computer and a phone.
 func newLimits(perSecond int) *limits {
 	l := &limits{
 		visits: rate.NewLimiter(rate.Limit(perSecond), perSecond), questions: rate.NewLimiter(rate.Limit(perSecond), perSecond), seed: maphash.MakeSeed(),
