@@ -133,17 +133,28 @@ func (w *wxcomponent) token(ctx context.Context) (string, error) {
 	if w.user == "" {
 		return w.ask(ctx, innerPath)
 	}
-	if w.jwt.IsZero() {
-		if err := w.login(ctx); err != nil {
-			return "", err
+	if !w.jwt.IsZero() {
+		token, err := w.ask(ctx, adminPath)
+		if !isLoginOver(err) {
+			return token, err
 		}
+		w.jwt = preauth.Secret{}
+	}
+	if err := w.login(ctx); err != nil {
+		return "", err
 	}
 	token, err := w.ask(ctx, adminPath)
-	if code, ok := errors.AsType[replyError](err); ok && (code == codeNotAuthorized || code == codeLoginOver || code == codeLoginUnknown) {
+	if isLoginOver(err) {
 		w.jwt = preauth.Secret{} // the next question logs in
-		err = errors.New("its login is over")
+		err = errors.New("it does not accept the login that it has just confirmed")
 	}
 	return token, err
+}
+
+// isLoginOver reports whether wxcomponent wants a new login.
+func isLoginOver(err error) bool {
+	code, ok := errors.AsType[replyError](err)
+	return ok && (code == codeNotAuthorized || code == codeLoginOver || code == codeLoginUnknown)
 }
 
 func (w *wxcomponent) ask(ctx context.Context, path string) (string, error) {

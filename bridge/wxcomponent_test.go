@@ -28,6 +28,7 @@ type tencent struct {
 	status   int
 	password string
 	jwt      string
+	forgets  bool // each login at once
 	logins   int
 	asked    int
 }
@@ -66,7 +67,7 @@ func (w *tencent) ServeHTTP(out http.ResponseWriter, in *http.Request) {
 			return
 		}
 		answer(http.StatusOK, 0, map[string]string{"jwt": w.jwt})
-	case path == "GET /wxcomponent/admin/component-access-token" && in.Header.Get("Authorization") != "Bearer "+w.jwt:
+	case path == "GET /wxcomponent/admin/component-access-token" && (w.forgets || in.Header.Get("Authorization") != "Bearer "+w.jwt):
 		answer(http.StatusOK, 1004, nil)
 	case path != "GET /inner/component-access-token" && path != "GET /wxcomponent/admin/component-access-token":
 		http.NotFound(out, in)
@@ -153,23 +154,34 @@ func TestLoginAtWxcomponent(t *testing.T) {
 	}
 }
 
+// A login that is over is made again at once. It is an outage only if that does not help.
 func TestLoginThatEnds(t *testing.T) {
 	w := startTencent(t)
 	from := &wxcomponent{base: w.URL, user: "admin", password: preauth.NewSecret(secret), http: newHTTPClient()}
 	defer from.http.CloseIdleConnections()
-	ask := func(want string) {
+	ask := func(want, wantErr string) {
 		t.Helper()
-		if token, err := from.token(t.Context()); token != want || (err == nil) != (want != "") {
-			t.Errorf("the token is %q, %v; want %q", token, err, want)
+		if token, err := from.token(t.Context()); token != want || !strings.Contains(fmt.Sprint(err), wantErr) {
+			t.Errorf("the token is %q, %v; want %q, %s", token, err, want, wantErr)
 		}
 	}
-	ask("first" + secret)
+	ask("first"+secret, "nil")
 	w.set(func() { w.jwt = secret + "2" })
-	ask("") // the login is over
-	ask("first" + secret)
+	ask("first"+secret, "nil")
 	if w.logins != 2 || !strings.HasPrefix(fmt.Sprint(from.jwt), "[redacted]") {
 		t.Errorf("%d logins, want 2", w.logins)
 	}
+	w.set(func() { w.jwt, w.forgets = secret+"3", true })
+	ask("", "it does not accept the login that it has just confirmed")
+	ask("", "it does not accept the login that it has just confirmed")
+	if w.logins != 4 {
+		t.Errorf("%d logins, want one for each question", w.logins)
+	}
+	w.set(func() { w.forgets = false })
+	ask("first"+secret, "nil")
+	w.set(func() { w.jwt, w.password = secret+"4", "another" })
+	ask("", "it refuses the login (code 1006)")
+	ask("", "the next login is tried in ")
 }
 
 // An answer that never ends costs neither memory nor patience.
