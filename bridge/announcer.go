@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -32,8 +33,18 @@ type announcer struct {
 	client *preauth.Client
 	stream *part
 	known  map[string]*announced // by appid
+	// failing has the components whose last announcement failed, and storedAt is when another one's was
+	// stored.
+	failing  map[string]failure
+	storedAt time.Time
 
 	stored, failed prometheus.Counter
+}
+
+// failure is that the announcements of a component fail.
+type failure struct {
+	at    time.Time // of the last one
+	alone bool      // the stream stores those of others
 }
 
 // announced is what is known of a component's token.
@@ -53,7 +64,7 @@ func newAnnouncer(s *session) *announcer {
 	}, []string{"result"})
 	a := &announcer{
 		nc: s.nc, client: s.client, stream: s.part("token stream", "stream"), known: map[string]*announced{},
-		stored: results.WithLabelValues("stored"), failed: results.WithLabelValues("failed"),
+		failing: map[string]failure{}, stored: results.WithLabelValues("stored"), failed: results.WithLabelValues("failed"),
 	}
 	_ = a.stream.note(nil) // it counts as there until an announcement fails: there may be none to make
 	s.registry.MustRegister(results)
@@ -62,7 +73,7 @@ func newAnnouncer(s *session) *announcer {
 
 // offer announces a token if that is due. A zero expiresAt means that nobody knows when the token
 // expires: it then lives as long as WeChat's tokens do, from when it was seen first. The error wraps
-// [errUnusable] if this token cannot be announced, and otherwise nothing can be now.
+// [errUnusable] if only this token cannot be announced.
 func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt time.Time) (err error) {
 	now, secret := time.Now(), preauth.NewSecret(token)
 	last := a.known[appid]
@@ -97,19 +108,49 @@ func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt ti
 	}
 	if err != nil {
 		a.failed.Inc()
-		return a.stream.note(err)
+		return a.refused(appid, now, err)
 	}
 	a.stored.Inc()
+	a.storedAt = time.Now()
+	delete(a.failing, appid)
 	last.at, last.expiresAt, last.reconnect = now, expiresAt, reconnects
 	return a.stream.note(nil)
 }
 
+// refused notes that an announcement failed which began at a time, and returns the error. If that of
+// another component was stored just before, or since this one's failed the last time, the stream is
+// there and refuses this component alone.
+func (a *announcer) refused(appid string, began time.Time, err error) error {
+	if errors.Is(err, context.Canceled) { // the bridge stops
+		return err
+	}
+	before, again := a.failing[appid]
+	alone := before.alone || began.Sub(a.storedAt) < announceTimeout || again && a.storedAt.After(before.at)
+	a.failing[appid] = failure{time.Now(), alone}
+	if alone {
+		return unusable("%w", err)
+	}
+	return a.stream.note(err)
+}
+
+// sorted returns components in the order to offer their tokens in: those whose announcement failed
+// come last, so that they hold up no other, and the one that failed longest ago comes first of them.
+func (a *announcer) sorted(appids map[string]bool) []string {
+	sorted := slices.Sorted(maps.Keys(appids))
+	slices.SortStableFunc(sorted, func(x, y string) int { return a.failing[x].at.Compare(a.failing[y].at) })
+	return sorted
+}
+
 // forget drops what is known of a component, which has no token that can be read.
-func (a *announcer) forget(appid string) { delete(a.known, appid) }
+func (a *announcer) forget(appid string) {
+	delete(a.known, appid)
+	delete(a.failing, appid)
+}
 
 // forgetExcept drops what is known of components that are not present.
 func (a *announcer) forgetExcept(present map[string]bool) {
 	maps.DeleteFunc(a.known, func(appid string, _ *announced) bool { return !present[appid] })
+	maps.DeleteFunc(a.failing, func(appid string, _ failure) bool { return !present[appid] })
 }
 
 // usable returns how many components have a token that can be announced.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -130,7 +129,7 @@ func (w *watcher) lookAll(ctx context.Context) error {
 		w.announcer.forgetExcept(found)
 		w.faults.forgetExcept(found)
 	}
-	for some := range slices.Chunk(slices.Sorted(maps.Keys(w.found)), readAtOnce) {
+	for some := range slices.Chunk(w.announcer.sorted(w.found), readAtOnce) {
 		if err := w.look(ctx, some); err != nil {
 			return err
 		}
@@ -180,8 +179,9 @@ type reading struct {
 	left  *redis.DurationCmd
 }
 
-// look reads the keys of some components, and announces what is due. An error means that a part is
-// away, and not that a key is wrong.
+// look reads the keys of some components, and announces what is due. A failure is a component's own,
+// so it goes on with the others, until failures have taken it as long as one may. An error means that a
+// part is away, and not that a key is wrong.
 func (w *watcher) look(ctx context.Context, appids []string) error {
 	readings := make([]reading, len(appids))
 	now := time.Now() // before the answer, so that the token never seems to live longer than it does
@@ -197,19 +197,29 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		return w.redisPart.note(fmt.Errorf("reading its keys: %w", advised(err)))
 	}
 	_ = w.redisPart.note(nil)
+	var away error
+	var lost time.Duration
 	for i, appid := range appids {
+		begin := time.Now()
 		token, expiresAt, err := w.read(readings[i], now)
 		if token == "" {
 			w.announcer.forget(appid)
 		} else {
 			err = w.announcer.offer(ctx, appid, token, expiresAt)
 		}
-		if err != nil && !errors.Is(err, errUnusable) {
-			return err
+		if err == nil || errors.Is(err, errUnusable) {
+			w.faults.note(appid, err)
+		} else if away == nil {
+			away = err
 		}
-		w.faults.note(appid, err)
+		if err == nil {
+			continue
+		}
+		if lost += time.Since(begin); lost >= announceTimeout {
+			break
+		}
 	}
-	return nil
+	return away
 }
 
 // count counts the usable components for the metric.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"preauth"
@@ -184,6 +185,53 @@ func TestKeysThatHoldNoToken(t *testing.T) {
 	}
 	if n := b.announced("j-dead", "dead"+secret); n != 0 {
 		t.Errorf("an expired token is announced %d times", n)
+	}
+}
+
+// A stream that refuses the tokens of some components gets those of the others, and each is logged by
+// itself.
+func TestRefusedComponentsHoldUpNoOther(t *testing.T) {
+	nats, err := natsserver.Start(natsserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nats.Close() })
+	b, server := &broker{Server: nats}, startRedis(t) // nobody else subscribes, so a refusal comes at once
+	if b.js, err = jetstream.New(connect(t, nats.URL())); err != nil {
+		t.Fatal(err)
+	}
+	takes := func(subjects ...string) {
+		t.Helper()
+		if _, err := b.js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "COMPONENT_TOKENS", Subjects: subjects, MaxAge: 2 * time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored := func(appids ...string) {
+		t.Helper()
+		for _, appid := range appids {
+			apptest.Eventually(t, "the stream has the token of "+appid, func() bool { return b.last(t, appid) == appid+secret })
+		}
+	}
+	takes("component.token.updated.b", "component.token.updated.d")
+	for _, appid := range []string{"a", "b", "c", "d", "e"} {
+		do(t, server.client(t), "SET", "component_access_token:"+appid, appid+secret, "EX", 7000)
+	}
+	bridge := startBridge(t, b.URL(), server.url(), "tokens")
+	stored("b", "d")
+	bridge.awaitMetric(t, `preauth_bridge_components{state="unusable"} 3`)
+	bridge.awaitMetric(t, `preauth_bridge_components{state="usable"} 2`)
+	bridge.awaitReady(t, true)
+	for _, appid := range []string{"a", "c", "e"} {
+		bridge.Err.Await(t, `"key not announced","component_appid":"`+appid+`","error":"[^"]*there is no stream for it`)
+	}
+	takes("component.token.updated.>")
+	stored("a", "c", "e")
+	bridge.awaitMetric(t, `preauth_bridge_components{state="unusable"} 0`)
+	for _, appid := range []string{"a", "c", "e"} {
+		bridge.Err.Await(t, `"key in order again","component_appid":"`+appid)
+	}
+	if n := strings.Count(bridge.Err.String(), "key not announced"); n != 3 {
+		t.Errorf("%d lines about 3 components:\n%s", n, bridge.Err)
 	}
 }
 
