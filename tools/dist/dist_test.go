@@ -115,7 +115,7 @@ func commitAll(directory string) (string, error) {
 func TestReleaseIsReproducible(t *testing.T) {
 	out := t.TempDir()
 	t.Setenv("TZ", "Asia/Shanghai")
-	t.Setenv("GOFLAGS", "-buildvcs=true")
+	t.Setenv("GOFLAGS", "-buildvcs=true -mod=vendor")
 	defer syscall.Umask(syscall.Umask(0o077))
 	if err := (release{root, version, commit, date}).make(t.Context(), out); err != nil {
 		t.Fatal(err)

@@ -28,15 +28,15 @@ func (r release) materials(ctx context.Context, p program, binary, to string) er
 	if err != nil {
 		return fmt.Errorf("materials: %w", err)
 	}
-	// Among the modules of another one is the root's, by the directory that replaces it. The generator
-	// cannot download that, nor those that it asks for with it, so they have no licenses yet.
+	// The bridge's go.mod replaces the root's module with a directory. The generator cannot download
+	// that module, nor those that it asks for in the same call, so it finds no licenses for them.
 	components := *bom.Components
 	for i := range components {
 		switch c := &components[i]; {
 		case c.Name == replaced:
 			c.Name, c.Version = "preauth", r.version
 		case c.Name != "std" && c.Evidence == nil:
-			directory, err := output(ctx, filepath.Join(r.root, p.module), "go", "list", "-m", "-f", "{{.Dir}}", c.Name)
+			directory, err := output(ctx, filepath.Join(r.root, p.module), "env", "GOFLAGS=", "GOWORK=off", "go", "list", "-m", "-f", "{{.Dir}}", c.Name)
 			if err != nil {
 				return fmt.Errorf("materials: %w", err)
 			}
