@@ -173,10 +173,10 @@ func (p *part) reached() error {
 // firstPause is the pause after a change of what is reached. It doubles up to the usual one.
 const firstPause = 250 * time.Millisecond
 
-// loop calls all at once and then again and again, after pauses that grow up to every. They start short
-// at the first failure, at the first success after one, and when NATS is back: what was announced just
-// before may reach its bucket a moment later. It calls one for each change. It makes one call at a time,
-// and returns when ctx ends.
+// loop calls all at once and then again and again, after pauses that grow up to every. They start
+// short at the first failure, at the first success after one, and when NATS is back: what was
+// announced just before may reach its bucket a moment later. It calls one for each change. It makes
+// one call at a time, and returns when ctx ends.
 func loop[T any](ctx context.Context, nc *nats.Conn, every time.Duration, changes <-chan T, all func(context.Context) error, one func(context.Context, T) error) {
 	connected := nc.StatusChanged(nats.CONNECTED)
 	defer nc.RemoveStatusListener(connected)

@@ -179,9 +179,9 @@ type reading struct {
 	left  *redis.DurationCmd
 }
 
-// look reads the keys of some components, and announces what is due. A failure is a component's own,
-// so it goes on with the others, until failures have taken it as long as one may. An error means that a
-// part is away, and not that a key is wrong.
+// look reads the keys of some components, and announces what is due. A failure is a component's
+// own, so it goes on with the others, until failures have taken it as long as one may. An error
+// means that a part is away, and not that a key is wrong.
 func (w *watcher) look(ctx context.Context, appids []string) error {
 	readings := make([]reading, len(appids))
 	now := time.Now() // before the answer, so that the token never seems to live longer than it does

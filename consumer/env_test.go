@@ -452,8 +452,8 @@ func (w *world) publish(subject string, body []byte) (sequence uint64) {
 	return sequence
 }
 
-// once sends a request once. Go's client repeats one whose answer takes its time, as on a slow machine,
-// and tests count requests and what they cost.
+// once sends a request once. Go's client repeats one whose answer takes its time, as on a slow
+// machine, and tests count requests and what they cost.
 func once[T any](ctx context.Context, nc *nats.Conn, subject string, body []byte, parse func([]byte) (T, error)) (answer T, err error) {
 	reply, err := nc.RequestWithContext(ctx, subject, body)
 	if err != nil {

@@ -325,8 +325,8 @@ func TestGatewayTokenIsPrinted(t *testing.T) {
 	}
 }
 
-// A token goes to a new file, which only its owner can read. One that is in use is never lost: neither
-// when its name is taken, nor when its file is named again.
+// A token goes to a new file, which only its owner can read. One that is in use is never lost:
+// neither when its name is taken, nor when its file is named again.
 func TestGatewayTokenGoesToANewFile(t *testing.T) {
 	directory := t.TempDir()
 	tokens, out := filepath.Join(directory, "tokens"), filepath.Join(directory, "shop.token")

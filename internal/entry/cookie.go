@@ -12,9 +12,10 @@ import (
 	"preauth"
 )
 
-// For each link, a cookie keeps the codes that the page showed in this browser. So an open page can ask
-// whether somebody has authorized with them, and a visitor who opens the link again after that is told
-// so instead of getting another code. Only the page is sent the cookies, and no script can read them.
+// For each link, a cookie keeps the codes that the page showed in this browser. So an open page can
+// ask whether somebody has authorized with them, and a visitor who opens the link again after that
+// is told so instead of getting another code. Only the page is sent the cookies, and no script can
+// read them.
 
 const (
 	cookiePrefix = "preauth_"

@@ -378,8 +378,8 @@ func TestServiceHasNoCode(t *testing.T) {
 	}
 }
 
-// The page of one component fails again and again while that of another works: it is logged once, with
-// the component.
+// The page of one component fails again and again while that of another works: it is logged once,
+// with the component.
 func TestComponentsFailByThemselves(t *testing.T) {
 	s := newSite(t)
 	other := link()

@@ -16,7 +16,8 @@ import (
 // MaxMinTTL is the largest min_ttl that a client asks for.
 const MaxMinTTL = 10 * time.Second
 
-// Request sends a request once. Go's client repeats it, which would hide that a request got no answer.
+// Request sends a request once. Go's client repeats it, which would hide that a request got no
+// answer.
 func Request[T any](ctx context.Context, nc *nats.Conn, subject string, body []byte, parse func([]byte) (T, error)) (answer T, err error) {
 	reply, err := nc.RequestWithContext(ctx, subject, body)
 	if err != nil {
