@@ -121,6 +121,9 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := keepTokens(ctx, js); err != nil {
+		return nil, err
+	}
 	clients, err := workload.New(workload.Options{Seed: c.seed, Components: c.components, Conn: nc, Issuer: sys.WeChat, Recorder: rec})
 	if err != nil {
 		return nil, err
@@ -181,6 +184,19 @@ func (c campaign) run(ctx context.Context) (_ *outcome, err error) {
 	out.Checks[model.Promise] += words
 	out.Violations = append(out.Violations, noPaths...)
 	return out, rec.Close()
+}
+
+// keepTokens has the stream of tokens keep all events. As the service creates it, it keeps them for
+// two hours, and the evidence of a longer run would lack the first ones.
+func keepTokens(ctx context.Context, js jetstream.JetStream) error {
+	stream, err := js.Stream(ctx, "COMPONENT_TOKENS")
+	if err != nil {
+		return err
+	}
+	config := stream.CachedInfo().Config
+	config.MaxAge = 0
+	_, err = js.UpdateStream(ctx, config)
+	return err
 }
 
 // tell logs the progress from time to time.
