@@ -139,9 +139,10 @@ func (f *codeFollower) follow(ctx context.Context, source jetstream.Stream, _ st
 func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 	appid := preauth.AppIDFromSubject(f.cfg.Subjects.Updated, msg.Subject())
 	known := f.codes.Current(appid)
-	var revision uint64
+	// A foreign one that MySQL has corrected here counts too: another replica's correction is above it.
+	revision := f.codes.LastStored(appid).Revision
 	if known != nil {
-		revision = known.Revision
+		revision = max(revision, known.Revision)
 	}
 	update, err := parseStored(msg.Data(), revision)
 	if err != nil || update.AppID != appid {
