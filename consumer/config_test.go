@@ -2,51 +2,14 @@ package consumer_test
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
-
 	"preauth"
 	"preauth/consumer"
-	"preauth/internal/app"
 )
-
-// A service without settings works as one from the command line does.
-func TestDefaultsAreThoseOfTheCommandLine(t *testing.T) {
-	var s app.Service
-	parser, err := kong.New(&s, kong.Exit(func(int) {}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := parser.Parse(nil); err != nil {
-		t.Fatal(err)
-	}
-	got := consumer.WithDefaults(consumer.Config{})
-	for name, values := range map[string][2]any{
-		"subjects":         {got.Subjects, preauth.DefaultSubjects()},
-		"streams":          {[]string{got.TokenStream, got.UpdateStream, got.FailureStream}, []string{s.Streams.Tokens, s.Streams.Updates, s.Streams.Failures}},
-		"authorizations":   {[]string{got.AuthorizationStream, got.AuthorizedStream}, []string{s.Streams.Authorizations, s.Streams.Authorized}},
-		"durable, source":  {[]string{got.Durable, got.Source}, []string{s.Streams.Durable, s.Streams.Source}},
-		"replicas, size":   {[]int64{int64(got.StreamReplicas), got.StreamMaxBytes}, []int64{int64(s.Streams.Replicas), s.Streams.MaxBytes}},
-		"calls":            {[]int{got.Calls, got.CallsPerSecond, got.CallsPerDay}, []int{s.WeChat.Calls, s.WeChat.CallsPerSecond, s.WeChat.CallsPerDay}},
-		"spares":           {got.Spares, s.Claims.Spares},
-		"retention":        {got.Retention, s.Claims.Retention},
-		"at once":          {[]int{got.InFlight, got.Requests}, []int{s.Work.InFlight, s.Work.Requests}},
-		"request time-out": {got.RequestTimeout, s.Work.RequestTimeout},
-		"ack wait":         {got.AckWait, s.Work.AckWait},
-		"shutdown":         {got.Shutdown, s.Work.Shutdown},
-		"stall":            {got.Stall, s.Work.Stall},
-		"delays":           {got.Delays, consumer.Delays(s.Delays)},
-	} {
-		if fmt.Sprint(values[0]) != fmt.Sprint(values[1]) {
-			t.Errorf("%s: %v, and %v from the command line", name, values[0], values[1])
-		}
-	}
-}
 
 func TestImpossibleSettings(t *testing.T) {
 	long := strings.Repeat("x", 64)

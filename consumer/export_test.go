@@ -42,6 +42,3 @@ func KnowsRevision(s *Service, appid string, revision uint64) bool {
 	known := s.updates.codes.Current(appid)
 	return known != nil && known.Revision == revision
 }
-
-// WithDefaults returns settings as a service uses them.
-func WithDefaults(cfg Config) Config { return cfg.withDefaults() }
