@@ -132,8 +132,8 @@ WHERE appid = ? AND cause = ? AND expires_at > ? ORDER BY expires_at LIMIT 1`,
 
 // liveClaim returns the code that the claim id has, nil if it has none.
 func (r *Repo) liveClaim(ctx context.Context, request ClaimRequest) (*codeRow, error) {
-	return first(database.QueryPrimary[codeRow](ctx, r.db, "repo: claim",
-		"/* repo.live_claim */ "+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?", request.AppID, []byte(request.ClaimID)))
+	return first(database.Query[codeRow](ctx, r.db, "repo: claim",
+		"/* repo.live_claim */ "+selectCodes+"FORCE INDEX (live_claim) WHERE appid = ? AND live_claim = ?"+onPrimary, request.AppID, []byte(request.ClaimID)))
 }
 
 func first[Row any](rows []Row, err error) (*Row, error) {
@@ -238,8 +238,8 @@ func (r *Repo) conflicts(ctx context.Context, request ClaimRequest, code NewCode
 	if live, err = r.liveClaim(ctx, request); err != nil {
 		return nil, nil, err
 	}
-	saved, err = first(database.QueryPrimary[codeRow](ctx, r.db, "repo: insert claim",
-		"/* repo.saved_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ?", []byte(code.PreAuthCode.Reveal())))
+	saved, err = first(database.Query[codeRow](ctx, r.db, "repo: insert claim",
+		"/* repo.saved_code */ "+selectCodes+"FORCE INDEX (code) WHERE code = ?"+onPrimary, []byte(code.PreAuthCode.Reveal())))
 	return live, saved, err
 }
 
@@ -291,8 +291,8 @@ func (r *Repo) CountSpares(ctx context.Context, appids []string, aliveAt time.Ti
 // does so after the code expired or was replaced too, until it is purged. The error may be
 // [ErrNotClaimed].
 func (r *Repo) Resolve(ctx context.Context, code preauth.Secret) (preauth.Resolved, error) {
-	row, err := first(database.QueryPrimary[codeRow](ctx, r.db, "repo: resolve", "/* repo.resolve */ "+selectCodes+
-		"FORCE INDEX (code) WHERE code = ? AND (cause = ? OR revision IS NOT NULL)", []byte(code.Reveal()), causeClaim))
+	row, err := first(database.Query[codeRow](ctx, r.db, "repo: resolve", "/* repo.resolve */ "+selectCodes+
+		"FORCE INDEX (code) WHERE code = ? AND (cause = ? OR revision IS NOT NULL)"+onPrimary, []byte(code.Reveal()), causeClaim))
 	switch {
 	case err != nil:
 		return preauth.Resolved{}, err

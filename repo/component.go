@@ -78,21 +78,18 @@ func (c Code) stored() Code {
 // Components returns the named components. One that no valid token event ever named is not in the
 // map. Right after a failover it may return what the old primary last knew.
 func (r *Repo) Components(ctx context.Context, appids []string) (map[string]Component, error) {
-	return r.components(ctx, database.Query[componentRow], "/* repo.components */ ", appids)
+	return r.components(ctx, "/* repo.components */ "+selectComponents+"WHERE c.appid IN (?)", appids)
 }
 
-// PrimaryComponents is [Repo.Components] with the answer of a server that takes writes. It waits for
-// a transaction that saves one of the components.
+// PrimaryComponents is [Repo.Components] with the answer of a server that takes writes.
 func (r *Repo) PrimaryComponents(ctx context.Context, appids []string) (map[string]Component, error) {
-	return r.components(ctx, database.QueryPrimary[componentRow], "/* repo.primary_components */ ", appids)
+	return r.components(ctx, "/* repo.primary_components */ "+selectComponents+"WHERE c.appid IN (?)"+onPrimary, appids)
 }
 
-type queryComponents func(ctx context.Context, db *database.DB, operation, statement string, args ...any) ([]componentRow, error)
-
-func (r *Repo) components(ctx context.Context, query queryComponents, name string, appids []string) (map[string]Component, error) {
+func (r *Repo) components(ctx context.Context, statement string, appids []string) (map[string]Component, error) {
 	components := make(map[string]Component, len(appids))
 	for piece := range slices.Chunk(appids, database.MaxIn) {
-		rows, err := query(ctx, r.db, "repo: components", name+selectComponents+"WHERE c.appid IN (?)", piece)
+		rows, err := database.Query[componentRow](ctx, r.db, "repo: components", statement, piece)
 		if err != nil {
 			return nil, err
 		}

@@ -86,6 +86,13 @@ const selectCodes = `SELECT id, appid, revision, code, cause, issued_at, expires
 	authorizer_appid, authorized_at
 FROM pre_auth_code `
 
+// onPrimary ends a query for an answer that has to hold all that any client was told. After a
+// failover, connections of the pool may still lead to the old primary, which answers a plain SELECT
+// with what it last knew. A server that takes no writes refuses to lock a row, even where there is
+// none, and the query is repeated elsewhere. To lock the rows that the answer has would bring
+// deadlocks with transactions that find them by other keys.
+const onPrimary = " AND NOT EXISTS (SELECT 1 FROM component AS nobody WHERE nobody.appid = '' FOR UPDATE)"
+
 // currentColumns are those of the code p beside another row. They are NULL if there is none.
 const currentColumns = `COALESCE(p.id, 0) AS 'current.id', p.revision AS 'current.revision', p.code AS 'current.code',
 	COALESCE(p.cause, '') AS 'current.cause', p.token_fingerprint AS 'current.token_fingerprint', p.issued_at AS 'current.issued_at',

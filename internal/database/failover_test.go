@@ -13,9 +13,9 @@ import (
 	"preauth/internal/mysqlserver"
 )
 
-// After a failover the connections of the pool still lead to the old primary, which takes no writes
-// and lacks what was committed since. Only QueryPrimary has to return that.
-func TestQueryPrimaryAfterAFailover(t *testing.T) {
+// After a failover the connections of the pool still lead to the old primary, which lacks what was
+// committed since. The first write that it refuses ends all of them.
+func TestARefusedWriteEndsIdleConnections(t *testing.T) {
 	old, next := primary(t), primary(t)
 	address := forward(t, old.addr)
 	db, err := database.Open("app:app@tcp("+address.listener.Addr().String()+")/own", 8)
@@ -29,31 +29,23 @@ func TestQueryPrimaryAfterAFailover(t *testing.T) {
 	exec(t, next.raw, "INSERT INTO item (id) VALUES (1)")
 	address.target.Store(&next.addr)
 
-	const query = "/* test.items */ SELECT id FROM item WHERE id = ?"
-	if ids, err := database.Query[int](t.Context(), db, "query", query, 1); err != nil || len(ids) > 0 {
-		t.Fatalf("the old primary does not answer: %v, %v", ids, err)
+	look := func() []int {
+		t.Helper()
+		ids, err := database.Query[int](t.Context(), db, "query", "/* test.items */ SELECT id FROM item WHERE id = ?", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
 	}
-	if ids, err := database.QueryPrimary[int](t.Context(), db, "query", query, 1); err != nil || !slices.Equal(ids, []int{1}) {
-		t.Errorf("%v, %v", ids, err)
+	if ids := look(); len(ids) > 0 {
+		t.Fatalf("the old primary does not answer: %v", ids)
 	}
-	// The other connections went too.
-	if ids, err := database.Query[int](t.Context(), db, "query", query, 1); err != nil || !slices.Equal(ids, []int{1}) {
-		t.Errorf("an idle connection to the old primary is left: %v, %v", ids, err)
-	}
-}
-
-func TestQueryPrimary(t *testing.T) {
-	db, raw := open(t, server.DSN("test"))
-	exec(t, raw, "CREATE TABLE item (id INT PRIMARY KEY)")
-	t.Cleanup(func() { _, _ = raw.Exec("DROP TABLE item") })
-	exec(t, raw, "INSERT INTO item VALUES (1), (2)")
-	ids, err := database.QueryPrimary[int](t.Context(), db, "query", "/* test.items */ SELECT id FROM item WHERE id IN (?)", []int{2, 3})
-	if err != nil || !slices.Equal(ids, []int{2}) {
-		t.Errorf("%v, %v", ids, err)
-	}
-	// The row is not locked any more.
-	if rows, err := db.Exec(t.Context(), "exec", "/* test.change */ UPDATE item SET id = 3 WHERE id = 2"); err != nil || rows != 1 {
+	if rows, err := db.Exec(t.Context(), "exec", "/* test.change */ UPDATE item SET id = 2 WHERE id = 1"); err != nil || rows != 1 {
 		t.Errorf("%d rows, %v", rows, err)
+	}
+	exec(t, next.raw, "UPDATE item SET id = 1")
+	if ids := look(); !slices.Equal(ids, []int{1}) {
+		t.Errorf("an idle connection to the old primary is left: %v", ids)
 	}
 }
 

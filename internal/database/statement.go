@@ -48,21 +48,13 @@ func (db *DB) Insert(ctx context.Context, operation, statement string, rows any)
 }
 
 // Query returns the rows of a query that is a transaction of its own. A Row is a struct, or the value
-// of the only column.
+// of the only column. Right after a failover the rows may be what the old primary last knew.
 func Query[Row any](ctx context.Context, db *DB, operation, statement string, args ...any) (rows []Row, err error) {
 	err = db.do(ctx, operation, func(conn *sqlx.Conn) error {
 		rows, err = query[Row](ctx, conn, statement, args)
 		return err
 	})
 	return rows, err
-}
-
-// QueryPrimary is [Query] for an answer that has to hold all that any client was told. After a
-// failover, connections of the pool may still lead to the old primary, which answers Query with what
-// it last knew. QueryPrimary locks the rows it reads, for as long as the statement takes. A server
-// that takes no writes refuses that, and the query is repeated elsewhere.
-func QueryPrimary[Row any](ctx context.Context, db *DB, operation, statement string, args ...any) ([]Row, error) {
-	return Query[Row](ctx, db, operation, statement+" FOR UPDATE", args...)
 }
 
 // Define runs a statement that creates or alters a table, or does nothing if that was done before.

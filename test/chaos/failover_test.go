@@ -20,7 +20,7 @@ var brokenByFailovers = []replacement{
 	},
 	{"internal/database/database.go", "	return &DB{sqlx.NewDb(db, \"mysql\"), maxConns}\n", "	return &DB{db: sqlx.NewDb(db, \"mysql\"), maxIdle: maxConns}\n"},
 	{"internal/database/statement.go", "	err = db.do(ctx, operation, func(conn *sqlx.Conn) error {\n		rows, err = query", "	err = db.reads.do(ctx, operation, func(conn *sqlx.Conn) error {\n		rows, err = query"},
-	{"internal/database/statement.go", `statement+" FOR UPDATE"`, "statement"},
+	{"repo/row.go", "WHERE nobody.appid = '' FOR UPDATE)", "WHERE nobody.appid = '')"},
 }
 
 // newFailovers returns a short campaign of failovers alone, for which there has to be MariaDB.
