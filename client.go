@@ -122,8 +122,8 @@ func (c *Client) Lookup(ctx context.Context, r LookupRequest) (Lookup, error) {
 // Set [ClaimRequest.ClaimID], and after an error repeat the request with the same one. Without it,
 // a lost answer leaves a code behind that nobody uses. With it, Claim itself sends the request once
 // more if it has no answer after half a second, and returns the code that comes first: a replica
-// that is killed costs a visitor no more than that. If both requests have a code made, the other
-// one becomes a spare.
+// that is killed costs a visitor about a second. If both requests have a code made, the other one
+// becomes a spare.
 func (c *Client) Claim(ctx context.Context, r ClaimRequest) (Claim, error) {
 	if err := r.check(); err != nil {
 		return Claim{}, fmt.Errorf("preauth: claim: %w", err)

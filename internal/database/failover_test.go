@@ -11,8 +11,8 @@ import (
 )
 
 // After a failover the connections of the pool still lead to the old primary. The first write that
-// it refuses ends all of them, used or not.
-func TestARefusedWriteEndsAllConnections(t *testing.T) {
+// it refuses ends that connection and all that nobody uses.
+func TestARefusedWriteEndsIdleConnections(t *testing.T) {
 	if os.Getenv(mysqlserver.EnvTestDSN) != "" || server.Engine() == mysqlserver.TiDB {
 		t.Skip("it needs a server of its own, which TiDB cannot make read-only")
 	}
