@@ -84,6 +84,27 @@ func TestLease(t *testing.T) {
 			d.save(t, succeeded("wx1", at(2), "b", due(900)))
 			d.lease(t, second(11), true)
 		}},
+		"one whose lease outlasts its token, announced again": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
+			d.save(t, repeated("wx1", at(2), at(1)))
+			d.lease(t, second(69), false)
+			// The renewal began with the first event. Its code counts, and the newer event stays the newest.
+			if results := d.save(t, renewed("wx1", at(1), "b", due(900))); results[0].Status != repo.Saved || results[0].Revision != 2 {
+				t.Errorf("got %+v", results)
+			}
+			if c := d.component(t, "wx1"); c.Token.Position != at(2) || c.Current.PreAuthCode.Reveal() != "b" || !c.DueAt.Equal(second(900)) {
+				t.Errorf("got %+v", c)
+			}
+			d.lease(t, second(69), true)
+		}},
+		"one whose renewal fails while its token is announced again": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
+			d.lease(t, second(10), true)
+			d.save(t, repeated("wx1", at(2), at(1)),
+				failed("wx1", at(1), 1, due(900), func(o *repo.Outcome) { o.Cause = "renewal" }))
+			if c := d.component(t, "wx1"); c.Failure == nil || c.Token.Position != at(2) || !c.DueAt.Equal(second(900)) {
+				t.Errorf("got %+v", c)
+			}
+		}},
 		"one whose lease a failure has ended": {succeeded("wx1", at(1), "a", due(900)), func(t *testing.T, d *database) {
 			d.lease(t, second(10), true)
 			d.save(t, failed("wx1", at(1), 1, due(900), func(o *repo.Outcome) { o.Cause = "renewal" }))

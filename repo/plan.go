@@ -130,6 +130,9 @@ func (p *plan) apply(o Outcome, result *Result) {
 		return
 	}
 	c := p.components[o.AppID]
+	if c.lease != nil && o.Token.Fingerprint == c.Token.Fingerprint && c.Token.Position.After(o.Token.Position) {
+		o.Token = c.Token // announced again while it was renewed
+	}
 	// order is above 0 if the event is newer than all before, and 0 if it is the newest one itself.
 	order := o.Token.Position.compare(c.Token.Position)
 	result.Revision = c.Revision
@@ -159,7 +162,11 @@ func (p *plan) apply(o Outcome, result *Result) {
 		c.record(o, o.Failure.Attempt)
 		p.announceFailure(o, result)
 	case c.Current.Usable(o.At) && c.Current.Fingerprint == o.Token.Fingerprint:
+		dueAt, lease := c.DueAt, c.lease
 		c.record(o, 0)
+		if lease != nil { // a renewal is under way, whose outcome ends its lease
+			c.DueAt, c.lease = dueAt, lease
+		}
 		result.Status = Saved
 	default:
 		// The code that the caller saw was replaced: this token needs one of its own.

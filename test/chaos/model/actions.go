@@ -304,6 +304,9 @@ func (m *move) callInVain(r, c int) bool {
 func (m *move) save(c int, j job) {
 	row, current := &m.rows[c], m.currentOf(c)
 	served := m.usable(current) && m.sameToken(m.code(current).event, j.event)
+	if row.lease > 0 && j.event < row.event && m.sameToken(j.event, row.event) {
+		j.event = row.event
+	}
 	older := j.event < row.event
 	switch {
 	case m.Events[j.event-1].Bad:
@@ -326,6 +329,8 @@ func (m *move) save(c int, j job) {
 		m.record(c, j)
 	case j.failed:
 		m.record(c, j)
+	case served && row.lease > 0: // keeps the lease
+		row.event, row.failed = j.event, false
 	default:
 		m.record(c, j)
 		if !served {

@@ -20,6 +20,7 @@ var Scripts = []Script{
 		Name: "late renewals", Events: []Event{{0, 1, false}},
 		Crashes: 1, Late: 1, Failures: 1, Ages: 2,
 	},
+	{Name: "a token announced again while it is renewed", Events: []Event{{0, 1, false}, {0, 1, false}}, Ages: 1},
 	{Name: "spares", Events: []Event{{0, 1, false}}, Spares: 1, Crashes: 1, Lost: 1},
 	{Name: "claims", Events: []Event{{0, 1, false}}, Spares: 1, Requests: []Request{{1, 1}, {2, 1}}},
 	{Name: "references", Events: []Event{{0, 1, false}}, Requests: []Request{{1, 1}, {1, 2}}, Lost: 1, Ages: 1},
