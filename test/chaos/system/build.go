@@ -105,7 +105,7 @@ func Compile(ctx context.Context, dir string, overlay map[string]string) error {
 func Root(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "preauth").Output()
 	if err != nil {
-		return "", fmt.Errorf("find the project: go list: %w", err)
+		return "", fmt.Errorf("find the project, for which the working directory has to be in test/chaos: go list: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
