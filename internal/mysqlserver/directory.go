@@ -8,16 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"preauth/internal/scratch"
 )
 
 const (
 	temporaryPrefix = "preauth-mysqlserver-"
-	lockName        = "lock"
 	logName         = "server.log"
 )
-
-// errLocked means that another process holds the lock.
-var errLocked = errors.New("locked by another process")
 
 // directory is where a private server keeps its data and its log. The server inherits the lock, so
 // the directory stays locked as long as this process or the server uses it.
@@ -31,8 +29,10 @@ type directory struct {
 func openDirectory(ctx context.Context, opts Options) (_ *directory, err error) {
 	d := &directory{path: opts.Dir, temporary: opts.Dir == ""}
 	if d.temporary {
-		removeAbandoned()
-		d.path, err = os.MkdirTemp("", temporaryPrefix)
+		var made *scratch.Dir
+		if made, err = scratch.New(temporaryPrefix); err == nil {
+			d.path, d.lock = made.Path, made.Lock
+		}
 	} else {
 		err = os.MkdirAll(d.path, 0o700)
 	}
@@ -48,9 +48,16 @@ func openDirectory(ctx context.Context, opts Options) (_ *directory, err error) 
 	}
 	// The server of a process that was just killed may need a moment to end.
 	const patience = 5 * time.Second
-	for deadline := time.Now().Add(patience); ; {
-		if d.lock, err = tryLock(filepath.Join(d.path, lockName)); !errors.Is(err, errLocked) {
-			return d, err
+	for deadline := time.Now().Add(patience); d.lock == nil; {
+		d.lock, err = scratch.TryLock(d.path)
+		if err == nil {
+			break
+		}
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil, errors.New("private servers run on Unix only: name a running server by its DSN")
+		}
+		if !errors.Is(err, scratch.ErrLocked) {
+			return nil, err
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("%w: %s", ErrInUse, d.path)
@@ -61,12 +68,13 @@ func openDirectory(ctx context.Context, opts Options) (_ *directory, err error) 
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	return d, nil
 }
 
 // close unlocks the directory, and removes a temporary one.
 func (d *directory) close() error {
 	if d.temporary {
-		return errors.Join(os.RemoveAll(d.path), d.lock.Close())
+		return (&scratch.Dir{Path: d.path, Lock: d.lock}).Remove()
 	}
 	return d.lock.Close()
 }
@@ -94,22 +102,4 @@ func (d *directory) create(ctx context.Context, e *engine, program string, argum
 		}
 	}
 	return os.Rename(unfinished, data)
-}
-
-// removeAbandoned removes the temporary directories of processes that were killed.
-func removeAbandoned() {
-	found, _ := filepath.Glob(filepath.Join(os.TempDir(), temporaryPrefix+"*"))
-	for _, path := range found {
-		// The owner of a young one may not have locked it yet.
-		info, err := os.Stat(path)
-		if err != nil || time.Since(info.ModTime()) < time.Minute {
-			continue
-		}
-		lock, err := tryLock(filepath.Join(path, lockName))
-		if err != nil {
-			continue
-		}
-		_ = os.RemoveAll(path)
-		_ = lock.Close()
-	}
 }

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"preauth/internal/loopback"
+	"preauth/internal/scratch"
 )
 
 // Options say how to start a server. The zero value starts a temporary one on a free port.
@@ -47,7 +47,7 @@ const startTimeout = 30 * time.Second
 type Server struct {
 	options   server.Options // as given to nats-server at every start
 	log       func(format string, args ...any)
-	temporary string // the directory that Close removes, or empty
+	temporary *scratch.Dir // what Close removes, or nil
 
 	mu     sync.Mutex
 	config string         // nats-server parses it at every start
@@ -83,11 +83,11 @@ func newServer(opts Options) (*Server, error) {
 	s := &Server{log: opts.Log, config: opts.Config}
 	store := opts.StoreDir
 	if store == "" {
-		var err error
-		if store, err = os.MkdirTemp("", "preauth-natsserver-"); err != nil {
+		made, err := scratch.New("preauth-natsserver-")
+		if err != nil {
 			return nil, fmt.Errorf("start nats-server: %w", err)
 		}
-		s.temporary = store
+		s.temporary, store = made, made.Path
 	}
 	store, err := filepath.Abs(store)
 	if err != nil {
@@ -222,11 +222,14 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stop()
-	s.closed = true
-	if s.temporary == "" {
+	if s.closed {
 		return nil
 	}
-	if err := os.RemoveAll(s.temporary); err != nil {
+	s.closed = true
+	if s.temporary == nil {
+		return nil
+	}
+	if err := s.temporary.Remove(); err != nil {
 		return fmt.Errorf("remove the store of nats-server: %w", err)
 	}
 	return nil

@@ -1,6 +1,6 @@
 //go:build unix
 
-package mysqlserver
+package scratch
 
 import (
 	"errors"
@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// tryLock creates the file if it is missing and locks it, or returns errLocked. The lock lasts
-// until every process that has the file has closed it.
+// tryLock creates the file if it is missing, and locks it.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -21,7 +20,7 @@ func tryLock(path string) (*os.File, error) {
 	}
 	_ = file.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = errLocked
+		err = ErrLocked
 	}
 	return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 }
