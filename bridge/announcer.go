@@ -33,10 +33,11 @@ type announcer struct {
 	client *preauth.Client
 	stream *part
 	known  map[string]*announced // by appid
-	// failing has the components whose last announcement failed, and storedAt is when another one's was
-	// stored.
-	failing  map[string]failure
+	// failing has the components whose last announcement failed.
+	failing map[string]failure
+	// storedAt is when the stream stored the last announcement, which was storedOf's.
 	storedAt time.Time
+	storedOf string
 
 	stored, failed prometheus.Counter
 }
@@ -111,7 +112,7 @@ func (a *announcer) offer(ctx context.Context, appid, token string, expiresAt ti
 		return a.refused(appid, now, err)
 	}
 	a.stored.Inc()
-	a.storedAt = time.Now()
+	a.storedAt, a.storedOf = time.Now(), appid
 	delete(a.failing, appid)
 	last.at, last.expiresAt, last.reconnect = now, expiresAt, reconnects
 	return a.stream.note(nil)
@@ -125,7 +126,8 @@ func (a *announcer) refused(appid string, began time.Time, err error) error {
 		return err
 	}
 	before, again := a.failing[appid]
-	alone := before.alone || began.Sub(a.storedAt) < announceTimeout || again && a.storedAt.After(before.at)
+	others := a.storedOf != appid && (began.Sub(a.storedAt) < announceTimeout || again && a.storedAt.After(before.at))
+	alone := before.alone || others
 	a.failing[appid] = failure{time.Now(), alone}
 	if alone {
 		return unusable("%w", err)

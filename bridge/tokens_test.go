@@ -235,6 +235,41 @@ func TestRefusedComponentsHoldUpNoOther(t *testing.T) {
 	}
 }
 
+// A stream that is lost is not taken for one that refuses the only component there is.
+func TestStreamIsLostRightAfterAToken(t *testing.T) {
+	nats, err := natsserver.Start(natsserver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nats.Close() })
+	b, server := &broker{Server: nats}, startRedis(t) // nobody else subscribes, so a refusal comes at once
+	if b.js, err = jetstream.New(connect(t, nats.URL())); err != nil {
+		t.Fatal(err)
+	}
+	create := func() {
+		t.Helper()
+		_, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "COMPONENT_TOKENS", Subjects: []string{"component.token.updated.>"}, MaxAge: 2 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	create()
+	bridge := startBridge(t, b.URL(), server.url(), "tokens")
+	do(t, server.client(t), "SET", "component_access_token:wx1", "one", "EX", 7000)
+	apptest.Eventually(t, "the stream has the token", func() bool { return b.last(t, "wx1") == "one" })
+	bridge.awaitReady(t, true)
+
+	if err := b.js.DeleteStream(t.Context(), "COMPONENT_TOKENS"); err != nil {
+		t.Fatal(err)
+	}
+	do(t, server.client(t), "SET", "component_access_token:wx1", "two", "EX", 7000)
+	bridge.awaitReady(t, false)
+	bridge.awaitMetric(t, `preauth_bridge_reached{part="stream"} 0`)
+	create()
+	bridge.awaitReady(t, true)
+	apptest.Eventually(t, "the stream has the newer token", func() bool { return b.last(t, "wx1") == "two" })
+}
+
 func TestRedisIsKilled(t *testing.T) {
 	b, server := startBroker(t, natsserver.Options{}), startRedis(t, "--notify-keyspace-events", "KA")
 	bridge := startBridge(t, b.URL(), server.url(), "tokens")
