@@ -91,7 +91,7 @@ func (r *renewer) leaseDue(ctx, workCtx context.Context) bool {
 			}
 		})
 	}
-	return err == nil && len(components) == min(room, leaseBatch)
+	return len(components) == min(room, leaseBatch)
 }
 
 // renewNow makes the code that follows the given revision: once for all in this replica that wait for
