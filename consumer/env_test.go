@@ -273,6 +273,20 @@ func waitsBriefly(s *setup) { s.cfg.RequestTimeout = time.Second }
 // start runs a replica until the test ends or stops it.
 func (w *world) start(change ...func(*setup)) *replica {
 	w.t.Helper()
+	r := w.prepare(change...)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	go func() { r.ended <- r.service.Run(ctx) }()
+	w.t.Cleanup(func() {
+		r.stop()
+		w.containsNoSecret("metrics", r.metrics())
+	})
+	return r
+}
+
+// prepare returns a replica that does not run, for tests of a part of it.
+func (w *world) prepare(change ...func(*setup)) *replica {
+	w.t.Helper()
 	// The limits are so generous that a slow machine does not reach them. A test of a limit sets it.
 	s := setup{cfg: consumer.Config{
 		Delays: quick, AckWait: 10 * time.Second, RequestTimeout: patience, Shutdown: patience / 2, Spares: -1,
@@ -313,13 +327,6 @@ func (w *world) start(change ...func(*setup)) *replica {
 	if s.onNew != nil {
 		s.onNew(r.service)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
-	go func() { r.ended <- r.service.Run(ctx) }()
-	w.t.Cleanup(func() {
-		r.stop()
-		w.containsNoSecret("metrics", r.metrics())
-	})
 	return r
 }
 

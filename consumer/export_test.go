@@ -1,10 +1,12 @@
 package consumer
 
 import (
+	"context"
 	"time"
 
 	"preauth"
 	"preauth/internal/view"
+	"preauth/repo"
 )
 
 // ShortenIntervals sets how often a service looks for due components, extends leases, purges codes
@@ -42,3 +44,34 @@ func KnowsRevision(s *Service, appid string, revision uint64) bool {
 	known := s.updates.codes.Current(appid)
 	return known != nil && known.Revision == revision
 }
+
+// LeaseDue has a service begin to renew due components, once, and reports whether there may be more.
+func LeaseDue(ctx context.Context, s *Service) bool { return s.renewer.leaseDue(ctx, ctx) }
+
+// Renewable returns how many more due components the service could begin to renew.
+func Renewable(s *Service) int { return len(s.renewer.slots) }
+
+// AwaitRenewals waits for the renewals of due components that were begun.
+func AwaitRenewals(s *Service) { s.renewer.renewing.Wait() }
+
+// RenewNow has a service make the code that follows a revision. The channel is closed at the end.
+func RenewNow(ctx context.Context, s *Service, appid string, revision uint64) <-chan struct{} {
+	return s.renewer.renewNow(ctx, appid, revision)
+}
+
+// HoldLease has a service renew the lease of a component until release is called.
+func HoldLease(ctx context.Context, s *Service, component repo.Component) (lost func() bool, release func()) {
+	return s.renewer.holdLease(ctx, component)
+}
+
+// LookAtOwner has a service that does not run ask the database whom it belongs to, once.
+func LookAtOwner(ctx context.Context, s *Service) { s.owner.look(ctx) }
+
+// Owner returns nil if the database is the service's, and what is closed when that changes.
+func Owner(s *Service) (changed <-chan struct{}, err error) { return s.owner.state() }
+
+// WhileOwned has work done while the database is the service's, until ctx ends.
+func WhileOwned(ctx context.Context, s *Service, work func(context.Context)) { s.owner.hold(ctx, work) }
+
+// LookAtMySQL has a service that does not run look at MySQL, once.
+func LookAtMySQL(ctx context.Context, s *Service) { s.watches[1](ctx) }
