@@ -155,3 +155,98 @@ func TestOutcomeIsNotSavedInADatabaseThatWasGivenAway(t *testing.T) {
 	r.await(consumer.StepCommitted, "wx1", 1)
 	w.settled(r, "wx1")
 }
+
+// What the database says of its owner counts until it says something else. That it does not answer
+// is a reason not to be ready, and changes nothing.
+func TestOwnerIsWhatTheDatabaseSaidLast(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.prepare(func(s *setup) { s.db = db })
+	adopt := func(prefix string) func() {
+		set := repo.StreamSet{Tokens: prefix + "COMPONENT_TOKENS", Updates: prefix + "PREAUTH", Failures: prefix + "PREAUTH_FAILED"}
+		return func() {
+			if _, err := db.Adopt(w.within(), set, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ours, theirs := adopt(""), adopt("OTHER_")
+	newer := func() {
+		w.database.MustExec("INSERT INTO schema_version (version, oldest_program, name, applied_at) VALUES (1001, 1001, 'new', '2026-01-01')")
+	}
+	older := func() { w.database.MustExec("DELETE FROM schema_version WHERE version = 1001") }
+	refuse := func() { faults.Script("owner", denied) }
+	const unknown, other, tooNew = "did not say yet", "belongs to other streams", "run a newer release"
+	for _, step := range []struct {
+		name    string
+		given   func()
+		want    string // why the database is not ours
+		changed bool
+	}{
+		{"no answer at the start", refuse, unknown, false},
+		{"theirs at the start", theirs, other, false},
+		{"ours", ours, "", true},
+		{"still ours", func() {}, "", false},
+		{"no answer while ours", refuse, "", false},
+		{"theirs", theirs, other, true},
+		{"still theirs", func() {}, other, false},
+		{"no answer while theirs", refuse, other, false},
+		{"too new while theirs", newer, tooNew, false},
+		{"ours again", func() { older(); ours() }, "", true},
+		{"too new", newer, tooNew, true},
+		{"no longer too new", older, "", true},
+	} {
+		step.given()
+		before, _ := consumer.Owner(r.service)
+		consumer.LookAtOwner(w.within(), r.service)
+		_, err := consumer.Owner(r.service)
+		if (err == nil) != (step.want == "") || !strings.Contains(fmt.Sprint(err), step.want) {
+			t.Errorf("%s: %v, want %q", step.name, err, step.want)
+		}
+		changed := false
+		select {
+		case <-before:
+			changed = true
+		default:
+		}
+		if changed != step.changed {
+			t.Errorf("%s: it is said that this changed: %v, want %v", step.name, changed, step.changed)
+		}
+		refused := strings.HasPrefix(step.name, "no answer")
+		if reason := contains(r.service.Ready(), "database: "); reason != (refused || step.want != "") {
+			t.Errorf("%s: not ready: %v", step.name, r.service.Ready())
+		}
+	}
+}
+
+// The account is part of whose the database is. It is asked for until NATS has told it, and a
+// connection that is not there is no try.
+func TestAccountIsAskedForUntilItIsTold(t *testing.T) {
+	w := newWorldConfigured(t, users(""))
+	r := w.prepare(func(s *setup) { s.nc = w.connect(nats.UserInfo("service", "service")) })
+	account := func() (account string) {
+		t.Helper()
+		consumer.LookAtOwner(w.within(), r.service)
+		if err := w.database.Get(&account, "SELECT account FROM stream_set"); err != nil {
+			t.Fatal(err)
+		}
+		return account
+	}
+	w.stopNATS()
+	w.eventually("disconnected", func() bool { return !r.nc.IsConnected() })
+	for range 6 { // more than the tries
+		if got := account(); got != "" {
+			t.Errorf("account %q without a connection", got)
+		}
+	}
+	w.restartNATS()
+	w.eventually("connected", r.nc.IsConnected)
+	if got := account(); got != "A" {
+		t.Errorf("account %q, want A", got)
+	}
+	asked := r.nc.Stats().OutMsgs
+	account()
+	if n := r.nc.Stats().OutMsgs - asked; n != 0 {
+		t.Errorf("%d messages about an account that is known", n)
+	}
+}
