@@ -183,3 +183,93 @@ func TestLevelsOfFailures(t *testing.T) {
 		}
 	}
 }
+
+// A call of MySQL is repeated while MySQL is away, soon at first and then once a second. What MySQL
+// answers ends that, and so does the caller's context.
+func TestCallsAreRepeatedWhileMySQLIsAway(t *testing.T) {
+	denied, locked := errors.New("INSERT command denied"), fmt.Errorf("%w: lock wait timeout", repo.ErrUnavailable)
+	for name, test := range map[string]struct {
+		fails       int // because MySQL is away
+		answer      error
+		giveUpAfter time.Duration
+		want        error
+		calls       int // 0 for any number
+		least, most time.Duration
+	}{
+		"MySQL is there":        {0, nil, time.Hour, nil, 1, 0, 0},
+		"MySQL refuses":         {0, denied, time.Hour, denied, 1, 0, 0},
+		"away once":             {1, nil, time.Hour, nil, 2, 25 * time.Millisecond, 75 * time.Millisecond},
+		"away for long":         {120, nil, time.Hour, nil, 121, time.Minute, 3 * time.Minute},
+		"away, and refuses":     {3, denied, time.Hour, denied, 4, 75 * time.Millisecond, time.Second},
+		"away until the end":    {1 << 30, nil, time.Minute, context.DeadlineExceeded, 0, time.Minute, time.Minute},
+		"the end comes before":  {1 << 30, nil, 0, context.DeadlineExceeded, 1, 0, 0},
+		"an answer at the end":  {0, nil, 0, nil, 1, 0, 0},
+		"refused after the end": {0, denied, 0, context.DeadlineExceeded, 1, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHealth(outage.New(slog.New(slog.DiscardHandler), mysqlPart, time.Now))
+				ctx, cancel := context.WithTimeout(t.Context(), test.giveUpAfter)
+				defer cancel()
+				began, calls := time.Now(), 0
+				err := untilAvailable(ctx, h, "saving", func(context.Context) error {
+					if calls++; calls <= test.fails {
+						return locked
+					}
+					return test.answer
+				})
+				took := time.Since(began)
+				if !errors.Is(err, test.want) || errors.Is(err, repo.ErrUnavailable) || test.calls > 0 && calls != test.calls ||
+					took < test.least || took > test.most {
+					t.Errorf("%v after %d calls and %v", err, calls, took)
+				}
+				// A call that the end of its context has cut off says nothing of MySQL.
+				reason := ""
+				switch {
+				case test.giveUpAfter == 0:
+				case test.answer != nil:
+					reason = "saving: INSERT command denied"
+				case test.want != nil:
+					reason = "MySQL: saving: database unavailable: lock wait timeout"
+				}
+				if got := strings.ReplaceAll(fmt.Sprint(joined(h.notReady())), "<nil>", ""); got != reason {
+					t.Errorf("not ready: %s, want %s", got, reason)
+				}
+			})
+		})
+	}
+}
+
+// A watch looks every two seconds or so. A look that hangs is cut off, and the watch ends with its
+// context.
+func TestWatchLooksFromTimeToTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began, looks, ended := time.Now(), 0, time.Duration(0)
+		go func() {
+			watch(ctx, func(lookCtx context.Context) {
+				if looks++; looks == 1 && time.Since(began) != 0 {
+					t.Error("the first look comes late")
+				}
+				if looks == 3 {
+					before := time.Now()
+					<-lookCtx.Done()
+					if hung := time.Since(before); hung != lookTimeout || ctx.Err() != nil {
+						t.Errorf("a look is cut off after %v", hung)
+					}
+				}
+			})
+			ended = time.Since(began)
+		}()
+		<-time.After(10*watchEvery + lookTimeout)
+		synctest.Wait()
+		if looks < 8 || looks > 11 {
+			t.Errorf("%d looks", looks)
+		}
+		cancel()
+		synctest.Wait()
+		if ended != 10*watchEvery+lookTimeout {
+			t.Errorf("ended after %v", ended)
+		}
+	})
+}
