@@ -181,7 +181,7 @@ func (s *spares) work(ctx context.Context, appid string) {
 	defer s.mu.Unlock()
 	again := s.queued[appid]
 	delete(s.queued, appid)
-	if again && !s.stopped {
+	if again { // so it is not stopped
 		s.enqueue(appid)
 	}
 }
