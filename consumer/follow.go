@@ -144,8 +144,8 @@ func (f *codeFollower) take(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 	if known != nil {
 		revision = max(revision, known.Revision)
 	}
-	update, err := parseStored(msg.Data(), revision)
-	if err != nil || update.AppID != appid {
+	update, err := parseStored(appid, msg.Data(), revision)
+	if err != nil {
 		f.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject(),
 			"sequence", meta.Sequence.Stream, "error", err)
 		f.metrics.foreignUpdates.Inc()

@@ -17,10 +17,14 @@ import (
 // forge publishes an update that no replica has committed.
 func (w *world) forge(appid, code string, revision uint64) {
 	w.t.Helper()
+	w.publish(preauth.SubjectFor("preauth.updated", appid), forged(appid, code, revision))
+}
+
+func forged(appid, code string, revision uint64) []byte {
 	now := time.Now().UTC()
-	w.publish(preauth.SubjectFor("preauth.updated", appid), fmt.Appendf(nil,
+	return fmt.Appendf(nil,
 		`{"component_appid":%q,"pre_auth_code":%q,"issued_at":%q,"expires_at":%q,"expires_in":3600,"revision":%d,"cause":"token"}`,
-		appid, code, now.Format(time.RFC3339), now.Add(time.Hour).Format(time.RFC3339), revision))
+		appid, code, now.Format(time.RFC3339), now.Add(time.Hour).Format(time.RFC3339), revision)
 }
 
 // MySQL is the truth. If somebody else publishes an update, look-ups return it for seconds at most,
@@ -211,4 +215,98 @@ func TestUpdateThatCameWhileMySQLWasAskedIsNoForeignOne(t *testing.T) {
 	if !strings.Contains(watching.metrics(), "preauth_foreign_updates_total 0\n") {
 		t.Error("counted as foreign")
 	}
+}
+
+// What somebody publishes in the place of a component's update neither stays there nor is believed of
+// another component.
+func TestWhatTakesThePlaceOfAnUpdateIsReplaced(t *testing.T) {
+	for name, test := range map[string]struct {
+		appid    string // that the message names
+		revision uint64
+		foreign  int // as counted
+	}{
+		"an older revision":            {"wx1", 1, 0},
+		"an update of another one":     {"wx2", 5, 1},
+		"an older update of another":   {"wx2", 1, 1},
+		"no revision that anybody has": {"wx1", preauth.MaxRevision, 1},
+		"another's, which nobody has":  {"wx2", preauth.MaxRevision, 1},
+		"the revision that comes next": {"wx1", 3, 1},
+		"the revision that is current": {"wx1", 2, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wechattest.Options{})
+			r := w.start().ready()
+			w.announce("wx1", w.token("a"))
+			w.settled(r, "wx1")
+			w.announce("wx1", w.token("b"))
+			w.eventually("revision 2 announced", func() bool { update, ok := w.stored("wx1"); return ok && update.Revision == 2 })
+			update := w.settled(r, "wx1")
+
+			w.publish("preauth.updated.wx1", forged(test.appid, "FORGED", test.revision))
+			w.eventually("the stream's last message has the true code", func() bool {
+				stored, ok := w.stored("wx1")
+				return ok && stored.AppID == "wx1" && stored.PreAuthCode.Equal(update.PreAuthCode)
+			})
+			if _, err := w.lookup(preauth.LookupRequest{AppID: "wx2"}); code(err) != preauth.StatusNotFound {
+				t.Errorf("a look-up of the other component returned %v", err)
+			}
+			if want := fmt.Sprintf("preauth_foreign_updates_total %d\n", test.foreign); !strings.Contains(r.metrics(), want) {
+				t.Errorf("the metrics lack %q", want)
+			}
+			w.settled(r, "wx1")
+		})
+	}
+}
+
+// MySQL does not answer which of two codes with the same revision is the true one. It is asked again.
+func TestForeignUpdateIsCorrectedOnceMySQLAnswers(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	update := w.settled(r, "wx1")
+	denied := repotest.Answered(1142, "SELECT command denied")
+	faults.Script("primary_components", denied, denied)
+	w.forge("wx1", "FORGED", 1)
+	w.eventually("the true code above the foreign revision", func() bool {
+		stored, ok := w.stored("wx1")
+		return ok && stored.Revision > 1 && stored.PreAuthCode.Equal(update.PreAuthCode)
+	})
+	if n := faults.Unmet(); n != 0 {
+		t.Errorf("MySQL would have refused %d more answers", n)
+	}
+	if n := strings.Count(w.log.String(), "updates of the stream not compared with MySQL"); n == 0 {
+		t.Error("the refusal is not logged")
+	}
+}
+
+// An update stays in the outbox as long as somebody else always publishes just before it.
+func TestUpdateWaitsForAStreamThatKeepsChanging(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	way := &line{}
+	r := w.start(w.onLine(way)).ready()
+	w.announce("wx1", w.token("a"))
+	w.settled(r, "wx1")
+	stall := func() *stall { return way.stallAt("HPUB preauth.updated.wx1 ") }
+	stalled := stall()
+	defer func() { stalled.release() }()
+	w.announce("wx1", w.token("b"))
+	w.eventually("the attempt is given up", func() bool {
+		select {
+		case <-stalled.reached:
+			w.forge("wx1", "FORGED", 1)
+			attempt := stalled
+			stalled = stall()
+			attempt.release()
+		default:
+		}
+		return strings.Contains(w.log.String(), "the component's last announcement keeps changing")
+	})
+	if n := r.count(consumer.StepAnnounced); n != 1 {
+		t.Errorf("%d updates are said to be announced, want 1", n)
+	}
+	stalled.release()
+	w.eventually("announced", func() bool { update, ok := w.stored("wx1"); return ok && update.Revision == 2 })
+	w.settled(r, "wx1")
+	r.ready()
 }

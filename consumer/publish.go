@@ -405,7 +405,7 @@ func (p *publisher) learnLast(ctx context.Context, update preauth.Update) (jetst
 	if err != nil {
 		return nil, fmt.Errorf("last announcement: %w", err)
 	}
-	last, err := parseStored(msg.Data, update.Revision)
+	last, err := parseStored(appid, msg.Data, update.Revision)
 	if err != nil {
 		p.log.Warn("message in the stream of announcements is not an update", "subject", msg.Subject, "sequence", msg.Sequence, "error", err)
 	}
@@ -422,16 +422,26 @@ const (
 	maxAhead = 1 << 20
 )
 
-var errIncredible = errors.New("no component had so many codes")
+var (
+	errIncredible     = errors.New("no component had so many codes")
+	errOtherComponent = errors.New("it is on the subject of another component")
+)
 
-// parseStored returns an update that the stream holds, if its revision is credible. known is the
-// component's revision as far as this replica knows.
-func parseStored(body []byte, known uint64) (preauth.Update, error) {
+// parseStored returns an update that the stream holds on a component's subject, if it is the
+// component's and its revision is credible. known is the component's revision as far as this replica
+// knows.
+func parseStored(appid string, body []byte, known uint64) (preauth.Update, error) {
 	update, err := preauth.ParseUpdate(body)
-	if err == nil && update.Revision > max(maxCredible, known+maxAhead) {
+	switch {
+	case err != nil:
+		return preauth.Update{}, err
+	case update.AppID != appid:
+		return preauth.Update{}, errOtherComponent
+	case update.Revision > max(maxCredible, known+maxAhead):
 		return preauth.Update{}, errIncredible
+	default:
+		return update, nil
 	}
-	return update, err
 }
 
 // isConflict reports that the last message of the subject was not the expected one.

@@ -1,15 +1,19 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"preauth"
+	"preauth/internal/natsserver"
 	"preauth/internal/outage"
 	"preauth/internal/view"
 	"preauth/repo"
@@ -83,12 +87,12 @@ func TestCredibleRevisions(t *testing.T) {
 		update := preauth.Update{
 			AppID: "wx1", PreAuthCode: preauth.NewSecret("c"), IssuedAt: now, ExpiresAt: now.Add(time.Hour), Revision: test.revision, Cause: preauth.CauseToken,
 		}
-		got, err := parseStored(update.Encode(), test.known)
+		got, err := parseStored("wx1", update.Encode(), test.known)
 		if test.credible && (err != nil || got.Revision != test.revision) || !test.credible && (!errors.Is(err, errIncredible) || got.Revision != 0) {
 			t.Errorf("%s: revision %d, %v", name, got.Revision, err)
 		}
 	}
-	if _, err := parseStored([]byte("{}"), 0); err == nil || errors.Is(err, errIncredible) {
+	if _, err := parseStored("wx1", []byte("{}"), 0); err == nil || errors.Is(err, errIncredible) {
 		t.Errorf("what is not an update: %v", err)
 	}
 }
@@ -154,5 +158,80 @@ func TestFailedAnnouncementsAreForgotten(t *testing.T) {
 				t.Errorf("not ready: %v", joined(h.notReady()))
 			}
 		})
+	}
+}
+
+// Where the stream's last message is another one than expected, the stream is asked for it.
+func TestLastAnnouncementIsLearnt(t *testing.T) {
+	t.Parallel()
+	server, err := natsserver.Start(natsserver.Options{StoreDir: t.TempDir(), Config: `
+authorization: { users: [
+  { user: all, password: all }
+  { user: blind, password: blind, permissions: { publish: { deny: ["$JS.API.DIRECT.GET.>"] } } }
+] }
+`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	as := func(user string) jetstream.JetStream {
+		nc, err := nats.Connect(server.URL(), nats.UserInfo(user, user), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js
+	}
+	all, blind := as("all"), as("blind")
+	now := time.Now()
+	update := func(appid string, revision uint64) preauth.Update {
+		return preauth.Update{
+			AppID: appid, PreAuthCode: preauth.NewSecret("c"), IssuedAt: now, ExpiresAt: now.Add(time.Hour), Revision: revision, Cause: preauth.CauseToken,
+		}
+	}
+	learn := func(js jetstream.JetStream) (learnt view.Stored, source jetstream.Stream, err error) {
+		p := newPublisher(Config{}.withDefaults(), js, nil, view.NewCodes(), nil, nil, slog.New(slog.DiscardHandler))
+		p.codes.SetStored("wx1", view.Stored{Revision: 3, Sequence: 1})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		source, err = p.learnLast(ctx, update("wx1", 7))
+		return p.codes.LastStored("wx1"), source, err
+	}
+
+	if _, _, err := learn(all); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("there is no stream: %v", err)
+	}
+	cfg := jetstream.StreamConfig{Name: "PREAUTH", Subjects: []string{"preauth.updated.>"}, AllowDirect: true, FirstSeq: 100}
+	if _, err := all.CreateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		body []byte // of the stream's last message, nil for none
+		want view.Stored
+	}{
+		{"nothing is left", nil, view.Stored{Revision: 3}},
+		{"what is not an update", []byte("{}"), view.Stored{Sequence: 100}},
+		{"another revision", update("wx1", 5).Encode(), view.Stored{Revision: 5, Sequence: 101}},
+		{"a revision that nobody has", update("wx1", preauth.MaxRevision).Encode(), view.Stored{Sequence: 102}},
+		{"another component's", update("wx2", 9).Encode(), view.Stored{Sequence: 103}},
+	} {
+		if test.body != nil {
+			if _, err := all.Publish(t.Context(), "preauth.updated.wx1", test.body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, source, err := learn(all)
+		if err != nil || source == nil || got.Revision != test.want.Revision || got.Sequence != test.want.Sequence {
+			t.Errorf("%s: learnt %+v, %v", test.name, got, err)
+		}
+	}
+	if got, _, err := learn(blind); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "last announcement: ") ||
+		got.Revision != 3 || got.Sequence != 0 {
+		t.Errorf("it cannot be read: %+v, %v", got, err)
 	}
 }
