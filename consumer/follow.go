@@ -352,6 +352,7 @@ func (f *codeFollower) judge(ctx context.Context, appid string, component repo.C
 		}}
 	case f.lacks(*truth):
 		f.publishAgain(ctx, *truth)
+		f.suspect(appid, 0) // it has no row in the outbox, so it is compared until the stream has it
 	}
 	return nil
 }

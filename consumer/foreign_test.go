@@ -310,3 +310,22 @@ func TestUpdateWaitsForAStreamThatKeepsChanging(t *testing.T) {
 	w.settled(r, "wx1")
 	r.ready()
 }
+
+// What is published in the place of a foreign message has no row in the outbox. If it gets lost, it is
+// published again within seconds all the same.
+func TestReplacementThatGetsLostIsPublishedAgain(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	way := &wire{}
+	r := w.start(w.onWire(way)).ready()
+	w.announce("wx1", w.token("a"))
+	update := w.settled(r, "wx1")
+	cut := way.cutAt("publish update", false)
+	w.forge("wx1", "FORGED", preauth.MaxRevision)
+	next(w, cut)
+	w.eventually("the stream's last message has the true code", func() bool {
+		stored, ok := w.stored("wx1")
+		return ok && stored.PreAuthCode.Equal(update.PreAuthCode)
+	})
+	w.settled(r, "wx1")
+	r.ready()
+}
