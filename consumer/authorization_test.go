@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"preauth"
 	"preauth/consumer"
+	"preauth/repo/repotest"
 	"preauth/wechat/wechattest"
 )
 
@@ -414,4 +416,28 @@ func TestTraceContextIsPassedOn(t *testing.T) {
 	if got := next(w, failed); got != traceparent {
 		t.Errorf("the failure has the trace context %q", got)
 	}
+}
+
+// While MySQL does not say that an update is a foreign one, its revision is what subscribers saw last.
+// A code is announced as spent above it, since they would ignore what is below.
+func TestSpentCodeIsAnnouncedAboveAForeignRevision(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(r, "wx1").PreAuthCode
+	asked, told := make(chan struct{}), make(chan struct{})
+	answer := sync.OnceFunc(func() { close(told) })
+	defer answer()
+	faults.Script("primary_components", repotest.Fault{Before: func() { close(asked); <-told }})
+	w.forge("wx1", "FORGED", 5)
+	next(w, asked)
+	updates := w.updates()
+	w.authorize("wx1", code, "wxa")
+	if spent := next(w, updates); !spent.Spent || !spent.PreAuthCode.Equal(code) || spent.Revision != 6 {
+		t.Errorf("revision %d was announced, spent: %v", spent.Revision, spent.Spent)
+	}
+	answer()
+	w.eventually("another code is announced", func() bool { update, ok := w.stored("wx1"); return ok && update.Revision > 6 })
+	w.settled(r, "wx1")
 }

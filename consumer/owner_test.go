@@ -3,6 +3,8 @@ package consumer_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -248,5 +250,59 @@ func TestAccountIsAskedForUntilItIsTold(t *testing.T) {
 	account()
 	if n := r.nc.Stats().OutMsgs - asked; n != 0 {
 		t.Errorf("%d messages about an account that is known", n)
+	}
+}
+
+// The database is given to others while events wait for MySQL. Nothing of them is saved there, and
+// they go back to the stream until the database is ours again.
+func TestEventsGoBackWhenTheDatabaseIsGivenAway(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	db, faults := w.faulty()
+	r := w.start(deliveredOnce, func(s *setup) { s.db = db }).ready()
+	w.announce("wx1", w.token("a"))
+	code := w.settled(r, "wx1").PreAuthCode
+	r.await(consumer.StepCleared, "wx1", 1)
+	failures := w.failures()
+	faults.Script("begin", slices.Repeat([]repotest.Fault{repotest.NotApplied}, 100_000)...)
+	w.authorize("wx1", code, "wxa")
+	w.publish("component.authorized.wx1", []byte("{"))
+	w.publish("component.token.updated.wx2", []byte("{"))
+	for _, reason := range []string{"saving: ", "marking codes as spent: "} {
+		w.eventually(reason, func() bool { return contains(r.service.Ready(), reason) })
+	}
+
+	theirs := repo.StreamSet{Tokens: "OTHER_TOKENS", Updates: "OTHER_UPDATES", Failures: "OTHER_FAILURES"}
+	others := w.openRepo()
+	ours, err := others.Adopt(w.within(), theirs, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("all events are given back", func() bool {
+		return strings.Count(w.log.String(), "event given back to the stream") == 3
+	})
+	if !strings.Contains(w.log.String(), `"error":"not saved: repo: own: the database belongs to other streams`) {
+		t.Error("the reason is not logged")
+	}
+	faults.Reset()
+	for name, want := range map[consumer.StepName]int{consumer.StepSpent: 0, consumer.StepFailed: 0, consumer.StepAcknowledged: 1} {
+		if n := r.count(name); n != want {
+			t.Errorf("%d steps %q, want %d", n, name, want)
+		}
+	}
+
+	if _, err := others.Adopt(w.within(), ours, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if f := next(w, failures); f.Class != preauth.ClassBadEvent {
+			t.Errorf("announced: %+v", f)
+		}
+	}
+	r.await(consumer.StepSpent, "wx1", 1)
+	r.await(consumer.StepAcknowledged, "", 4)
+	w.eventually("another code is current", func() bool { current := w.current("wx1"); return !current.Equal(code) })
+	w.settled(r, "wx1")
+	if got, want := r.counted("preauth_authorizations_total"), map[string]int{"spent": 1, "bad_event": 1}; !maps.Equal(got, want) {
+		t.Errorf("authorizations %v, want %v", got, want)
 	}
 }
