@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +42,9 @@ func TestEventSupersededBeforeItsTurnCostsNoCall(t *testing.T) {
 	w.settled(r, "wx1")
 	if n := w.wechat.Count("wx1"); n != 1 || !w.asked("wx1", newest) {
 		t.Errorf("%d calls, want 1 with the newest token", n)
+	}
+	if strings.Contains(w.log.String(), "event given back") {
+		t.Error("the superseded event was given back to the stream")
 	}
 }
 

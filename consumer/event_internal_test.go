@@ -26,6 +26,8 @@ func TestDecide(t *testing.T) {
 		c.Current = &repo.CurrentCode{Code: repo.Code{ExpiresAt: expiresAt}, Fingerprint: made}
 		return c
 	}
+	spent := with(a, now.Add(time.Hour))
+	spent.Current.AuthorizerAppID, spent.Current.AuthorizedAt = "wxa", now.Add(-time.Second)
 	once := arrival{deliveries: 1}
 	for name, test := range map[string]struct {
 		known repo.Component
@@ -41,6 +43,7 @@ func TestDecide(t *testing.T) {
 		"the code was made with another token":  {with(b, now.Add(time.Hour)), event, once, decisionIssue},
 		"the code was made with this token":     {with(a, now.Add(time.Second)), event, once, decisionKeep},
 		"this token's code has expired":         {with(a, now), event, once, decisionIssue},
+		"this token's code is spent":            {spent, event, once, decisionIssue},
 		"the token has expired":                 {taken(at(9, time.Minute)), dead, once, decisionExpired},
 		"expired, and its code is valid":        {with(a, now.Add(time.Second)), dead, once, decisionKeep},
 		"expired and older":                     {taken(at(11, 0)), dead, once, decisionSuperseded},

@@ -95,6 +95,21 @@ func TestTokenEventBecomesAnUpdateAndALookUp(t *testing.T) {
 	}
 }
 
+// A token that has expired is no failure where a newer event has a living one.
+func TestExpiredTokenBeforeALivingOneIsNoFailure(t *testing.T) {
+	w := newWorld(t, wechattest.Options{})
+	w.createTokenStream()
+	w.publish("component.token.updated.wx1", fmt.Appendf(nil, `{"component_access_token":%q,"issued_at":%q,"expires_in":60}`,
+		w.token("dead").Reveal(), time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)))
+	w.announce("wx1", w.token("a"))
+	r := w.start(func(s *setup) { s.cfg.InFlight = 1 })
+	r.await(consumer.StepAcknowledged, "wx1", 2)
+	w.settled(r, "wx1")
+	if superseded, failed := r.count(consumer.StepSuperseded), r.count(consumer.StepFailed); superseded != 1 || failed != 0 {
+		t.Errorf("%d events were superseded and %d failed, want 1 and 0", superseded, failed)
+	}
+}
+
 func TestRepeatedDeliveryMakesNoSecondCall(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	first := w.start().ready()
@@ -543,6 +558,10 @@ func TestRenewalAheadOfExpiry(t *testing.T) {
 		t.Errorf("renewed at %v, after the first code expired at %v", second.IssuedAt, first.ExpiresAt)
 	}
 	r.await(consumer.StepCommitted, "wx1", 2)
+	w.settled(r, "wx1")
+	if !strings.Contains(r.metrics(), "preauth_end_to_end_duration_seconds_count 1\n") {
+		t.Error("the end-to-end duration counts the renewal, which no event waited for")
+	}
 }
 
 func TestCodeOfAnExpiredTokenIsNotRenewed(t *testing.T) {

@@ -336,6 +336,9 @@ func TestShutdownGivesUpWhatTakesTooLong(t *testing.T) {
 	if n := r.count(consumer.StepAcknowledged); n != 0 {
 		t.Fatal("an event was acknowledged")
 	}
+	if strings.Contains(w.log.String(), "event given back") {
+		t.Error("a shutdown is logged as an error")
+	}
 	hold.Release()
 	// The events were returned to NATS, so another replica gets them.
 	other := w.start(deliveredOnce)
