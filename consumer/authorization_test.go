@@ -418,8 +418,8 @@ func TestTraceContextIsPassedOn(t *testing.T) {
 	}
 }
 
-// While MySQL does not say that an update is a foreign one, its revision is what subscribers saw last.
-// A code is announced as spent above it, since they would ignore what is below.
+// While MySQL does not say that an update is a foreign one, its revision is what subscribers saw
+// last. A code is announced as spent above it, since they would ignore what is below.
 func TestSpentCodeIsAnnouncedAboveAForeignRevision(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	db, faults := w.faulty()

@@ -188,7 +188,8 @@ func TestStreamsAtRisk(t *testing.T) {
 	is("one came back", "streams=[PREAUTH]")
 }
 
-// Where it cannot be told what NATS can lose, what was seen last stands, and the next look asks again.
+// Where it cannot be told what NATS can lose, what was seen last stands, and the next look asks
+// again.
 func TestDurabilityThatIsNotKnown(t *testing.T) {
 	const away, back = "monitoring of NATS away", "monitoring of NATS back"
 	nowhere, _, err := loopback.Address("")

@@ -311,8 +311,8 @@ func TestUpdateWaitsForAStreamThatKeepsChanging(t *testing.T) {
 	r.ready()
 }
 
-// What is published in the place of a foreign message has no row in the outbox. If it gets lost, it is
-// published again within seconds all the same.
+// What is published in the place of a foreign message has no row in the outbox. If it gets lost,
+// it is published again within seconds all the same.
 func TestReplacementThatGetsLostIsPublishedAgain(t *testing.T) {
 	w := newWorld(t, wechattest.Options{})
 	way := &wire{}

@@ -112,8 +112,9 @@ func TestCodeThatIsNew(t *testing.T) {
 	}
 }
 
-// A component is queued once, however often it may lack spares. If it may lack some again while they
-// are made, it is looked at once more. Nothing is queued at the end of the service, or without spares.
+// A component is queued once, however often it may lack spares. If it may lack some again while
+// they are made, it is looked at once more. Nothing is queued at the end of the service, or
+// without spares.
 func TestComponentsThatMayLackSparesAreQueuedOnce(t *testing.T) {
 	s := sparesAt(time.Now())
 	queued := func(when string, want ...string) {
