@@ -396,6 +396,11 @@ func TestWhatFaultsExplainIsAllowed(t *testing.T) {
 			again.MessageID, again.Sequence = "", again.Sequence+1
 			e.Events = append(e.Events, again)
 		},
+		"an update is announced again that the subscriber had missed": func(e *check.Evidence) {
+			missed := event(e, history.Update, 1)
+			missed.MessageID, missed.Sequence = "", missed.Sequence+1 // after one that nobody saw
+			event(e, history.Update, 2).Sequence++
+		},
 		"an update that left the stream is announced again by a slow clock, and the server has forgotten its id": func(e *check.Evidence) {
 			again := *event(e, history.Update, 2)
 			again.Sequence++
