@@ -54,7 +54,11 @@ func TestRenewalWhoseLeaseEndsMakesNoCall(t *testing.T) {
 	var c clock
 	w := newWorld(t, wechattest.Options{Now: c.Now})
 	withClock := func(s *setup) { s.cfg.Now = c.Now }
-	slow := w.start(oneCall, withClock).ready()
+	// It does not extend the lease before the other replica looks for due components.
+	extendsLate := func(s *setup) {
+		consumer.ShortenIntervals(&s.cfg, 50*time.Millisecond, time.Hour, time.Hour, time.Hour)
+	}
+	slow := w.start(oneCall, withClock, extendsLate).ready()
 	w.announce("wx1", w.token("a"))
 	w.settled(slow, "wx1")
 	release := w.occupied()
