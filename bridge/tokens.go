@@ -186,14 +186,14 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 	readings := make([]reading, len(appids))
 	now := time.Now() // before the answer, so that the token never seems to live longer than it does
 	// Value and remaining time belong together. Of a value that is far too long, the beginning will do.
-	_, err := w.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+	commands, err := w.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
 		for i, appid := range appids {
 			key := w.keys.key(appid)
 			readings[i] = reading{tx.GetRange(ctx, key, 0, maxValue), tx.PTTL(ctx, key)}
 		}
 		return nil
 	})
-	if err != nil && !isWrongType(err) {
+	if err = reasonOf(err, commands); err != nil && !isWrongType(err) {
 		return w.redisPart.note(fmt.Errorf("reading its keys: %w", advised(err)))
 	}
 	_ = w.redisPart.note(nil)
@@ -220,6 +220,20 @@ func (w *watcher) look(ctx context.Context, appids []string) error {
 		}
 	}
 	return away
+}
+
+// reasonOf returns why a transaction failed. Of one that was discarded, Redis says the reason in the
+// answer to the command that it refused.
+func reasonOf(err error, commands []redis.Cmder) error {
+	discarded := func(err error) bool { return redis.HasErrorPrefix(err, "EXECABORT") }
+	if discarded(err) {
+		for _, command := range commands {
+			if refused := command.Err(); refused != nil && !discarded(refused) {
+				return refused
+			}
+		}
+	}
+	return err
 }
 
 // count counts the usable components for the metric.
