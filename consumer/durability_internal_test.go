@@ -91,22 +91,24 @@ func (d *durabilityRig) looksAnew() (logged string) {
 	return logged
 }
 
-// becomes waits until the watch is connected, or not.
+// becomes starts or stops the server, and waits until the watch is connected, or not.
 func (d *durabilityRig) becomes(connected bool) {
 	d.t.Helper()
+	status := nats.RECONNECTING
 	if connected {
-		if err := d.server.Restart(); err != nil {
-			d.t.Fatal(err)
-		}
-	} else {
-		d.server.Stop()
+		status = nats.CONNECTED
 	}
-	for late := time.After(time.Minute); d.nc.IsConnected() != connected; {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-late:
-			d.t.Fatal("never connected, or never not")
-		}
+	changed := d.nc.StatusChanged(status)
+	defer d.nc.RemoveStatusListener(changed)
+	if !connected {
+		d.server.Stop()
+	} else if err := d.server.Restart(); err != nil {
+		d.t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	case <-time.After(time.Minute):
+		d.t.Fatalf("never %v", status)
 	}
 }
 
